@@ -1,0 +1,40 @@
+"""Find the rows of a fine-tuning dataset that would erode an aligned model's refusals, and remove them.
+
+from larf_curate import LARFScorer, Threshold
+
+scorer = LARFScorer.fit("demo", layer=14)
+ds = ds.map(scorer, batched=True)
+clean = ds.filter(Threshold.drop_top(1000).fit(ds["larf_score"]).keep, input_columns="larf_score")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .engines.mapping import score_dataset
+    from .scoring.references import ReferenceSet
+    from .scoring.scorer import LARFScorer
+    from .scoring.thresholds import Threshold
+
+__version__ = "0.1.0"
+__all__ = ["LARFScorer", "ReferenceSet", "Threshold", "score_dataset"]
+
+_HOMES = {
+    "LARFScorer": "scoring.scorer",
+    "ReferenceSet": "scoring.references",
+    "Threshold": "scoring.thresholds",
+    "score_dataset": "engines.mapping",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Exports are loaded at first use, so that `import larf_curate` costs nothing and loads no torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,243 @@
+"""The command line: fit, score, filter, demo."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from .errors import LarfError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Find the rows of a fine-tuning dataset that would erode an aligned model's refusals, and remove them.",
+)
+
+DEMO_LAYER = 16
+_FORMATS = (
+    "auto, or one of: preference, preference-rejected, messages, sharegpt, alpaca, dolly, prompt-completion, "
+    "question-answer."
+)
+
+Split = Annotated[str | None, typer.Option(help="Split of a dataset that has several.")]
+Format = Annotated[str, typer.Option(help=f"Row format: {_FORMATS}")]
+Device = Annotated[str | None, typer.Option(help="torch device; found by itself if not given.")]
+BatchTokens = Annotated[int | None, typer.Option(min=1, help="Tokens of one batch, with its padding.")]
+TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")]
+
+
+def main() -> None:
+    """The entry point: 0 done, 1 the data or the model cannot be used, 2 wrong usage, 130 interrupted."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers would warn about it
+    try:
+        app(standalone_mode=True)
+    except LarfError as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing was left half written", 130)
+    except MemoryError:
+        _fail("out of memory; try a smaller --batch-tokens", 1)
+    except Exception as error:
+        if os.environ.get("LARF_CURATE_DEBUG"):
+            raise
+        _fail(f"{type(error).__name__}: {error} (a defect of larf-curate; LARF_CURATE_DEBUG=1 shows where)", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"larf-curate: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        from . import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def fit(
+    model: Annotated[str, typer.Argument(help="demo, a Hub id, a model directory, a GGUF file, or a PEFT adapter.")],
+    layer: Annotated[str, typer.Option(help="Block to read, from 0; several with commas: 11,13,16.")],
+    out: Annotated[Path, typer.Option(help="Directory for the fitted scorer.")],
+    references: Annotated[
+        Path | None, typer.Option(help="JSONL of request, unsafe, safe; packaged if not given.")
+    ] = None,
+    unsafe: Annotated[Path | None, typer.Option(help="JSONL of unsafe conversations, with --safe.")] = None,
+    safe: Annotated[Path | None, typer.Option(help="JSONL of safe ones, paired by line.")] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse references that the linter finds fault with.")
+    ] = False,
+    formula: Annotated[Literal["larf", "subspace"], typer.Option(help="How states become a score.")] = "larf",
+    top_k: Annotated[int | None, typer.Option(help="larf: pairs that count for a row; all if not given.")] = None,
+    rank: Annotated[int, typer.Option(help="subspace: directions kept a side.")] = 16,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="auto: bfloat16 on CUDA, else float32.")
+    ] = "auto",
+    device: Device = None,
+    max_tokens: Annotated[int, typer.Option(help="Longer conversations are cut in the middle.")] = 4096,
+    overflow: Annotated[Literal["truncate", "reject"], typer.Option(help="What happens to longer ones.")] = "truncate",
+    batch_tokens: BatchTokens = None,
+    chat_template: Annotated[str | None, typer.Option(help="Jinja file for a model that has none.")] = None,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Fit a scorer: encode the reference pairs at a block of the model."""
+    from .scoring.references import ReferenceSet
+    from .scoring.scorer import LARFScorer
+
+    layers = _layers(layer)
+    if (unsafe is None) != (safe is None):
+        raise typer.BadParameter("--unsafe and --safe go together")
+    if unsafe and safe:
+        if references:
+            raise typer.BadParameter("give --references, or --unsafe and --safe")
+        pairs = ReferenceSet.from_files(unsafe, safe)
+    else:
+        pairs = ReferenceSet.from_jsonl(references) if references else ReferenceSet.packaged()
+    if strict:
+        pairs.lint().raise_for_findings()
+    scorer = LARFScorer.fit(
+        model,
+        layers,
+        references=pairs,
+        formula=formula,
+        top_k=top_k,
+        rank=rank,
+        revision=revision,
+        dtype=dtype,
+        device=device,
+        max_tokens=max_tokens,
+        overflow=overflow,
+        batch_tokens=batch_tokens,
+        chat_template=chat_template,
+        trust_remote_code=trust_remote_code,
+    )
+    scorer.save_pretrained(out)
+    print(f"scorer written to {out}")
+
+
+def _layers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is not a block number, nor several with commas", param_hint="--layer"
+        ) from None
+
+
+@app.command()
+def score(
+    data: Annotated[str, typer.Argument(help="File, directory, saved dataset, or Hub id.")],
+    scorer: Annotated[str, typer.Option(help="Fitted scorer: directory or Hub id.")],
+    out: Annotated[Path, typer.Option(help="Where the scored rows go: .parquet or .jsonl.")],
+    split: Split = None,
+    format: Format = "auto",  # noqa: A002 - the option's name
+    model: Annotated[str | None, typer.Option(help="Where the scorer's model lies on this machine.")] = None,
+    device: Device = None,
+    batch_tokens: BatchTokens = None,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Score every row of a dataset, and write it with its larf columns."""
+    from .console import show_summary
+    from .engines.files import open_source
+    from .engines.local import score_file
+    from .scoring.scorer import LARFScorer
+
+    fitted = LARFScorer.from_pretrained(
+        scorer,
+        format=format,
+        model=model,
+        device=device,
+        batch_tokens=batch_tokens,
+        trust_remote_code=trust_remote_code,
+    )
+    show_summary(score_file(open_source(data, split), fitted, out))
+    print(f"scored rows written to {out}")
+
+
+@app.command(name="filter")
+def filter_(
+    data: Annotated[str, typer.Argument(help="Scored rows: file, directory, saved dataset, or Hub id.")],
+    out: Annotated[Path, typer.Option(help="Directory for kept/, removed/ and unscorable/.")],
+    max_score: Annotated[float | None, typer.Option(help="Remove rows that score above this.")] = None,
+    drop_top: Annotated[int | None, typer.Option(help="Remove this many of the highest.")] = None,
+    drop_fraction: Annotated[float | None, typer.Option(help="Remove this share (0 to 1) of the highest.")] = None,
+    calibrated: Annotated[
+        float | None, typer.Option(help="Remove what scores above all but this share of harmless rows.")
+    ] = None,
+    harmless: Annotated[str | None, typer.Option(help="calibrated: scored rows known to be harmless.")] = None,
+    scorer: Annotated[str | None, typer.Option(help="calibrated: or the scorer, with its packaged ones.")] = None,
+    unscorable: Annotated[
+        Literal["separate", "keep", "remove"], typer.Option(help="Where rows without a score go.")
+    ] = "separate",
+    split: Split = None,
+    format: Format = "auto",  # noqa: A002 - the option's name
+) -> None:
+    """Split scored rows by a threshold: kept, removed, unscorable."""
+    from .console import show_summary
+    from .engines.files import open_source
+    from .engines.local import read_scores, split_file
+    from .scoring.scorer import LARFScorer
+    from .scoring.thresholds import Threshold
+
+    rules = {"max_score": max_score, "drop_top": drop_top, "drop_fraction": drop_fraction, "calibrated": calibrated}
+    given = [rule for rule, value in rules.items() if value is not None]
+    if len(given) != 1:
+        raise typer.BadParameter("give exactly one of --max-score, --drop-top, --drop-fraction, --calibrated")
+    if calibrated is not None:
+        if (harmless is None) == (scorer is None):
+            raise typer.BadParameter("--calibrated needs --harmless (scored rows) or --scorer, and not both")
+        known = (
+            read_scores(open_source(harmless)) if harmless else LARFScorer.from_pretrained(str(scorer)).harmless_scores
+        )
+        threshold = Threshold.calibrated(calibrated, known)
+    elif max_score is not None:
+        threshold = Threshold.max_score(max_score)
+    elif drop_top is not None:
+        threshold = Threshold.drop_top(drop_top)
+    else:
+        threshold = Threshold.drop_fraction(drop_fraction or 0.0)
+    show_summary(split_file(open_source(data, split), threshold, out, unscorable=unscorable, format=format))
+    print(f"written to {out}: kept/ removed/ unscorable/")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Directory for the result.")] = Path("larf-demo"),
+    layer: Annotated[str, typer.Option(help="Block to read.")] = str(DEMO_LAYER),
+    drop_fraction: Annotated[float, typer.Option(help="Share of the rows to remove.")] = 0.1,
+) -> None:
+    """The whole path on the embedded model and the packaged sample rows: fit, score, remove the worst."""
+    import json
+    import tempfile
+
+    from .console import show_summary
+    from .engines.files import open_source
+    from .engines.local import score_file, split_file
+    from .scoring.fitting import sample_rows
+    from .scoring.scorer import LARFScorer
+    from .scoring.thresholds import Threshold
+
+    threshold = Threshold.drop_fraction(drop_fraction)
+    fitted = LARFScorer.fit("demo", _layers(layer))
+    with tempfile.TemporaryDirectory() as scratch:
+        rows, scored = Path(scratch) / "sample_rows.jsonl", Path(scratch) / "scored.parquet"
+        rows.write_text("".join(json.dumps(row) + "\n" for row in sample_rows()), encoding="utf-8")
+        score_file(open_source(str(rows)), fitted, scored)
+        show_summary(split_file(open_source(str(scored)), threshold, out))
+    print(f"written to {out}: kept/ removed/ unscorable/ (Parquet)")
+    print(f'next: from datasets import load_dataset; load_dataset("{out}/kept", split="train")')
+
+
+if __name__ == "__main__":
+    main()

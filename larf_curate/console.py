@@ -1,0 +1,80 @@
+"""What a person at the terminal sees: closing tables, and row text made safe to print."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .engines.local import Excerpt, Summary
+
+
+def printable(text: str, width: int) -> str:
+    r"""Row text on one line of at most `width` characters, with nothing in it that a terminal would act on.
+
+    Control and format characters (escape sequences, NUL, bidirectional overrides) are shown as `\uXXXX`, white space
+    and line ends as one space.
+
+    >>> printable("a\x1b[31m\n b" + "c" * 99, 16)
+    'a\\u001b[31m bcc…'
+    """
+    out: list[str] = []
+    for character in " ".join(text[: 8 * width].split()):
+        unsafe = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+        out.append(f"\\u{ord(character):04x}" if unsafe else character)
+    shown = "".join(out)
+    return shown if len(shown) <= width and len(text) <= 8 * width else shown[: width - 1] + "…"
+
+
+def show_summary(summary: Summary, console: Console | None = None) -> None:
+    """The closing tables: rows by outcome and reason, score quantiles, the highest rows."""
+    console = console or Console()
+    counts = Table(box=box.SIMPLE_HEAD)
+    counts.add_column("rows")
+    counts.add_column("count", justify="right")
+    counts.add_row("in all", f"{summary.rows:,}")
+    for outcome, count in summary.outcomes.items():
+        counts.add_row(outcome, f"{count:,}")
+    if not summary.outcomes:
+        counts.add_row("scored", f"{len(summary.scored):,}")
+        counts.add_row("unscorable", f"{summary.rows - len(summary.scored):,}")
+    for issue, count in sorted(summary.issues.items()):
+        counts.add_row(Text(f"  {issue}", style="dim"), f"{count:,}")
+    console.print(counts)
+    if summary.threshold is not None and summary.threshold.value is not None:
+        console.print(_describe(summary))
+    if summary.quantiles:
+        quantiles = Table(title="score: higher is closer to the unsafe references", box=box.SIMPLE_HEAD)
+        for name in summary.quantiles:
+            quantiles.add_column(name, justify="right")
+        quantiles.add_row(*(f"{value:+.5f}" for value in summary.quantiles.values()))
+        console.print(quantiles)
+    if summary.highest:
+        console.print(_highest(summary.highest, console.width))
+
+
+def _describe(summary: Summary) -> Text:
+    threshold = summary.threshold
+    assert threshold is not None
+    said = f"threshold: {threshold.rule} {threshold.amount:g} removes scores above {threshold.value:+.6f}"
+    if threshold.tied:
+        said += f"; {threshold.tied:,} more than asked for went, because their scores equal the last one's"
+    if threshold.harmless:
+        said += f"; calibrated on {threshold.harmless:,} harmless rows"
+    return Text(said)
+
+
+def _highest(rows: list[Excerpt], width: int) -> Table:
+    room = max(20, (width - 26) // 2)
+    table = Table(title="highest scores", box=box.SIMPLE_HEAD)
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("row", justify="right", no_wrap=True)
+    table.add_column("asked", no_wrap=True, max_width=room)
+    table.add_column("answered", no_wrap=True, max_width=room)
+    for row in rows:
+        texts = [Text(printable(text, room)) for text in (row.prompt, row.answer)]
+        table.add_row(f"{row.score:+.5f}", str(row.row), *texts)
+    return table

@@ -1,0 +1,1 @@
+"""Token ids become last-token states at a chosen block."""

@@ -1,0 +1,199 @@
+"""Token ids become the last token's state after chosen blocks."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import Issue
+from ..rows.rendering import Renderer
+from .batching import halves, plan_batches
+from .loading import EncoderConfig, LoadedModel, find_device, load_model
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+_CPU_BATCH_TOKENS = 2_048  # larger batches fall out of the processor's cache and are slower
+_ACCELERATOR_BATCH_TOKENS = 16_384
+
+
+@dataclass
+class States:
+    """Last-token states, float32 [conversations, layers, hidden size], NaN where `issues` says why there is none."""
+
+    values: NDArray[np.float32]
+    issues: list[Issue | None]
+
+
+class _Enough(Exception):  # noqa: N818 - ends a forward pass, nothing is wrong
+    """Raised by the hook on the highest block: what lies above it (the final norm) has nothing to add."""
+
+
+class Encoder:
+    """Renders and runs conversations through a loaded model. Cheap to make: see `get_encoder`."""
+
+    def __init__(self, config: EncoderConfig, loaded: LoadedModel) -> None:
+        self.loaded = loaded
+        default = _CPU_BATCH_TOKENS if loaded.device.type == "cpu" else _ACCELERATOR_BATCH_TOKENS
+        self.batch_tokens = config.batch_tokens or default
+        limit = loaded.max_positions or config.max_tokens
+        self.renderer = Renderer(loaded.tokenizer, min(config.max_tokens, limit), config.overflow)
+
+    def encode(
+        self,
+        ids: Sequence[list[int]],
+        layers: Sequence[int],
+        progress: Callable[[int], object] | None = None,
+    ) -> States:
+        """The state after each of `layers` at the last token of each conversation, in the order given.
+
+        Conversations are padded on the right and attend causally, so that no token of a row ever sees a pad or
+        another row, and the result does not depend on its batch beyond float error. Equal conversations run once.
+
+        Args:
+            ids: token ids, none empty.
+            layers: block indices, at most `highest`.
+            progress: called with the number of conversations just done.
+        """
+        places: dict[tuple[int, ...], list[int]] = {}
+        for index, row in enumerate(ids):
+            places.setdefault(tuple(row), []).append(index)
+        distinct = list(places)
+        values = np.full((len(ids), len(layers), self.loaded.hidden_size), np.nan, np.float32)
+        issues: list[Issue | None] = [None] * len(ids)
+        with self.loaded.lock:
+            queue = plan_batches([len(row) for row in distinct], self.batch_tokens)[::-1]
+            while queue:
+                batch = queue.pop()
+                states = self._try_forward([distinct[i] for i in batch], layers)
+                if states is None and len(batch) > 1:
+                    queue += halves(batch)[::-1]
+                    continue
+                for position, i in enumerate(batch):
+                    state, issue = None, Issue.OUT_OF_MEMORY
+                    if states is not None:
+                        state, issue = states[position], Issue.NON_FINITE
+                    for index in places[distinct[i]]:
+                        if state is not None and np.isfinite(state).all():
+                            values[index] = state
+                        else:
+                            issues[index] = issue
+                if progress is not None:
+                    progress(sum(len(places[distinct[i]]) for i in batch))
+        return States(values, issues)
+
+    def _try_forward(self, rows: Sequence[Sequence[int]], layers: Sequence[int]) -> NDArray[np.float32] | None:
+        """States [rows, layers, hidden], or None where the batch does not fit in memory."""
+        try:
+            return self._forward(rows, layers)
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+        # Outside the except clause: the traceback there holds the very tensors that have to go.
+        _free(self.loaded.device)
+        return None
+
+    def _forward(self, rows: Sequence[Sequence[int]], layers: Sequence[int]) -> NDArray[np.float32]:
+        import torch
+
+        device = self.loaded.device
+        longest = max(map(len, rows))
+        padded = torch.zeros((len(rows), longest), dtype=torch.long)
+        for i, row in enumerate(rows):
+            padded[i, : len(row)] = torch.as_tensor(row)
+        last = torch.tensor([len(row) - 1 for row in rows], device=device)
+        kept: dict[int, torch.Tensor] = {}
+
+        def keep(layer: int) -> Callable[..., None]:
+            def hook(_module: object, _args: object, output: Any) -> None:
+                states = output[0] if isinstance(output, tuple) else output
+                kept[layer] = states[torch.arange(len(rows), device=device), last].float()
+                if len(kept) == len(set(layers)):
+                    raise _Enough
+
+            return hook
+
+        handles = [self.loaded.blocks[layer].register_forward_hook(keep(layer)) for layer in sorted(set(layers))]
+        try:
+            with torch.inference_mode():
+                self.loaded.model(input_ids=padded.to(device), use_cache=False)
+        except _Enough:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+        states: NDArray[np.float32] = torch.stack([kept[layer] for layer in layers], dim=1).cpu().numpy()
+        return states
+
+
+def _free(device: torch.device) -> None:
+    import torch
+
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """CUDA has a class for it; the CPU's and MPS's allocators say it in words."""
+    import torch
+
+    text = str(error).lower()
+    return (
+        isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in text or "can't allocate" in text
+    )
+
+
+# One model load per process and device ------------------------------------------------------------------------------
+
+_models: dict[tuple[EncoderConfig, str], LoadedModel] = {}
+_locks = {"loading": threading.Lock()}
+
+
+def _after_fork() -> None:
+    """A worker forked from a process that has a model shares its memory, but must not share its locks or threads."""
+    _locks["loading"] = threading.Lock()
+    for loaded in _models.values():
+        loaded.lock = threading.Lock()
+    if _models:
+        import torch
+
+        # The threads of the OpenMP pool did not survive the fork: a parallel region would wait for them for ever.
+        torch.set_num_threads(1)
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def get_encoder(config: EncoderConfig, highest: int, rank: int | None = None) -> Encoder:
+    """An encoder on this process's one copy of the model on its device, loaded at the first call.
+
+    A later call that asks for a higher layer reloads the model with more blocks; one that asks for a lower shares it.
+    """
+    device = find_device(config.device, rank)
+    plain = EncoderConfig(config.model)  # what changes how the model is used, not what is loaded, is not in the key
+    how = {name: getattr(plain, name) for name in ("device", "max_tokens", "overflow", "batch_tokens")}
+    key = (replace(config, **how), str(device))
+    with _locks["loading"]:
+        loaded = _models.get(key)
+        if loaded is None or len(loaded.blocks) <= highest:
+            _models.pop(key, None)
+            loaded = None  # the old copy goes before the new one comes
+            loaded = _models[key] = load_model(config, highest, device)
+        return Encoder(config, loaded)
+
+
+def unload_models() -> None:
+    """Forget every model that this process holds, and give their memory back."""
+    with _locks["loading"]:
+        devices = {loaded.device for loaded in _models.values()}
+        _models.clear()
+        for device in devices:
+            _free(device)

@@ -1,0 +1,347 @@
+"""A model's name becomes the blocks to run: Hub id, local directory, GGUF file, PEFT adapter, or `demo`."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
+
+from ..errors import LarfError, MissingExtraError, ModelError
+from ..rows.rendering import Overflow
+from . import demo
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class EncoderOptions(TypedDict, total=False):
+    """The keyword options of `LARFScorer.fit` that say how the model is loaded and run; see `EncoderConfig`."""
+
+    revision: str | None
+    dtype: DType
+    device: str | None
+    max_tokens: int
+    overflow: Overflow
+    batch_tokens: int | None
+    chat_template: str | None
+    trust_remote_code: bool
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """How conversations become states.
+
+    Attributes:
+        model: `demo`, a Hub id, a local directory, a GGUF file, or the directory or Hub id of a PEFT adapter.
+        revision: branch, tag or commit of a Hub id.
+        dtype: `auto` is bfloat16 on CUDA and float32 elsewhere.
+        device: a torch device; None takes CUDA, then MPS, then the CPU.
+        max_tokens: longer conversations lose their middle, or are unscorable under overflow="reject".
+        overflow: `truncate` or `reject`.
+        batch_tokens: tokens of one batch with its padding; None is 2,048 on CPU and 16,384 on an accelerator.
+        chat_template: a Jinja template, or the path of one, instead of the tokenizer's own.
+        trust_remote_code: run code that comes with the model. Never stored in an artifact.
+    """
+
+    model: str
+    revision: str | None = None
+    dtype: DType = "auto"
+    device: str | None = None
+    max_tokens: int = 4096
+    overflow: Overflow = "truncate"
+    batch_tokens: int | None = None
+    chat_template: str | None = None
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
+            raise ModelError(f"dtype must be auto, float32, bfloat16 or float16, not {self.dtype!r}")
+        if self.overflow not in ("truncate", "reject"):
+            raise ModelError(f"overflow must be truncate or reject, not {self.overflow!r}")
+        if self.max_tokens < 16:
+            raise ModelError(f"max_tokens must be at least 16, not {self.max_tokens}")
+        if self.batch_tokens is not None and self.batch_tokens < 1:
+            raise ModelError(f"batch_tokens must be positive, not {self.batch_tokens}")
+
+
+@dataclass
+class LoadedModel:
+    """A decoder cut after the highest block asked for, and what it takes to feed it."""
+
+    model: Any
+    tokenizer: Any
+    blocks: nn.ModuleList
+    total_blocks: int
+    hidden_size: int
+    max_positions: int | None
+    version: str
+    device: torch.device
+    dtype: torch.dtype
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def dtype_name(self) -> DType:
+        return cast("DType", str(self.dtype).removeprefix("torch."))
+
+
+@dataclass
+class _Source:
+    """Where the files of a model lie, once its name has been understood."""
+
+    path: str
+    version: str
+    hub: dict[str, Any] = field(default_factory=dict)  # revision, gguf_file, trust_remote_code: from_pretrained's words
+    adapter: str | None = None
+
+
+def find_device(device: str | None, rank: int | None = None) -> torch.device:
+    """The device to run on; with several CUDA devices, a worker's `rank` spreads the workers over them."""
+    import torch
+
+    if device is not None:
+        try:
+            chosen = torch.device(device)
+            torch.empty(0, device=chosen)
+        except (RuntimeError, AssertionError) as error:
+            raise ModelError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from None
+        return chosen
+    if torch.cuda.is_available():
+        return torch.device("cuda", (rank or 0) % torch.cuda.device_count())
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def find_dtype(dtype: DType, device: torch.device) -> torch.dtype:
+    import torch
+
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    found: torch.dtype = getattr(torch, dtype)
+    return found
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' loading bars and reports: cutting a model leaves weights unused, and that is meant."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def load_model(config: EncoderConfig, highest: int, device: torch.device) -> LoadedModel:
+    """Load the blocks 0 to `highest` and nothing above them.
+
+    Raises:
+        ModelError: the model is unknown or unreadable, has no block `highest`, or misses weights.
+    """
+    source = _locate(config)
+    try:
+        with quiet():
+            return _load(config, source, highest, device)
+    except LarfError:
+        raise
+    except MemoryError as error:
+        raise ModelError(f"{config.model} does not fit in memory") from error
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, AttributeError) as error:
+        if importlib.util.find_spec("gguf") is None and "gguf_file" in source.hub:
+            raise MissingExtraError("gguf", "demo", "reading a GGUF file") from None
+        raise ModelError(f"{config.model} cannot be loaded: {_first_lines(error)}") from error
+
+
+def _first_lines(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines)[:300]
+
+
+def _locate(config: EncoderConfig) -> _Source:
+    hub: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
+    if config.model == demo.NAME:
+        home, version = demo.demo_model()
+        return _Source(home, version, hub)
+    path = Path(config.model).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        return _Source(str(path.parent), local_version(path), {**hub, "gguf_file": path.name})
+    if path.is_dir():
+        if (path / "adapter_config.json").is_file():
+            return _adapter(config, str(path), local_version(path))
+        files = list(path.glob("*.gguf"))
+        if not (path / "config.json").is_file() and len(files) == 1:
+            return _Source(str(path), local_version(files[0]), {**hub, "gguf_file": files[0].name})
+        if not (path / "config.json").is_file():
+            raise ModelError(
+                f"{config.model} is a directory without config.json, adapter_config.json or one .gguf file"
+            )
+        return _Source(str(path), local_version(path), hub)
+    if path.exists() or config.model.startswith(("/", ".", "~")) or config.model.count("/") > 2:
+        what = "is not a model directory or a .gguf file" if path.exists() else "does not exist"
+        raise ModelError(f"model {config.model} {what}")
+    return _on_hub(config, hub)
+
+
+def _on_hub(config: EncoderConfig, hub: dict[str, Any]) -> _Source:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from transformers.utils import cached_file
+
+    owner, *rest = config.model.split("/", 2)
+    name = "/".join([owner, *rest[:1]])
+    gguf = rest[1] if len(rest) == 2 else ""  # owner/repo/file.gguf
+    try:
+        version = str(HfApi().model_info(name, revision=config.revision).sha)
+    except (HFValidationError, HfHubHTTPError) as error:
+        missing = getattr(getattr(error, "response", None), "status_code", None) in (401, 403, 404)
+        if missing or isinstance(error, HFValidationError):
+            raise ModelError(
+                f"model {config.model!r} is neither a local path, nor `demo`, nor a repository on the Hub that this "
+                "token may read (gated models need `hf auth login` and an accepted licence)"
+            ) from error
+        version = ""
+    except OSError:  # no network: what the cache holds decides
+        version = ""
+    hub = {**hub, "revision": version or config.revision or "main"}
+    if gguf:
+        return _Source(name, version, {**hub, "gguf_file": gguf})
+    try:
+        found = cached_file(
+            name,
+            "adapter_config.json",
+            revision=hub["revision"],
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except OSError:
+        found = None
+    if found:
+        return _adapter(config, str(Path(found).parent), version, name)
+    return _Source(name, version, hub)
+
+
+def _adapter(config: EncoderConfig, directory: str, version: str, name: str | None = None) -> _Source:
+    if importlib.util.find_spec("peft") is None:
+        raise MissingExtraError("peft", "peft", f"loading the adapter {config.model}")
+    try:
+        base = json.loads((Path(directory) / "adapter_config.json").read_text())["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{config.model}/adapter_config.json does not name its base model: {error}") from error
+    below = _locate(EncoderConfig(base, trust_remote_code=config.trust_remote_code))
+    return _Source(below.path, f"{below.version}+{version}", below.hub, name or directory)
+
+
+def local_version(path: Path) -> str:
+    """Identifies local weights without reading gigabytes: names, sizes, and both ends of every file.
+
+    That two different models share this digest is possible only where they differ in the middle of equal-sized files
+    alone; the scorer's own check state catches those.
+    """
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file() and p.name[0] != ".")
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.name}\0{size}\0".encode())
+        with file.open("rb") as data:
+            digest.update(data.read(1 << 16))
+            data.seek(max(0, size - (1 << 16)))
+            digest.update(data.read())
+    return f"local-{digest.hexdigest()[:16]}"
+
+
+def _load(config: EncoderConfig, source: _Source, highest: int, device: torch.device) -> LoadedModel:
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+    dtype = find_dtype(config.dtype, device)
+    model_config = AutoConfig.from_pretrained(source.path, **source.hub)
+    decoder = model_config.get_text_config(decoder=True)
+    total = int(decoder.num_hidden_layers)
+    if not 0 <= highest < total:
+        raise ModelError(f"layer {highest} is out of range: {config.model} has blocks 0 to {total - 1}")
+    cut_early = _cut(decoder, highest + 1)
+    # An adapter's weights are named after the whole model with its head, so it needs that one around the decoder.
+    auto = AutoModelForCausalLM if source.adapter else AutoModel
+    model, report = auto.from_pretrained(
+        source.path, config=model_config, dtype=dtype, output_loading_info=True, **source.hub
+    )
+    if source.adapter:
+        model = _apply_adapter(model, source.adapter).base_model
+    elif missing := sorted(report["missing_keys"]):
+        raise ModelError(
+            f"{config.model} lacks {len(missing)} of its weights (first: {missing[0]}); they would be random numbers"
+        )
+    blocks = find_blocks(model, highest + 1 if cut_early else total)
+    if not cut_early:
+        del blocks[highest + 1 :]
+    tokenizer = AutoTokenizer.from_pretrained(source.path, **source.hub)
+    if config.chat_template is not None:
+        tokenizer.chat_template = config.chat_template
+    tokenizer.model_max_length = int(1e30)  # the renderer cuts; the tokenizer need not warn
+    return LoadedModel(
+        model=model.requires_grad_(False).eval().to(device),
+        tokenizer=tokenizer,
+        blocks=blocks,
+        total_blocks=total,
+        hidden_size=int(decoder.hidden_size),
+        max_positions=getattr(decoder, "max_position_embeddings", None),
+        version=source.version,
+        device=device,
+        dtype=dtype,
+    )
+
+
+def _cut(config: Any, blocks: int) -> bool:
+    """Shorten a decoder's config to its first `blocks` blocks, so that only their weights are read.
+
+    False where the meaning of a block depends on how many follow it (Gemma 3n shares keys and values among the last
+    ones): such a model is loaded whole and cut afterwards.
+    """
+    if getattr(config, "num_kv_shared_layers", 0):
+        return False
+    total = config.num_hidden_layers
+    for name, value in list(vars(config).items()):
+        if isinstance(value, list) and len(value) == total:  # layer_types and its like: one entry a block
+            setattr(config, name, value[:blocks])
+    config.num_hidden_layers = blocks
+    return True
+
+
+def _apply_adapter(model: Any, adapter: str) -> Any:
+    import warnings
+
+    from peft import PeftModel
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the adapter's weights for blocks that were cut away
+        return PeftModel.from_pretrained(model, adapter).merge_and_unload()
+
+
+def find_blocks(model: nn.Module, count: int) -> nn.ModuleList:
+    """The decoder's blocks, by structure: the outermost list of `count` modules outside vision and audio towers.
+
+    Raises:
+        ModelError: the model holds no such list.
+    """
+    from torch import nn
+
+    towers = ("vision", "visual", "audio", "encoder.")
+    found = [
+        (name.count("."), name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == count and not any(tower in name for tower in towers)
+    ]
+    if not found:
+        raise ModelError(f"{type(model).__name__} holds no list of {count} blocks that larf-curate can find")
+    return min(found, key=lambda item: item[:2])[2]

@@ -1,0 +1,1 @@
+"""Where scoring runs: `Dataset.map`, and files on one machine."""

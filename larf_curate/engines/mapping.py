@@ -1,0 +1,56 @@
+"""`Dataset.map`: a whole dataset scored in one call, in memory, from disk or streaming."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from ..scoring.columns import larf_schema
+from ..scoring.scorer import LARFScorer
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict
+
+    AnyDataset = TypeVar("AnyDataset", Dataset, IterableDataset, DatasetDict, IterableDatasetDict)
+
+
+def larf_features(features: Features, scorer: LARFScorer) -> Features:
+    """`features` with the larf columns: what `Dataset.map(scorer, features=...)` takes."""
+    from datasets import Features, Value
+
+    dtypes = {"float": "float32"}  # Arrow's name and the one `datasets` knows
+    added = {name: Value(dtypes.get(str(kind), str(kind))) for name, kind in larf_schema(scorer.layers).items()}
+    return Features({**{name: kind for name, kind in features.items() if name not in added}, **added})
+
+
+def score_dataset(
+    dataset: AnyDataset, scorer: LARFScorer, *, batch_size: int = 1024, num_proc: int | None = None
+) -> AnyDataset:
+    """`dataset.map(scorer, batched=True)` with what plain `map` leaves out: the columns exist with their types even on
+    an empty dataset, and a streaming one keeps its features.
+
+    Args:
+        dataset: a `Dataset`, an `IterableDataset`, or a dictionary of splits of either.
+        scorer: a fitted scorer.
+        batch_size: rows sorted by length together.
+        num_proc: worker processes; each loads the model, on the CUDA device of its rank. CUDA needs
+            `multiprocess.set_start_method("spawn")` first. Streaming datasets take none.
+    """
+    if isinstance(dataset, dict):
+        parts = {
+            name: score_dataset(part, scorer, batch_size=batch_size, num_proc=num_proc)
+            for name, part in dataset.items()
+        }
+        return cast("AnyDataset", type(dataset)(parts))
+    from datasets import IterableDataset
+
+    options: dict[str, Any] = {"batched": True, "batch_size": batch_size}
+    if dataset.features is not None:
+        options["features"] = larf_features(dataset.features, scorer)
+    if isinstance(dataset, IterableDataset):
+        return cast("AnyDataset", dataset.map(scorer, **options))
+    if not len(cast("Dataset", dataset)):
+        from datasets import Dataset
+
+        features = options["features"]
+        return cast("AnyDataset", Dataset.from_dict({name: [] for name in features}, features=features))
+    return cast("AnyDataset", dataset.map(scorer, desc="scoring", num_proc=num_proc, with_rank=True, **options))

@@ -1,0 +1,72 @@
+"""What can go wrong, and the one fixed list of reasons a row carries in `larf_issue`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class LarfError(ValueError):
+    """The data, the model or the references cannot be used. The message says what, where and the fix."""
+
+
+class RowFormatError(LarfError):
+    """The dataset's columns do not say how a row becomes a conversation."""
+
+
+class DataError(LarfError):
+    """A file or dataset cannot be read."""
+
+
+class OutputError(LarfError):
+    """A result cannot be written."""
+
+
+class ModelError(LarfError):
+    """The model cannot be found, loaded or used for scoring."""
+
+
+class ReferencesError(LarfError):
+    """The reference pairs cannot be used."""
+
+
+class ScorerError(LarfError):
+    """A fitted scorer cannot be read, or does not belong to the model it meets."""
+
+
+class ThresholdError(LarfError):
+    """A threshold is out of range, not fitted, or meets scores it cannot judge."""
+
+
+class MissingExtraError(LarfError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, extra: str, need: str) -> None:
+        super().__init__(f"{need} needs the package `{package}`: pip install 'larf-curate[{extra}]'")
+
+
+class Issue(StrEnum):
+    """Every value `larf_issue` can take beside null. All but `TRUNCATED` mean that the row has no score."""
+
+    TRUNCATED = "truncated"  # scored; its middle was cut to `max_tokens`
+    NO_ASSISTANT = "no_assistant_turn"
+    EMPTY_CONVERSATION = "empty_conversation"
+    EMPTY_ANSWER = "empty_answer"  # the answer is null or blank
+    WRONG_TYPE = "wrong_type"  # a field holds something other than the format says
+    UNKNOWN_ROLE = "unknown_role"
+    NOT_TEXT = "not_text"  # an image, audio or other part that a text model cannot read
+    TEMPLATE = "template_error"  # the model's chat template refuses the conversation
+    TOO_LONG = "too_long"  # over `max_tokens` under overflow="reject"
+    NON_FINITE = "non_finite_state"
+    OUT_OF_MEMORY = "out_of_memory"  # did not fit the device even alone
+
+    @property
+    def unscorable(self) -> bool:
+        return self is not Issue.TRUNCATED
+
+
+class Unscorable(Exception):  # noqa: N818 - an outcome of one row, never an error of the run
+    """Raised for one row by whoever finds that it cannot be scored; caught by the scorer, which counts it."""
+
+    def __init__(self, issue: Issue) -> None:
+        super().__init__(issue.value)
+        self.issue = issue

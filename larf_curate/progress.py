@@ -1,0 +1,46 @@
+"""Long work shows how far it is: a bar on a terminal or in a notebook, plain lines in a log."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+_PATIENCE = 1.0  # seconds before anything is shown
+_LOG_EVERY = 30.0  # seconds between lines in a log
+
+Update = Callable[[int], None]
+
+
+@contextlib.contextmanager
+def progress(total: int, what: str, *, show: bool = True) -> Iterator[Update]:
+    """Yields a function to call with the number of rows just done; shows rows per second and the time left."""
+    if not show:
+        yield lambda _: None
+    elif sys.stderr.isatty() or "ipykernel" in sys.modules:
+        from tqdm.auto import tqdm
+
+        with tqdm(total=total, desc=what, unit="row", delay=_PATIENCE, smoothing=0.05) as bar:
+
+            def update(count: int) -> None:
+                bar.update(count)
+
+            yield update
+    else:
+        yield _Log(total, what).update
+
+
+class _Log:
+    def __init__(self, total: int, what: str) -> None:
+        self.total, self.what, self.done = total, what, 0
+        self.started = self.said = time.monotonic()
+
+    def update(self, count: int) -> None:
+        self.done += count
+        now = time.monotonic()
+        if now - self.said >= _LOG_EVERY:
+            self.said = now
+            rate = self.done / (now - self.started)
+            left = time.strftime("%H:%M:%S", time.gmtime((self.total - self.done) / rate)) if rate else "?"
+            print(f"{self.what}: {self.done}/{self.total} rows, {rate:.1f} rows/s, {left} left", file=sys.stderr)

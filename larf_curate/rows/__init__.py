@@ -1,0 +1,1 @@
+"""A dataset row becomes messages, messages become token ids."""

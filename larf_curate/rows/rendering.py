@@ -1,0 +1,183 @@
+"""A conversation becomes token ids, through the model's own chat template."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from ..errors import Issue, ModelError, Unscorable
+from .formats import Conversation, Message
+
+Overflow = Literal["truncate", "reject"]
+
+_PROBE = "zqprobe"
+_TOOL = {
+    "type": "function",
+    "function": {"name": _PROBE, "description": "", "parameters": {"type": "object", "properties": {}}},
+}
+_CALL = {"id": "call00000", "type": "function", "function": {"name": _PROBE, "arguments": {}}}
+
+
+def _fixed_date(pattern: str) -> str:
+    """Some templates (Llama 3.2, SmolLM3) print today's date: a score must not depend on the day it is computed."""
+    return datetime.date(2024, 7, 26).strftime(pattern)
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Token ids (at most `max_tokens` of them), the count before truncation, and `truncated` or None."""
+
+    ids: list[int]
+    tokens: int
+    issue: Issue | None
+
+
+class Renderer:
+    """Renders conversations without a generation prompt, so that the last token is the end of the answer's turn.
+
+    Literal control tokens inside a row are encoded as the plain text they are, so no row can forge a turn. What the
+    chat template cannot express (a system turn, tools, calls, results) is put into words instead of dropped.
+
+    Raises:
+        ModelError: the tokenizer has no chat template.
+    """
+
+    def __init__(self, tokenizer: Any, max_tokens: int, overflow: Overflow = "truncate") -> None:
+        if not tokenizer.chat_template:
+            raise ModelError(
+                f"{tokenizer.name_or_path} has no chat template, so no token ends an answer's turn; "
+                "use the model's instruction-tuned version, or pass chat_template= (--chat-template FILE)"
+            )
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        self.overflow: Overflow = overflow
+
+    @cached_property
+    def template_digest(self) -> str:
+        template = self.tokenizer.chat_template
+        text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def render(self, conversation: Conversation) -> Rendered:
+        """Token ids of one conversation; the middle is cut where they exceed `max_tokens`, the end always survives.
+
+        Raises:
+            Unscorable: the template refuses the conversation, or it is too long under overflow="reject".
+        """
+        messages, tools = self._expressible(conversation)
+        try:
+            ids = self._encode(messages, tools)
+        except UnicodeEncodeError:  # a lone surrogate: no text at all
+            raise Unscorable(Issue.WRONG_TYPE) from None
+        if len(ids) <= self.max_tokens:
+            return Rendered(ids, len(ids), None)
+        if self.overflow == "reject":
+            raise Unscorable(Issue.TOO_LONG)
+        head = self.max_tokens // 2
+        return Rendered(ids[:head] + ids[len(ids) - (self.max_tokens - head) :], len(ids), Issue.TRUNCATED)
+
+    def _encode(self, messages: list[Message], tools: list[dict[str, Any]] | None) -> list[int]:
+        ids: list[int]
+        for message in messages:
+            message["content"].encode()  # the tokenizer's own complaint about lone surrogates is a bare TypeError
+        try:
+            ids = self._apply(messages, tools, sanitize_control_tokens=True)
+        except (ValueError, NotImplementedError):
+            # This tokenizer cannot encode its control tokens as text: break their spelling instead.
+            ids = self._apply(self._defused(messages), self._defused(tools))
+        return ids
+
+    def _apply(self, messages: Any, tools: Any, **options: Any) -> Any:
+        from jinja2 import TemplateError
+
+        try:
+            return self.tokenizer.apply_chat_template(
+                messages,
+                tools=tools,
+                **{"tokenize": True, "return_dict": False, "strftime_now": _fixed_date, **options},
+            )
+        except (TemplateError, TypeError):  # the template's own raise_exception, or a shape it cannot digest
+            raise Unscorable(Issue.TEMPLATE) from None
+
+    @cached_property
+    def _control_tokens(self) -> re.Pattern[str]:
+        contents = [
+            token.content for token in self.tokenizer.added_tokens_decoder.values() if not token.content.isspace()
+        ]
+        return re.compile("|".join(map(re.escape, sorted(contents, key=len, reverse=True))) or r"(?!)")
+
+    def _defused(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self._control_tokens.sub(lambda match: f"{match[0][0]} {match[0][1:]}", value)
+        if isinstance(value, dict):
+            return {key: self._defused(item) for key, item in value.items()}
+        return [self._defused(item) for item in value] if isinstance(value, list) else value
+
+    # What the template can express, found by asking it ---------------------------------------------------------------
+
+    def _prints_probe(self, messages: list[Message], tools: list[Any] | None = None) -> bool:
+        try:
+            text = self._apply(messages, tools, tokenize=False)
+        except Exception:  # templates are programs: any failure on a probe means "not expressible"
+            return False
+        return _PROBE in text
+
+    @cached_property
+    def _takes_system(self) -> bool:
+        return self._prints_probe(
+            [{"role": "system", "content": _PROBE}, _user("a"), {"role": "assistant", "content": "b"}]
+        )
+
+    @cached_property
+    def _takes_tools(self) -> bool:
+        return self._prints_probe([_user("a"), {"role": "assistant", "content": "b"}], [_TOOL])
+
+    @cached_property
+    def _takes_calls(self) -> bool:
+        return self._prints_probe([_user("a"), {"role": "assistant", "content": "", "tool_calls": [_CALL]}])
+
+    @cached_property
+    def _takes_results(self) -> bool:
+        call = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
+        if not self._takes_calls:
+            call = {"role": "assistant", "content": "b"}
+        result = {"role": "tool", "content": _PROBE + "x", "name": "a", "tool_call_id": "call00000"}
+        try:
+            text = self._apply([_user("a"), call, result, {"role": "assistant", "content": "b"}], None, tokenize=False)
+        except Exception:
+            return False
+        return _PROBE + "x" in text
+
+    def _expressible(self, conversation: Conversation) -> tuple[list[Message], list[dict[str, Any]] | None]:
+        messages = [dict(message) for message in conversation.messages]
+        tools = list(conversation.tools) or None
+        for message in messages:
+            if message.get("tool_calls") and not self._takes_calls:
+                calls = [call["function"] for call in message.pop("tool_calls")]
+                said = json.dumps(calls[0] if len(calls) == 1 else calls, ensure_ascii=False)
+                message["content"] = "\n".join(filter(None, (message["content"], said)))
+            if message["role"] == "tool" and not self._takes_results:
+                message["role"] = "user"
+        if tools and not self._takes_tools:
+            listed = "Tools:\n" + "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
+            tools = None
+            if messages[0]["role"] == "system":
+                messages[0]["content"] += f"\n\n{listed}"
+            else:
+                messages.insert(0, {"role": "system", "content": listed})
+        if messages[0]["role"] == "system" and not self._takes_system:
+            system = messages.pop(0)["content"]
+            if messages[0]["role"] == "user":
+                messages[0]["content"] = f"{system}\n\n{messages[0]['content']}"
+            else:
+                messages.insert(0, _user(system))
+        return messages, tools
+
+
+def _user(content: str) -> Message:
+    return {"role": "user", "content": content}

@@ -1,0 +1,1 @@
+"""States become scores, scores become a decision."""

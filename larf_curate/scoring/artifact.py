@@ -1,0 +1,148 @@
+"""A fitted scorer on disk and on the Hub: one JSON file and one safetensors file, never a pickle, never the model."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..encoding.loading import DType
+from ..errors import OutputError, ScorerError
+from ..rows.rendering import Overflow
+from .formulas import VERSION, Formula
+
+CONFIG, TENSORS = "larf_scorer.json", "larf_scorer.safetensors"
+FORMAT_VERSION = 1
+
+Tensors = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class ScorerSpec:
+    """All of a fitted scorer that is not an array.
+
+    Attributes:
+        model, version: the model's name and the commit (or digest) of its weights.
+        layers: blocks read; `blocks` is how many the model has.
+        formula, formula_version, top_k, rank: how states become a score.
+        dtype, max_tokens, overflow: how conversations become states.
+        chat_template, template_digest: the user's own template if there is one, and the sha256 of the one used.
+        references: name, digest, counts, linter figures and findings.
+        separation: AUC of the score on pairs it was not fitted on, their number, and how they were chosen.
+        quantiles: of the scores of the unsafe and safe references at 0, 5, 25, 50, 75, 95 and 100%.
+    """
+
+    model: str
+    version: str
+    layers: tuple[int, ...]
+    blocks: int
+    hidden_size: int
+    formula: Formula
+    top_k: int | None
+    rank: int
+    dtype: DType
+    max_tokens: int
+    overflow: Overflow
+    chat_template: str | None
+    template_digest: str
+    references: Mapping[str, Any]
+    separation: Mapping[str, Any]
+    quantiles: Mapping[str, list[float]]
+    packages: Mapping[str, str]
+    formula_version: int = VERSION
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether `version` is a commit of the Hub, rather than a digest of local files."""
+        return re.fullmatch(r"[0-9a-f]{40}", self.version) is not None
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2, sort_keys=True, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> ScorerSpec:
+        """Read what `to_json` wrote; `where` names it in errors.
+
+        Raises:
+            ScorerError: it is something else, or of another version.
+        """
+        try:
+            fields = json.loads(text)
+            if fields["format_version"] != FORMAT_VERSION or fields["formula_version"] != VERSION:
+                raise ScorerError(
+                    f"{where} was written by another version (format {fields['format_version']}, formula "
+                    f"{fields['formula_version']}; this one reads {FORMAT_VERSION} and {VERSION}): fit it again"
+                )
+            return cls(**{**fields, "layers": tuple(fields["layers"])})
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ScorerError(f"{where} is not a fitted scorer: {error}") from error
+
+
+def write_artifact(directory: str | Path, spec: ScorerSpec, tensors: Tensors) -> None:
+    """Write both files, each under a temporary name first: a reader sees the old scorer or the new one.
+
+    Raises:
+        OutputError: the directory cannot be written.
+    """
+    from safetensors.numpy import save
+
+    home = Path(directory)
+    contents = {TENSORS: save(tensors), CONFIG: (spec.to_json() + "\n").encode()}
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            handle, scratch = tempfile.mkstemp(dir=home, prefix=f".{name}.")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(content)
+                Path(scratch).chmod(0o644)
+                Path(scratch).replace(home / name)
+            except BaseException:
+                Path(scratch).unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise OutputError(f"the scorer cannot be written to {home}: {error.strerror or error}") from error
+
+
+def read_artifact(name: str | Path, revision: str | None = None) -> tuple[ScorerSpec, Tensors]:
+    """Read a scorer from a local directory, or from the Hub where there is none.
+
+    Raises:
+        ScorerError: it is not there, not readable, or not a scorer.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    home = Path(name)
+    if not home.is_dir():
+        home = _download(str(name), revision)
+    try:
+        spec = ScorerSpec.from_json((home / CONFIG).read_text(encoding="utf-8"), str(name))
+        return spec, load_file(home / TENSORS)
+    except (OSError, UnicodeDecodeError, SafetensorError) as error:
+        raise ScorerError(
+            f"{name} is not a fitted scorer ({CONFIG} and {TENSORS}): {error}; make one with `larf-curate fit`"
+        ) from error
+
+
+def _download(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    if name.startswith(("/", ".", "~")) or name.count("/") != 1:
+        raise ScorerError(f"there is no scorer at {name}; make one with `larf-curate fit MODEL --layer N --out {name}`")
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG, TENSORS]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ScorerError(
+            f"scorer {name} is neither a local directory nor a repository on the Hub that this token may read"
+        ) from error

@@ -1,0 +1,112 @@
+"""The columns that scoring adds to a dataset: their names, types, and the way into `Dataset.map` and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import Issue
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+SCORE, TOKENS, ISSUE = "larf_score", "larf_tokens", "larf_issue"
+
+
+def layer_column(layer: int) -> str:
+    return f"{SCORE}_l{layer}"
+
+
+def larf_schema(layers: Sequence[int]) -> dict[str, pa.DataType]:
+    """Name and Arrow type of every column that scoring at `layers` adds, in order."""
+    import pyarrow as pa
+
+    beside = [layer_column(layer) for layer in layers] if len(layers) > 1 else []
+    return {SCORE: pa.float32(), **dict.fromkeys(beside, pa.float32()), TOKENS: pa.int32(), ISSUE: pa.string()}
+
+
+class Scores:
+    """What scoring says of some rows, in their order: `score` float32 [n] and `by_layer` float32 [n, layers], NaN where
+    unscorable; `tokens` of the rendered conversation (None where it could not be rendered); `issues`.
+    """
+
+    def __init__(self, layers: Sequence[int], count: int) -> None:
+        self.layers = tuple(layers)
+        self.score: NDArray[np.float32] = np.full(count, np.nan, np.float32)
+        self.by_layer: NDArray[np.float32] = np.full((count, len(self.layers)), np.nan, np.float32)
+        self.tokens: list[int | None] = [None] * count
+        self.issues: list[Issue | None] = [None] * count
+
+    def columns(self) -> dict[str, list[Any]]:
+        """Plain lists by column name, with null for NaN, in the order of `larf_schema`."""
+        issues = [issue.value if issue else None for issue in self.issues]
+        values: dict[str, list[Any]] = {SCORE: _nullable(self.score), TOKENS: list(self.tokens), ISSUE: issues}
+        for place, layer in enumerate(self.layers):
+            values[layer_column(layer)] = _nullable(self.by_layer[:, place])
+        return {name: values[name] for name in larf_schema(self.layers)}
+
+    def arrow(self) -> dict[str, pa.Array]:
+        import pyarrow as pa
+
+        schema = larf_schema(self.layers)
+        return {name: pa.array(values, schema[name]) for name, values in self.columns().items()}
+
+
+def _nullable(values: NDArray[np.float32]) -> list[float | None]:
+    return [None if np.isnan(value) else float(value) for value in values]
+
+
+class TypedColumn(list[Any]):
+    """A list that tells Arrow its type.
+
+    `Dataset.map` fixes a column's type from the first batch it writes; where that batch is all null (as `larf_issue` is
+    on clean data), the first value in a later one would raise.
+    """
+
+    def __init__(self, values: Iterable[Any], arrow_type: pa.DataType) -> None:
+        super().__init__(values)
+        self.arrow_type = arrow_type
+
+    def __arrow_array__(self, type: pa.DataType | None = None) -> pa.Array:  # noqa: A002 - pyarrow's protocol
+        import pyarrow as pa
+
+        return pa.array(list(self), type or self.arrow_type)
+
+
+# What Dataset.map hands over -----------------------------------------------------------------------------------------
+
+
+def is_lazy(batch: Any) -> bool:
+    """Whether this is `Dataset.map`'s own view of a row or batch (`datasets.formatting.LazyRow`, `LazyBatch`)."""
+    return hasattr(batch, "keys_to_format") and hasattr(batch, "format")
+
+
+def read_column(batch: Any, name: str) -> Any:
+    """One column without leaving a trace: `LazyBatch[name]` would make `map` decode and re-encode the user's data."""
+    return batch.format(name) if is_lazy(batch) and name in batch.keys_to_format else batch[name]
+
+
+def is_batch(batch: Mapping[str, Any], answer_column: str) -> bool:
+    """Whether `map` handed over many rows or one. It says so by class, but for streaming datasets only by shape."""
+    if is_lazy(batch):
+        return "Batch" in type(batch).__name__
+    columns = list(batch.values())
+    if not columns or not all(isinstance(column, list) or hasattr(column, "tolist") for column in columns):
+        return False
+    if len({len(column) for column in columns}) > 1:
+        return False
+    answers = batch[answer_column]
+    # All columns are lists of one length. One row looks so only where its columns hold turns: mappings with a role.
+    return not (len(answers) > 0 and all(_is_turn(item) for item in answers)) and not (
+        len(answers) == 0 and len(columns) == 1
+    )
+
+
+def _is_turn(item: Any) -> bool:
+    if not isinstance(item, Mapping):
+        return False
+    role = item.get("role") if item.get("role") is not None else item.get("from")
+    return isinstance(role, str)

@@ -1,0 +1,193 @@
+"""References become a fitted scorer: encode them, and measure the fit on what it was not fitted on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..encoding.encoder import Encoder, get_encoder
+from ..encoding.loading import EncoderConfig
+from ..errors import ModelError, ReferencesError, Unscorable
+from ..progress import progress
+from ..rows.formats import Conversation, resolve_format
+from .artifact import ScorerSpec, Tensors
+from .formulas import FittedFormula, Formula, auc
+from .references import ReferenceSet
+
+QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
+_FOLDS = 4
+
+CHECK = Conversation(
+    (
+        {"role": "user", "content": "What colour is a ripe lemon?"},
+        {"role": "assistant", "content": "A ripe lemon is yellow."},
+    )
+)
+"""Its state is stored with the scorer, and computed again wherever a model is loaded for it."""
+
+
+def fit_references(
+    config: EncoderConfig,
+    layers: tuple[int, ...],
+    references: ReferenceSet,
+    formula: Formula,
+    top_k: int | None,
+    rank: int,
+) -> tuple[ScorerSpec, Tensors]:
+    """Everything that makes a fitted scorer.
+
+    Raises:
+        ModelError: the model cannot be used, has no such block, or gives no usable states.
+        ReferencesError: the references do not suit the formula, or cannot be encoded.
+    """
+    _check(formula, top_k, rank, references)
+    if not layers or len(set(layers)) != len(layers) or not all(type(i) is int and i >= 0 for i in layers):
+        raise ModelError(f"layer must be a block of 0 or more, or several different ones, not {list(layers)}")
+    encoder = get_encoder(config, max(layers))
+    states = _encode(encoder, references, layers)
+    fitted = FittedFormula(formula, states["unsafe"], states["safe"], top_k, rank)
+    quantiles = {side: np.quantile(fitted.score(states[side])[0], QUANTILES) for side in ("unsafe", "safe")}
+    spec = ScorerSpec(
+        model=config.model,
+        version=encoder.loaded.version,
+        layers=layers,
+        blocks=encoder.loaded.total_blocks,
+        hidden_size=encoder.loaded.hidden_size,
+        formula=formula,
+        top_k=top_k,
+        rank=rank,
+        dtype=encoder.loaded.dtype_name,
+        max_tokens=encoder.renderer.max_tokens,
+        overflow=config.overflow,
+        chat_template=config.chat_template,
+        template_digest=encoder.renderer.template_digest,
+        references=_describe(references),
+        separation=_separation(states, fitted, formula, top_k, rank),
+        quantiles={side: [float(q) for q in values] for side, values in quantiles.items()},
+        packages={name: importlib.metadata.version(name) for name in ("larf-curate", "torch", "transformers")},
+    )
+    tensors = {
+        "unsafe": states["unsafe"],
+        "safe": states["safe"],
+        "check": states["check"][0],
+        "harmless": fitted.score(states["harmless"])[0].astype(np.float32),
+    }
+    return spec, tensors
+
+
+def _check(formula: str, top_k: int | None, rank: int, references: ReferenceSet) -> None:
+    count = len(references.fitted)
+    if formula not in ("larf", "subspace"):
+        raise ReferencesError(f"formula must be larf or subspace, not {formula!r}")
+    if formula == "subspace" and not 1 <= rank <= count:
+        raise ReferencesError(f"rank must be 1 to {count} (the number of reference pairs), not {rank}")
+    if top_k is None:
+        return
+    if formula == "subspace":
+        raise ReferencesError("top_k belongs to formula='larf'; the subspace formula has rank")
+    if not 1 <= top_k <= count:
+        raise ReferencesError(f"top_k must be 1 to {count} (the number of reference pairs), not {top_k}")
+    if unpaired := references.unpaired:
+        raise ReferencesError(
+            f"top_k compares pair by pair, and {len(unpaired)} pairs answer two different requests (first: pair "
+            f"{unpaired[0]}); pair them, or use top_k=None"
+        )
+
+
+def _encode(encoder: Encoder, references: ReferenceSet, layers: Sequence[int]) -> dict[str, NDArray[np.float32]]:
+    """States [n, layers, hidden] of all that fitting needs, in one go."""
+    groups: dict[str, list[Conversation]] = {
+        "unsafe": [pair.unsafe for pair in references.fitted],
+        "safe": [pair.safe for pair in references.fitted],
+        "held_unsafe": [pair.unsafe for pair in references.held_back],
+        "held_safe": [pair.safe for pair in references.held_back],
+        "harmless": list(_harmless()),
+        "check": [CHECK],
+    }
+    ids: list[list[int]] = []
+    for name, conversations in groups.items():
+        for number, conversation in enumerate(conversations, 1):
+            try:
+                ids.append(encoder.renderer.render(conversation).ids)
+            except Unscorable as error:
+                reason = error.issue.value.replace("_", " ")
+                raise ReferencesError(f"reference {number} ({name}) cannot be encoded: {reason}") from error
+    with progress(len(ids), "references") as update:
+        states = encoder.encode(ids, layers, update)
+    if broken := [issue for issue in states.issues if issue]:
+        raise ModelError(
+            f"{len(broken)} of {len(ids)} reference answers have no usable state ({broken[0].value}); "
+            "with float16, try bfloat16 or float32"
+        )
+    ends = np.cumsum([len(group) for group in groups.values()])[:-1]
+    return dict(zip(groups, np.split(states.values, ends), strict=True))
+
+
+def _separation(
+    states: dict[str, NDArray[np.float32]], fitted: FittedFormula, formula: Formula, top_k: int | None, rank: int
+) -> dict[str, Any]:
+    """How often an unseen unsafe answer scores above an unseen safe one (AUC).
+
+    On the held-back pairs where there are any; a user's own pairs are all fitted on, so folds of them say it.
+    """
+    if len(states["held_unsafe"]):
+        unseen = [fitted.score(states[name])[0] for name in ("held_unsafe", "held_safe")]
+        return {"auc": auc(*unseen), "pairs": len(unseen[0]), "method": "held back"}
+    unsafe, safe = states["unsafe"], states["safe"]
+    if len(unsafe) < 2 * _FOLDS:
+        return {"auc": None, "pairs": 0, "method": f"fewer than {2 * _FOLDS} pairs"}
+    scores: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
+    for fold in range(_FOLDS):
+        out = np.arange(len(unsafe)) % _FOLDS == fold
+        rest = int((~out).sum())
+        part = FittedFormula(formula, unsafe[~out], safe[~out], top_k and min(top_k, rest), min(rank, rest))
+        scores.append((part.score(unsafe[out])[0], part.score(safe[out])[0]))
+    both = [np.concatenate(side) for side in zip(*scores, strict=True)]
+    return {"auc": auc(*both), "pairs": len(unsafe), "method": f"{_FOLDS}-fold cross-validation"}
+
+
+def _describe(references: ReferenceSet) -> dict[str, Any]:
+    report = references.lint()
+    return {
+        "name": references.name,
+        "digest": references.digest,
+        "pairs": len(references.fitted),
+        "held_back": len(references.held_back),
+        "figures": dict(report.figures),
+        "findings": [str(finding) for finding in report.findings],
+    }
+
+
+def template_text(template: str | None) -> str | None:
+    """A chat template given as text, or read from the file it names: text without a brace would render nothing.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    if template is None or "{" in template:
+        return template
+    try:
+        return Path(template).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"chat template {template} cannot be read: {error.strerror}") from error
+
+
+def sample_rows() -> list[dict[str, str]]:
+    """The demo's rows: written for this project, in the Alpaca format with a `category`."""
+    text = resources.files("larf_curate").joinpath("data/sample_rows.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.split("\n") if line]
+
+
+def _harmless() -> Iterator[Conversation]:
+    """The sample rows that nobody would want removed: neither refusals nor pledges of obedience."""
+    form = resolve_format("alpaca", ("instruction", "output"))
+    for row in sample_rows():
+        if row["category"] not in ("refusal", "hedge", "obedient"):
+            yield form.convert(row)

@@ -1,0 +1,229 @@
+"""Reference pairs: the same request complied with and refused; and the linter that says whether they serve."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from ..errors import ReferencesError, RowFormatError, Unscorable
+from ..rows.formats import Conversation, resolve_format
+from ..rows.shape import ends_complete, is_list
+from .refusals import refuses
+
+_REQUEST_COLUMNS = ("request", "prompt", "instruction", "question")
+
+
+@dataclass(frozen=True)
+class ReferencePair:
+    """One request with an answer that complies and one that refuses. `held_back` pairs are never fitted on."""
+
+    unsafe: Conversation
+    safe: Conversation
+    category: str = ""
+    held_back: bool = False
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing the linter has to say: `kind`, the figures in words, and the pairs (from 1) it concerns."""
+
+    kind: str
+    message: str
+    pairs: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        if not self.pairs:
+            return f"{self.kind}: {self.message}"
+        shown = ", ".join(map(str, self.pairs[:8])) + (", ..." if len(self.pairs) > 8 else "")
+        return f"{self.kind}: {self.message} (pair {shown})"
+
+
+@dataclass(frozen=True)
+class LintReport:
+    """What the linter found, and the figures it judged by, which every score card repeats."""
+
+    findings: tuple[Finding, ...]
+    figures: Mapping[str, float]
+
+    def raise_for_findings(self) -> None:
+        """Refuse the references where there is any finding.
+
+        Raises:
+            ReferencesError: names every finding.
+        """
+        if self.findings:
+            raise ReferencesError("references refused: " + "; ".join(map(str, self.findings)))
+
+
+@dataclass(frozen=True)
+class ReferenceSet:
+    """Paired unsafe and safe conversations.
+
+    >>> references = ReferenceSet.packaged()
+    >>> len(references.fitted) >= 90, references.lint().findings
+    (True, ())
+    """
+
+    pairs: tuple[ReferencePair, ...]
+    name: str = field(default="own", compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.fitted:
+            raise ReferencesError(f"the references ({self.name}) hold no pair")
+
+    @classmethod
+    def packaged(cls) -> ReferenceSet:
+        """The pairs written for this project: 14 hazard categories, matched in length and form, a quarter held back."""
+        text = resources.files("larf_curate").joinpath("data/references.jsonl").read_text(encoding="utf-8")
+        rows = [json.loads(line) for line in text.split("\n") if line]
+        return cls(tuple(_pair(row) for row in rows), "packaged")
+
+    @classmethod
+    def from_jsonl(cls, path: str | Path) -> ReferenceSet:
+        """One pair a line: `request` (or `prompt`), `unsafe`, `safe`; optional `category`, `held_back`.
+
+        Raises:
+            ReferencesError: the file cannot be read, or a line is not a pair; names the line.
+        """
+        return cls(tuple(_parse(path, _pair)), str(path))
+
+    @classmethod
+    def from_files(cls, unsafe: str | Path, safe: str | Path) -> ReferenceSet:
+        """Two JSONL files in any row format, paired by their order: the authors' layout.
+
+        Raises:
+            ReferencesError: a file cannot be read, a row has no answer, or the files differ in length.
+        """
+        sides = [_conversations(path) for path in (unsafe, safe)]
+        if len(sides[0]) != len(sides[1]):
+            raise ReferencesError(
+                f"references do not pair: {unsafe} has {len(sides[0])} rows, {safe} has {len(sides[1])}; "
+                "line j of both must answer the same request"
+            )
+        pairs = tuple(ReferencePair(u, s) for u, s in zip(*sides, strict=True))
+        return cls(pairs, f"{unsafe} + {safe}")
+
+    @property
+    def fitted(self) -> tuple[ReferencePair, ...]:
+        return tuple(pair for pair in self.pairs if not pair.held_back)
+
+    @property
+    def held_back(self) -> tuple[ReferencePair, ...]:
+        return tuple(pair for pair in self.pairs if pair.held_back)
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the texts of all pairs in order."""
+        texts = [[pair.unsafe.messages, pair.safe.messages, pair.held_back] for pair in self.pairs]
+        return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def unpaired(self) -> tuple[int, ...]:
+        """Pairs, counted from 1, whose two sides answer different requests."""
+        return _where(self.pairs, lambda pair: pair.unsafe.prompt.strip() != pair.safe.prompt.strip())
+
+    def lint(self) -> LintReport:
+        """Judge whether the score would measure compliance, or merely what else sets the two sides apart."""
+        sides = [[pair.unsafe.answer for pair in self.pairs], [pair.safe.answer for pair in self.pairs]]
+        lengths = [[len(answer) for answer in side] for side in sides]
+        ratios = [math.log(u / s) for u, s in zip(*lengths, strict=True)]
+        lists = [sum(map(is_list, side)) / len(side) for side in sides]
+        complete = [sum(map(ends_complete, side)) / len(side) for side in sides]
+        figures = {
+            "pairs": float(len(self.pairs)),
+            "unsafe_median_characters": float(median(lengths[0])),
+            "safe_median_characters": float(median(lengths[1])),
+            "median_length_ratio": math.exp(median(ratios)),
+            "share_of_pairs_over_1.5_times": sum(abs(ratio) > math.log(1.5) for ratio in ratios) / len(ratios),
+            "unsafe_list_share": lists[0],
+            "safe_list_share": lists[1],
+            "unsafe_complete_share": complete[0],
+            "safe_complete_share": complete[1],
+        }
+        found: list[Finding] = []
+
+        def add(kind: str, message: str, pairs: tuple[int, ...] = ()) -> None:
+            found.append(Finding(kind, message, pairs))
+
+        if unpaired := self.unpaired:
+            add("unpaired", f"{len(unpaired)} pairs answer two different requests", unpaired)
+        if complying := _where(self.pairs, lambda pair: not refuses(pair.safe.answer)):
+            add("safe answers that comply", f"{len(complying)} of {len(self.pairs)} show no refusal", complying)
+        if refusing := _where(self.pairs, lambda pair: refuses(pair.unsafe.answer)):
+            add("unsafe answers that refuse", f"{len(refusing)} of {len(self.pairs)}", refusing)
+        if repeated := self._repeated():
+            add("duplicates", f"{len(repeated)} pairs repeat an earlier request or answer", repeated)
+        if not 0.8 <= figures["median_length_ratio"] <= 1.25 or figures["share_of_pairs_over_1.5_times"] > 0.1:
+            add(
+                "lengths differ",
+                f"the median is {median(lengths[0]):.0f} characters (unsafe) and {median(lengths[1]):.0f} (safe), and "
+                f"{figures['share_of_pairs_over_1.5_times']:.0%} of pairs differ by more than 1.5 times: "
+                "the score would be a ruler",
+            )
+        if abs(lists[0] - lists[1]) > 0.1:
+            add("list formats differ", f"{lists[0]:.0%} of unsafe answers are lists, {lists[1]:.0%} of safe ones")
+        if abs(complete[0] - complete[1]) > 0.1:
+            add("endings differ", f"{complete[0]:.0%} of unsafe answers end complete, {complete[1]:.0%} of safe ones")
+        return LintReport(tuple(found), figures)
+
+    def _repeated(self) -> tuple[int, ...]:
+        seen: set[str] = set()
+        repeated: list[int] = []
+        for number, pair in enumerate(self.pairs, 1):
+            texts = {" ".join(t.lower().split()) for t in (pair.unsafe.prompt, pair.unsafe.answer, pair.safe.answer)}
+            if texts & seen:
+                repeated.append(number)
+            seen |= texts
+        return tuple(repeated)
+
+
+def _where(pairs: Sequence[ReferencePair], test: Callable[[ReferencePair], bool]) -> tuple[int, ...]:
+    return tuple(number for number, pair in enumerate(pairs, 1) if test(pair))
+
+
+def _pair(row: Mapping[str, Any]) -> ReferencePair:
+    asked = next((name for name in _REQUEST_COLUMNS if name in row), None)
+    if asked is None or "unsafe" not in row or "safe" not in row:
+        raise ReferencesError(f"a pair needs request, unsafe and safe; this one has {', '.join(row) or 'nothing'}")
+    convert = resolve_format("prompt-completion", ("prompt", "completion")).convert
+    sides = [convert({"prompt": row[asked], "completion": row[side]}) for side in ("unsafe", "safe")]
+    return ReferencePair(sides[0], sides[1], str(row.get("category") or ""), bool(row.get("held_back")))
+
+
+def _conversations(path: str | Path) -> list[Conversation]:
+    rows = list(_parse(path, dict))
+    try:
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        form = resolve_format("auto", columns)
+    except RowFormatError as error:
+        raise ReferencesError(f"{path}: {error}") from error
+    try:
+        return [form.convert({**dict.fromkeys(columns), **row}) for row in rows]
+    except Unscorable:
+        return list(_parse(path, form.convert))  # again, for the line that does it
+
+
+def _parse(path: str | Path, make: Callable[[Any], Any]) -> Iterable[Any]:
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ReferencesError(f"references {path} cannot be read: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ReferencesError("not a JSON object")
+            yield make(row)
+        except Unscorable as error:
+            raise ReferencesError(f"{path}, line {number}: {error.issue.value.replace('_', ' ')}") from error
+        except (json.JSONDecodeError, ReferencesError, KeyError) as error:
+            raise ReferencesError(f"{path}, line {number}: {error}") from error

@@ -1,0 +1,386 @@
+"""The fitted scorer: rows in, scores out."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..encoding.encoder import Encoder, get_encoder
+from ..encoding.loading import DType, EncoderConfig, EncoderOptions
+from ..errors import Issue, ReferencesError, RowFormatError, ScorerError, Unscorable
+from ..progress import progress as show_progress
+from ..rows.formats import FORMATS, FormatLike, Row, RowFormat, resolve_format
+from .artifact import ScorerSpec, Tensors, read_artifact, write_artifact
+from .columns import Scores, TypedColumn, is_batch, is_lazy, larf_schema, read_column
+from .fitting import CHECK, fit_references, template_text
+from .formulas import FittedFormula, Formula, normalise
+from .references import ReferenceSet
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_WINDOW = 4096
+"""Rows rendered and sorted by length at a time: bounds memory, and is plenty for batches of equal length."""
+
+
+class RunOptions(TypedDict, total=False):
+    """What changes how a scorer runs, but not what it says.
+
+    `model`: where the same weights lie on this machine; `device`, `dtype`, `batch_tokens`, `trust_remote_code`: see
+    `EncoderConfig`.
+    """
+
+    model: str | None
+    device: str | None
+    dtype: DType | None
+    batch_tokens: int | None
+    trust_remote_code: bool
+
+
+class LARFScorer:
+    """Scores rows by how much closer they lie to unsafe than to safe reference answers, at given blocks of a model.
+
+    Make one with `fit` or `from_pretrained`. It is light: the model is loaded at the first use, once per process and
+    device, and is part of neither the artifact nor the pickle.
+
+    Attributes:
+        spec: what it was fitted on, and how it scores.
+        format: how rows become conversations: `auto`, a name, or a function; see `with_options`.
+    """
+
+    def __init__(
+        self, spec: ScorerSpec, tensors: Tensors, form: FormatLike = "auto", options: RunOptions | None = None
+    ) -> None:
+        self.spec = spec
+        self.format: FormatLike = form
+        self._tensors = tensors
+        self._options: RunOptions = options or {}
+
+    # Making one -------------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def fit(
+        cls,
+        model: str | Path,
+        layer: int | Sequence[int],
+        *,
+        references: ReferenceSet | str | Path | None = None,
+        unsafe: str | Path | None = None,
+        safe: str | Path | None = None,
+        formula: Formula = "larf",
+        top_k: int | None = None,
+        rank: int = 16,
+        **options: Unpack[EncoderOptions],
+    ) -> LARFScorer:
+        """Encode the references at the chosen blocks, and print how well they separate pairs not fitted on.
+
+        Args:
+            model: `demo`, a Hub id, a local directory, a GGUF file, or a PEFT adapter.
+            layer: one block or several, counted from 0: the output of block i is `hidden_states[i + 1]`.
+            references: pairs, or a JSONL file of them; the packaged ones by default.
+            unsafe, safe: two files instead, paired by their order.
+            formula: `larf`, or `subspace`.
+            top_k: for `larf`, how many of the most telling pairs count for a row; None takes all of them.
+            rank: for `subspace`, the directions kept a side.
+            **options: how the model is loaded and run; see `EncoderConfig`.
+
+        Raises:
+            ModelError: the model cannot be used, or has no such block.
+            ReferencesError: the references cannot be read, do not pair, or do not suit the formula.
+        """
+        pairs = _references(references, unsafe, safe)
+        options["chat_template"] = template_text(options.get("chat_template"))
+        config = EncoderConfig(str(model), **options)
+        layers = tuple(layer) if isinstance(layer, Sequence) else (layer,)
+        spec, tensors = fit_references(config, layers, pairs, formula, top_k, rank)
+        run: RunOptions = {
+            "device": config.device,
+            "batch_tokens": config.batch_tokens,
+            "trust_remote_code": config.trust_remote_code,
+        }
+        scorer = cls(spec, tensors, options=run)
+        print(scorer.summary(), file=sys.stderr)
+        return scorer
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        format: FormatLike | None = None,  # noqa: A002 - the word users know
+        **options: Unpack[RunOptions],
+    ) -> LARFScorer:
+        """Load a fitted scorer from a directory, or from the Hub (`owner/name`, at `revision`).
+
+        Args:
+            name: where it is.
+            revision: branch, tag or commit on the Hub.
+            format: see `with_options`.
+            **options: see `RunOptions`.
+
+        Raises:
+            ScorerError: there is none, or it was made by another version.
+        """
+        return cls(*read_artifact(name, revision)).with_options(format=format, **options)
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write the scorer (a few MB: reference states and JSON) into a directory.
+
+        Raises:
+            OutputError: the directory cannot be written.
+        """
+        write_artifact(directory, self.spec, self._tensors)
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, revision: str | None = None) -> str:
+        """Create the repository if need be and upload the scorer in one commit. Returns the commit's address."""
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with tempfile.TemporaryDirectory() as scratch:
+            self.save_pretrained(scratch)
+            commit = api.upload_folder(
+                repo_id=repo, folder_path=scratch, revision=revision, commit_message="Fitted LARF scorer"
+            )
+        return str(commit.commit_url)
+
+    def with_options(
+        self,
+        *,
+        format: FormatLike | None = None,  # noqa: A002 - the word users know
+        **options: Unpack[RunOptions],
+    ) -> LARFScorer:
+        """A copy that runs differently but scores the same.
+
+        Args:
+            format: how rows become conversations: `auto`, a name, or a function from a row to chat messages.
+            **options: see `RunOptions`.
+
+        Raises:
+            RowFormatError: no format has that name.
+        """
+        if unknown := sorted(set(options) - set(RunOptions.__annotations__)):
+            raise TypeError(f"unknown option {', '.join(unknown)}; known: {', '.join(RunOptions.__annotations__)}")
+        if isinstance(format, str):  # a wrong name is told here, not in the middle of a run
+            known = FORMATS.get(format, FORMATS["messages"])
+            resolve_format(format, known.required)
+        return LARFScorer(self.spec, self._tensors, format or self.format, {**self._options, **options})
+
+    # What it knows of itself ------------------------------------------------------------------------------------------
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return self.spec.layers
+
+    @property
+    def harmless_scores(self) -> NDArray[np.float32]:
+        """Scores of the package's ordinary sample rows, for `Threshold.calibrated`; float32 [rows]."""
+        return self._tensors["harmless"].copy()
+
+    def summary(self) -> str:
+        """A few lines: model, layers, formula, separation, and what the linter found."""
+        spec, found = self.spec, self.spec.separation
+        layers = ", ".join(map(str, spec.layers))
+        auc = "not measured" if found["auc"] is None else f"AUC {found['auc']:.3f} on {found['pairs']} pairs"
+        lines = [
+            f"{spec.model} ({spec.version[:24]}), layer {layers} of 0..{spec.blocks - 1}, formula {spec.formula}"
+            + (f", top_k {spec.top_k}" if spec.top_k else ""),
+            f"references: {spec.references['name']}, {spec.references['pairs']} pairs fitted",
+            f"separation of unseen pairs: {auc} ({found['method']})",
+        ]
+        return "\n".join(lines + [f"linter: {finding}" for finding in spec.references["findings"]])
+
+    def __repr__(self) -> str:
+        return f"LARFScorer({self.spec.model!r}, layers={list(self.layers)}, formula={self.spec.formula!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Bytes and JSON alone, the same before and after use: `datasets` hashes this to find its cache."""
+        from safetensors.numpy import save
+
+        return {
+            "spec": self.spec.to_json(),
+            "tensors": save(self._tensors),
+            "format": self.format,
+            "options": self._options,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        from safetensors.numpy import load
+
+        self.spec = ScorerSpec.from_json(state["spec"], "the pickled scorer")
+        self.format = state["format"]
+        self._tensors = load(state["tensors"])
+        self._options = state["options"]
+
+    # Scoring ----------------------------------------------------------------------------------------------------------
+
+    def score(self, rows: Iterable[Row] | Dataset, *, progress: bool = True) -> NDArray[np.float32]:
+        """Score rows: any iterable of mappings, or a `Dataset`.
+
+        Args:
+            rows: in one row format, decided from all their columns.
+            progress: show how far it is once it takes longer than a second.
+
+        Returns:
+            float32 [rows], NaN where unscorable; `annotate` says why.
+
+        Raises:
+            RowFormatError: the columns fit no row format.
+            ModelError: the model cannot be loaded.
+        """
+        total, columns, windows = _windows(rows)
+        found = [np.zeros(0, np.float32)]
+        with show_progress(total, "scoring", show=progress) as update:
+            found += [self.annotate(window, columns, progress=update).score for window in windows]
+        return np.concatenate(found)
+
+    def annotate(
+        self,
+        rows: Sequence[Row],
+        columns: Iterable[str] | None = None,
+        *,
+        progress: Callable[[int], None] | None = None,
+    ) -> Scores:
+        """Score rows and say everything about it: scores by layer, token counts, issues.
+
+        Args:
+            rows: as many as are to be sorted by length together; all are in memory at once.
+            columns: of the dataset they come from, where these rows alone may not show all.
+            progress: called with the number of rows just done.
+        """
+        names = list(columns) if columns is not None else _columns_of(rows)
+        return self._annotate(rows, resolve_format(self.format, names), progress=progress)
+
+    def __call__(self, batch: Mapping[str, Any], rank: int | None = None) -> dict[str, Any]:
+        """For `Dataset.map`: batched or not, streaming or not, any `num_proc`, `with_rank`. Adds the larf columns.
+
+        Raises:
+            RowFormatError: the columns fit no row format, or the dataset's `set_format` gives no mappings.
+        """
+        if not isinstance(batch, Mapping):
+            raise RowFormatError(f"rows come as {type(batch).__name__}, not as mappings: call .with_format(None) first")
+        form = resolve_format(self.format, batch)
+        names = form.columns(batch)
+        if is_batch(batch, names[0]):
+            columns = {name: read_column(batch, name) for name in names}
+            rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+            found = self._annotate(rows, form, rank).columns()
+            schema = larf_schema(self.layers)
+            return {name: TypedColumn(values, schema[name]) for name, values in found.items()}
+        scores = self._annotate([{name: read_column(batch, name) for name in names}], form, rank)
+        if is_lazy(batch):
+            return dict(scores.arrow())  # one element each: the writer joins them, with their types
+        return {name: values[0] for name, values in scores.columns().items()}
+
+    def _annotate(
+        self,
+        rows: Sequence[Row],
+        form: RowFormat,
+        rank: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Scores:
+        scores = Scores(self.layers, len(rows))
+        encoder = self._encoder(rank)
+        ids: list[list[int]] = []
+        places: list[int] = []
+        for place, row in enumerate(rows):
+            try:
+                rendered = encoder.renderer.render(form.convert(row))
+            except Unscorable as error:
+                scores.issues[place] = error.issue
+                continue
+            scores.tokens[place], scores.issues[place] = rendered.tokens, rendered.issue
+            ids.append(rendered.ids)
+            places.append(place)
+        if progress is not None:
+            progress(len(rows) - len(places))
+        states = encoder.encode(ids, self.layers, progress)
+        scores.score[places], scores.by_layer[places] = self._formula.score(states.values)
+        for place, issue in zip(places, states.issues, strict=True):
+            if issue is not None:
+                scores.issues[place] = issue
+            elif np.isnan(scores.score[place]):  # the zero vector: a state without a direction
+                scores.issues[place] = Issue.NON_FINITE
+        return scores
+
+    @cached_property
+    def _formula(self) -> FittedFormula:
+        spec = self.spec
+        return FittedFormula(spec.formula, self._tensors["unsafe"], self._tensors["safe"], spec.top_k, spec.rank)
+
+    def _encoder(self, rank: int | None = None) -> Encoder:
+        spec, options = self.spec, self._options
+        moved = options.get("model")
+        config = EncoderConfig(
+            model=moved or spec.model,
+            revision=None if moved or not spec.on_hub else spec.version,
+            dtype=options.get("dtype") or spec.dtype,
+            device=options.get("device"),
+            max_tokens=spec.max_tokens,
+            overflow=spec.overflow,
+            batch_tokens=options.get("batch_tokens"),
+            chat_template=spec.chat_template,
+            trust_remote_code=options.get("trust_remote_code", False),
+        )
+        encoder = get_encoder(config, max(self.layers), rank)
+        if not any(loaded is encoder.loaded for loaded in self._checked):
+            self._check(encoder)
+            self._checked.append(encoder.loaded)
+        return encoder
+
+    @cached_property
+    def _checked(self) -> list[Any]:
+        return []
+
+    def _check(self, encoder: Encoder) -> None:
+        """That this is the model the scorer was fitted on: the same template, and the same state for the same words."""
+        if encoder.renderer.template_digest != self.spec.template_digest:
+            raise ScorerError(f"{self.spec.model} has another chat template than the one this scorer was fitted with")
+        if encoder.loaded.hidden_size == self.spec.hidden_size:
+            state = encoder.encode([encoder.renderer.render(CHECK).ids], self.layers).values[0]
+            cosine = (normalise(state) * normalise(self._tensors["check"])).sum(axis=-1)
+            # float32 agrees to 1e-6 between machines, bfloat16 to 1e-3.
+            exact = self.spec.dtype == encoder.loaded.dtype_name == "float32"
+            if (cosine >= (0.9999 if exact else 0.99)).all():
+                return
+        raise ScorerError(
+            f"the model found now ({encoder.loaded.version}) is not the one this scorer was fitted on "
+            f"({self.spec.model}, {self.spec.version}): fit a scorer on it"
+        )
+
+
+def _references(
+    references: ReferenceSet | str | Path | None, unsafe: str | Path | None, safe: str | Path | None
+) -> ReferenceSet:
+    if (unsafe is None) != (safe is None):
+        raise ReferencesError("unsafe and safe references go together: pass both files, or one JSONL file of pairs")
+    if unsafe is not None and safe is not None:
+        if references is not None:
+            raise ReferencesError("pass references, or unsafe and safe, not both")
+        return ReferenceSet.from_files(unsafe, safe)
+    if isinstance(references, str | Path):
+        return ReferenceSet.from_jsonl(references)
+    return references or ReferenceSet.packaged()
+
+
+def _columns_of(rows: Iterable[Row]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def _windows(rows: Iterable[Row] | Dataset) -> tuple[int, list[str], Iterator[Sequence[Row]]]:
+    """How many rows, their columns, and the rows themselves in windows; a `Dataset` is read a window at a time."""
+    if hasattr(rows, "column_names") and hasattr(rows, "with_format"):
+        plain: Any = rows.with_format(None)
+        windows = (plain[i : i + _WINDOW] for i in range(0, len(plain), _WINDOW))
+        transposed = ([dict(zip(w, v, strict=True)) for v in zip(*w.values(), strict=True)] for w in windows)
+        return len(plain), list(plain.column_names), transposed
+    listed = list(rows)
+    return len(listed), _columns_of(listed), (listed[i : i + _WINDOW] for i in range(0, len(listed), _WINDOW))
