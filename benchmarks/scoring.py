@@ -47,7 +47,9 @@ def main() -> None:
             f"{figures['peak_mib']:10.0f}"
         )
     per_token = (batched["tokens"] / batched["seconds"]) / (one["tokens"] / one["seconds"])
-    print(f"batched is {per_token:.2f} times as fast per token; largest difference of a state {relative:.1e} (relative)")
+    print(
+        f"batched is {per_token:.2f} times as fast per token; largest difference of a state {relative:.1e} (relative)"
+    )
 
 
 def measure(options: argparse.Namespace) -> dict[str, object]:
@@ -57,7 +59,8 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
     from larf_curate.rows.formats import resolve_format
     from larf_curate.scoring.fitting import sample_rows
 
-    rows = [json.loads(line) for line in Path(options.data).open(encoding="utf-8")] if options.data else sample_rows()
+    lines = Path(options.data).read_text(encoding="utf-8").split("\n") if options.data else []
+    rows = [json.loads(line) for line in lines if line] or sample_rows()
     form = resolve_format("auto", list(dict.fromkeys(name for row in rows for name in row)))
     started = time.perf_counter()
     encoder = get_encoder(EncoderConfig("demo"), options.layer)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from .errors import LarfError
+from .errors import LarfError, ThresholdError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -92,6 +93,7 @@ def fit(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Fit a scorer: encode the reference pairs at a block of the model."""
+    from .scoring.artifact import require_writable
     from .scoring.references import ReferenceSet
     from .scoring.scorer import LARFScorer
 
@@ -106,6 +108,7 @@ def fit(
         pairs = ReferenceSet.from_jsonl(references) if references else ReferenceSet.packaged()
     if strict:
         pairs.lint().raise_for_findings()
+    require_writable(out)
     scorer = LARFScorer.fit(
         model,
         layers,
@@ -187,28 +190,34 @@ def filter_(
     from .console import show_summary
     from .engines.files import open_source
     from .engines.local import read_scores, split_file
-    from .scoring.scorer import LARFScorer
     from .scoring.thresholds import Threshold
 
     rules = {"max_score": max_score, "drop_top": drop_top, "drop_fraction": drop_fraction, "calibrated": calibrated}
     given = [rule for rule, value in rules.items() if value is not None]
     if len(given) != 1:
         raise typer.BadParameter("give exactly one of --max-score, --drop-top, --drop-fraction, --calibrated")
-    if calibrated is not None:
-        if (harmless is None) == (scorer is None):
-            raise typer.BadParameter("--calibrated needs --harmless (scored rows) or --scorer, and not both")
-        known = (
-            read_scores(open_source(harmless)) if harmless else LARFScorer.from_pretrained(str(scorer)).harmless_scores
-        )
-        threshold = Threshold.calibrated(calibrated, known)
-    elif max_score is not None:
-        threshold = Threshold.max_score(max_score)
-    elif drop_top is not None:
-        threshold = Threshold.drop_top(drop_top)
-    else:
-        threshold = Threshold.drop_fraction(drop_fraction or 0.0)
+    if calibrated is not None and (harmless is None) == (scorer is None):
+        raise typer.BadParameter("--calibrated needs --harmless (scored rows) or --scorer, and not both")
+    try:
+        if max_score is not None:
+            threshold = Threshold.max_score(max_score)
+        elif drop_top is not None:
+            threshold = Threshold.drop_top(drop_top)
+        elif drop_fraction is not None:
+            threshold = Threshold.drop_fraction(drop_fraction)
+        else:
+            known = read_scores(open_source(harmless)) if harmless else _harmless_scores(str(scorer))
+            threshold = Threshold.calibrated(calibrated or 0.0, known)
+    except ThresholdError as error:
+        raise typer.BadParameter(str(error)) from error
     show_summary(split_file(open_source(data, split), threshold, out, unscorable=unscorable, format=format))
     print(f"written to {out}: kept/ removed/ unscorable/")
+
+
+def _harmless_scores(scorer: str) -> Iterable[float]:
+    from .scoring.scorer import LARFScorer
+
+    return LARFScorer.from_pretrained(scorer).harmless_scores
 
 
 @app.command()

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .engines.local import Excerpt, Summary
+from .errors import Issue
 
 
 def printable(text: str, width: int) -> str:
@@ -36,13 +37,17 @@ def show_summary(summary: Summary, console: Console | None = None) -> None:
     counts.add_column("rows")
     counts.add_column("count", justify="right")
     counts.add_row("in all", f"{summary.rows:,}")
-    for outcome, count in summary.outcomes.items():
-        counts.add_row(outcome, f"{count:,}")
-    if not summary.outcomes:
-        counts.add_row("scored", f"{len(summary.scored):,}")
-        counts.add_row("unscorable", f"{summary.rows - len(summary.scored):,}")
+    counts.add_row("scored", f"{len(summary.scored):,}")
+    if cut := summary.issues.get(Issue.TRUNCATED):
+        counts.add_row(Text(f"  {Issue.TRUNCATED}", style="dim"), f"{cut:,}")
+    counts.add_row("without a score", f"{summary.rows - len(summary.scored):,}")
     for issue, count in sorted(summary.issues.items()):
-        counts.add_row(Text(f"  {issue}", style="dim"), f"{count:,}")
+        if issue != Issue.TRUNCATED:
+            counts.add_row(Text(f"  {issue}", style="dim"), f"{count:,}")
+    for number, (outcome, count) in enumerate(summary.outcomes.items()):
+        if number == 0:
+            counts.add_section()
+        counts.add_row(outcome, f"{count:,}")
     console.print(counts)
     if summary.threshold is not None and summary.threshold.value is not None:
         console.print(_describe(summary))

