@@ -377,7 +377,7 @@ def _columns_of(rows: Iterable[Row]) -> list[str]:
 
 def _windows(rows: Iterable[Row] | Dataset) -> tuple[int, list[str], Iterator[Sequence[Row]]]:
     """How many rows, their columns, and the rows themselves in windows; a `Dataset` is read a window at a time."""
-    if hasattr(rows, "column_names") and hasattr(rows, "with_format"):
+    if hasattr(rows, "with_format") and hasattr(rows, "__len__"):  # a Dataset; a streaming one has no length
         plain: Any = rows.with_format(None)
         windows = (plain[i : i + _WINDOW] for i in range(0, len(plain), _WINDOW))
         transposed = ([dict(zip(w, v, strict=True)) for v in zip(*w.values(), strict=True)] for w in windows)
