@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import json
 import re
@@ -11,7 +10,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from ..errors import Issue, ModelError, Unscorable
-from .formats import Conversation, Message
+from .turns import Conversation, Message
 
 Overflow = Literal["truncate", "reject"]
 
@@ -23,9 +22,12 @@ _TOOL = {
 _CALL = {"id": "call00000", "type": "function", "function": {"name": _PROBE, "arguments": {}}}
 
 
-def _fixed_date(pattern: str) -> str:
-    """Some templates (Llama 3.2, SmolLM3) print today's date: a score must not depend on the day it is computed."""
-    return datetime.date(2024, 7, 26).strftime(pattern)
+# Some templates (Llama 3.2, SmolLM3) print today's date, and a score must not depend on the day it is computed. The
+# empty expression at the end keeps Jinja from trimming the template's own first line.
+_FIXED_DATE = (
+    "{% macro strftime_now(pattern) %}{{ pattern | replace('%d', '26') | replace('%b', 'Jul') | replace('%B', 'July') "
+    "| replace('%m', '07') | replace('%Y', '2024') | replace('%A', 'Friday') }}{% endmacro %}{{ '' }}"
+)
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,11 @@ class Renderer:
             ids = self._encode(messages, tools)
         except UnicodeEncodeError:  # a lone surrogate: no text at all
             raise Unscorable(Issue.WRONG_TYPE) from None
+        except Unscorable:  # templates that want the roles to alternate may take neighbours as one turn
+            joined = _joined(messages)
+            if len(joined) == len(messages):
+                raise
+            ids = self._encode(joined, tools)
         if len(ids) <= self.max_tokens:
             return Rendered(ids, len(ids), None)
         if self.overflow == "reject":
@@ -86,22 +93,31 @@ class Renderer:
         for message in messages:
             message["content"].encode()  # the tokenizer's own complaint about lone surrogates is a bare TypeError
         try:
-            ids = self._apply(messages, tools, sanitize_control_tokens=True)
+            # transformers sanitises values alone: a key that holds a control token loses its spelling.
+            keyed = self._defused(messages, values=False), self._defused(tools, values=False)
+            ids = self._apply(*keyed, sanitize_control_tokens=True)
         except (ValueError, NotImplementedError):
-            # This tokenizer cannot encode its control tokens as text: break their spelling instead.
-            ids = self._apply(self._defused(messages), self._defused(tools))
+            try:  # this tokenizer cannot encode its control tokens as text: break their spelling everywhere
+                ids = self._apply(self._defused(messages), self._defused(tools))
+            except ValueError:
+                raise Unscorable(Issue.TEMPLATE) from None
         return ids
 
     def _apply(self, messages: Any, tools: Any, **options: Any) -> Any:
         from jinja2 import TemplateError
 
+        template = self.tokenizer.get_chat_template(None, tools)
+        if "strftime_now" in template:
+            template = _FIXED_DATE + template
         try:
             return self.tokenizer.apply_chat_template(
                 messages,
                 tools=tools,
-                **{"tokenize": True, "return_dict": False, "strftime_now": _fixed_date, **options},
+                chat_template=template,
+                **{"tokenize": True, "return_dict": False, **options},
             )
-        except (TemplateError, TypeError):  # the template's own raise_exception, or a shape it cannot digest
+        except (TemplateError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError):
+            # The template's own raise_exception, or a shape that the program it is cannot digest.
             raise Unscorable(Issue.TEMPLATE) from None
 
     @cached_property
@@ -111,12 +127,16 @@ class Renderer:
         ]
         return re.compile("|".join(map(re.escape, sorted(contents, key=len, reverse=True))) or r"(?!)")
 
-    def _defused(self, value: Any) -> Any:
+    def _defused(self, value: Any, *, values: bool = True) -> Any:
+        """A copy with a space inside every control token, in keys and, if `values`, in texts."""
         if isinstance(value, str):
-            return self._control_tokens.sub(lambda match: f"{match[0][0]} {match[0][1:]}", value)
+            return self._broken(value) if values else value
         if isinstance(value, dict):
-            return {key: self._defused(item) for key, item in value.items()}
-        return [self._defused(item) for item in value] if isinstance(value, list) else value
+            return {self._broken(key): self._defused(item, values=values) for key, item in value.items()}
+        return [self._defused(item, values=values) for item in value] if isinstance(value, list) else value
+
+    def _broken(self, text: str) -> str:
+        return self._control_tokens.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
 
     # What the template can express, found by asking it ---------------------------------------------------------------
 
@@ -170,6 +190,10 @@ class Renderer:
                 messages[0]["content"] += f"\n\n{listed}"
             else:
                 messages.insert(0, {"role": "system", "content": listed})
+        if not self._takes_system:
+            for message in messages[1:]:
+                if message["role"] == "system":
+                    message["role"] = "user"
         if messages[0]["role"] == "system" and not self._takes_system:
             system = messages.pop(0)["content"]
             if messages[0]["role"] == "user":
@@ -177,6 +201,18 @@ class Renderer:
             else:
                 messages.insert(0, _user(system))
         return messages, tools
+
+
+def _joined(messages: list[Message]) -> list[Message]:
+    """Neighbouring turns of one role, without calls, as one turn."""
+    joined: list[Message] = []
+    for message in messages:
+        last = joined[-1] if joined else {}
+        if last.get("role") == message["role"] and not last.get("tool_calls") and not message.get("tool_calls"):
+            joined[-1] = {**last, "content": "\n\n".join(filter(None, (last["content"], message["content"])))}
+        else:
+            joined.append(message)
+    return joined
 
 
 def _user(content: str) -> Message:

@@ -16,7 +16,8 @@ from ..encoding.encoder import Encoder, get_encoder
 from ..encoding.loading import EncoderConfig
 from ..errors import ModelError, ReferencesError, Unscorable
 from ..progress import progress
-from ..rows.formats import Conversation, resolve_format
+from ..rows.formats import resolve_format
+from ..rows.turns import Conversation
 from .artifact import ScorerSpec, Tensors
 from .formulas import FittedFormula, Formula, auc
 from .references import ReferenceSet

@@ -13,8 +13,9 @@ from statistics import median
 from typing import Any
 
 from ..errors import ReferencesError, RowFormatError, Unscorable
-from ..rows.formats import Conversation, resolve_format
+from ..rows.formats import resolve_format
 from ..rows.shape import ends_complete, is_list
+from ..rows.turns import Conversation
 from .refusals import refuses
 
 _REQUEST_COLUMNS = ("request", "prompt", "instruction", "question")
