@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 
 DEMO_LAYER = 16
+_INTERRUPTED = 130
 _FORMATS = (
     "auto, or one of: preference, preference-rejected, messages, sharegpt, alpaca, dolly, prompt-completion, "
     "question-answer."
@@ -35,12 +37,17 @@ TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run 
 def main() -> None:
     """The entry point: 0 done, 1 the data or the model cannot be used, 2 wrong usage, 130 interrupted."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers would warn about it
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that knows only ASCII still gets its tables
     try:
-        app(standalone_mode=True)
+        app()
+    except SystemExit as ended:
+        if ended.code == _INTERRUPTED:  # typer turns Ctrl-C into this, and says nothing
+            _fail("interrupted; nothing was left half written", _INTERRUPTED)
+        raise
     except LarfError as error:
         _fail(str(error), 1)
-    except KeyboardInterrupt:
-        _fail("interrupted; nothing was left half written", 130)
     except MemoryError:
         _fail("out of memory; try a smaller --batch-tokens", 1)
     except Exception as error:
@@ -233,11 +240,16 @@ def demo(
     from .console import show_summary
     from .engines.files import open_source
     from .engines.local import score_file, split_file
+    from .scoring.artifact import require_writable
     from .scoring.fitting import sample_rows
     from .scoring.scorer import LARFScorer
     from .scoring.thresholds import Threshold
 
-    threshold = Threshold.drop_fraction(drop_fraction)
+    try:
+        threshold = Threshold.drop_fraction(drop_fraction)
+    except ThresholdError as error:
+        raise typer.BadParameter(str(error)) from error
+    require_writable(out)
     fitted = LARFScorer.fit("demo", _layers(layer))
     with tempfile.TemporaryDirectory() as scratch:
         rows, scored = Path(scratch) / "sample_rows.jsonl", Path(scratch) / "scored.parquet"

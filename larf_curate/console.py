@@ -43,7 +43,7 @@ def show_summary(summary: Summary, console: Console | None = None) -> None:
     counts.add_row("without a score", f"{summary.rows - len(summary.scored):,}")
     for issue, count in sorted(summary.issues.items()):
         if issue != Issue.TRUNCATED:
-            counts.add_row(Text(f"  {issue}", style="dim"), f"{count:,}")
+            counts.add_row(Text(f"  {printable(issue, 40)}", style="dim"), f"{count:,}")
     for number, (outcome, count) in enumerate(summary.outcomes.items()):
         if number == 0:
             counts.add_section()

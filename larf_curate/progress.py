@@ -42,5 +42,6 @@ class _Log:
         if now - self.said >= _LOG_EVERY:
             self.said = now
             rate = self.done / (now - self.started)
-            left = time.strftime("%H:%M:%S", time.gmtime((self.total - self.done) / rate)) if rate else "?"
+            hours, rest = divmod(int((self.total - self.done) / rate), 3600) if rate else (0, 0)
+            left = f"{hours:02d}:{rest // 60:02d}:{rest % 60:02d}"
             print(f"{self.what}: {self.done}/{self.total} rows, {rate:.1f} rows/s, {left} left", file=sys.stderr)

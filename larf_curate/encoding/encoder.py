@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import Issue
 from ..rows.rendering import Renderer
 from .batching import halves, plan_batches
-from .loading import EncoderConfig, LoadedModel, find_device, load_model
+from .loading import EncoderConfig, LoadedModel, dtype_name, find_device, find_dtype, load_model
 
 if TYPE_CHECKING:
     import torch
@@ -76,17 +76,24 @@ class Encoder:
                 if states is None and len(batch) > 1:
                     queue += halves(batch)[::-1]
                     continue
+                done = 0
                 for position, i in enumerate(batch):
-                    state, issue = None, Issue.OUT_OF_MEMORY
-                    if states is not None:
-                        state, issue = states[position], Issue.NON_FINITE
-                    for index in places[distinct[i]]:
-                        if state is not None and np.isfinite(state).all():
-                            values[index] = state
-                        else:
-                            issues[index] = issue
+                    same = places[distinct[i]]
+                    if states is None:
+                        issue = Issue.OUT_OF_MEMORY
+                    elif np.isfinite(states[position]).all():
+                        issue = None
+                        values[same] = states[position]
+                    elif len(batch) > 1:
+                        queue.append([i])  # a pad may be at fault (zero times NaN is NaN): alone, none can reach it
+                        continue
+                    else:
+                        issue = Issue.NON_FINITE
+                    for index in same:
+                        issues[index] = issue
+                    done += len(same)
                 if progress is not None:
-                    progress(sum(len(places[distinct[i]]) for i in batch))
+                    progress(done)
         return States(values, issues)
 
     def _try_forward(self, rows: Sequence[Sequence[int]], layers: Sequence[int]) -> NDArray[np.float32] | None:
@@ -155,6 +162,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 _models: dict[tuple[EncoderConfig, str], LoadedModel] = {}
 _locks = {"loading": threading.Lock()}
+_used = {"threads": False}  # whether this process or its parent ever loaded a model, unloaded since or not
 
 
 def _after_fork() -> None:
@@ -162,7 +170,7 @@ def _after_fork() -> None:
     _locks["loading"] = threading.Lock()
     for loaded in _models.values():
         loaded.lock = threading.Lock()
-    if _models:
+    if _used["threads"]:
         import torch
 
         # The threads of the OpenMP pool did not survive the fork: a parallel region would wait for them for ever.
@@ -179,12 +187,14 @@ def get_encoder(config: EncoderConfig, highest: int, rank: int | None = None) ->
     """
     device = find_device(config.device, rank)
     plain = EncoderConfig(config.model)  # what changes how the model is used, not what is loaded, is not in the key
-    how = {name: getattr(plain, name) for name in ("device", "max_tokens", "overflow", "batch_tokens")}
+    how: dict[str, Any] = {name: getattr(plain, name) for name in ("device", "max_tokens", "overflow", "batch_tokens")}
+    how["dtype"] = dtype_name(find_dtype(config.dtype, device))  # "auto" and its outcome are one model
     key = (replace(config, **how), str(device))
     with _locks["loading"]:
         loaded = _models.get(key)
         if loaded is None or len(loaded.blocks) <= highest:
             _models.pop(key, None)
+            _used["threads"] = True
             loaded = None  # the old copy goes before the new one comes
             loaded = _models[key] = load_model(config, highest, device)
         return Encoder(config, loaded)

@@ -1,20 +1,18 @@
-"""A model's name becomes the blocks to run: Hub id, local directory, GGUF file, PEFT adapter, or `demo`."""
+"""The files of a model become the blocks to run."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
-import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
-from ..errors import LarfError, MissingExtraError, ModelError, hub_errors
+from ..errors import LarfError, MissingExtraError, ModelError
 from ..rows.rendering import Overflow
-from . import demo
+from .locating import Source, locate
 
 if TYPE_CHECKING:
     import torch
@@ -90,17 +88,7 @@ class LoadedModel:
 
     @property
     def dtype_name(self) -> DType:
-        return cast("DType", str(self.dtype).removeprefix("torch."))
-
-
-@dataclass
-class _Source:
-    """Where the files of a model lie, once its name has been understood."""
-
-    path: str
-    version: str
-    hub: dict[str, Any] = field(default_factory=dict)  # revision, gguf_file, trust_remote_code: from_pretrained's words
-    adapter: str | None = None
+        return dtype_name(self.dtype)
 
 
 def find_device(device: str | None, rank: int | None = None) -> torch.device:
@@ -128,6 +116,10 @@ def find_dtype(dtype: DType, device: torch.device) -> torch.dtype:
     return found
 
 
+def dtype_name(dtype: torch.dtype) -> DType:
+    return cast("DType", str(dtype).removeprefix("torch."))
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without transformers' loading bars and reports: cutting a model leaves weights unused, and that is meant."""
@@ -150,7 +142,7 @@ def load_model(config: EncoderConfig, highest: int, device: torch.device) -> Loa
     Raises:
         ModelError: the model is unknown or unreadable, has no block `highest`, or misses weights.
     """
-    source = _locate(config)
+    source = locate(config.model, config.revision)
     try:
         with quiet():
             return _load(config, source, highest, device)
@@ -158,12 +150,13 @@ def load_model(config: EncoderConfig, highest: int, device: torch.device) -> Loa
         raise
     except MemoryError as error:
         raise ModelError(f"{config.model} does not fit in memory") from error
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, AttributeError) as error:
-        if source.hub.get("local_files_only"):
+    except Exception as error:  # the parsers of a dozen file formats have errors of their own
+        if "trust_remote_code" in str(error) and not config.trust_remote_code:
             raise ModelError(
-                f"{config.model}: the Hub cannot be reached, and the cache does not hold this model"
+                f"{config.model} comes with code of its own: read it, and if you trust it, pass trust_remote_code=True "
+                "(--trust-remote-code)"
             ) from error
-        if importlib.util.find_spec("gguf") is None and "gguf_file" in source.hub:
+        if importlib.util.find_spec("gguf") is None and "gguf_file" in source.options:
             raise MissingExtraError("gguf", "demo", "reading a GGUF file") from None
         raise ModelError(f"{config.model} cannot be loaded: {_first_lines(error)}") from error
 
@@ -173,102 +166,12 @@ def _first_lines(error: BaseException) -> str:
     return " ".join(lines)[:300]
 
 
-def _locate(config: EncoderConfig) -> _Source:
-    hub: dict[str, Any] = {"trust_remote_code": config.trust_remote_code}
-    if config.model == demo.NAME:
-        home, version = demo.demo_model()
-        return _Source(home, version, hub)
-    path = Path(config.model).expanduser()
-    if path.is_file() and path.suffix == ".gguf":
-        return _Source(str(path.parent), local_version(path), {**hub, "gguf_file": path.name})
-    if path.is_dir():
-        if (path / "adapter_config.json").is_file():
-            return _adapter(config, str(path), local_version(path))
-        files = list(path.glob("*.gguf"))
-        if not (path / "config.json").is_file() and len(files) == 1:
-            return _Source(str(path), local_version(files[0]), {**hub, "gguf_file": files[0].name})
-        if not (path / "config.json").is_file():
-            raise ModelError(
-                f"{config.model} is a directory without config.json, adapter_config.json or one .gguf file"
-            )
-        return _Source(str(path), local_version(path), hub)
-    if path.exists() or config.model.startswith(("/", ".", "~")) or config.model.count("/") > 2:
-        what = "is not a model directory or a .gguf file" if path.exists() else "does not exist"
-        raise ModelError(f"model {config.model} {what}")
-    return _on_hub(config, hub)
-
-
-def _on_hub(config: EncoderConfig, hub: dict[str, Any]) -> _Source:
-    from huggingface_hub import HfApi
-    from transformers.utils import cached_file
-
-    owner, *rest = config.model.split("/", 2)
-    name = "/".join([owner, *rest[:1]])
-    gguf = rest[1] if len(rest) == 2 else ""  # owner/repo/file.gguf
-    try:
-        version = str(HfApi().model_info(name, revision=config.revision).sha)
-        hub = {**hub, "revision": version}
-    except hub_errors() as error:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        if status in (401, 403, 404) or isinstance(error, ValueError):
-            raise ModelError(
-                f"model {config.model!r} is neither a local path, nor `demo`, nor a repository on the Hub that this "
-                "token may read (gated models need `hf auth login` and an accepted licence)"
-            ) from error
-        version = ""  # out of reach: what the cache holds decides
-        hub = {**hub, "revision": config.revision or "main", "local_files_only": True}
-    if gguf:
-        return _Source(name, version, {**hub, "gguf_file": gguf})
-    try:
-        found = cached_file(
-            name,
-            "adapter_config.json",
-            revision=hub["revision"],
-            local_files_only=hub.get("local_files_only", False),
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-    except OSError:
-        found = None
-    if found:
-        return _adapter(config, str(Path(found).parent), version, name)
-    return _Source(name, version, hub)
-
-
-def _adapter(config: EncoderConfig, directory: str, version: str, name: str | None = None) -> _Source:
-    if importlib.util.find_spec("peft") is None:
-        raise MissingExtraError("peft", "peft", f"loading the adapter {config.model}")
-    try:
-        base = json.loads((Path(directory) / "adapter_config.json").read_text())["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{config.model}/adapter_config.json does not name its base model: {error}") from error
-    below = _locate(EncoderConfig(base, trust_remote_code=config.trust_remote_code))
-    return _Source(below.path, f"{below.version}+{version}", below.hub, name or directory)
-
-
-def local_version(path: Path) -> str:
-    """Identifies local weights without reading gigabytes: names, sizes, and both ends of every file.
-
-    That two different models share this digest is possible only where they differ in the middle of equal-sized files
-    alone; the scorer's own check state catches those.
-    """
-    digest = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file() and p.name[0] != ".")
-    for file in files:
-        size = file.stat().st_size
-        digest.update(f"{file.name}\0{size}\0".encode())
-        with file.open("rb") as data:
-            digest.update(data.read(1 << 16))
-            data.seek(max(0, size - (1 << 16)))
-            digest.update(data.read())
-    return f"local-{digest.hexdigest()[:16]}"
-
-
-def _load(config: EncoderConfig, source: _Source, highest: int, device: torch.device) -> LoadedModel:
+def _load(config: EncoderConfig, source: Source, highest: int, device: torch.device) -> LoadedModel:
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
     dtype = find_dtype(config.dtype, device)
-    model_config = AutoConfig.from_pretrained(source.path, **source.hub)
+    options = {**source.options, "trust_remote_code": config.trust_remote_code}
+    model_config = AutoConfig.from_pretrained(source.path, **options)
     decoder = model_config.get_text_config(decoder=True)
     total = int(decoder.num_hidden_layers)
     if not 0 <= highest < total:
@@ -277,18 +180,23 @@ def _load(config: EncoderConfig, source: _Source, highest: int, device: torch.de
     # An adapter's weights are named after the whole model with its head, so it needs that one around the decoder.
     auto = AutoModelForCausalLM if source.adapter else AutoModel
     model, report = auto.from_pretrained(
-        source.path, config=model_config, dtype=dtype, output_loading_info=True, **source.hub
+        source.path, config=model_config, dtype=dtype, output_loading_info=True, **options
     )
-    if source.adapter:
-        model = _apply_adapter(model, source.adapter).base_model
-    elif missing := sorted(report["missing_keys"]):
+    head = model.get_output_embeddings() if source.adapter else None  # never run, so it may be missing
+    unused = {f"{name}.weight" for name, module in model.named_modules() if head is not None and module is head}
+    if missing := sorted(set(report["missing_keys"]) - unused):
         raise ModelError(
             f"{config.model} lacks {len(missing)} of its weights (first: {missing[0]}); they would be random numbers"
         )
+    if source.adapter:
+        model = _apply_adapter(model, source.adapter, highest).base_model
     blocks = find_blocks(model, highest + 1 if cut_early else total)
     if not cut_early:
         del blocks[highest + 1 :]
-    tokenizer = AutoTokenizer.from_pretrained(source.path, **source.hub)
+    if source.adapter and (source.adapter / "tokenizer_config.json").is_file():
+        tokenizer = AutoTokenizer.from_pretrained(source.adapter)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(source.path, **options)
     if config.chat_template is not None:
         tokenizer.chat_template = config.chat_template
     tokenizer.model_max_length = int(1e30)  # the renderer cuts; the tokenizer need not warn
@@ -299,7 +207,7 @@ def _load(config: EncoderConfig, source: _Source, highest: int, device: torch.de
         total_blocks=total,
         hidden_size=int(decoder.hidden_size),
         max_positions=getattr(decoder, "max_position_embeddings", None),
-        version=source.version or str(getattr(model_config, "_commit_hash", None) or "unknown"),
+        version=source.version,
         device=device,
         dtype=dtype,
     )
@@ -321,14 +229,20 @@ def _cut(config: Any, blocks: int) -> bool:
     return True
 
 
-def _apply_adapter(model: Any, adapter: str) -> Any:
+def _apply_adapter(model: Any, adapter: Path, highest: int) -> Any:
     import warnings
 
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the adapter's weights for blocks that were cut away
-        return PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    only = getattr(PeftConfig.from_pretrained(str(adapter)), "layers_to_transform", None)
+    if only is not None and min([only] if isinstance(only, int) else only) > highest:
+        return model  # it changes blocks that were cut away, and no other
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        adapted = PeftModel.from_pretrained(model, str(adapter))
+    if any("missing adapter keys" in str(warning.message) for warning in told):
+        raise ModelError(f"the adapter {adapter} lacks some of its weights; they would be random numbers")
+    return adapted.merge_and_unload()
 
 
 def find_blocks(model: nn.Module, count: int) -> nn.ModuleList:

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..errors import DataError, OutputError
 ROWS_AT_ONCE = 4096
 _JSON = (".jsonl", ".ndjson", ".json")
 _CSV = (".csv", ".tsv")
+_EXACT = 2**53  # the integers that a double holds exactly
 _READABLE = f"{', '.join((*_JSON, *_CSV))} (also .gz), .parquet, a saved dataset directory, or a Hub id"
 
 
@@ -72,6 +74,7 @@ def open_source(name: str, split: str | None = None) -> Source:
             source = _directory(path, split)
         elif path.is_file():
             source = _files([path])
+            _refuse_split(name, split)
         elif name.startswith(("/", ".", "~")) or name.count("/") > 1 or _kind(path):
             raise DataError(f"{name} does not exist")
         else:
@@ -84,11 +87,16 @@ def open_source(name: str, split: str | None = None) -> Source:
     return replace(source, tables=tables)
 
 
+def _refuse_split(name: str, split: str | None) -> None:
+    if split is not None:
+        raise DataError(f"{name} has no splits, so there is no {split!r}; leave --split out")
+
+
 @contextlib.contextmanager
 def _reading(name: str) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, UnicodeDecodeError, EOFError) as error:
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
         raise DataError(f"{name} cannot be read: {_one_line(error)}") from error
 
 
@@ -118,10 +126,15 @@ def _directory(path: Path, split: str | None) -> Source:
     if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
         from datasets import load_from_disk
 
-        return _dataset(str(path), load_from_disk(str(path)), split)
+        try:
+            found = load_from_disk(str(path))
+        except Exception as error:  # whatever its JSON and Arrow parsers raise
+            raise DataError(f"{path} is a saved dataset that cannot be read: {_one_line(error)}") from error
+        return _dataset(str(path), found, split)
     files = sorted(file for file in path.iterdir() if file.is_file() and _kind(file) and file.name[0] not in "._")
     if files and len({_kind(file) for file in files}) > 1:
         files = [file for file in files if _kind(file) == ".parquet"]  # data beside its own summary.json
+    _refuse_split(str(path), split)
     if not files:
         raise DataError(f"{path} holds no data files; known: {_READABLE}")
     return _files(files)
@@ -176,7 +189,10 @@ def _csv(name: str, paths: Sequence[Path]) -> Source:
         for chunk in _chunks(records(), size):
             yield pa.table(dict(zip(header, map(list, zip(*chunk, strict=True)), strict=True)), schema)
 
-    return Source(name, schema, sum(1 for _ in records()), tables)
+    count = sum(1 for _ in records())
+    if not count:
+        raise DataError(f"{name} holds no rows, only a header")
+    return Source(name, schema, count, tables)
 
 
 def _json(name: str, paths: Sequence[Path]) -> Source:
@@ -188,15 +204,23 @@ def _json(name: str, paths: Sequence[Path]) -> Source:
                 where = f"{path}, row {number}"
                 if not isinstance(row, dict):
                     raise DataError(f"{where}: {type(row).__name__} where an object is wanted")
+                if any(_has_surrogate(key) for key in row):
+                    raise DataError(f"{where}: a column's name holds half of a surrogate pair, which is no text")
                 yield where, row
 
     types: dict[str, pa.DataType] = {}
+    wide: set[str] = set()
     count = 0
     for chunk in _chunks(records(), ROWS_AT_ONCE):
         count += len(chunk)
         for column in dict.fromkeys(key for _, row in chunk for key in row):
             values = [row.get(column) for _, row in chunk]
-            types[column] = _join_types(types.get(column, pa.null()), _infer(values, column, chunk))
+            kind = _infer(values, column, chunk)
+            if pa.types.is_int64(kind) and any(value is not None and abs(value) > _EXACT for value in values):
+                wide.add(column)
+            types[column] = _join_types(types.get(column, pa.null()), kind)
+            if column in wide and pa.types.is_floating(types[column]):
+                types[column] = pa.json_()
     if not count:
         raise DataError(f"{name} holds no rows")
     schema = pa.schema([(column, pa.string() if pa.types.is_null(kind) else kind) for column, kind in types.items()])
@@ -216,22 +240,28 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
         file.seek(0)
         if start == "[":
             try:
-                yield from enumerate(json.load(file), 1)
-            except json.JSONDecodeError as error:
-                raise _broken(path, error.lineno, error) from error
+                rows = json.load(file)
+            except (ValueError, RecursionError) as error:
+                raise _broken(path, getattr(error, "lineno", 1), error) from error
+            yield from enumerate(rows, 1)
             return
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
-                    yield number, json.loads(line)
-                except json.JSONDecodeError as error:
+                    row = json.loads(line)
+                except (ValueError, RecursionError) as error:
                     raise _broken(path, number, error) from error
+                yield number, row
 
 
-def _broken(path: Path, line: int, error: json.JSONDecodeError) -> DataError:
-    return DataError(
-        f"{path}, line {line}: broken JSON ({error.msg}, character {error.colno}); mend or remove that line"
-    )
+def _broken(path: Path, line: int, error: Exception) -> DataError:
+    if isinstance(error, json.JSONDecodeError):
+        why = f"{error.msg}, character {error.colno}"
+    elif isinstance(error, RecursionError):
+        why = "nested too deep"
+    else:
+        why = _one_line(error)
+    return DataError(f"{path}, line {line}: broken JSON ({why}); mend or remove that line")
 
 
 def _text(path: Path) -> TextIO:
@@ -243,16 +273,18 @@ def _text(path: Path) -> TextIO:
 
 
 def _infer(values: list[Any], column: str, chunk: Sequence[tuple[str, Any]]) -> pa.DataType:
+    """The Arrow type that holds these values as they are; `arrow.json` where none does."""
     try:
-        return pa.array(values).type
-    except UnicodeEncodeError:
-        where = next(where for where, row in chunk if _has_surrogate(row.get(column)))
-        raise DataError(
-            f"{where}, column {column!r}: half of a surrogate pair (\\ud800 to \\udfff alone), which is no text; "
-            "replace it, for example by \\ufffd"
-        ) from None
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
+        kind = pa.array(values).type
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError, UnicodeEncodeError):
+        wrong = next((where for where, row in chunk if _has_surrogate(row.get(column))), None)
+        if wrong is not None:
+            raise DataError(
+                f"{wrong}, column {column!r}: half of a surrogate pair (\\ud800 to \\udfff alone), which is no text; "
+                "replace it, for example by \\ufffd"
+            ) from None
         return pa.json_()
+    return pa.json_() if _alters(kind) or (_has_double(kind) and _mixes_numbers(values)) else kind
 
 
 def _has_surrogate(value: Any) -> bool:
@@ -263,7 +295,33 @@ def _has_surrogate(value: Any) -> bool:
     return False
 
 
+def _alters(kind: pa.DataType) -> bool:
+    """Whether there is a struct without fields in this type: Parquet cannot hold one."""
+    if pa.types.is_struct(kind):
+        return kind.num_fields == 0 or any(_alters(kind.field(i).type) for i in range(kind.num_fields))
+    return pa.types.is_list(kind) and _alters(kind.value_type)
+
+
+def _has_double(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return any(_has_double(kind.field(i).type) for i in range(kind.num_fields))
+    return _has_double(kind.value_type) if pa.types.is_list(kind) else pa.types.is_floating(kind)
+
+
+def _mixes_numbers(values: Sequence[Any]) -> bool:
+    """Whether a double would alter some of these values: `true`, or an integer beyond its 53 bits."""
+    kinds = {type(value) for value in values}
+    if float in kinds and (bool in kinds or any(type(value) is int and abs(value) > _EXACT for value in values)):
+        return True
+    items = [item for value in values if isinstance(value, list) for item in value]
+    objects = [value for value in values if isinstance(value, dict)]
+    keys = dict.fromkeys(key for value in objects for key in value)
+    fields = ([value[key] for value in objects if key in value] for key in keys)
+    return bool(items and _mixes_numbers(items)) or any(map(_mixes_numbers, fields))
+
+
 def _join_types(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    """The type of two chunks of one column."""
     if is_json(one) or is_json(other):
         return pa.json_()
     try:
@@ -299,6 +357,8 @@ def _dataset(name: str, found: Any, split: str | None) -> Source:
         if wanted not in found:
             raise DataError(f"{name} has the splits {', '.join(found)}; say which one with --split")
         found = found[wanted]
+    elif split is not None and str(found.split) != split:
+        raise DataError(f"{name} is one split, {found.split}; there is no {split!r}")
     arrow = found.with_format("arrow")
     return Source(name, found.features.arrow_schema, len(found), lambda size: arrow.iter(batch_size=size))
 
@@ -354,6 +414,8 @@ def write_file(path: Path, schema: pa.Schema) -> Iterator[TableWriter]:
     """
     if path.suffix not in (".parquet", ".jsonl"):
         raise OutputError(f"cannot write {path.name}: give it the ending .parquet or .jsonl")
+    if path.is_dir():
+        raise OutputError(f"cannot write {path}: it is a directory")
     with _scratch(path, directory=False) as scratch:
         writer = TableWriter(scratch, schema, path.suffix)
         try:
@@ -374,19 +436,24 @@ def write_directory(path: Path, mark: str) -> Iterator[Path]:
     Raises:
         OutputError: it cannot be written there, or something else is in the way.
     """
-    if path.exists() and not (path / mark).is_file() and not (path.is_dir() and not any(path.iterdir())):
-        raise OutputError(
-            f"{path} exists and is not an earlier result of larf-curate; choose another name or remove it"
-        )
+    path = path.resolve()
     with _scratch(path, directory=True) as scratch:
+        if path.exists() and not (path / mark).is_file() and not (path.is_dir() and not any(path.iterdir())):
+            raise OutputError(
+                f"{path} exists and is not an earlier result of larf-curate; choose another name or remove it"
+            )
         yield scratch
-        if path.exists():
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-            path.rename(old / path.name)
+        if not path.exists():
             scratch.rename(path)
-            shutil.rmtree(old)
-        else:
-            scratch.rename(path)
+            return
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as old:
+            aside = Path(old) / "result"
+            path.rename(aside)
+            try:
+                scratch.rename(path)
+            except BaseException:
+                aside.rename(path)
+                raise
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..encoding.demo import NAME as DEMO
 from ..encoding.loading import DType
 from ..errors import OutputError, ScorerError, hub_errors
 from ..rows.rendering import Overflow
@@ -61,9 +62,10 @@ class ScorerSpec:
     format_version: int = FORMAT_VERSION
 
     @property
-    def on_hub(self) -> bool:
-        """Whether `version` is a commit of the Hub, rather than a digest of local files."""
-        return re.fullmatch(r"[0-9a-f]{40}", self.version) is not None
+    def commit(self) -> str | None:
+        """The Hub's commit of the model, or of the adapter if there is one; None where `version` is a local digest."""
+        last = self.version.rpartition("+")[2]
+        return last if re.fullmatch(r"[0-9a-f]{40}", last) and self.model != DEMO else None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, sort_keys=True, ensure_ascii=False)
@@ -82,8 +84,20 @@ class ScorerSpec:
                     f"{where} was written by another version (format {fields['format_version']}, formula "
                     f"{fields['formula_version']}; this one reads {FORMAT_VERSION} and {VERSION}): fit it again"
                 )
-            return cls(**{**fields, "layers": tuple(fields["layers"])})
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            numbers = (
+                "blocks",
+                "hidden_size",
+                "rank",
+                "max_tokens",
+                *(["top_k"] if fields["top_k"] is not None else []),
+            )
+            for number in numbers:
+                if type(fields[number]) is not int:
+                    raise TypeError(f"{number} is {fields[number]!r}")
+            return cls(**{**fields, "layers": tuple(map(int, fields["layers"]))})
+        except ScorerError:
+            raise
+        except (ValueError, KeyError, TypeError) as error:
             raise ScorerError(f"{where} is not a fitted scorer: {error}") from error
 
 
@@ -145,11 +159,18 @@ def read_artifact(name: str | Path, revision: str | None = None) -> tuple[Scorer
         home = _download(str(name), revision)
     try:
         spec = ScorerSpec.from_json((home / CONFIG).read_text(encoding="utf-8"), str(name))
-        return spec, load_file(home / TENSORS)
+        tensors = load_file(home / TENSORS)
     except (OSError, UnicodeDecodeError, SafetensorError) as error:
         raise ScorerError(
             f"{name} is not a fitted scorer ({CONFIG} and {TENSORS}): {error}; make one with `larf-curate fit`"
         ) from error
+    states = (len(spec.layers), spec.hidden_size)
+    pairs = tensors["unsafe"].shape[:1] if "unsafe" in tensors else (0,)
+    wanted = {"unsafe": (*pairs, *states), "safe": (*pairs, *states), "check": states}
+    wrong = [tensor for tensor, shape in wanted.items() if tensor not in tensors or tensors[tensor].shape != shape]
+    if wrong or "harmless" not in tensors:
+        raise ScorerError(f"{name} is damaged: {TENSORS} does not hold the states that {CONFIG} describes")
+    return spec, tensors
 
 
 def _download(name: str, revision: str | None) -> Path:

@@ -321,7 +321,7 @@ class LARFScorer:
         moved = options.get("model")
         config = EncoderConfig(
             model=moved or spec.model,
-            revision=None if moved or not spec.on_hub else spec.version,
+            revision=None if moved else spec.commit,
             dtype=options.get("dtype") or spec.dtype,
             device=options.get("device"),
             max_tokens=spec.max_tokens,
