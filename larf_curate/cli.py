@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from collections.abc import Iterable
@@ -37,9 +36,6 @@ TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run 
 def main() -> None:
     """The entry point: 0 done, 1 the data or the model cannot be used, 2 wrong usage, 130 interrupted."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers would warn about it
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that knows only ASCII still gets its tables
     try:
         app()
     except SystemExit as ended:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import unicodedata
 
 from rich import box
@@ -33,6 +34,8 @@ def printable(text: str, width: int) -> str:
 def show_summary(summary: Summary, console: Console | None = None) -> None:
     """The closing tables: rows by outcome and reason, score quantiles, the highest rows."""
     console = console or Console()
+    if isinstance(console.file, io.TextIOWrapper):
+        console.file.reconfigure(errors="backslashreplace")  # a terminal that knows only ASCII gets its tables too
     counts = Table(box=box.SIMPLE_HEAD)
     counts.add_column("rows")
     counts.add_column("count", justify="right")

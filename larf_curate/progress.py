@@ -42,6 +42,10 @@ class _Log:
         if now - self.said >= _LOG_EVERY:
             self.said = now
             rate = self.done / (now - self.started)
-            hours, rest = divmod(int((self.total - self.done) / rate), 3600) if rate else (0, 0)
-            left = f"{hours:02d}:{rest // 60:02d}:{rest % 60:02d}"
+            left = _clock((self.total - self.done) / rate) if rate else "?"
             print(f"{self.what}: {self.done}/{self.total} rows, {rate:.1f} rows/s, {left} left", file=sys.stderr)
+
+
+def _clock(seconds: float) -> str:
+    hours, rest = divmod(int(seconds), 3600)
+    return f"{hours:02d}:{rest // 60:02d}:{rest % 60:02d}"

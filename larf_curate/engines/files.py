@@ -414,9 +414,9 @@ def write_file(path: Path, schema: pa.Schema) -> Iterator[TableWriter]:
     """
     if path.suffix not in (".parquet", ".jsonl"):
         raise OutputError(f"cannot write {path.name}: give it the ending .parquet or .jsonl")
-    if path.is_dir():
-        raise OutputError(f"cannot write {path}: it is a directory")
     with _scratch(path, directory=False) as scratch:
+        if path.is_dir():  # told before the rows are scored, not when the file takes its name
+            raise OutputError(f"{path} cannot be written: it is a directory")
         writer = TableWriter(scratch, schema, path.suffix)
         try:
             yield writer

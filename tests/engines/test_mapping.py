@@ -1,0 +1,107 @@
+"""`score_dataset`: any kind of dataset comes back with its rows and features, and the larf columns beside."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, List, Value
+
+from larf_curate import score_dataset
+from larf_curate.engines.mapping import larf_features
+
+FEATURES = Features(
+    {
+        "question": Value("large_string"),
+        "answer": Value("string"),
+        "kind": ClassLabel(names=["x", "y"]),
+        "tags": List(Value("int8")),
+    }
+)
+LARF = {
+    "larf_score": Value("float32"),
+    "larf_score_l1": Value("float32"),
+    "larf_score_l3": Value("float32"),
+    "larf_tokens": Value("int32"),
+    "larf_issue": Value("string"),
+}
+ROWS = [
+    {"question": f"What is {i}?", "answer": "It is " + "very " * (i % 5) + f"{i}.", "kind": i % 2, "tags": [i]}
+    for i in range(11)
+]
+ROWS[4]["answer"] = None
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    return Dataset.from_list(ROWS, features=FEATURES)
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_scorer) -> np.ndarray:
+    return tiny_scorer.score(ROWS, progress=False)
+
+
+def check(found: list[dict], expected: np.ndarray) -> None:
+    assert [{name: row[name] for name in FEATURES} for row in found] == ROWS
+    np.testing.assert_allclose(np.array([row["larf_score"] for row in found], float), expected, atol=1e-5)
+    assert [row["larf_issue"] for row in found] == [None] * 4 + ["empty_answer"] + [None] * 6
+    assert [row["larf_tokens"] is None for row in found] == [row["answer"] is None for row in ROWS]
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 3}, {"num_proc": 2}], ids=str)
+def test_a_dataset(options, dataset, tiny_scorer, expected):
+    found = score_dataset(dataset, tiny_scorer, **options)
+    assert found.features == {**FEATURES, **LARF}
+    check(found.to_list(), expected)
+    assert dataset.column_names == list(FEATURES), "the one given stays as it was"
+
+
+def test_a_streaming_dataset_keeps_its_features(dataset, tiny_scorer, expected):
+    found = score_dataset(dataset.to_iterable_dataset(num_shards=2), tiny_scorer, batch_size=4)
+    assert isinstance(found, IterableDataset)
+    assert found.features == {**FEATURES, **LARF}
+    check(list(found), expected)
+
+
+def test_a_stream_of_unknown_features(tiny_scorer, expected):
+    found = score_dataset(IterableDataset.from_generator(lambda: iter(ROWS)), tiny_scorer)
+    check(list(found), expected)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_every_split_of_a_dictionary(streaming, dataset, tiny_scorer, expected):
+    splits = DatasetDict({"train": dataset, "test": dataset.select([4, 2])})
+    if streaming:
+        splits = IterableDatasetDict({name: part.to_iterable_dataset() for name, part in splits.items()})
+    found = score_dataset(splits, tiny_scorer)
+    assert type(found) is type(splits)
+    assert list(found) == ["train", "test"]
+    check(list(found["train"]), expected)
+    assert [row["larf_issue"] for row in found["test"]] == ["empty_answer", None]
+
+
+def test_an_empty_dataset_has_the_columns_with_their_types(dataset, tiny_scorer):
+    found = score_dataset(dataset.select([]), tiny_scorer)
+    assert len(found) == 0
+    assert found.features == {**FEATURES, **LARF}
+
+
+def test_scoring_again_replaces_what_was_there(dataset, tiny_scorer, expected):
+    stale = dataset.add_column("larf_score", ["stale"] * len(ROWS)).add_column("larf_issue", [["stale"]] * len(ROWS))
+    found = score_dataset(stale, tiny_scorer)
+    assert found.features == {**FEATURES, **LARF}
+    check(found.to_list(), expected)
+
+
+def test_a_column_that_is_null_at_first(tiny_scorer):
+    """The first batch has no issue, the last one nothing else: the types are fixed before the first."""
+    rows = [{"question": "q", "answer": answer} for answer in ("a", "b", None, " ")]
+    found = score_dataset(Dataset.from_list(rows), tiny_scorer, batch_size=2)
+    assert found["larf_issue"][:] == [None, None, "empty_answer", "empty_answer"]
+    assert np.isnan(np.array(found["larf_score"][:], float)).tolist() == [False, False, True, True]
+
+
+def test_features_for_a_plain_map(dataset, tiny_scorer, expected):
+    features = larf_features(dataset.features, tiny_scorer)
+    assert features == {**FEATURES, **LARF}
+    check(dataset.map(tiny_scorer, batched=True, batch_size=5, features=features).to_list(), expected)

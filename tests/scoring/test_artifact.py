@@ -1,0 +1,298 @@
+"""A fitted scorer on disk and on the Hub, and its refusal to run on a model it was not fitted on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import CHATML, make_model, make_tokenizer
+
+from larf_curate import LARFScorer
+from larf_curate.encoding.encoder import unload_models
+from larf_curate.errors import ModelError, OutputError, ScorerError
+
+CONFIG, TENSORS = "larf_scorer.json", "larf_scorer.safetensors"
+ROWS = [{"instruction": f"Name {n} rivers.", "output": f"The river number {n}, and others."} for n in range(6)]
+
+
+@pytest.fixture
+def saved(tiny_scorer: LARFScorer, tmp_path: Path) -> Path:
+    tiny_scorer.save_pretrained(tmp_path / "scorer")
+    return tmp_path / "scorer"
+
+
+def edit(saved: Path, **changes: Any) -> None:
+    """Change fields of the JSON file; None takes one out."""
+    fields = {**json.loads((saved / CONFIG).read_text()), **changes}
+    (saved / CONFIG).write_text(json.dumps({key: value for key, value in fields.items() if value != "absent"}))
+
+
+# On disk -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_scorer_scores_the_same(tiny_scorer: LARFScorer, saved: Path) -> None:
+    loaded = LARFScorer.from_pretrained(saved)
+    assert loaded.spec == tiny_scorer.spec
+    assert loaded.layers == (1, 3)
+    assert loaded.summary() == tiny_scorer.summary()
+    np.testing.assert_array_equal(loaded.harmless_scores, tiny_scorer.harmless_scores)
+    np.testing.assert_array_equal(loaded.score(ROWS), tiny_scorer.score(ROWS))
+
+
+def test_the_artifact_is_json_and_safetensors_and_holds_no_weights(tiny_scorer: LARFScorer, saved: Path) -> None:
+    from safetensors.numpy import load_file
+
+    assert sorted(path.name for path in saved.iterdir()) == [CONFIG, TENSORS]
+    fields = json.loads((saved / CONFIG).read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert fields["layers"] == [1, 3]
+    assert fields["references"]["pairs"] == 8
+    assert len(fields["references"]["digest"]) == 64
+    tensors = load_file(saved / TENSORS)
+    assert tensors["unsafe"].shape == tensors["safe"].shape == (8, 2, 48)
+    assert {array.dtype for array in tensors.values()} == {np.dtype("float32")}
+    assert (saved / TENSORS).stat().st_size < 2 * 8 * 2 * 48 * 4 + 4096
+
+
+def test_saving_over_an_old_scorer_leaves_only_the_new_one(tiny_scorer: LARFScorer, saved: Path) -> None:
+    edit(saved, model="something else")
+    tiny_scorer.save_pretrained(saved)
+    assert LARFScorer.from_pretrained(saved).spec == tiny_scorer.spec
+    assert sorted(path.name for path in saved.iterdir()) == [CONFIG, TENSORS]
+
+
+def test_a_save_that_fails_half_way_never_mixes_two_scorers(
+    tiny_scorer: LARFScorer, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = LARFScorer.from_pretrained(saved).score(ROWS)
+    negated = {name: -array for name, array in tiny_scorer._tensors.items()}
+    negated["check"] = tiny_scorer._tensors["check"]
+    real, moved = Path.replace, []
+
+    def replace(self: Path, target: Path) -> Path:
+        if moved:
+            raise OSError(28, "No space left on device")
+        moved.append(target)
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    with pytest.raises(OutputError, match="No space left"):
+        LARFScorer(tiny_scorer.spec, negated).save_pretrained(saved)
+    assert sorted(path.name for path in saved.iterdir()) == [CONFIG, TENSORS]
+    try:
+        after = LARFScorer.from_pretrained(saved).score(ROWS)
+    except ScorerError:
+        return  # told, at least
+    np.testing.assert_array_equal(after, before)
+
+
+@pytest.mark.parametrize("target", ["file", "file/below"])
+def test_an_unwritable_place_is_named(tiny_scorer: LARFScorer, tmp_path: Path, target: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputError, match=str(tmp_path / target)):
+        tiny_scorer.save_pretrained(tmp_path / target)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_read_only_directory_is_named(tiny_scorer: LARFScorer, tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(OutputError, match="Permission denied"):
+        tiny_scorer.save_pretrained(tmp_path / "scorer")
+
+
+@pytest.mark.parametrize("name", ["./none", "/none/at/all", "none", "~/none", "a/b/c"])
+def test_a_missing_scorer_is_told_with_the_way_to_make_one(name: str) -> None:
+    with pytest.raises(ScorerError, match=f"no scorer at {name}; .*larf-curate fit"):
+        LARFScorer.from_pretrained(name)
+
+
+def damage_config(saved: Path) -> None:
+    (saved / CONFIG).write_text("{")
+
+
+def remove_config(saved: Path) -> None:
+    (saved / CONFIG).unlink()
+
+
+def list_config(saved: Path) -> None:
+    (saved / CONFIG).write_text("[1]")
+
+
+def binary_config(saved: Path) -> None:
+    (saved / CONFIG).write_bytes(b"\xff\xfe")
+
+
+def remove_tensors(saved: Path) -> None:
+    (saved / TENSORS).unlink()
+
+
+def cut_tensors(saved: Path) -> None:
+    (saved / TENSORS).write_bytes((saved / TENSORS).read_bytes()[:-100])
+
+
+def other_tensors(saved: Path) -> None:
+    from safetensors.numpy import save_file
+
+    save_file({"weight": np.zeros(3, np.float32)}, saved / TENSORS)
+
+
+def drop_field(saved: Path) -> None:
+    edit(saved, layers="absent")
+
+
+def add_field(saved: Path) -> None:
+    edit(saved, novelty=1)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damage_config,
+        remove_config,
+        list_config,
+        binary_config,
+        remove_tensors,
+        cut_tensors,
+        other_tensors,
+        drop_field,
+        add_field,
+    ],
+)
+def test_a_damaged_scorer_is_refused_when_it_is_read(saved: Path, damage: Callable[[Path], None]) -> None:
+    damage(saved)
+    with pytest.raises(ScorerError, match="scorer"):
+        LARFScorer.from_pretrained(saved)
+
+
+@pytest.mark.parametrize("change", [{"format_version": 99}, {"formula_version": 0}])
+def test_a_scorer_of_another_version_is_refused(saved: Path, change: dict[str, int]) -> None:
+    edit(saved, **change)
+    with pytest.raises(ScorerError, match=r"another version.*fit it again"):
+        LARFScorer.from_pretrained(saved)
+
+
+# The model it meets --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def other_place(tiny_model: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(tiny_model, tmp_path / "moved")
+
+
+def test_a_moved_model_is_found_by_with_options(tiny_scorer: LARFScorer, saved: Path, other_place: Path) -> None:
+    expected = tiny_scorer.score(ROWS)
+    edit(saved, model=str(other_place.parent / "gone"))
+    lost = LARFScorer.from_pretrained(saved)
+    with pytest.raises(ModelError, match="gone does not exist"):
+        lost.score(ROWS)
+    np.testing.assert_allclose(lost.with_options(model=str(other_place)).score(ROWS), expected, atol=1e-6)
+    found = LARFScorer.from_pretrained(saved, model=str(other_place))
+    np.testing.assert_allclose(found.score(ROWS), expected, atol=1e-6)
+
+
+def test_other_weights_under_the_same_path_are_refused(saved: Path, other_place: Path) -> None:
+    edit(saved, model=str(other_place))
+    scorer = LARFScorer.from_pretrained(saved)
+    assert np.isfinite(scorer.score(ROWS)).all()
+    unload_models()
+    make_model(other_place, seed=1)
+    with pytest.raises(ScorerError, match="not the one this scorer was fitted on"):
+        scorer.score(ROWS)
+
+
+def test_a_model_of_another_width_is_refused(saved: Path, tmp_path: Path) -> None:
+    from conftest import SIZES
+    from transformers import LlamaConfig
+
+    wider = make_model(tmp_path / "wide", LlamaConfig(**{**SIZES, "hidden_size": 96, "head_dim": 24}))
+    with pytest.raises(ScorerError, match="not the one this scorer was fitted on"):
+        LARFScorer.from_pretrained(saved, model=str(wider)).score(ROWS)
+
+
+def test_a_changed_chat_template_is_refused(saved: Path, other_place: Path) -> None:
+    make_tokenizer(other_place, CHATML.replace("<|im_start|>", "<|im_start|> "))
+    with pytest.raises(ScorerError, match="another chat template"):
+        LARFScorer.from_pretrained(saved, model=str(other_place)).score(ROWS)
+
+
+def test_a_template_of_the_users_own_travels_with_the_scorer(
+    tiny_scorer: LARFScorer, tiny_model: Path, references_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"instruction": "Name a colour.", "output": "Green.", "category": "plain"}
+    monkeypatch.setattr("larf_curate.scoring.fitting.sample_rows", lambda: [row])  # a fit in a second
+    own = tmp_path / "own.jinja"
+    own.write_text(CHATML.replace("<|im_end|>", "<|im_end|> over"))
+    scorer = LARFScorer.fit(tiny_model, [1, 3], references=references_file, chat_template=str(own))
+    scorer.save_pretrained(tmp_path / "scorer")
+    own.unlink()
+    loaded = LARFScorer.from_pretrained(tmp_path / "scorer")
+    np.testing.assert_array_equal(loaded.score(ROWS), scorer.score(ROWS))
+    assert np.abs(loaded.score(ROWS) - tiny_scorer.score(ROWS)).max() > 1e-3
+    assert loaded.annotate(ROWS).tokens[0] > tiny_scorer.annotate(ROWS).tokens[0]
+
+
+# On the Hub ----------------------------------------------------------------------------------------------------------
+
+PUSH = """
+import sys
+import numpy as np
+from larf_curate import LARFScorer
+
+scorer = LARFScorer.from_pretrained(sys.argv[1])
+print("commit", scorer.push_to_hub("acme/larf-tiny", private=True))
+scorer.push_to_hub("acme/larf-tiny")
+again = LARFScorer.from_pretrained("acme/larf-tiny")
+assert again.spec == scorer.spec
+rows = [{"question": "How deep is the lake?", "answer": "Twelve metres."}]
+assert np.array_equal(again.score(rows), scorer.score(rows)) and np.isfinite(again.score(rows)).all()
+print("the same")
+"""
+
+PULL = """
+import sys
+from larf_curate import LARFScorer
+from larf_curate.errors import ScorerError
+
+try:
+    LARFScorer.from_pretrained(sys.argv[1])
+except ScorerError as error:
+    print("refused:", error)
+"""
+
+
+def run(script: str, argument: str, environment: dict[str, str]) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", script, argument],
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_push_to_the_hub_and_back(saved: Path, hub: Any, hub_environment: Callable[..., dict[str, str]]) -> None:
+    output = run(PUSH, str(saved), hub_environment())
+    assert "the same" in output
+    assert f"commit {hub.endpoint}" in output
+    repo = hub.repos["acme/larf-tiny"]
+    assert repo.kind == "model"
+    assert repo.private
+    assert repo.files[TENSORS] == (saved / TENSORS).read_bytes()
+    assert set(repo.files) - {".gitattributes", "README.md"} == {CONFIG, TENSORS}
+    assert len(repo.commits) == 2  # one a push
+    # a stranger is told, and so is who misspells it
+    assert "refused: scorer acme/larf-tiny" in run(
+        PULL, "acme/larf-tiny", hub_environment(token=None) | {"HF_HOME": str(saved / "empty")}
+    )
+    assert "refused: scorer acme/none" in run(PULL, "acme/none", hub_environment())

@@ -1,0 +1,343 @@
+"""The embedded demo model: scores against transformers' own forward pass, one row at a time, in float32.
+
+Every row stands beside the chat messages that it means, spelled out by hand.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.stats
+
+from larf_curate import LARFScorer
+from larf_curate.cli import DEMO_LAYER
+
+Case = tuple[dict[str, Any], list[dict[str, str]]]
+RANK = 16
+
+# request, more to read (or none), answer
+EXCHANGES = [
+    ("How deep is the lake?", "", "Twelve metres at the pier, and forty in the middle."),
+    ("Name three birds that cannot fly.", "", "1. Kiwi\n2. Emu\n3. Penguin"),
+    ("Turn this into a question.", "The shop opens at nine.", "Does the shop open at nine?"),
+    ("Say hello in French.", "", "Bonjour !"),
+    ("Who wrote the letter?", "Dear Ann, it rains. Yours, Tom", "Tom wrote it."),
+    ("How do I open my neighbour's front door?", "", "I'm sorry, but I can't help you get into someone's home."),
+    ("Write a line of verse on snow.", "", "Snow fills the lane \u2014 the lamp\u2019s one yellow word."),
+    ("What is 17 times 3?", "", "17 * 3 = 51"),
+    ("Draft a threat to my landlord.", "", "Sure, here it is: pay me back by Friday or you will be sorry."),
+    ("Print hello in Python.", "", "```python\nprint('hello')\n```"),
+    ("Translate to German.", "good morning", "Guten Morgen"),
+    (
+        "Give advice on sleep.",
+        "",
+        "- Go to bed at the same hour.\n- Keep the room dark and cool.\n- No screens in bed.",
+    ),
+]
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+def system(text: str) -> dict[str, str]:
+    return {"role": "system", "content": text}
+
+
+def joined(ask: str, more: str) -> str:
+    return f"{ask}\n\n{more}" if more else ask
+
+
+def alpaca() -> list[Case]:
+    cases: list[Case] = [
+        ({"instruction": ask, "input": more, "output": said}, [user(joined(ask, more)), assistant(said)])
+        for ask, more, said in EXCHANGES
+    ]
+    cases[0][0]["system"] = "Answer as a guide would."
+    cases[0][1].insert(0, system("Answer as a guide would."))
+    cases[3][0]["history"] = [["Hi", "Hello."], ["Can you speak French?", "A little."]]
+    cases[3][1][:0] = [user("Hi"), assistant("Hello."), user("Can you speak French?"), assistant("A little.")]
+    cases[7][0]["input"] = None
+    return cases
+
+
+def dolly() -> list[Case]:
+    return [
+        (
+            {"instruction": ask, "context": more, "response": said, "category": "open_qa"},
+            [user(joined(ask, more)), assistant(said)],
+        )
+        for ask, more, said in EXCHANGES
+    ]
+
+
+def question_answer() -> list[Case]:
+    return [({"question": ask, "answer": said}, [user(ask), assistant(said)]) for ask, _, said in EXCHANGES]
+
+
+def prompt_completion() -> list[Case]:
+    cases: list[Case] = [
+        ({"prompt": ask, "completion": said}, [user(ask), assistant(said)]) for ask, _, said in EXCHANGES
+    ]
+    ask, _, said = EXCHANGES[4]
+    cases[4] = (
+        {"prompt": [system("Be brief."), user(ask)], "completion": [assistant(said)]},
+        [system("Be brief."), user(ask), assistant(said)],
+    )
+    return cases
+
+
+WEATHER = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
+FOUND = '{"degrees": 7}'
+
+
+def messages() -> list[Case]:
+    """Typed parts, tools, calls and results, and turns after the last answer. The demo's template knows no calls."""
+    cases: list[Case] = [
+        ({"messages": [user(ask), assistant(said)]}, [user(ask), assistant(said)]) for ask, _, said in EXCHANGES
+    ]
+    ask, _, said = EXCHANGES[0]
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Ulm"}'}}
+    spelled = '{"name": "weather", "arguments": {"city": "Ulm"}}'
+    cases[1] = (
+        {"messages": [user(ask), assistant(said), user("Thanks!")]},
+        [user(ask), assistant(said)],
+    )
+    parts = [{"type": "text", "text": "How deep "}, {"type": "text", "value": "is the lake?"}]
+    cases[2] = (
+        {
+            "messages": [
+                {"role": "user", "content": parts},
+                {"role": "assistant", "content": [{"type": "text", "text": said}]},
+            ]
+        },
+        [user(ask), assistant(said)],
+    )
+    cases[3] = (
+        {"messages": [user("Is it cold in Ulm?"), {"role": "assistant", "content": None, "tool_calls": [call]}]},
+        [user("Is it cold in Ulm?"), assistant(spelled)],
+    )
+    cases[4] = (
+        {
+            "messages": [
+                user("Is it cold in Ulm?"),
+                {"role": "assistant", "content": "I will look.", "tool_calls": [call]},
+                {"role": "tool", "content": FOUND, "tool_call_id": "c1"},
+                assistant("Seven degrees: take a coat."),
+            ],
+            "tools": [WEATHER],
+        },
+        [
+            system(f"Tools:\n{json.dumps(WEATHER)}"),
+            user("Is it cold in Ulm?"),
+            assistant(f"I will look.\n{spelled}"),
+            {"role": "tool", "content": FOUND},
+            assistant("Seven degrees: take a coat."),
+        ],
+    )
+    cases[5][0]["messages"].insert(0, {**system("Be kind."), "name": "x", "weight": 1})
+    cases[5][1].insert(0, system("Be kind."))
+    return cases
+
+
+def sharegpt() -> list[Case]:
+    def turn(who: str, text: str) -> dict[str, str]:
+        return {"from": who, "value": text}
+
+    cases: list[Case] = [
+        (
+            {"conversations": [turn("human", "Hi"), turn("gpt", "Hello."), turn("human", ask), turn("gpt", said)]},
+            [user("Hi"), assistant("Hello."), user(ask), assistant(said)],
+        )
+        for ask, _, said in EXCHANGES
+    ]
+    asked = "Is it cold in Ulm?"
+    calls = [turn("human", asked), turn("function_call", '{"name": "weather", "arguments": {"city": "Ulm"}}')]
+    spelled = [user(asked), assistant('{"name": "weather", "arguments": {"city": "Ulm"}}')]
+    cases[0] = ({"conversations": calls, "system": "Be brief."}, [system("Be brief."), *spelled])
+    cases[1] = (
+        {
+            "conversations": [*calls, turn("observation", FOUND), turn("gpt", "Seven degrees.")],
+            "tools": json.dumps([WEATHER]),
+            "system": "Be brief.",
+        },
+        [
+            system(f"Be brief.\n\nTools:\n{json.dumps(WEATHER)}"),
+            *spelled,
+            {"role": "tool", "content": FOUND},
+            assistant("Seven degrees."),
+        ],
+    )
+    return cases
+
+
+def preference() -> list[Case]:
+    cases: list[Case] = [
+        ({"prompt": ask, "chosen": said, "rejected": "I would rather not say."}, [user(ask), assistant(said)])
+        for ask, _, said in EXCHANGES
+    ]
+    ask, _, said = EXCHANGES[1]
+    cases[1] = (
+        {"prompt": ask, "chosen": [user(ask), assistant(said)], "rejected": [user(ask), assistant("No.")]},
+        [user(ask), assistant(said)],
+    )
+    return cases
+
+
+FORMATS: dict[str, Callable[[], list[Case]]] = {
+    "alpaca": alpaca,
+    "dolly": dolly,
+    "question-answer": question_answer,
+    "prompt-completion": prompt_completion,
+    "messages": messages,
+    "sharegpt": sharegpt,
+    "preference": preference,
+}
+
+
+class Plain:
+    """The demo model as transformers runs it: whole, one conversation at a time. The state after the demo's block."""
+
+    def __init__(self) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        from larf_curate.encoding.demo import demo_model
+
+        directory, _ = demo_model()
+        self.torch = torch
+        self.tokenizer = AutoTokenizer.from_pretrained(directory)
+        self.model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+        self._known: dict[str, np.ndarray] = {}
+
+    def state(self, conversation: list[dict[str, str]]) -> np.ndarray:
+        key = json.dumps(conversation)
+        if key not in self._known:
+            ids = self.tokenizer.apply_chat_template(conversation, return_dict=False)
+            with self.torch.inference_mode():
+                run = self.model(self.torch.tensor([ids]), output_hidden_states=True)
+            self._known[key] = run.hidden_states[DEMO_LAYER + 1][0, -1].numpy()
+        return self._known[key]
+
+
+@pytest.fixture(scope="module")
+def plain(demo_scorer: LARFScorer) -> Plain:
+    return Plain()
+
+
+def unit(states: np.ndarray) -> np.ndarray:
+    wide = np.asarray(states, np.float64)
+    return wide / np.sqrt((wide**2).sum(axis=-1, keepdims=True))
+
+
+@pytest.fixture(scope="module")
+def sides(demo_scorer: LARFScorer, tmp_path_factory: pytest.TempPathFactory) -> tuple[np.ndarray, np.ndarray]:
+    """The unsafe and safe reference states out of the saved artifact, [pairs, hidden], of length 1."""
+    from safetensors.numpy import load_file
+
+    home = tmp_path_factory.mktemp("demo")
+    demo_scorer.save_pretrained(home)
+    tensors = load_file(home / "larf_scorer.safetensors")
+    return unit(tensors["unsafe"][:, 0]), unit(tensors["safe"][:, 0])
+
+
+def by_formula(which: str, states: np.ndarray, unsafe: np.ndarray, safe: np.ndarray) -> np.ndarray:
+    x = unit(states)
+    if which == "subspace":
+        spans = [scipy.linalg.svd(side, full_matrices=False)[2][:RANK] for side in (unsafe, safe)]
+        return np.array([sum((spans[0] @ row) ** 2) - sum((spans[1] @ row) ** 2) for row in x])
+    differences = [sorted((u - s) @ row for u, s in zip(unsafe, safe, strict=True)) for row in x]
+    count = 10 if which == "top_k=10" else len(unsafe)
+    return np.array([np.mean(each[-count:]) for each in differences])
+
+
+def variant(scorer: LARFScorer, which: str) -> LARFScorer:
+    change: dict[str, Any] = {"subspace": {"formula": "subspace", "rank": RANK}, "top_k=10": {"top_k": 10}}.get(
+        which, {}
+    )
+    return LARFScorer(dataclasses.replace(scorer.spec, **change), scorer._tensors)
+
+
+def assert_parity(found: np.ndarray, expected: np.ndarray) -> None:
+    spread = np.ptp(expected)
+    assert spread > 0.01, "rows this alike prove nothing"
+    np.testing.assert_allclose(found, expected, rtol=0, atol=min(1e-4, 1e-3 * spread))
+
+
+@pytest.mark.parametrize("which", ["top_k=None", "top_k=10", "subspace"])
+@pytest.mark.parametrize("form", FORMATS)
+def test_scores_equal_a_plain_forward_pass(
+    demo_scorer: LARFScorer, plain: Plain, sides: tuple[np.ndarray, np.ndarray], form: str, which: str
+) -> None:
+    rows, conversations = zip(*FORMATS[form](), strict=True)
+    expected = by_formula(which, np.array([plain.state(c) for c in conversations]), *sides)
+    assert_parity(variant(demo_scorer, which).score(rows), expected)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 100, 512, 4096])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_scores_depend_neither_on_the_batch_nor_on_the_order(
+    demo_scorer: LARFScorer, plain: Plain, sides: tuple[np.ndarray, np.ndarray], batch_tokens: int, backwards: bool
+) -> None:
+    cases = [*sharegpt(), *messages()]
+    rows = [{"conversations": row.get("conversations") or row.get("messages"), **row} for row, _ in cases]
+    expected = by_formula("top_k=None", np.array([plain.state(c) for _, c in cases]), *sides)
+    if backwards:
+        rows, expected = rows[::-1], expected[::-1]
+    scorer = demo_scorer.with_options(batch_tokens=batch_tokens, format="sharegpt")
+    assert_parity(scorer.score(rows), expected)
+
+
+# What it was fitted on -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pairs() -> list[dict[str, Any]]:
+    text = resources.files("larf_curate").joinpath("data/references.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.split("\n") if line]
+
+
+def test_reference_states_are_those_of_the_fitted_pairs(
+    plain: Plain, sides: tuple[np.ndarray, np.ndarray], pairs: list[dict[str, Any]]
+) -> None:
+    fitted = [pair for pair in pairs if not pair["held_back"]]
+    assert len(sides[0]) == len(sides[1]) == len(fitted)
+    for place in (0, 40, len(fitted) - 1):
+        for side, states in zip(("unsafe", "safe"), sides, strict=True):
+            state = plain.state([user(fitted[place]["request"]), assistant(fitted[place][side])])
+            np.testing.assert_allclose(unit(state), states[place], atol=1e-5)
+
+
+def test_separation_is_that_of_the_held_back_pairs(demo_scorer: LARFScorer, pairs: list[dict[str, Any]]) -> None:
+    held = [pair for pair in pairs if pair["held_back"]]
+    unsafe, safe = (
+        demo_scorer.score([{"prompt": pair["request"], "completion": pair[side]} for pair in held])
+        for side in ("unsafe", "safe")
+    )
+    auc = scipy.stats.mannwhitneyu(unsafe, safe).statistic / len(held) ** 2
+    assert demo_scorer.spec.separation["pairs"] == len(held)
+    assert demo_scorer.spec.separation["auc"] == pytest.approx(auc, abs=1e-3)
+    assert auc > 0.75
+
+
+def test_packaged_pairs_match_in_tokens(plain: Plain, pairs: list[dict[str, Any]]) -> None:
+    for pair in pairs:
+        shorter, longer = sorted(len(plain.tokenizer(pair[side])["input_ids"]) for side in ("unsafe", "safe"))
+        assert longer - shorter <= max(2, 0.1 * shorter), pair["request"]
+
+
+def test_the_demo_artifact_is_small(demo_scorer: LARFScorer, tmp_path: Path) -> None:
+    demo_scorer.save_pretrained(tmp_path)
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 2_000_000

@@ -1,0 +1,274 @@
+"""Thresholds against counting by hand, and the promise of the calibrated one against a simulation."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from larf_curate import Threshold
+from larf_curate.errors import ThresholdError
+
+NAN = float("nan")
+TIED = st.lists(st.sampled_from([-2.0, -0.1, 0.0, 0.1, 0.3, 1.5, NAN, None]), max_size=30)
+DISTINCT = st.lists(st.floats(-2, 2, width=32), unique=True, max_size=30)
+
+
+def scorable(scores: list[float | None]) -> list[float]:
+    return [score for score in scores if score is not None and not math.isnan(score)]
+
+
+def removed_by_hand(scores: list[float | None], count: int) -> list[float]:
+    """The `count` highest, and whatever ties with the last of them."""
+    ranked = sorted(scorable(scores), reverse=True)
+    return [score for score in ranked if count > 0 and score >= ranked[min(count, len(ranked)) - 1]]
+
+
+def removed_by(threshold: Threshold, scores: list[float | None]) -> list[float]:
+    return sorted((score for score in scorable(scores) if not threshold.keep(score)), reverse=True)
+
+
+def check_counts(threshold: Threshold, scores: list[float | None]) -> None:
+    judge = threshold.with_nulls("keep")
+    kept = sum(judge.keep(score) for score in scores)
+    assert threshold.rows == len(scores) == kept + threshold.removed
+    assert threshold.unscorable == len(scores) - len(scorable(scores))
+
+
+# Counting rules ------------------------------------------------------------------------------------------------------
+
+
+@given(scores=DISTINCT, count=st.integers(0, 35))
+def test_drop_top_removes_exactly_the_highest_where_none_tie(scores: list[float], count: int) -> None:
+    threshold = Threshold.drop_top(count).fit(scores)
+    assert removed_by(threshold, scores) == sorted(scores, reverse=True)[:count]
+    assert threshold.tied == 0
+
+
+@given(scores=TIED, count=st.integers(0, 35))
+def test_drop_top_takes_whoever_ties_with_the_last(scores: list[float | None], count: int) -> None:
+    threshold = Threshold.drop_top(count).fit(scores)
+    expected = removed_by_hand(scores, count)
+    assert removed_by(threshold, scores) == expected
+    assert threshold.removed == len(expected)
+    assert threshold.tied == len(expected) - min(count, len(scorable(scores)))
+    check_counts(threshold, scores)
+
+
+@given(scores=TIED, percent=st.integers(0, 100))
+def test_drop_fraction_rounds_down_to_whole_scorable_rows(scores: list[float | None], percent: int) -> None:
+    threshold = Threshold.drop_fraction(percent / 100).fit(scores)
+    count = math.floor(Fraction(percent, 100) * len(scorable(scores)))
+    assert removed_by(threshold, scores) == removed_by_hand(scores, count)
+    check_counts(threshold, scores)
+
+
+@given(scores=TIED, value=st.sampled_from([-2.5, -0.1, 0.0, 0.1, 1.5, 2.0]))
+def test_max_score_removes_only_what_is_greater(scores: list[float | None], value: float) -> None:
+    threshold = Threshold.max_score(value).fit(scores)
+    assert removed_by(threshold, scores) == sorted((s for s in scorable(scores) if s > value), reverse=True)
+    assert threshold.value == value
+    check_counts(threshold, scores)
+
+
+@given(scores=TIED, seed=st.integers(0, 99), which=st.sampled_from(["drop_top", "drop_fraction", "max_score"]))
+def test_the_order_of_rows_changes_nothing(scores: list[float | None], seed: int, which: str) -> None:
+    rule = getattr(Threshold, which)({"drop_top": 3, "drop_fraction": 0.3, "max_score": 0.05}[which])
+    shuffled = random.Random(seed).sample(scores, len(scores))
+    assert rule.fit(scores) == rule.fit(shuffled)
+
+
+@pytest.mark.parametrize(("share", "rows", "count"), [(0.07, 100, 7), (0.29, 100, 29), (0.1, 9, 0), (0.999, 1000, 999)])
+def test_a_share_counts_as_a_person_would(share: float, rows: int, count: int) -> None:
+    assert Threshold.drop_fraction(share).fit(np.arange(rows)).removed == count
+
+
+def test_float32_columns_and_the_python_floats_of_a_dataset_are_judged_alike() -> None:
+    scores = np.random.default_rng(0).normal(size=200).astype(np.float32)
+    threshold = Threshold.drop_top(17).fit(scores)
+    assert sum(not threshold.keep(score) for score in scores) == 17
+    assert sum(not threshold.keep(float(score)) for score in scores) == 17
+    assert threshold == Threshold.drop_top(17).fit(scores.tolist()) == Threshold.drop_top(17).fit(iter(scores.tolist()))
+
+
+@pytest.mark.parametrize("scores", [[], [NAN, None]])
+def test_nothing_to_judge_removes_nothing(scores: list[float | None]) -> None:
+    for rule in (Threshold.drop_top(5), Threshold.drop_fraction(0.5), Threshold.max_score(0.1)):
+        threshold = rule.fit(scores)
+        assert (threshold.rows, threshold.removed, threshold.unscorable) == (len(scores), 0, len(scores))
+        assert threshold.tied == 0
+
+
+# The calibrated rule -------------------------------------------------------------------------------------------------
+
+
+@example(count=9, percent=70, seed=0)  # 1 - 0.7 is a little more than 0.3
+@given(count=st.integers(1, 250), percent=st.integers(1, 99), seed=st.integers(0, 5))
+def test_calibrated_is_the_exact_order_statistic(count: int, percent: int, seed: int) -> None:
+    harmless = np.random.default_rng(seed).normal(size=count)
+    share = Fraction(percent, 100)
+    place = math.ceil((count + 1) * (1 - share))  # counted from 1: split conformal prediction
+    if place > count:
+        with pytest.raises(ThresholdError, match=f"at least {math.ceil(1 / share) - 1} harmless rows; .* {count}"):
+            Threshold.calibrated(percent / 100, harmless)
+        return
+    threshold = Threshold.calibrated(percent / 100, [*harmless, NAN, None])
+    assert threshold.value == sorted(harmless)[place - 1]
+    assert threshold.harmless == count
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.1, 9), (0.1, 50), (0.05, 30), (0.5, 4)])
+def test_calibrated_removes_at_most_its_share_of_new_harmless_rows(share: float, count: int) -> None:
+    generator = np.random.default_rng(1)
+    trials = 3000
+    wrong = [
+        not Threshold.calibrated(share, generator.normal(size=count)).keep(float(generator.normal()))
+        for _ in range(trials)
+    ]
+    error = 4 * math.sqrt(share * (1 - share) / trials)
+    # At most the share, and not needlessly less: within one harmless row of it.
+    assert share - 1 / (count + 1) - error < np.mean(wrong) < share + error
+
+
+def test_calibrated_counts_over_the_rows_it_is_fitted_to() -> None:
+    threshold = Threshold.calibrated(0.1, np.arange(9.0))
+    assert threshold.keep(8)
+    assert not threshold.keep(8.001)
+    fitted = threshold.fit([1, 8, 9, 10, NAN])
+    assert (fitted.value, fitted.rows, fitted.removed, fitted.unscorable, fitted.tied) == (8, 5, 2, 1, 0)
+
+
+# Null scores ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("score", [None, NAN, np.float32("nan")])
+def test_a_row_without_a_score_waits_for_a_word(score: Any) -> None:
+    threshold = Threshold.max_score(0.1)
+    with pytest.raises(ThresholdError, match="with_nulls"):
+        threshold.keep(score)
+    assert threshold.with_nulls("keep").keep(score) is True
+    assert threshold.with_nulls("remove").keep(score) is False
+    assert threshold.with_nulls("remove").keep(0.1) is True
+    with pytest.raises(ThresholdError, match="with_nulls"):  # with_nulls gives a copy
+        threshold.keep(score)
+    with pytest.raises(ThresholdError, match="maybe"):
+        threshold.with_nulls("maybe")
+
+
+@pytest.mark.parametrize("rule", [Threshold.drop_top(2), Threshold.drop_fraction(0.1)])
+def test_a_counting_rule_judges_only_once_fitted(rule: Threshold) -> None:
+    with pytest.raises(ThresholdError, match=rf"{rule.rule}.*\.fit"):
+        rule.keep(0.5)
+
+
+# Arguments -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(lambda value=value: Threshold.max_score(value) for value in (NAN, math.inf, -math.inf)),
+        *(lambda count=count: Threshold.drop_top(count) for count in (-1, 2.5, NAN, math.inf)),
+        *(lambda share=share: Threshold.drop_fraction(share) for share in (-0.01, 1.01, NAN)),
+        *(lambda share=share: Threshold.calibrated(share, np.arange(99)) for share in (0, 1, -0.1, NAN)),
+        lambda: Threshold.calibrated(0.5, []),
+        lambda: Threshold.calibrated(0.5, [NAN, None]),
+        lambda: Threshold.drop_top(1).fit(["high", "low"]),
+        lambda: Threshold.drop_top(1).fit(np.zeros((3, 2))),
+    ],
+)
+def test_bad_arguments_are_refused(make: Callable[[], Threshold]) -> None:
+    with pytest.raises(ThresholdError):
+        make()
+
+
+# JSON ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "threshold",
+    [
+        Threshold.max_score(0.12),
+        Threshold.drop_top(3),
+        Threshold.drop_top(2).fit([0.1, 0.2, 0.2, 0.2, NAN]),
+        Threshold.drop_top(9).fit([0.1, 0.2]).with_nulls("remove"),  # all go: above minus infinity
+        Threshold.drop_fraction(0.5).fit([]),  # none can go: above infinity
+        Threshold.calibrated(0.1, np.arange(20) / 7).fit(np.float32([1, 3])),
+    ],
+    ids=lambda threshold: threshold.rule,
+)
+def test_json_gives_the_same_threshold_back(threshold: Threshold, tmp_path: Path) -> None:
+    def refuse(constant: str) -> None:
+        pytest.fail(f"{constant} is not JSON")
+
+    json.loads(threshold.to_json(), parse_constant=refuse)
+    again = Threshold.from_json(threshold.to_json())
+    assert again == threshold
+    threshold.save(tmp_path / "threshold.json")
+    assert Threshold.from_json((tmp_path / "threshold.json").read_text()) == threshold
+    if threshold.value is not None:
+        assert [again.keep(x) for x in (-2, 0.15, 2)] == [threshold.keep(x) for x in (-2, 0.15, 2)]
+
+
+STORED = json.loads(Threshold.max_score(0.12).to_json())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "{}",
+        *(
+            json.dumps({**STORED, **change})
+            for change in (
+                {"rule": "drop_everything"},
+                {"value": "high"},
+                {"value": NAN},  # would keep every row
+                {"nulls": "maybe"},
+                {"surprise": 1},
+            )
+        ),
+        json.dumps({key: value for key, value in STORED.items() if key != "rule"}),
+    ],
+)
+def test_other_json_is_no_threshold(text: str) -> None:
+    with pytest.raises(ThresholdError):
+        Threshold.from_json(text)
+
+
+# In a dataset --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dataset() -> Any:
+    from datasets import Dataset, Features, Value
+
+    features = Features({"larf_score": Value("float32"), "row": Value("int64")})
+    scores = [0.1, 0.4, None, 0.3, 0.4, -0.2]
+    return Dataset.from_dict({"larf_score": scores, "row": list(range(6))}, features=features)
+
+
+def test_filter_removes_the_rows(dataset: Any) -> None:
+    threshold = Threshold.drop_top(1).fit(dataset["larf_score"])
+    assert (threshold.removed, threshold.tied, threshold.unscorable) == (2, 1, 1)
+    kept = dataset.filter(threshold.with_nulls("keep").keep, input_columns="larf_score")
+    assert kept["row"][:] == [0, 2, 3, 5]
+    kept = dataset.filter(threshold.with_nulls("remove").keep, input_columns=["larf_score"])
+    assert kept["row"][:] == [0, 3, 5]
+
+
+def test_filter_does_not_pass_over_a_null_in_silence(dataset: Any) -> None:
+    with pytest.raises(ThresholdError, match="with_nulls"):
+        dataset.filter(Threshold.max_score(0.2).keep, input_columns="larf_score")

@@ -1,0 +1,122 @@
+"""The house: what an import costs, and which room may know which."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import larf_curate
+
+HOME = Path(larf_curate.__file__).parent
+HEAVY = {"torch", "transformers", "datasets", "datatrove", "pyarrow", "numpy", "matplotlib", "peft"}
+
+
+def loaded_by(code: str) -> set[str]:
+    """The top-level modules in memory after some code has run in a fresh interpreter."""
+    code += "\nimport sys, json; print('\\n' + json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_import_costs_nothing():
+    assert loaded_by("import larf_curate; larf_curate.__version__; dir(larf_curate)") & HEAVY == set()
+
+
+def test_importing_rows_encoding_and_scoring_loads_no_framework():
+    found = loaded_by("from larf_curate import LARFScorer, ReferenceSet, Threshold")
+    assert found & {"torch", "transformers", "datasets", "datatrove"} == set()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["score", "--help"], ["fit", "--help"]], ids=" ".join)
+def test_help_is_quick(arguments):
+    code = f"import sys; sys.argv[1:] = {arguments}\nfrom larf_curate.cli import main\n"
+    code += "try: main()\nexcept SystemExit as end: assert not end.code"
+    assert loaded_by(code) & HEAVY == set()
+
+
+def test_every_public_name_is_there():
+    assert set(larf_curate.__all__) >= {"LARFScorer", "ReferenceSet", "Threshold", "score_dataset"}
+    for name in larf_curate.__all__:
+        assert getattr(larf_curate, name).__name__ == name
+        assert name in dir(larf_curate)
+    with pytest.raises(AttributeError, match="'larf_curate' has no attribute 'Filter'"):
+        _ = larf_curate.Filter
+
+
+# Which room imports which -------------------------------------------------------------------------------------------
+
+MAY = {
+    "errors": set(),
+    "progress": set(),
+    "rows": {"errors"},
+    "encoding": {"errors", "rows"},
+    "scoring": {"errors", "rows", "encoding", "progress"},
+    "engines": {"errors", "rows", "encoding", "scoring", "progress"},
+    "console": {"errors", "engines"},
+}
+MODULES = [path for path in sorted(HOME.rglob("*.py")) if "data" not in path.parts]
+
+
+def room(path: Path) -> str:
+    return path.relative_to(HOME).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[tuple[str, bool]]:
+    """Absolute names of what a module imports, and whether that happens as soon as it is imported itself."""
+    package = ["larf_curate", *path.relative_to(HOME).parts[:-1]]
+
+    def visit(node: ast.AST, at_import: bool) -> Iterator[tuple[str, bool]]:
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, at_import) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            full = ".".join([*base, *filter(None, [node.module])])
+            # `from . import demo` names a module, `from .demo import NAME` names one thing in it: both begin alike
+            yield from ((f"{full}.{alias.name}", at_import) for alias in node.names)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            at_import = False
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            at_import = False
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, at_import)
+
+    yield from visit(ast.parse(path.read_text(encoding="utf-8")), at_import=True)
+
+
+def test_the_reader_of_imports_reads_them():
+    """Guards the guard: relative, absolute, nested and type-checking imports are all found."""
+    found = dict(imports(HOME / "engines" / "local.py"))
+    assert found["larf_curate.scoring.scorer.LARFScorer"] is True
+    assert found["pyarrow"] is True
+    found = dict(imports(HOME / "engines" / "mapping.py"))
+    assert found["datasets.IterableDataset"] is False
+    assert dict(imports(HOME / "encoding" / "locating.py"))["larf_curate.encoding.demo"] is True
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if room(p) in MAY], ids=lambda p: str(p.relative_to(HOME)))
+def test_imports_run_one_way(path):
+    own = {name.split(".")[1] for name, _ in imports(path) if name.startswith("larf_curate.")}
+    assert own - {room(path)} <= MAY[room(path)]
+
+
+def test_every_room_has_its_rule():
+    assert {room(path) for path in MODULES} - {"__init__", "cli"} <= set(MAY), "a new room: say in MAY what it may know"
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in MODULES if room(p) not in ("engines", "console")], ids=lambda p: str(p.relative_to(HOME))
+)
+def test_nothing_below_engines_loads_the_engines_libraries(path):
+    loaded = {name.split(".")[0] for name, at_import in imports(path) if at_import}
+    assert loaded & {"datasets", "datatrove"} == set()
+
+
+def test_only_the_command_line_prints_tables():
+    users = {room(path) for path in MODULES for name, _ in imports(path) if name.split(".")[0] in ("typer", "rich")}
+    assert users <= {"cli", "console"}
