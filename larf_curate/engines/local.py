@@ -20,7 +20,8 @@ from ..scoring.artifact import ScorerSpec
 from ..scoring.columns import ISSUE, SCORE, larf_schema
 from ..scoring.scorer import LARFScorer
 from ..scoring.thresholds import Threshold
-from .files import ROWS_AT_ONCE, Source, TableWriter, rows_of, write_directory, write_file
+from .tables import ROWS_AT_ONCE, Source, rows_of
+from .writing import TableWriter, write_directory, write_file
 
 METADATA_KEY = b"larf_curate"
 SUMMARY = "larf_summary.json"

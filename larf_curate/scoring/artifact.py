@@ -84,14 +84,7 @@ class ScorerSpec:
                     f"{where} was written by another version (format {fields['format_version']}, formula "
                     f"{fields['formula_version']}; this one reads {FORMAT_VERSION} and {VERSION}): fit it again"
                 )
-            numbers = (
-                "blocks",
-                "hidden_size",
-                "rank",
-                "max_tokens",
-                *(["top_k"] if fields["top_k"] is not None else []),
-            )
-            for number in numbers:
+            for number in ("blocks", "hidden_size", "rank", "max_tokens"):
                 if type(fields[number]) is not int:
                     raise TypeError(f"{number} is {fields[number]!r}")
             return cls(**{**fields, "layers": tuple(map(int, fields["layers"]))})

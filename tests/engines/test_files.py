@@ -17,8 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 
-from larf_curate.engines import files
-from larf_curate.engines.files import Source, open_source, rows_of, write_directory, write_file
+from larf_curate.engines import json_rows, writing
+from larf_curate.engines.files import open_source
+from larf_curate.engines.tables import Source, rows_of
+from larf_curate.engines.writing import write_directory, write_file
 from larf_curate.errors import DataError, OutputError
 
 ROWS = [
@@ -152,7 +154,8 @@ def test_a_split_is_not_ignored_where_there_are_none(make, tmp_path):
 HUB = """
 import json, sys
 from datasets import Dataset, DatasetDict
-from larf_curate.engines.files import open_source, rows_of
+from larf_curate.engines.files import open_source
+from larf_curate.engines.tables import rows_of
 from larf_curate.errors import DataError
 rows = json.load(sys.stdin)
 DatasetDict({"train": Dataset.from_list(rows), "test": Dataset.from_list(rows[:1])}).push_to_hub("acme/rows")
@@ -218,7 +221,7 @@ def identical(one: object, other: object) -> bool:
 @pytest.mark.parametrize("at_once", [1, 100])
 @pytest.mark.parametrize("name", COLUMNS)
 def test_json_values_survive_being_written(name, at_once, tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "ROWS_AT_ONCE", at_once)
+    monkeypatch.setattr(json_rows, "ROWS_AT_ONCE", at_once)
     values = COLUMNS[name]
     path = tmp_path / "in.jsonl"
     path.write_text(lines([{"x": value} for value in values]), encoding="utf-8", newline="")
@@ -244,7 +247,7 @@ def test_columns_mixed_in_json_are_typed_as_json(tmp_path):
 
 @pytest.mark.parametrize("at_once", [1, 100])
 def test_columns_and_keys_that_come_late_are_not_lost(at_once, tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "ROWS_AT_ONCE", at_once)
+    monkeypatch.setattr(json_rows, "ROWS_AT_ONCE", at_once)
     rows = [{"a": 1}, {"a": 2, "b": {"k": "x"}}, {"c": "late", "b": {"k": "y", "l": [1]}}]
     path = tmp_path / "in.jsonl"
     path.write_text(lines(rows))
@@ -460,7 +463,7 @@ def full(*_: object, **__: object) -> None:
 def test_a_full_disk_leaves_the_old_file(ending, where, tmp_path, monkeypatch):
     path = tmp_path / f"out{ending}"
     path.write_bytes(b"old")
-    owner = {"fsync": files.os, "replace": Path}.get(where, pq.ParquetWriter)
+    owner = {"fsync": writing.os, "replace": Path}.get(where, pq.ParquetWriter)
     monkeypatch.setattr(owner, where, full)
     with (
         pytest.raises(OutputError, match=f"out{ending} cannot be written: No space left"),

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from larf_curate import Threshold
-from larf_curate.engines import files, local
+from larf_curate.engines import json_rows, local
 from larf_curate.engines.files import open_source
 from larf_curate.engines.local import SUMMARY, read_scores, score_file, split_file
 from larf_curate.errors import DataError, LarfError, OutputError, RowFormatError
@@ -39,7 +39,7 @@ ROWS = [
 @pytest.fixture
 def few_at_once(monkeypatch):
     """Tables of 7 rows, so that 27 rows are several."""
-    monkeypatch.setattr(files, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(json_rows, "ROWS_AT_ONCE", 7)
     monkeypatch.setattr(local, "ROWS_AT_ONCE", 7)
 
 

@@ -1,0 +1,151 @@
+"""JSON and JSON lines as tables, without altering a value."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ..errors import DataError
+from .tables import ROWS_AT_ONCE, Source, chunks_of, is_json, one_line
+from .text import open_text
+
+_EXACT = 2**53  # the integers that a double holds exactly
+
+
+def json_source(name: str, paths: Sequence[Path]) -> Source:
+    """Parsed by the standard library: Arrow's own reader turns strings that look like dates into dates."""
+
+    def records() -> Iterator[tuple[str, dict[str, Any]]]:
+        for path in paths:
+            for number, row in _json_rows(path):
+                where = f"{path}, row {number}"
+                if not isinstance(row, dict):
+                    raise DataError(f"{where}: {type(row).__name__} where an object is wanted")
+                if any(_has_surrogate(key) for key in row):
+                    raise DataError(f"{where}: a column's name holds half of a surrogate pair, which is no text")
+                yield where, row
+
+    types: dict[str, pa.DataType] = {}
+    wide: set[str] = set()
+    count = 0
+    for chunk in chunks_of(records(), ROWS_AT_ONCE):
+        count += len(chunk)
+        for column in dict.fromkeys(key for _, row in chunk for key in row):
+            values = [row.get(column) for _, row in chunk]
+            kind = _infer(values, column, chunk)
+            if pa.types.is_int64(kind) and any(value is not None and abs(value) > _EXACT for value in values):
+                wide.add(column)
+            types[column] = _join_types(types.get(column, pa.null()), kind)
+            if column in wide and pa.types.is_floating(types[column]):
+                types[column] = pa.json_()
+    if not count:
+        raise DataError(f"{name} holds no rows")
+    schema = pa.schema([(column, pa.string() if pa.types.is_null(kind) else kind) for column, kind in types.items()])
+
+    def tables(size: int) -> Iterator[pa.Table]:
+        for chunk in chunks_of(records(), size):
+            yield pa.table([_array([row.get(f.name) for _, row in chunk], f.type) for f in schema], schema)
+
+    return Source(name, schema, count, tables)
+
+
+def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    with open_text(path) as file:
+        start = file.read(1)
+        while start.isspace():
+            start = file.read(1)
+        file.seek(0)
+        if start == "[":
+            try:
+                rows = json.load(file)
+            except (ValueError, RecursionError) as error:
+                raise _broken(path, getattr(error, "lineno", 1), error) from error
+            yield from enumerate(rows, 1)
+            return
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise _broken(path, number, error) from error
+                yield number, row
+
+
+def _broken(path: Path, line: int, error: Exception) -> DataError:
+    if isinstance(error, json.JSONDecodeError):
+        why = f"{error.msg}, character {error.colno}"
+    elif isinstance(error, RecursionError):
+        why = "nested too deep"
+    else:
+        why = one_line(error)
+    return DataError(f"{path}, line {line}: broken JSON ({why}); mend or remove that line")
+
+
+def _infer(values: list[Any], column: str, chunk: Sequence[tuple[str, Any]]) -> pa.DataType:
+    """The Arrow type that holds these values as they are; `arrow.json` where none does."""
+    try:
+        kind = pa.array(values).type
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError, UnicodeEncodeError):
+        wrong = next((where for where, row in chunk if _has_surrogate(row.get(column))), None)
+        if wrong is not None:
+            raise DataError(
+                f"{wrong}, column {column!r}: half of a surrogate pair (\\ud800 to \\udfff alone), which is no text; "
+                "replace it, for example by \\ufffd"
+            ) from None
+        return pa.json_()
+    return pa.json_() if _alters(kind) or (_has_double(kind) and _mixes_numbers(values)) else kind
+
+
+def _has_surrogate(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _alters(kind: pa.DataType) -> bool:
+    """Whether there is a struct without fields in this type: Parquet cannot hold one."""
+    if pa.types.is_struct(kind):
+        return kind.num_fields == 0 or any(_alters(kind.field(i).type) for i in range(kind.num_fields))
+    return pa.types.is_list(kind) and _alters(kind.value_type)
+
+
+def _has_double(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return any(_has_double(kind.field(i).type) for i in range(kind.num_fields))
+    return _has_double(kind.value_type) if pa.types.is_list(kind) else pa.types.is_floating(kind)
+
+
+def _mixes_numbers(values: Sequence[Any]) -> bool:
+    """Whether a double would alter some of these values: `true`, or an integer beyond its 53 bits."""
+    kinds = {type(value) for value in values}
+    if float in kinds and (bool in kinds or any(type(value) is int and abs(value) > _EXACT for value in values)):
+        return True
+    items = [item for value in values if isinstance(value, list) for item in value]
+    objects = [value for value in values if isinstance(value, dict)]
+    keys = dict.fromkeys(key for value in objects for key in value)
+    fields = ([value[key] for value in objects if key in value] for key in keys)
+    return bool(items and _mixes_numbers(items)) or any(map(_mixes_numbers, fields))
+
+
+def _join_types(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    """The type of two chunks of one column."""
+    if is_json(one) or is_json(other):
+        return pa.json_()
+    try:
+        schemas = [pa.schema([("x", kind)]) for kind in (one, other)]
+        return pa.unify_schemas(schemas, promote_options="permissive").field("x").type
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.json_()
+
+
+def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
+    if not is_json(kind):
+        return pa.array(values, kind)
+    encoded = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
+    return pa.ExtensionArray.from_storage(kind, pa.array(encoded, kind.storage_type))
