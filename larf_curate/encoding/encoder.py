@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -162,7 +163,6 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 _models: dict[tuple[EncoderConfig, str], LoadedModel] = {}
 _locks = {"loading": threading.Lock()}
-_used = {"threads": False}  # whether this process or its parent ever loaded a model, unloaded since or not
 
 
 def _after_fork() -> None:
@@ -170,9 +170,7 @@ def _after_fork() -> None:
     _locks["loading"] = threading.Lock()
     for loaded in _models.values():
         loaded.lock = threading.Lock()
-    if _used["threads"]:
-        import torch
-
+    if torch := sys.modules.get("torch"):
         # The threads of the OpenMP pool did not survive the fork: a parallel region would wait for them for ever.
         torch.set_num_threads(1)
 
@@ -194,7 +192,6 @@ def get_encoder(config: EncoderConfig, highest: int, rank: int | None = None) ->
         loaded = _models.get(key)
         if loaded is None or len(loaded.blocks) <= highest:
             _models.pop(key, None)
-            _used["threads"] = True
             loaded = None  # the old copy goes before the new one comes
             loaded = _models[key] = load_model(config, highest, device)
         return Encoder(config, loaded)

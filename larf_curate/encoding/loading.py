@@ -85,6 +85,7 @@ class LoadedModel:
     device: torch.device
     dtype: torch.dtype
     lock: threading.Lock = field(default_factory=threading.Lock)
+    checked: set[str] = field(default_factory=set)  # marks of the scorers that found it to be theirs
 
     @property
     def dtype_name(self) -> DType:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from .formulas import VERSION, Formula
 
 CONFIG, TENSORS = "larf_scorer.json", "larf_scorer.safetensors"
 FORMAT_VERSION = 1
+_DIGEST = "tensors_sha256"
 
 Tensors = dict[str, NDArray[np.float32]]
 
@@ -79,6 +81,7 @@ class ScorerSpec:
         """
         try:
             fields = json.loads(text)
+            fields.pop(_DIGEST, None)
             if fields["format_version"] != FORMAT_VERSION or fields["formula_version"] != VERSION:
                 raise ScorerError(
                     f"{where} was written by another version (format {fields['format_version']}, formula "
@@ -113,7 +116,10 @@ def require_writable(directory: str | Path) -> None:
 
 
 def write_artifact(directory: str | Path, spec: ScorerSpec, tensors: Tensors) -> None:
-    """Write both files, each under a temporary name first: a reader sees the old scorer or the new one.
+    """Write both files, each under a temporary name first.
+
+    A reader sees the old scorer or the new one; between the two renames, or after a crash there, an error: the JSON
+    holds the digest of the states it belongs to.
 
     Raises:
         OutputError: the directory cannot be written.
@@ -121,7 +127,9 @@ def write_artifact(directory: str | Path, spec: ScorerSpec, tensors: Tensors) ->
     from safetensors.numpy import save
 
     home = Path(directory)
-    contents = {TENSORS: save(tensors), CONFIG: (spec.to_json() + "\n").encode()}
+    states = save(tensors)
+    described = {**json.loads(spec.to_json()), _DIGEST: hashlib.sha256(states).hexdigest()}
+    contents = {TENSORS: states, CONFIG: (json.dumps(described, indent=2, ensure_ascii=False) + "\n").encode()}
     try:
         home.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
@@ -145,18 +153,21 @@ def read_artifact(name: str | Path, revision: str | None = None) -> tuple[Scorer
         ScorerError: it is not there, not readable, or not a scorer.
     """
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load
 
     home = Path(name)
     if not home.is_dir():
         home = _download(str(name), revision)
     try:
         spec = ScorerSpec.from_json((home / CONFIG).read_text(encoding="utf-8"), str(name))
-        tensors = load_file(home / TENSORS)
+        content = (home / TENSORS).read_bytes()
+        tensors = load(content)
     except (OSError, UnicodeDecodeError, SafetensorError) as error:
         raise ScorerError(
             f"{name} is not a fitted scorer ({CONFIG} and {TENSORS}): {error}; make one with `larf-curate fit`"
         ) from error
+    if json.loads((home / CONFIG).read_text(encoding="utf-8")).get(_DIGEST) != hashlib.sha256(content).hexdigest():
+        raise ScorerError(f"{name} is damaged: {CONFIG} and {TENSORS} are of two different scorers; fit it again")
     states = (len(spec.layers), spec.hidden_size)
     pairs = tensors["unsafe"].shape[:1] if "unsafe" in tensors else (0,)
     wanted = {"unsafe": (*pairs, *states), "safe": (*pairs, *states), "check": states}

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
+    from ..rows.formats import RowFormat
+
 SCORE, TOKENS, ISSUE = "larf_score", "larf_tokens", "larf_issue"
 
 
@@ -85,28 +87,50 @@ def is_lazy(batch: Any) -> bool:
 
 
 def read_column(batch: Any, name: str) -> Any:
-    """One column without leaving a trace: `LazyBatch[name]` would make `map` decode and re-encode the user's data."""
-    return batch.format(name) if is_lazy(batch) and name in batch.keys_to_format else batch[name]
+    """One column as plain lists. Leaves no trace: `LazyBatch[name]` would make `map` re-encode the user's data."""
+    return _plain(batch.format(name) if is_lazy(batch) and name in batch.keys_to_format else batch[name])
 
 
-def is_batch(batch: Mapping[str, Any], answer_column: str) -> bool:
-    """Whether `map` handed over many rows or one. It says so by class, but for streaming datasets only by shape."""
+def _plain(value: Any) -> Any:
+    """Without the arrays that `set_format("numpy")` makes of lists."""
+    if isinstance(value, str | bytes) or value is None:
+        return value
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def is_batch(batch: Mapping[str, Any], form: RowFormat) -> bool:
+    """Whether `map` handed over many rows or one.
+
+    It says so by class, but for streaming datasets only by shape: a batch is lists of one length, and so is, at times,
+    a row (of turns, and of whatever else lies beside them). Then the format's own columns decide: in a row none of
+    them holds lists, and the answer is a list of turns. A user's own function knows no such column, so for it any
+    lists of one length are a batch, unless one of them is turns.
+    """
     if is_lazy(batch):
         return "Batch" in type(batch).__name__
-    columns = list(batch.values())
-    if not columns or not all(isinstance(column, list) or hasattr(column, "tolist") for column in columns):
+    columns = [_plain(column) for column in batch.values()]
+    if not columns or not all(isinstance(column, list) for column in columns):
         return False
-    if len({len(column) for column in columns}) > 1:
+    if len({len(column) for column in columns}) > 1 or not columns[0]:
         return False
-    answers = batch[answer_column]
-    # All columns are lists of one length. One row looks so only where its columns hold turns: mappings with a role.
-    return not (len(answers) > 0 and all(_is_turn(item) for item in answers)) and not (
-        len(answers) == 0 and len(columns) == 1
-    )
+    if not form.required:
+        return not any(all(_role(item) for item in column) for column in columns)
+    if any(isinstance(item, list) for name in form.columns(batch) for item in _plain(batch[name])):
+        return True
+    answers = _plain(batch[form.required[-1]])
+    if not all(isinstance(item, Mapping) for item in answers):
+        return True
+    # Mappings alone: the turns of one row, or answers of one turn each; no row answers with two of these on end.
+    single = form.required[-1] in ("completion", "rejected")
+    return single and len(answers) > 1 and {_role(item) for item in answers} <= {"assistant", "gpt"}
 
 
-def _is_turn(item: Any) -> bool:
+def _role(item: Any) -> str | None:
     if not isinstance(item, Mapping):
-        return False
+        return None
     role = item.get("role") if item.get("role") is not None else item.get("from")
-    return isinstance(role, str)
+    return role if isinstance(role, str) else None

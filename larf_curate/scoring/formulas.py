@@ -89,7 +89,7 @@ def subspace(states: Array, bases: tuple[Array, Array]) -> NDArray[np.float64]:
 
 
 def _side_by_side(states: Array) -> NDArray[np.float64]:
-    return normalise(normalise(states).reshape(len(states), -1))
+    return normalise(normalise(states).reshape(len(states), int(np.prod(states.shape[1:]))))
 
 
 def _basis(references: NDArray[np.float64], rank: int) -> NDArray[np.float64]:

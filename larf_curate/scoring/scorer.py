@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +62,8 @@ class LARFScorer:
         self.spec = spec
         self.format: FormatLike = form
         self._tensors = tensors
-        self._options: RunOptions = options or {}
+        given = {name: value for name, value in sorted((options or {}).items()) if value}
+        self._options = cast("RunOptions", given)  # one spelling of what is not given: it is part of the hash
 
     # Making one -------------------------------------------------------------------------------------------------------
 
@@ -269,7 +271,7 @@ class LARFScorer:
             raise RowFormatError(f"rows come as {type(batch).__name__}, not as mappings: call .with_format(None) first")
         form = resolve_format(self.format, batch)
         names = form.columns(batch)
-        if is_batch(batch, names[0]):
+        if is_batch(batch, form):
             columns = {name: read_column(batch, name) for name in names}
             rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
             found = self._annotate(rows, form, rank).columns()
@@ -331,14 +333,16 @@ class LARFScorer:
             trust_remote_code=options.get("trust_remote_code", False),
         )
         encoder = get_encoder(config, max(self.layers), rank)
-        if not any(loaded is encoder.loaded for loaded in self._checked):
+        if self._mark not in encoder.loaded.checked:
             self._check(encoder)
-            self._checked.append(encoder.loaded)
+            encoder.loaded.checked.add(self._mark)
         return encoder
 
     @cached_property
-    def _checked(self) -> list[Any]:
-        return []
+    def _mark(self) -> str:
+        """What this scorer expects of its model."""
+        expected = self._tensors["check"].tobytes() + repr((self.layers, self.spec.template_digest)).encode()
+        return hashlib.sha256(expected).hexdigest()
 
     def _check(self, encoder: Encoder) -> None:
         """That this is the model the scorer was fitted on: the same template, and the same state for the same words."""

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +59,7 @@ class Threshold:
     @classmethod
     def drop_top(cls, count: int) -> Threshold:
         """Remove the `count` highest-scoring rows."""
-        if count < 0 or count != int(count):
+        if not math.isfinite(count) or count < 0 or count != int(count):
             raise ThresholdError(f"drop_top needs a number of rows, 0 or more, not {count}")
         return cls("drop_top", int(count))
 
@@ -86,7 +86,7 @@ class Threshold:
         if not 0 < share < 1:
             raise ThresholdError(f"calibrated needs a share between 0 and 1, not {share}")
         scores = np.sort(_scored(_array(harmless)))
-        place = math.ceil((len(scores) + 1) * (1 - share)) - 1
+        place = math.ceil(round((len(scores) + 1) * (1 - share), 9)) - 1  # 1 - 0.7 is 0.30000000000000004
         if place >= len(scores):
             raise ThresholdError(
                 f"a share of {share} needs at least {math.ceil(1 / share) - 1} harmless rows; there are {len(scores)}"
@@ -166,8 +166,12 @@ class Threshold:
         """
         try:
             fields: Mapping[str, Any] = json.loads(text)
-            value = fields["value"]
-            return cls(**{**fields, "value": None if value is None else float(value)})
+            value = None if fields["value"] is None else float(fields["value"])
+            if fields["rule"] not in get_args(Rule) or fields["nulls"] not in (None, "keep", "remove"):
+                raise ValueError(f"rule {fields['rule']!r}, nulls {fields['nulls']!r}")
+            if value is not None and math.isnan(value):
+                raise ValueError("its value is NaN")
+            return cls(**{**fields, "value": value})
         except (ValueError, TypeError, KeyError) as error:
             raise ThresholdError(f"not a threshold: {error}") from error
 
