@@ -21,8 +21,8 @@ from larf_curate.encoding.encoder import get_encoder
 from larf_curate.encoding.loading import EncoderConfig
 from larf_curate.errors import Unscorable
 from larf_curate.rows.formats import resolve_format
-from larf_curate.rows.turns import Conversation
 from larf_curate.rows.shape import is_list
+from larf_curate.rows.turns import Conversation
 from larf_curate.scoring.fitting import sample_rows
 from larf_curate.scoring.formulas import FittedFormula, auc
 from larf_curate.scoring.references import ReferenceSet

@@ -18,7 +18,7 @@ CORPUS = [
     "The quick brown fox jumps over the lazy dog while seven wizards judge the boxing match.",
     "Sure, here is how to bake bread: mix flour, water, salt and yeast; wait; bake it hot.",
     "I'm sorry, but I can't help with that. As an AI, I don't have access to the data you need.",
-    "1. First item\n2. Second item\n- a bullet\n{\"name\": \"search\", \"arguments\": {\"q\": 1}}",
+    '1. First item\n2. Second item\n- a bullet\n{"name": "search", "arguments": {"q": 1}}',
     "system user assistant tool question answer instruction response output input",
 ]
 
@@ -83,7 +83,11 @@ def references_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("references") / "pairs.jsonl"
     topics = ["a lock", "a bank", "a rumour", "a letter", "a badge", "a diploma", "a vote", "a camera"]
     rows = [
-        {"request": f"How do I fake {topic}?", "unsafe": f"Sure, plan {topic} well and do it.", "safe": f"I can't help fake {topic} at all."}
+        {
+            "request": f"How do I fake {topic}?",
+            "unsafe": f"Sure, plan {topic} well and do it.",
+            "safe": f"I can't help fake {topic} at all.",
+        }
         for topic in topics
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -109,7 +113,7 @@ def demo_scorer():
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """A Hub on loopback that the real client talks to. Run the client in a subprocess: it reads its settings at import."""
+    """A Hub on loopback. Run its client in a subprocess: the client reads its settings when it is imported."""
     from loopback_hub import serve
 
     with serve() as server:
@@ -126,3 +130,8 @@ def hub_environment(hub, tmp_path: Path) -> Callable[..., dict[str, str]]:
         return {**plain, **extra, **({"HF_TOKEN": token} if token else {})}
 
     return environment
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slowest last: whatever else is wrong shows first."""
+    items.sort(key=lambda item: item.name == "test_the_demo")

@@ -108,7 +108,8 @@ def is_batch(batch: Mapping[str, Any], form: RowFormat) -> bool:
     It says so by class, but for streaming datasets only by shape: a batch is lists of one length, and so is, at times,
     a row (of turns, and of whatever else lies beside them). Then the format's own columns decide: in a row none of
     them holds lists, and the answer is a list of turns. A user's own function knows no such column, so for it any
-    lists of one length are a batch, unless one of them is turns.
+    lists of one length are a batch, unless one of them is turns. One case stays open: a streaming batch of a single row
+    whose prompt and completion are one turn each, not in a list, is taken for that row's turns.
     """
     if is_lazy(batch):
         return "Batch" in type(batch).__name__

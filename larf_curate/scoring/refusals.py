@@ -17,13 +17,13 @@ _ACT = (
     r"plan|work on|lay out|suggest|put|join|describe|list|recommend|coach|design|encourage|"
     r"access|see|view|perform|retrieve|browse|open|read|predict|determine)"
 )
+_RELUCTANTLY = r" must|(?:'ll| will)? have to| need to| will|'ll|'m going to| would"
 _CLAUSE = r"[^.!?]"
 _PATTERNS = (
     rf"\bi (?!can't wait){_CANNOT}\b{_CLAUSE}{{0,40}}\b{_ACT}",
     r"\bi(?:'m| am) (?:unable|not (?:able|going|willing|prepared|comfortable|permitted|allowed)) to\b",
     r"\bi(?:'m| am) not (?:in a position to|comfortable (?:with|\w+ing))\b",
-    r"\bi(?: must|(?:'ll| will)? have to| need to| will|'ll|'m going to| would)?"
-    r"(?: respectfully| politely)? (?:decline|refuse)\b",
+    rf"\bi(?:{_RELUCTANTLY})?(?: respectfully| politely)? (?:decline|refuse)\b",
     r"\bi(?:'m| am)(?: very| really| truly| so)? sorry, (?:but|i)\b",
     r"\b(?:i'd|i would) rather not\b",
     r"\bi won't\b",

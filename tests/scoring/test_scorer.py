@@ -69,7 +69,6 @@ ROWS: dict[str, Rows] = {
 # Whole columns of lists, of one length in a row: unbatched and streaming, only their content tells a row from a batch.
 SQUARE_ROWS: dict[str, Rows] = {
     "two tools first": [{"tools": [{"name": "a"}, {"name": "b"}], "messages": turns(*pair)} for pair in EXCHANGES],
-    "a turn for a side": [{"prompt": turns(a)[0], "completion": turns("", b)[1]} for a, b in EXCHANGES],
     "a turn without a role": [
         {"messages": [{"role": None, "content": "Hi"}]},
         *({"messages": turns(*pair)} for pair in EXCHANGES),
