@@ -235,7 +235,8 @@ def demo(
 
     from .console import show_summary
     from .engines.files import open_source
-    from .engines.local import score_file, split_file
+    from .engines.local import SUMMARY, score_file, split_file
+    from .engines.writing import refuse_foreign
     from .scoring.artifact import require_writable
     from .scoring.fitting import sample_rows
     from .scoring.scorer import LARFScorer
@@ -245,6 +246,7 @@ def demo(
         threshold = Threshold.drop_fraction(drop_fraction)
     except ThresholdError as error:
         raise typer.BadParameter(str(error)) from error
+    refuse_foreign(out, SUMMARY)
     require_writable(out)
     fitted = LARFScorer.fit("demo", _layers(layer))
     with tempfile.TemporaryDirectory() as scratch:

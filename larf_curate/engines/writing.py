@@ -74,10 +74,7 @@ def write_directory(path: Path, mark: str) -> Iterator[Path]:
     """
     path = path.resolve()
     with _scratch(path, directory=True) as scratch:
-        if path.exists() and not (path / mark).is_file() and not (path.is_dir() and not any(path.iterdir())):
-            raise OutputError(
-                f"{path} exists and is not an earlier result of larf-curate; choose another name or remove it"
-            )
+        refuse_foreign(path, mark)
         yield scratch
         if not path.exists():
             scratch.rename(path)
@@ -90,6 +87,18 @@ def write_directory(path: Path, mark: str) -> Iterator[Path]:
             except BaseException:
                 aside.rename(path)
                 raise
+
+
+def refuse_foreign(path: Path, mark: str) -> None:
+    """Say no to a directory that holds something else than an earlier result.
+
+    Raises:
+        OutputError: it does.
+    """
+    if path.exists() and not (path / mark).is_file() and not (path.is_dir() and not any(path.iterdir())):
+        raise OutputError(
+            f"{path} exists and is not an earlier result of larf-curate; choose another name or remove it"
+        )
 
 
 @contextlib.contextmanager
