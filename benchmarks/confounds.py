@@ -92,8 +92,9 @@ def correlation(scores: Array, other: Array, draws: int = 500) -> str:
     drawn = []
     for _ in range(draws):
         rows = generator.integers(len(scores), size=len(scores))
-        drawn.append(spearmanr(scores[rows], other[rows]).statistic)
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
+        if len(set(other[rows].tolist())) > 1:
+            drawn.append(spearmanr(scores[rows], other[rows]).statistic)
+    low, high = np.quantile(drawn, [0.025, 0.975])
     return f"{spearmanr(scores, other).statistic:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
