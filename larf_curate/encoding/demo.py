@@ -42,8 +42,9 @@ def demo_model() -> tuple[str, str]:
     version = f"gguf-{GGUF_SHA256[:16]}"
     if (home / "config.json").is_file():
         return str(home), version
-    if importlib.util.find_spec("gguf") is None:
-        raise MissingExtraError("gguf", "demo", "reading the demo model")
+    for package in ("gguf", "accelerate"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, "demo", "reading the demo model")
     try:
         home.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=home.parent, prefix=".demo-") as scratch:

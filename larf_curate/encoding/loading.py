@@ -157,8 +157,9 @@ def load_model(config: EncoderConfig, highest: int, device: torch.device) -> Loa
                 f"{config.model} comes with code of its own: read it, and if you trust it, pass trust_remote_code=True "
                 "(--trust-remote-code)"
             ) from error
-        if importlib.util.find_spec("gguf") is None and "gguf_file" in source.options:
-            raise MissingExtraError("gguf", "demo", "reading a GGUF file") from None
+        lacking = [package for package in ("gguf", "accelerate") if importlib.util.find_spec(package) is None]
+        if lacking and "gguf_file" in source.options:
+            raise MissingExtraError(lacking[0], "demo", "reading a GGUF file") from None
         raise ModelError(f"{config.model} cannot be loaded: {_first_lines(error)}") from error
 
 
