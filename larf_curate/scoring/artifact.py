@@ -69,6 +69,19 @@ class ScorerSpec:
         last = self.version.rpartition("+")[2]
         return last if re.fullmatch(r"[0-9a-f]{40}", last) and self.model != DEMO else None
 
+    def summary(self) -> str:
+        """A few lines: model, layers, formula, separation, and what the linter found."""
+        found = self.separation
+        layers = ", ".join(map(str, self.layers))
+        auc = "not measured" if found["auc"] is None else f"AUC {found['auc']:.3f} on {found['pairs']} pairs"
+        lines = [
+            f"{self.model} ({self.version[:24]}), layer {layers} of 0..{self.blocks - 1}, formula {self.formula}"
+            + (f", top_k {self.top_k}" if self.top_k else ""),
+            f"references: {self.references['name']}, {self.references['pairs']} pairs fitted",
+            f"separation of unseen pairs: {auc} ({found['method']})",
+        ]
+        return "\n".join(lines + [f"linter: {finding}" for finding in self.references["findings"]])
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, sort_keys=True, ensure_ascii=False)
 

@@ -185,6 +185,25 @@ class ReferenceSet:
         return tuple(repeated)
 
 
+def choose_references(
+    references: ReferenceSet | str | Path | None, unsafe: str | Path | None, safe: str | Path | None
+) -> ReferenceSet:
+    """The pairs that a user means: a set, a file of pairs, two files, or the packaged ones.
+
+    Raises:
+        ReferencesError: the arguments contradict each other, or a file cannot be used.
+    """
+    if (unsafe is None) != (safe is None):
+        raise ReferencesError("unsafe and safe references go together: pass both files, or one JSONL file of pairs")
+    if unsafe is not None and safe is not None:
+        if references is not None:
+            raise ReferencesError("pass references, or unsafe and safe, not both")
+        return ReferenceSet.from_files(unsafe, safe)
+    if isinstance(references, str | Path):
+        return ReferenceSet.from_jsonl(references)
+    return references or ReferenceSet.packaged()
+
+
 def _where(pairs: Sequence[ReferencePair], test: Callable[[ReferencePair], bool]) -> tuple[int, ...]:
     return tuple(number for number, pair in enumerate(pairs, 1) if test(pair))
 

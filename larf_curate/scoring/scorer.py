@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from ..encoding.encoder import Encoder, get_encoder
 from ..encoding.loading import DType, EncoderConfig, EncoderOptions
-from ..errors import Issue, ReferencesError, RowFormatError, ScorerError, Unscorable
+from ..errors import Issue, RowFormatError, ScorerError, Unscorable
 from ..progress import progress as show_progress
 from ..rows.formats import FORMATS, FormatLike, Row, RowFormat, resolve_format
 from .artifact import ScorerSpec, Tensors, read_artifact, write_artifact
 from .columns import Scores, TypedColumn, is_batch, is_lazy, larf_schema, read_column
 from .fitting import CHECK, fit_references, template_text
 from .formulas import FittedFormula, Formula, normalise
-from .references import ReferenceSet
+from .references import ReferenceSet, choose_references
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -97,7 +97,7 @@ class LARFScorer:
             ModelError: the model cannot be used, or has no such block.
             ReferencesError: the references cannot be read, do not pair, or do not suit the formula.
         """
-        pairs = _references(references, unsafe, safe)
+        pairs = choose_references(references, unsafe, safe)
         options["chat_template"] = template_text(options.get("chat_template"))
         config = EncoderConfig(str(model), **options)
         layers = tuple(layer) if isinstance(layer, Sequence) else (layer,)
@@ -189,16 +189,7 @@ class LARFScorer:
 
     def summary(self) -> str:
         """A few lines: model, layers, formula, separation, and what the linter found."""
-        spec, found = self.spec, self.spec.separation
-        layers = ", ".join(map(str, spec.layers))
-        auc = "not measured" if found["auc"] is None else f"AUC {found['auc']:.3f} on {found['pairs']} pairs"
-        lines = [
-            f"{spec.model} ({spec.version[:24]}), layer {layers} of 0..{spec.blocks - 1}, formula {spec.formula}"
-            + (f", top_k {spec.top_k}" if spec.top_k else ""),
-            f"references: {spec.references['name']}, {spec.references['pairs']} pairs fitted",
-            f"separation of unseen pairs: {auc} ({found['method']})",
-        ]
-        return "\n".join(lines + [f"linter: {finding}" for finding in spec.references["findings"]])
+        return self.spec.summary()
 
     def __repr__(self) -> str:
         return f"LARFScorer({self.spec.model!r}, layers={list(self.layers)}, formula={self.spec.formula!r})"
@@ -359,20 +350,6 @@ class LARFScorer:
             f"the model found now ({encoder.loaded.version}) is not the one this scorer was fitted on "
             f"({self.spec.model}, {self.spec.version}): fit a scorer on it"
         )
-
-
-def _references(
-    references: ReferenceSet | str | Path | None, unsafe: str | Path | None, safe: str | Path | None
-) -> ReferenceSet:
-    if (unsafe is None) != (safe is None):
-        raise ReferencesError("unsafe and safe references go together: pass both files, or one JSONL file of pairs")
-    if unsafe is not None and safe is not None:
-        if references is not None:
-            raise ReferencesError("pass references, or unsafe and safe, not both")
-        return ReferenceSet.from_files(unsafe, safe)
-    if isinstance(references, str | Path):
-        return ReferenceSet.from_jsonl(references)
-    return references or ReferenceSet.packaged()
 
 
 def _columns_of(rows: Iterable[Row]) -> list[str]:
