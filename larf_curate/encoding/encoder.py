@@ -16,6 +16,7 @@ from ..errors import Issue
 from ..rows.rendering import Renderer
 from .batching import halves, plan_batches
 from .loading import EncoderConfig, LoadedModel, dtype_name, find_device, find_dtype, load_model
+from .locating import commit_of
 
 if TYPE_CHECKING:
     import torch
@@ -191,9 +192,12 @@ def get_encoder(config: EncoderConfig, highest: int, rank: int | None = None) ->
     with _locks["loading"]:
         loaded = _models.get(key)
         if loaded is None or len(loaded.blocks) <= highest:
-            _models.pop(key, None)
+            for known in [name for name, model in _models.items() if model is loaded]:
+                del _models[known]
             loaded = None  # the old copy goes before the new one comes
             loaded = _models[key] = load_model(config, highest, device)
+            # A scorer asks for the commit it was fitted on, where the user asked for a branch: the same model.
+            _models.setdefault((replace(key[0], revision=commit_of(loaded.version)), key[1]), loaded)
         return Encoder(config, loaded)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,12 @@ def _adapter(home: Path, version: str) -> Source:
     if below.adapter is not None:
         raise ModelError(f"{home} is an adapter on the adapter {base}: merge that one into its base first")
     return replace(below, version=f"{below.version}+{version}", adapter=home)
+
+
+def commit_of(version: str) -> str | None:
+    """The Hub's commit of a model (of the adapter, where there is one), or None where its version is a local digest."""
+    last = version.rpartition("+")[2]
+    return last if re.fullmatch(r"[0-9a-f]{40}", last) else None
 
 
 def local_version(path: Path) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..encoding.demo import NAME as DEMO
 from ..encoding.loading import DType
+from ..encoding.locating import commit_of
 from ..errors import OutputError, ScorerError, hub_errors
 from ..rows.rendering import Overflow
 from .formulas import VERSION, Formula
@@ -66,8 +66,7 @@ class ScorerSpec:
     @property
     def commit(self) -> str | None:
         """The Hub's commit of the model, or of the adapter if there is one; None where `version` is a local digest."""
-        last = self.version.rpartition("+")[2]
-        return last if re.fullmatch(r"[0-9a-f]{40}", last) and self.model != DEMO else None
+        return commit_of(self.version) if self.model != DEMO else None
 
     def summary(self) -> str:
         """A few lines: model, layers, formula, separation, and what the linter found."""
@@ -172,14 +171,15 @@ def read_artifact(name: str | Path, revision: str | None = None) -> tuple[Scorer
     if not home.is_dir():
         home = _download(str(name), revision)
     try:
-        spec = ScorerSpec.from_json((home / CONFIG).read_text(encoding="utf-8"), str(name))
+        text = (home / CONFIG).read_text(encoding="utf-8")
+        spec = ScorerSpec.from_json(text, str(name))
         content = (home / TENSORS).read_bytes()
         tensors = load(content)
     except (OSError, UnicodeDecodeError, SafetensorError) as error:
         raise ScorerError(
             f"{name} is not a fitted scorer ({CONFIG} and {TENSORS}): {error}; make one with `larf-curate fit`"
         ) from error
-    if json.loads((home / CONFIG).read_text(encoding="utf-8")).get(_DIGEST) != hashlib.sha256(content).hexdigest():
+    if json.loads(text).get(_DIGEST) != hashlib.sha256(content).hexdigest():
         raise ScorerError(f"{name} is damaged: {CONFIG} and {TENSORS} are of two different scorers; fit it again")
     states = (len(spec.layers), spec.hidden_size)
     pairs = tensors["unsafe"].shape[:1] if "unsafe" in tensors else (0,)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import CHATML, make_model, make_tokenizer
+from loopback_hub import Repo
 
 from larf_curate import LARFScorer
 from larf_curate.encoding.encoder import unload_models
@@ -290,3 +291,29 @@ def test_push_to_the_hub_and_back(saved: Path, hub: Any, hub_environment: Callab
         PULL, "acme/larf-tiny", hub_environment(token=None) | {"HF_HOME": str(saved / "empty")}
     )
     assert "refused: scorer acme/none" in run(PULL, "acme/none", hub_environment())
+
+
+FIT_ON_THE_HUB = """
+import sys
+from larf_curate import LARFScorer
+from larf_curate.encoding import encoder
+
+loads, real = [], encoder.load_model
+encoder.load_model = lambda *arguments: loads.append(1) or real(*arguments)
+scorer = LARFScorer.fit("acme/tiny", 2, references=sys.argv[1])
+rows = [{"question": "How deep is the lake?", "answer": "Twelve metres."}]
+scorer.score(rows)
+scorer.save_pretrained(sys.argv[1] + ".scorer")
+LARFScorer.from_pretrained(sys.argv[1] + ".scorer").score(rows)
+print("commit", scorer.spec.commit, "loads", len(loads))
+"""
+
+
+def test_a_model_on_the_hub_is_loaded_once_for_fitting_and_scoring(
+    tiny_model: Path, references_file: Path, hub: Any, hub_environment: Callable[..., dict[str, str]]
+) -> None:
+    """Fitted by its branch, scored by its commit: one model, and one copy of it in memory."""
+    repo = Repo("acme/tiny", "model", private=False)
+    repo.files = {file.name: file.read_bytes() for file in tiny_model.iterdir() if file.is_file()}
+    hub.repos["acme/tiny"] = repo
+    assert f"commit {repo.sha} loads 1" in run(FIT_ON_THE_HUB, str(references_file), hub_environment())
