@@ -20,7 +20,7 @@ from larf_curate.console import printable
 from larf_curate.encoding.encoder import get_encoder
 from larf_curate.encoding.loading import EncoderConfig
 from larf_curate.errors import Unscorable
-from larf_curate.rows.formats import resolve_format
+from larf_curate.rows.formats import columns_of, resolve_format
 from larf_curate.rows.shape import is_list
 from larf_curate.rows.turns import Conversation
 from larf_curate.scoring.fitting import sample_rows
@@ -75,7 +75,7 @@ def main() -> None:
 def read(path: str | None) -> list[Conversation]:
     lines = Path(path).read_text(encoding="utf-8").split("\n") if path else []
     rows = [json.loads(line) for line in lines if line] or sample_rows()
-    form = resolve_format("auto", list(dict.fromkeys(name for row in rows for name in row)))
+    form = resolve_format("auto", columns_of(rows))
     found = []
     for row in rows:
         try:

@@ -56,12 +56,12 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
     from larf_curate.encoding.encoder import get_encoder
     from larf_curate.encoding.loading import EncoderConfig
     from larf_curate.errors import Unscorable
-    from larf_curate.rows.formats import resolve_format
+    from larf_curate.rows.formats import columns_of, resolve_format
     from larf_curate.scoring.fitting import sample_rows
 
     lines = Path(options.data).read_text(encoding="utf-8").split("\n") if options.data else []
     rows = [json.loads(line) for line in lines if line] or sample_rows()
-    form = resolve_format("auto", list(dict.fromkeys(name for row in rows for name in row)))
+    form = resolve_format("auto", columns_of(rows))
     started = time.perf_counter()
     encoder = get_encoder(EncoderConfig("demo"), options.layer)
     load = time.perf_counter() - started

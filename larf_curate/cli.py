@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -97,18 +98,15 @@ def fit(
 ) -> None:
     """Fit a scorer: encode the reference pairs at a block of the model."""
     from .scoring.artifact import require_writable
-    from .scoring.references import ReferenceSet
+    from .scoring.references import choose_references
     from .scoring.scorer import LARFScorer
 
     layers = _layers(layer)
     if (unsafe is None) != (safe is None):
         raise typer.BadParameter("--unsafe and --safe go together")
-    if unsafe and safe:
-        if references:
-            raise typer.BadParameter("give --references, or --unsafe and --safe")
-        pairs = ReferenceSet.from_files(unsafe, safe)
-    else:
-        pairs = ReferenceSet.from_jsonl(references) if references else ReferenceSet.packaged()
+    if unsafe and references:
+        raise typer.BadParameter("give --references, or --unsafe and --safe")
+    pairs = choose_references(references, unsafe, safe)
     if strict:
         pairs.lint().raise_for_findings()
     require_writable(out)
@@ -130,6 +128,15 @@ def fit(
     )
     scorer.save_pretrained(out)
     print(f"scorer written to {out}")
+
+
+@contextlib.contextmanager
+def _usage() -> Iterator[None]:
+    """A threshold that makes no sense was typed so: wrong usage, not a fault of the data."""
+    try:
+        yield
+    except ThresholdError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def _layers(text: str) -> list[int]:
@@ -201,7 +208,7 @@ def filter_(
         raise typer.BadParameter("give exactly one of --max-score, --drop-top, --drop-fraction, --calibrated")
     if calibrated is not None and (harmless is None) == (scorer is None):
         raise typer.BadParameter("--calibrated needs --harmless (scored rows) or --scorer, and not both")
-    try:
+    with _usage():
         if max_score is not None:
             threshold = Threshold.max_score(max_score)
         elif drop_top is not None:
@@ -211,8 +218,6 @@ def filter_(
         else:
             known = read_scores(open_source(harmless)) if harmless else _harmless_scores(str(scorer))
             threshold = Threshold.calibrated(calibrated or 0.0, known)
-    except ThresholdError as error:
-        raise typer.BadParameter(str(error)) from error
     show_summary(split_file(open_source(data, split), threshold, out, unscorable=unscorable, format=format))
     print(f"written to {out}: kept/ removed/ unscorable/")
 
@@ -242,10 +247,8 @@ def demo(
     from .scoring.scorer import LARFScorer
     from .scoring.thresholds import Threshold
 
-    try:
+    with _usage():
         threshold = Threshold.drop_fraction(drop_fraction)
-    except ThresholdError as error:
-        raise typer.BadParameter(str(error)) from error
     refuse_foreign(out, SUMMARY)
     require_writable(out)
     fitted = LARFScorer.fit("demo", _layers(layer))

@@ -47,9 +47,9 @@ def show_summary(summary: Summary, console: Console | None = None) -> None:
     for issue, count in sorted(summary.issues.items()):
         if issue != Issue.TRUNCATED:
             counts.add_row(Text(f"  {printable(issue, 40)}", style="dim"), f"{count:,}")
-    for number, (outcome, count) in enumerate(summary.outcomes.items()):
-        if number == 0:
-            counts.add_section()
+    if summary.outcomes:
+        counts.add_section()
+    for outcome, count in summary.outcomes.items():
         counts.add_row(outcome, f"{count:,}")
     console.print(counts)
     if summary.threshold is not None and summary.threshold.value is not None:

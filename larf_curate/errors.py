@@ -44,6 +44,11 @@ class MissingExtraError(LarfError):
         super().__init__(f"{need} needs the package `{package}`: pip install 'larf-curate[{extra}]'")
 
 
+def one_line(error: BaseException) -> str:
+    """An error's own words on one line of at most 300 characters; the name of its class where it has none."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 def hub_errors() -> tuple[type[Exception], ...]:
     """Everything the Hub's client raises where the Hub, the network or the name is at fault."""
     from huggingface_hub.errors import HFValidationError
@@ -70,6 +75,10 @@ class Issue(StrEnum):
     @property
     def unscorable(self) -> bool:
         return self is not Issue.TRUNCATED
+
+    @property
+    def words(self) -> str:
+        return self.value.replace("_", " ")
 
 
 class Unscorable(Exception):  # noqa: N818 - an outcome of one row, never an error of the run

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
-from ..errors import LarfError, MissingExtraError, ModelError
+from ..errors import LarfError, MissingExtraError, ModelError, one_line
 from ..rows.rendering import Overflow
 from .locating import Source, locate
 
@@ -46,7 +46,7 @@ class EncoderConfig:
         max_tokens: longer conversations lose their middle, or are unscorable under overflow="reject".
         overflow: `truncate` or `reject`.
         batch_tokens: tokens of one batch with its padding; None is 2,048 on CPU and 16,384 on an accelerator.
-        chat_template: a Jinja template, or the path of one, instead of the tokenizer's own.
+        chat_template: a Jinja template instead of the tokenizer's own; `LARFScorer.fit` also takes the path of one.
         trust_remote_code: run code that comes with the model. Never stored in an artifact.
     """
 
@@ -160,12 +160,7 @@ def load_model(config: EncoderConfig, highest: int, device: torch.device) -> Loa
         lacking = [package for package in ("gguf", "accelerate") if importlib.util.find_spec(package) is None]
         if lacking and "gguf_file" in source.options:
             raise MissingExtraError(lacking[0], "demo", "reading a GGUF file") from None
-        raise ModelError(f"{config.model} cannot be loaded: {_first_lines(error)}") from error
-
-
-def _first_lines(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return " ".join(lines)[:300]
+        raise ModelError(f"{config.model} cannot be loaded: {one_line(error)}") from error
 
 
 def _load(config: EncoderConfig, source: Source, highest: int, device: torch.device) -> LoadedModel:

@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import DataError
+from ..errors import DataError, one_line
 from .json_rows import json_source
-from .tables import Source, chunks_of, one_line
+from .tables import Source, chunks_of
 from .text import CSV, JSON, kind_of, open_text
 
 _READABLE = f"{', '.join((*JSON, *CSV))} (also .gz), .parquet, a saved dataset directory, or a Hub id"

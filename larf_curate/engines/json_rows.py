@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..errors import DataError
-from .tables import ROWS_AT_ONCE, Source, chunks_of, is_json, one_line
+from ..errors import DataError, one_line
+from .tables import ROWS_AT_ONCE, Source, chunks_of, is_json
 from .text import open_text
 
 _EXACT = 2**53  # the integers that a double holds exactly

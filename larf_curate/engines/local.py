@@ -17,7 +17,7 @@ from ..errors import DataError, RowFormatError, ThresholdError, Unscorable
 from ..progress import progress
 from ..rows.formats import RowFormat, resolve_format
 from ..scoring.artifact import ScorerSpec
-from ..scoring.columns import ISSUE, SCORE, larf_schema
+from ..scoring.columns import ISSUE, SCORE, larf_dtypes, larf_schema
 from ..scoring.scorer import LARFScorer
 from ..scoring.thresholds import Threshold
 from .tables import ROWS_AT_ONCE, Source, rows_of
@@ -185,11 +185,9 @@ def _metadata(schema: pa.Schema, spec: ScorerSpec) -> dict[bytes, bytes]:
     kept = {key: value for key, value in (schema.metadata or {}).items() if key not in (b"huggingface", b"pandas")}
     if b"huggingface" in (schema.metadata or {}):
         features = json.loads(schema.metadata[b"huggingface"])
-        added = larf_schema(spec.layers)
-        names = {"float": "float32"}
-        for name, kind in added.items():
+        for name, dtype in larf_dtypes(spec.layers).items():
             features["info"]["features"].pop(name, None)
-            features["info"]["features"][name] = {"dtype": names.get(str(kind), str(kind)), "_type": "Value"}
+            features["info"]["features"][name] = {"dtype": dtype, "_type": "Value"}
         kept[b"huggingface"] = json.dumps(features).encode()
     told = {key: value for key, value in asdict(spec).items() if key not in ("chat_template", "packages")}
     return {**kept, METADATA_KEY: json.dumps(told, sort_keys=True).encode()}

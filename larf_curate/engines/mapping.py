@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from ..scoring.columns import larf_schema
+from ..scoring.columns import larf_dtypes
 from ..scoring.scorer import LARFScorer
 
 if TYPE_CHECKING:
@@ -17,8 +17,7 @@ def larf_features(features: Features, scorer: LARFScorer) -> Features:
     """`features` with the larf columns: what `Dataset.map(scorer, features=...)` takes."""
     from datasets import Features, Value
 
-    dtypes = {"float": "float32"}  # Arrow's name and the one `datasets` knows
-    added = {name: Value(dtypes.get(str(kind), str(kind))) for name, kind in larf_schema(scorer.layers).items()}
+    added = {name: Value(dtype) for name, dtype in larf_dtypes(scorer.layers).items()}
     return Features({**{name: kind for name, kind in features.items() if name not in added}, **added})
 
 

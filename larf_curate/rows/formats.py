@@ -11,8 +11,6 @@ from ..errors import Issue, RowFormatError, Unscorable
 from .turns import Conversation, Message, answer_of, conversation_of, join_texts, text_of, turns_of
 
 Row = Mapping[str, Any]
-
-
 Convert = Callable[[Row], Conversation]
 FormatLike = str | Callable[[Row], "Conversation | list[Message] | None"]
 
@@ -30,6 +28,11 @@ class RowFormat:
         """The columns of `available` that this format reads: all of them for a user's own function."""
         known = {*self.required, *self.optional}
         return [name for name in available if name in known or self.name == "custom"]
+
+
+def columns_of(rows: Iterable[Row]) -> list[str]:
+    """Every column that any of the rows has, in the order they first appear."""
+    return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def _exchange(user: str, assistant: str, system: str = "", before: Iterable[Message] = ()) -> Conversation:

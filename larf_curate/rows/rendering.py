@@ -19,7 +19,9 @@ _TOOL = {
     "type": "function",
     "function": {"name": _PROBE, "description": "", "parameters": {"type": "object", "properties": {}}},
 }
-_CALL = {"id": "call00000", "type": "function", "function": {"name": _PROBE, "arguments": {}}}
+_CALL: dict[str, Any] = {"id": "call00000", "type": "function", "function": {"name": _PROBE, "arguments": {}}}
+_CALLING: Message = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
+_ANSWER: Message = {"role": "assistant", "content": "b"}
 
 
 # Some templates (Llama 3.2, SmolLM3) print today's date, and a score must not depend on the day it is computed. The
@@ -140,38 +142,30 @@ class Renderer:
 
     # What the template can express, found by asking it ---------------------------------------------------------------
 
-    def _prints_probe(self, messages: list[Message], tools: list[Any] | None = None) -> bool:
+    def _prints(self, probe: str, messages: list[Message], tools: list[Any] | None = None) -> bool:
         try:
-            text = self._apply(messages, tools, tokenize=False)
+            text: str = self._apply(messages, tools, tokenize=False)
         except Exception:  # templates are programs: any failure on a probe means "not expressible"
             return False
-        return _PROBE in text
+        return probe in text
 
     @cached_property
     def _takes_system(self) -> bool:
-        return self._prints_probe(
-            [{"role": "system", "content": _PROBE}, _user("a"), {"role": "assistant", "content": "b"}]
-        )
+        return self._prints(_PROBE, [{"role": "system", "content": _PROBE}, _user("a"), _ANSWER])
 
     @cached_property
     def _takes_tools(self) -> bool:
-        return self._prints_probe([_user("a"), {"role": "assistant", "content": "b"}], [_TOOL])
+        return self._prints(_PROBE, [_user("a"), _ANSWER], [_TOOL])
 
     @cached_property
     def _takes_calls(self) -> bool:
-        return self._prints_probe([_user("a"), {"role": "assistant", "content": "", "tool_calls": [_CALL]}])
+        return self._prints(_PROBE, [_user("a"), _CALLING])
 
     @cached_property
     def _takes_results(self) -> bool:
-        call = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
-        if not self._takes_calls:
-            call = {"role": "assistant", "content": "b"}
-        result = {"role": "tool", "content": _PROBE + "x", "name": "a", "tool_call_id": "call00000"}
-        try:
-            text = self._apply([_user("a"), call, result, {"role": "assistant", "content": "b"}], None, tokenize=False)
-        except Exception:
-            return False
-        return _PROBE + "x" in text
+        told = _PROBE + "x"  # the call before it prints the probe too
+        result = {"role": "tool", "content": told, "name": "a", "tool_call_id": _CALL["id"]}
+        return self._prints(told, [_user("a"), _CALLING if self._takes_calls else _ANSWER, result, _ANSWER])
 
     def _expressible(self, conversation: Conversation) -> tuple[list[Message], list[dict[str, Any]] | None]:
         messages = [dict(message) for message in conversation.messages]

@@ -22,12 +22,17 @@ def layer_column(layer: int) -> str:
     return f"{SCORE}_l{layer}"
 
 
+def larf_dtypes(layers: Sequence[int]) -> dict[str, str]:
+    """Name and dtype, as `datasets` and Arrow both call it, of every column that scoring at `layers` adds, in order."""
+    beside = [layer_column(layer) for layer in layers] if len(layers) > 1 else []
+    return {SCORE: "float32", **dict.fromkeys(beside, "float32"), TOKENS: "int32", ISSUE: "string"}
+
+
 def larf_schema(layers: Sequence[int]) -> dict[str, pa.DataType]:
-    """Name and Arrow type of every column that scoring at `layers` adds, in order."""
+    """The same with Arrow's types."""
     import pyarrow as pa
 
-    beside = [layer_column(layer) for layer in layers] if len(layers) > 1 else []
-    return {SCORE: pa.float32(), **dict.fromkeys(beside, pa.float32()), TOKENS: pa.int32(), ISSUE: pa.string()}
+    return {name: pa.type_for_alias(dtype) for name, dtype in larf_dtypes(layers).items()}
 
 
 class Scores:
@@ -113,10 +118,10 @@ def is_batch(batch: Mapping[str, Any], form: RowFormat) -> bool:
     """
     if is_lazy(batch):
         return "Batch" in type(batch).__name__
-    columns = [_plain(column) for column in batch.values()]
-    if not columns or not all(isinstance(column, list) for column in columns):
+    columns = list(batch.values())
+    if not columns or not all(isinstance(column, list | tuple | np.ndarray) for column in columns):
         return False
-    if len({len(column) for column in columns}) > 1 or not columns[0]:
+    if len({len(column) for column in columns}) > 1 or not len(columns[0]):
         return False
     if not form.required:
         return not any(all(_role(item) for item in column) for column in columns)

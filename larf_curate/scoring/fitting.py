@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections.abc import Iterator, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from ..rows.formats import resolve_format
 from ..rows.turns import Conversation
 from .artifact import ScorerSpec, Tensors
 from .formulas import FittedFormula, Formula, auc
-from .references import ReferenceSet
+from .references import ReferenceSet, packaged_rows
 
 QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 _FOLDS = 4
@@ -122,8 +120,7 @@ def _encode(encoder: Encoder, references: ReferenceSet, layers: Sequence[int]) -
             except Unscorable as error:
                 if name == "harmless":
                     continue  # ours, not the user's: too long for a model of short context
-                reason = error.issue.value.replace("_", " ")
-                raise ReferencesError(f"reference {number} ({name}) cannot be encoded: {reason}") from error
+                raise ReferencesError(f"reference {number} ({name}) cannot be encoded: {error.issue.words}") from error
     with progress(len(ids), "references") as update:
         states = encoder.encode(ids, layers, update)
     if broken := [issue for issue in states.issues if issue]:
@@ -186,8 +183,7 @@ def template_text(template: str | None) -> str | None:
 
 def sample_rows() -> list[dict[str, str]]:
     """The demo's rows: written for this project, in the Alpaca format with a `category`."""
-    text = resources.files("larf_curate").joinpath("data/sample_rows.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.split("\n") if line]
+    return packaged_rows("sample_rows.jsonl")
 
 
 def _harmless() -> Iterator[Conversation]:

@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from ..errors import ReferencesError, RowFormatError, Unscorable
-from ..rows.formats import resolve_format
+from ..rows.formats import columns_of, resolve_format
 from ..rows.shape import ends_complete, is_list
 from ..rows.turns import Conversation
 from .refusals import refuses
@@ -82,9 +82,7 @@ class ReferenceSet:
     @classmethod
     def packaged(cls) -> ReferenceSet:
         """The pairs written for this project: 14 hazard categories, matched in length and form, a quarter held back."""
-        text = resources.files("larf_curate").joinpath("data/references.jsonl").read_text(encoding="utf-8")
-        rows = [json.loads(line) for line in text.split("\n") if line]
-        return cls(tuple(_pair(row) for row in rows), "packaged")
+        return cls(tuple(map(_pair, packaged_rows("references.jsonl"))), "packaged")
 
     @classmethod
     def from_jsonl(cls, path: str | Path) -> ReferenceSet:
@@ -185,6 +183,12 @@ class ReferenceSet:
         return tuple(repeated)
 
 
+def packaged_rows(name: str) -> list[dict[str, Any]]:
+    """A JSONL file out of the package's `data/`."""
+    text = resources.files("larf_curate").joinpath("data", name).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.split("\n") if line]
+
+
 def choose_references(
     references: ReferenceSet | str | Path | None, unsafe: str | Path | None, safe: str | Path | None
 ) -> ReferenceSet:
@@ -220,7 +224,7 @@ def _pair(row: Mapping[str, Any]) -> ReferencePair:
 def _conversations(path: str | Path) -> list[Conversation]:
     rows = list(_parse(path, dict))
     try:
-        columns = list(dict.fromkeys(name for row in rows for name in row))
+        columns = columns_of(rows)
         form = resolve_format("auto", columns)
     except RowFormatError as error:
         raise ReferencesError(f"{path}: {error}") from error
@@ -244,6 +248,6 @@ def _parse(path: str | Path, make: Callable[[Any], Any]) -> Iterable[Any]:
                 raise ReferencesError("not a JSON object")
             yield make(row)
         except Unscorable as error:
-            raise ReferencesError(f"{path}, line {number}: {error.issue.value.replace('_', ' ')}") from error
+            raise ReferencesError(f"{path}, line {number}: {error.issue.words}") from error
         except (json.JSONDecodeError, ReferencesError, KeyError) as error:
             raise ReferencesError(f"{path}, line {number}: {error}") from error

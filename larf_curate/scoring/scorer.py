@@ -17,7 +17,7 @@ from ..encoding.encoder import Encoder, get_encoder
 from ..encoding.loading import DType, EncoderConfig, EncoderOptions
 from ..errors import Issue, RowFormatError, ScorerError, Unscorable
 from ..progress import progress as show_progress
-from ..rows.formats import FORMATS, FormatLike, Row, RowFormat, resolve_format
+from ..rows.formats import FORMATS, FormatLike, Row, RowFormat, columns_of, resolve_format
 from .artifact import ScorerSpec, Tensors, read_artifact, write_artifact
 from .columns import Scores, TypedColumn, is_batch, is_lazy, larf_schema, read_column
 from .fitting import CHECK, fit_references, template_text
@@ -249,7 +249,7 @@ class LARFScorer:
             columns: of the dataset they come from, where these rows alone may not show all.
             progress: called with the number of rows just done.
         """
-        names = list(columns) if columns is not None else _columns_of(rows)
+        names = list(columns) if columns is not None else columns_of(rows)
         return self._annotate(rows, resolve_format(self.format, names), progress=progress)
 
     def __call__(self, batch: Mapping[str, Any], rank: int | None = None) -> dict[str, Any]:
@@ -352,10 +352,6 @@ class LARFScorer:
         )
 
 
-def _columns_of(rows: Iterable[Row]) -> list[str]:
-    return list(dict.fromkeys(name for row in rows for name in row))
-
-
 def _windows(rows: Iterable[Row] | Dataset) -> tuple[int, list[str], Iterator[Sequence[Row]]]:
     """How many rows, their columns, and the rows themselves in windows; a `Dataset` is read a window at a time."""
     if hasattr(rows, "with_format") and hasattr(rows, "__len__"):  # a Dataset; a streaming one has no length
@@ -364,4 +360,4 @@ def _windows(rows: Iterable[Row] | Dataset) -> tuple[int, list[str], Iterator[Se
         transposed = ([dict(zip(w, v, strict=True)) for v in zip(*w.values(), strict=True)] for w in windows)
         return len(plain), list(plain.column_names), transposed
     listed = list(rows)
-    return len(listed), _columns_of(listed), (listed[i : i + _WINDOW] for i in range(0, len(listed), _WINDOW))
+    return len(listed), columns_of(listed), (listed[i : i + _WINDOW] for i in range(0, len(listed), _WINDOW))
