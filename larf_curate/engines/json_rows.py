@@ -2,77 +2,103 @@
 
 from __future__ import annotations
 
+import codecs
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 
 from ..errors import DataError, one_line
-from .tables import ROWS_AT_ONCE, Source, chunks_of, is_json
-from .text import open_text
+from .tables import ROWS_AT_ONCE, DataFile, chunks_of, is_json
+from .text import kind_of, open_bytes
 
 _EXACT = 2**53  # the integers that a double holds exactly
 
 
-def json_source(name: str, paths: Sequence[Path]) -> Source:
-    """Parsed by the standard library: Arrow's own reader turns strings that look like dates into dates."""
+def scan_json(paths: Sequence[Path]) -> tuple[pa.Schema, tuple[DataFile, ...]]:
+    """The schema that holds every value of these files as it is, and where their rows are.
 
-    def records() -> Iterator[tuple[str, dict[str, Any]]]:
-        for path in paths:
-            for number, row in _json_rows(path):
-                where = f"{path}, row {number}"
-                if not isinstance(row, dict):
-                    raise DataError(f"{where}: {type(row).__name__} where an object is wanted")
-                if any(_has_surrogate(key) for key in row):
-                    raise DataError(f"{where}: a column's name holds half of a surrogate pair, which is no text")
-                yield where, row
-
+    Parsed by the standard library: Arrow's own reader turns strings that look like dates into dates.
+    """
     types: dict[str, pa.DataType] = {}
     wide: set[str] = set()
-    count = 0
-    for chunk in chunks_of(records(), ROWS_AT_ONCE):
-        count += len(chunk)
-        for column in dict.fromkeys(key for _, row in chunk for key in row):
-            values = [row.get(column) for _, row in chunk]
-            kind = _infer(values, column, chunk)
-            if pa.types.is_int64(kind) and any(value is not None and abs(value) > _EXACT for value in values):
-                wide.add(column)
-            types[column] = _join_types(types.get(column, pa.null()), kind)
-            if column in wide and pa.types.is_floating(types[column]):
-                types[column] = pa.json_()
-    if not count:
-        raise DataError(f"{name} holds no rows")
+    files: list[DataFile] = []
+    for path in paths:
+        count = 0
+        marks: list[tuple[int, int, int]] = []
+        for chunk in chunks_of(_records(path), ROWS_AT_ONCE):
+            if chunk[0].byte is not None:
+                marks.append((count, chunk[0].byte, chunk[0].number))
+            count += len(chunk)
+            for column in dict.fromkeys(key for record in chunk for key in record.row):
+                values = [record.row.get(column) for record in chunk]
+                kind = _infer(values, column, chunk)
+                if pa.types.is_int64(kind) and any(value is not None and abs(value) > _EXACT for value in values):
+                    wide.add(column)
+                types[column] = _join_types(types.get(column, pa.null()), kind)
+                if column in wide and pa.types.is_floating(types[column]):
+                    types[column] = pa.json_()
+        files.append(DataFile(str(path), kind_of(path), count, marks=tuple(marks)))
     schema = pa.schema([(column, pa.string() if pa.types.is_null(kind) else kind) for column, kind in types.items()])
-
-    def tables(size: int) -> Iterator[pa.Table]:
-        for chunk in chunks_of(records(), size):
-            yield pa.table([_array([row.get(f.name) for _, row in chunk], f.type) for f in schema], schema)
-
-    return Source(name, schema, count, tables)
+    return schema, tuple(files)
 
 
-def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    with open_text(path) as file:
-        start = file.read(1)
-        while start.isspace():
-            start = file.read(1)
-        file.seek(0)
-        if start == "[":
+def read_json(file: DataFile, schema: pa.Schema, size: int, start: int) -> Iterator[pa.Table]:
+    row, byte, line = max((mark for mark in file.marks if mark[0] <= start), default=(0, 0, 1))
+    records = itertools.islice(_records(Path(file.path), byte, line), start - row, None)
+    for chunk in chunks_of(records, size):
+        yield pa.table([_array([record.row.get(f.name) for record in chunk], f.type) for f in schema], schema)
+
+
+class _Record(NamedTuple):
+    where: str
+    row: dict[str, Any]
+    number: int
+    byte: int | None
+
+
+def _records(path: Path, byte: int = 0, line: int = 1) -> Iterator[_Record]:
+    for number, at, row in _json_rows(path, byte, line):
+        where = f"{path}, row {number}"
+        if not isinstance(row, dict):
+            raise DataError(f"{where}: {type(row).__name__} where an object is wanted")
+        if any(_has_surrogate(key) for key in row):
+            raise DataError(f"{where}: a column's name holds half of a surrogate pair, which is no text")
+        yield _Record(where, row, number, at)
+
+
+def _json_rows(path: Path, byte: int, line: int) -> Iterator[tuple[int, int | None, Any]]:
+    """Number (of the line, or of the item in an array), where it begins in bytes, and value of every row."""
+    with open_bytes(path) as file:
+        if not byte and _is_array(file):
             try:
-                rows = json.load(file)
+                rows = json.loads(file.read().decode("utf-8-sig"))
             except (ValueError, RecursionError) as error:
                 raise _broken(path, getattr(error, "lineno", 1), error) from error
-            yield from enumerate(rows, 1)
+            yield from ((number, None, row) for number, row in enumerate(rows, 1))
             return
-        for number, line in enumerate(file, 1):
-            if line.strip():
+        file.seek(byte)
+        for number, content in enumerate(file, line):
+            text = content.decode("utf-8-sig" if number == 1 else "utf-8")
+            if text.strip():
                 try:
-                    row = json.loads(line)
+                    row = json.loads(text)
                 except (ValueError, RecursionError) as error:
                     raise _broken(path, number, error) from error
-                yield number, row
+                yield number, byte, row
+            byte += len(content)
+
+
+def _is_array(file: BinaryIO) -> bool:
+    start = file.read(3)
+    start = file.read(1) if start == codecs.BOM_UTF8 else start
+    while start and not start.strip():
+        start = file.read(1)
+    file.seek(0)
+    return start.strip().startswith(b"[")
 
 
 def _broken(path: Path, line: int, error: Exception) -> DataError:
@@ -85,12 +111,12 @@ def _broken(path: Path, line: int, error: Exception) -> DataError:
     return DataError(f"{path}, line {line}: broken JSON ({why}); mend or remove that line")
 
 
-def _infer(values: list[Any], column: str, chunk: Sequence[tuple[str, Any]]) -> pa.DataType:
+def _infer(values: list[Any], column: str, chunk: Sequence[_Record]) -> pa.DataType:
     """The Arrow type that holds these values as they are; `arrow.json` where none does."""
     try:
         kind = pa.array(values).type
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError, UnicodeEncodeError):
-        wrong = next((where for where, row in chunk if _has_surrogate(row.get(column))), None)
+        wrong = next((record.where for record in chunk if _has_surrogate(record.row.get(column))), None)
         if wrong is not None:
             raise DataError(
                 f"{wrong}, column {column!r}: half of a surrogate pair (\\ud800 to \\udfff alone), which is no text; "

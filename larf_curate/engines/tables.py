@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -13,8 +14,30 @@ ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
+class DataFile:
+    """A file of a dataset, or a slice of one.
+
+    Attributes:
+        path: where it is.
+        kind: its ending without `.gz`, which says how it is read.
+        rows: how many of its rows belong to the dataset, from row `first` on.
+        marks: (row, byte, line) of some rows' beginnings, where a reader may start.
+    """
+
+    path: str
+    kind: str
+    rows: int
+    first: int = 0
+    marks: tuple[tuple[int, int, int], ...] = ()
+
+
+Reader = Callable[[DataFile, pa.Schema, int, int], Iterator[pa.Table]]
+"""Reads a file from one of its rows on, in tables of at most so many rows."""
+
+
+@dataclass(frozen=True)
 class Source:
-    """Rows to read: their Arrow schema, how many there are, and a function that yields them as tables.
+    """Rows to read: their Arrow schema, and the files that hold them, in order.
 
     Types are the source's own. What JSON mixes in one column (a string here, a number there) is `arrow.json`; CSV
     fields are strings, exactly as written.
@@ -22,8 +45,54 @@ class Source:
 
     name: str
     schema: pa.Schema
-    rows: int
-    tables: Callable[[int], Iterator[pa.Table]]
+    files: tuple[DataFile, ...]
+    reader: Reader
+
+    @property
+    def rows(self) -> int:
+        return sum(file.rows for file in self.files)
+
+    def tables(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[pa.Table]:
+        """Rows `start` to `stop`, in tables of `size` rows but for the last, across the borders of files."""
+        waiting: list[pa.Table] = []
+        for table in self._pieces(size, start, self.rows if stop is None else stop):
+            waiting.append(table)
+            while (held := sum(map(len, waiting))) >= size:
+                joined = pa.concat_tables(waiting) if len(waiting) > 1 else waiting[0]
+                yield joined.slice(0, size)
+                waiting = [joined.slice(size)] if held > size else []
+        if waiting:
+            yield pa.concat_tables(waiting)
+
+    def _pieces(self, size: int, start: int, stop: int) -> Iterator[pa.Table]:
+        place = 0
+        for file in self.files:
+            low, high = max(start - place, 0), min(stop - place, file.rows)
+            place += file.rows
+            if low >= high:
+                continue
+            wanted = high - low
+            for table in self.reader(file, self.schema, size, file.first + low):
+                yield table.slice(0, wanted)
+                wanted -= len(table)
+                if wanted <= 0:
+                    break
+
+
+def schema_text(schema: pa.Schema) -> str:
+    return base64.b64encode(schema.serialize().to_pybytes()).decode()
+
+
+def schema_from(text: str) -> pa.Schema:
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
+
+
+def files_json(files: Sequence[DataFile]) -> list[dict[str, Any]]:
+    return [asdict(file) for file in files]
+
+
+def files_from(listed: Iterable[dict[str, Any]]) -> tuple[DataFile, ...]:
+    return tuple(DataFile(**{**file, "marks": tuple(map(tuple, file["marks"]))}) for file in listed)
 
 
 def rows_of(table: pa.Table, columns: Iterable[str]) -> list[dict[str, Any]]:

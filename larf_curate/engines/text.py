@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO, cast
 
 JSON = (".jsonl", ".ndjson", ".json")
 CSV = (".csv", ".tsv")
@@ -18,8 +18,11 @@ def kind_of(path: Path) -> str:
 
 
 def open_text(path: Path) -> TextIO:
-    """UTF-8, with or without a byte order mark; line ends inside JSON strings and CSV fields stay as they are."""
-    newline = "\n" if kind_of(path) in JSON else ""
+    """UTF-8, with or without a byte order mark; line ends inside fields stay as they are."""
     if path.suffix.lower() == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline=newline)
-    return path.open(encoding="utf-8-sig", newline=newline)
+        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    return cast("BinaryIO", gzip.open(path, "rb")) if path.suffix.lower() == ".gz" else path.open("rb")
