@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .engines.local import Excerpt, Summary
+from .engines.summary import Excerpt, Summary
 from .errors import Issue
 
 
@@ -40,10 +40,10 @@ def show_summary(summary: Summary, console: Console | None = None) -> None:
     counts.add_column("rows")
     counts.add_column("count", justify="right")
     counts.add_row("in all", f"{summary.rows:,}")
-    counts.add_row("scored", f"{len(summary.scored):,}")
+    counts.add_row("scored", f"{summary.scored:,}")
     if cut := summary.issues.get(Issue.TRUNCATED):
         counts.add_row(Text(f"  {Issue.TRUNCATED}", style="dim"), f"{cut:,}")
-    counts.add_row("without a score", f"{summary.rows - len(summary.scored):,}")
+    counts.add_row("without a score", f"{summary.rows - summary.scored:,}")
     for issue, count in sorted(summary.issues.items()):
         if issue != Issue.TRUNCATED:
             counts.add_row(Text(f"  {printable(issue, 40)}", style="dim"), f"{count:,}")

@@ -43,6 +43,10 @@ class MissingExtraError(LarfError):
     def __init__(self, package: str, extra: str, need: str) -> None:
         super().__init__(f"{need} needs the package `{package}`: pip install 'larf-curate[{extra}]'")
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """An error that cannot be unpickled hangs the pool whose worker raised it."""
+        return LarfError.__new__, (MissingExtraError, str(self))
+
 
 def one_line(error: BaseException) -> str:
     """An error's own words on one line of at most 300 characters; the name of its class where it has none."""

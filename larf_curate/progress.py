@@ -6,11 +6,33 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import TextIO
 
 _PATIENCE = 1.0  # seconds before anything is shown
 _LOG_EVERY = 30.0  # seconds between lines in a log
 
 Update = Callable[[int], None]
+
+_shown: list[TextIO] = []
+
+
+@contextlib.contextmanager
+def shown_on(stream: TextIO) -> Iterator[None]:
+    """Show progress there while standard error goes elsewhere."""
+    _shown.append(stream)
+    try:
+        yield
+    finally:
+        _shown.pop()
+
+
+def say(line: str) -> None:
+    """One line to whoever watches, beside the bar if there is one."""
+    print(line, file=_stream(), flush=True)
+
+
+def _stream() -> TextIO:
+    return _shown[-1] if _shown else sys.stderr
 
 
 @contextlib.contextmanager
@@ -18,10 +40,12 @@ def progress(total: int, what: str, *, show: bool = True) -> Iterator[Update]:
     """Yields a function to call with the number of rows just done; shows rows per second and the time left."""
     if not show:
         yield lambda _: None
-    elif sys.stderr.isatty() or "ipykernel" in sys.modules:
+    elif _stream().isatty() or "ipykernel" in sys.modules:
         from tqdm.auto import tqdm
 
-        with tqdm(total=total, desc=what, unit="row", delay=_PATIENCE, smoothing=0.05) as bar:
+        with tqdm(
+            total=total, desc=what, unit="row", delay=_PATIENCE, smoothing=0.05, file=_shown[-1] if _shown else None
+        ) as bar:
 
             def update(count: int) -> None:
                 bar.update(count)
@@ -43,7 +67,7 @@ class _Log:
             self.said = now
             rate = self.done / (now - self.started)
             left = _clock((self.total - self.done) / rate) if rate else "?"
-            print(f"{self.what}: {self.done}/{self.total} rows, {rate:.1f} rows/s, {left} left", file=sys.stderr)
+            say(f"{self.what}: {self.done}/{self.total} rows, {rate:.1f} rows/s, {left} left")
 
 
 def _clock(seconds: float) -> str:

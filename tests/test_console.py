@@ -15,7 +15,7 @@ from rich.console import Console
 
 from larf_curate import Threshold
 from larf_curate.console import printable, show_summary
-from larf_curate.engines.local import Excerpt, Summary
+from larf_curate.engines.summary import Excerpt, Summary
 
 ACTS = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 

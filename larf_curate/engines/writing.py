@@ -63,6 +63,17 @@ def write_file(path: Path, schema: pa.Schema) -> Iterator[TableWriter]:
         scratch.replace(path)
 
 
+def write_text(path: Path, text: str) -> None:
+    """A text file that appears under its name when all of it is written, or not at all.
+
+    Raises:
+        OutputError: it cannot be written there.
+    """
+    with _scratch(path, directory=False) as scratch:
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(path)
+
+
 @contextlib.contextmanager
 def write_directory(path: Path, mark: str) -> Iterator[Path]:
     """A directory that appears under its name when all of it is written, or not at all.

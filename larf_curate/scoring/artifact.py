@@ -167,9 +167,7 @@ def read_artifact(name: str | Path, revision: str | None = None) -> tuple[Scorer
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    home = Path(name)
-    if not home.is_dir():
-        home = _download(str(name), revision)
+    home = find_artifact(name, revision)
     try:
         text = (home / CONFIG).read_text(encoding="utf-8")
         spec = ScorerSpec.from_json(text, str(name))
@@ -188,6 +186,16 @@ def read_artifact(name: str | Path, revision: str | None = None) -> tuple[Scorer
     if wrong or "harmless" not in tensors:
         raise ScorerError(f"{name} is damaged: {TENSORS} does not hold the states that {CONFIG} describes")
     return spec, tensors
+
+
+def find_artifact(name: str | Path, revision: str | None = None) -> Path:
+    """The directory of a scorer: a local one, or the cache's copy of one on the Hub.
+
+    Raises:
+        ScorerError: there is none.
+    """
+    home = Path(name)
+    return home if home.is_dir() else _download(str(name), revision)
 
 
 def _download(name: str, revision: str | None) -> Path:

@@ -240,6 +240,7 @@ class LARFScorer:
         rows: Sequence[Row],
         columns: Iterable[str] | None = None,
         *,
+        rank: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Scores:
         """Score rows and say everything about it: scores by layer, token counts, issues.
@@ -247,10 +248,11 @@ class LARFScorer:
         Args:
             rows: as many as are to be sorted by length together; all are in memory at once.
             columns: of the dataset they come from, where these rows alone may not show all.
+            rank: number of this worker process; spreads workers over several CUDA devices.
             progress: called with the number of rows just done.
         """
         names = list(columns) if columns is not None else columns_of(rows)
-        return self._annotate(rows, resolve_format(self.format, names), progress=progress)
+        return self._annotate(rows, resolve_format(self.format, names), rank, progress)
 
     def __call__(self, batch: Mapping[str, Any], rank: int | None = None) -> dict[str, Any]:
         """For `Dataset.map`: batched or not, streaming or not, any `num_proc`, `with_rank`. Adds the larf columns.

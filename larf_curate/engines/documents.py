@@ -1,0 +1,211 @@
+"""Dataset rows through datatrove without damage: carried whole on the way in, restored on the way out.
+
+A datatrove `Document` is a text with metadata, and its readers and writers know no more of a chat row than that. Here a
+row rides in `metadata["larf_row"]`, under one key, so that a column named `rank` or `id` cannot take over a file name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import IO, Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datatrove.data import Document
+from datatrove.io import DataFolderLike, get_datafolder
+from datatrove.pipeline.base import PipelineStep
+from datatrove.utils.typeshelper import StatHints
+
+from ..errors import RowFormatError, Unscorable
+from ..rows.formats import FormatLike, resolve_format
+from ..scoring.columns import ISSUE, SCORE, TOKENS
+from .tables import is_json, rows_of
+
+ROW, SHARD = "larf_row", "larf_shard"
+
+
+class CarriedRow(dict[str, Any]):
+    """A row as a mapping, which any step may read and JSON writers can write; `record` is the same row in Arrow."""
+
+    record: pa.RecordBatch | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _carried, (dict(self), self.record)
+
+
+def _carried(values: Mapping[str, Any], record: pa.RecordBatch | None) -> CarriedRow:
+    row = CarriedRow(values)
+    row.record = record
+    return row
+
+
+def carry_row(_reader: object, data: dict[str, Any], _path: str, _id_in_file: int | str) -> dict[str, Any]:
+    """The `adapter` for datatrove's own readers: `JsonlReader("data/", adapter=carry_row)`.
+
+    The text is the conversation in plain words, never empty, so that no reader drops the row and other filters have
+    something to read. The id is a digest of the row's content: unlike a reader's own ids it does not change with the
+    number of tasks; equal rows have equal ids.
+    """
+    content = json.dumps(data, sort_keys=True, default=str)
+    identity = hashlib.sha256(content.encode(errors="surrogatepass")).hexdigest()[:32]
+    return {"text": row_text(data), "id": identity, "metadata": {ROW: CarriedRow(data)}}
+
+
+def row_text(row: Mapping[str, Any], format: FormatLike = "auto") -> str:  # noqa: A002 - the word users know
+    """The conversation in plain words; the row as JSON where it is none."""
+    try:
+        conversation = resolve_format(format, row).convert(row)
+        text = f"{conversation.prompt}\n\n{conversation.answer}".strip()
+    except (RowFormatError, Unscorable):
+        text = ""
+    return text or json.dumps(row, default=str, ensure_ascii=False)
+
+
+def documents_of(table: pa.Table, name: str, first: int, shard: str, format: FormatLike) -> Iterator[Document]:  # noqa: A002
+    """Rows of a table as documents that carry them; the first is row `first` of the dataset `name`."""
+    for place, values in enumerate(rows_of(table, table.column_names)):
+        row = _carried(values, table.slice(place, 1).combine_chunks().to_batches()[0])
+        yield Document(row_text(row, format), f"{name}/{first + place}", metadata={ROW: row, SHARD: shard})
+
+
+def row_of(document: Document) -> Mapping[str, Any]:
+    """The carried row; of a document that carries none, its metadata, text and id as columns."""
+    carried: Mapping[str, Any] | None = document.metadata.get(ROW)
+    return {"text": document.text, "id": document.id, **document.metadata} if carried is None else carried
+
+
+def table_of(documents: Sequence[Document], schema: pa.Schema) -> pa.Table:
+    """The rows that documents carry, and from their metadata the columns that the rows lack, with these types.
+
+    A row is written from its Arrow record, so that no value passes through Python; one that a step has altered since
+    is written as altered.
+    """
+    records = [_record(document) for document in documents]
+    carried = [name for name in schema.names if not _is_added(name)]
+    columns: dict[str, pa.Array | pa.ChunkedArray] = {}
+    if all(record is not None and set(carried) <= set(record.schema.names) for record in records):
+        rows = pa.Table.from_batches(records).select(carried)
+        columns = {name: rows[name].cast(schema.field(name).type) for name in carried}
+    else:
+        found = [row_of(document) for document in documents]
+        columns = {name: _array([row.get(name) for row in found], schema.field(name).type) for name in carried}
+    for name in schema.names:
+        if _is_added(name):
+            values = [document.metadata.get(name) for document in documents]
+            columns[name] = pa.array(values, schema.field(name).type)
+    return pa.table([columns[name] for name in schema.names], schema=schema)
+
+
+def _record(document: Document) -> pa.RecordBatch | None:
+    row = document.metadata.get(ROW)
+    record: pa.RecordBatch | None = getattr(row, "record", None)
+    if record is None or rows_of(pa.Table.from_batches([record]), record.schema.names) != [row]:
+        return None
+    return record
+
+
+def _is_added(name: str) -> bool:
+    return name in (SCORE, TOKENS, ISSUE, "filter_reason") or name.startswith(f"{SCORE}_l")
+
+
+def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
+    if not is_json(kind):
+        return pa.array(values, kind)
+    encoded = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
+    return pa.ExtensionArray.from_storage(kind, pa.array(encoded, kind.storage_type))
+
+
+class RowWriter(PipelineStep):
+    """Writes the rows that documents carry to Parquet: the source's columns and types, and the larf columns.
+
+    A file appears under its name when the task has ended well; until then it lies beside it, under a hidden name, and
+    goes if the task fails. Serves as a last step and as a filter's `exclusion_writer`.
+
+    Args:
+        output_folder: where to; anything that datatrove takes.
+        schema: the columns to write: `scored_schema(open_source("data/*.jsonl").schema, scorer.spec)`; with the field
+            `filter_reason` (string) for the reasons of an exclusion writer.
+        output_filename: with `${rank}`, so that no two tasks write one file.
+        batch_size: rows gathered before they are written.
+    """
+
+    type = "💽 - WRITER"
+    name = "🧾 LARF rows"
+
+    def __init__(
+        self,
+        output_folder: DataFolderLike,
+        schema: pa.Schema,
+        output_filename: str = "${rank}.parquet",
+        batch_size: int = 1000,
+    ) -> None:
+        super().__init__()
+        if "${rank}" not in output_filename:
+            raise ValueError(f"output_filename needs ${{rank}}, or tasks overwrite each other: {output_filename!r}")
+        self.output_folder = get_datafolder(output_folder)
+        self.schema = schema
+        self.output_filename = output_filename
+        self.batch_size = batch_size
+        self._waiting: defaultdict[str, list[Document]] = defaultdict(list)
+        self._open: dict[str, tuple[IO[bytes], pq.ParquetWriter]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        failed = raised[0] is not None
+        try:
+            if not failed:
+                for name in list(self._waiting):
+                    self._flush(name)
+        finally:
+            failed = failed or any(self._waiting.values())
+            for name, (file, writer) in self._open.items():
+                try:
+                    with file, writer:
+                        pass
+                except BaseException:
+                    failed = True
+                    raise
+                finally:
+                    if failed:
+                        with suppress(OSError):
+                            self.output_folder.rm(_hidden(name))
+                    else:
+                        self.output_folder.mv(_hidden(name), name)
+            self._waiting.clear()
+            self._open.clear()
+
+    def write(self, document: Document, rank: int = 0, **_: Any) -> None:
+        """Take one document; `rank` names the file."""
+        name = self.output_filename.replace("${rank}", f"{rank:05d}")
+        self._waiting[name].append(document)
+        self.stat_update(StatHints.total)
+        if len(self._waiting[name]) >= self.batch_size:
+            self._flush(name)
+
+    def _flush(self, name: str) -> None:
+        if not self._waiting[name]:
+            return
+        table = table_of(self._waiting[name], self.schema)
+        if name not in self._open:
+            file = self.output_folder.open(_hidden(name), "wb")
+            self._open[name] = (file, pq.ParquetWriter(file, self.schema))
+        self._open[name][1].write_table(table)
+        self._waiting[name] = []
+
+    def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # noqa: ARG002
+        with self:
+            for document in data:
+                with self.track_time():
+                    self.write(document, rank)
+                yield document
+
+
+def _hidden(name: str) -> str:
+    folder, _, file = name.rpartition("/")
+    return f"{folder}/.{file}.part" if folder else f".{file}.part"

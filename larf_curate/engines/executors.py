@@ -1,0 +1,129 @@
+"""datatrove's executors: local, Ray and Slurm, each set up for a chain of stages."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from datatrove.executor.base import PipelineExecutor
+from datatrove.executor.local import LocalPipelineExecutor
+from datatrove.executor.ray import RayPipelineExecutor
+from datatrove.executor.slurm import SlurmPipelineExecutor
+from datatrove.pipeline.base import PipelineStep
+
+from ..errors import LarfError, MissingExtraError, one_line
+
+Kind = Literal["local", "ray", "slurm"]
+
+
+@dataclass(frozen=True)
+class ExecutorRequest:
+    """Which executor, and its options.
+
+    Attributes:
+        kind: which of datatrove's executors.
+        tasks: into how many tasks the shards are divided.
+        workers: tasks at a time; -1 is 1 locally (a worker has its own copy of the model) and all of them elsewhere.
+        options: datatrove's own, passed through.
+        address: of the Ray cluster; None starts one here, or takes the one that is connected to.
+        wait: on Slurm, stay until the jobs have ended.
+    """
+
+    kind: Kind = "local"
+    tasks: int = 1
+    workers: int = -1
+    options: dict[str, Any] = field(default_factory=dict)
+    address: str | None = None
+    wait: bool = False
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of one worker; 0 where it may take all."""
+        if self.kind != "local":
+            return int(self.options.get("cpus_per_task", 1))
+        return max(1, available_cpus() // self.workers) if self.workers > 1 else 0
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage: its name, its steps, and into how many tasks it is divided."""
+
+    name: str
+    pipeline: list[PipelineStep]
+    tasks: int
+
+
+def available_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def chain(request: ExecutorRequest, stages: Sequence[StagePlan], logs: Path) -> list[PipelineExecutor]:
+    """One executor a stage, each depending on the one before."""
+    executors: list[PipelineExecutor] = []
+    for number, stage in enumerate(stages, 1):
+        common: dict[str, Any] = {
+            "pipeline": stage.pipeline,
+            "tasks": stage.tasks,
+            "logging_dir": str(logs / f"{number}-{stage.name}"),
+            "depends": executors[-1] if executors else None,
+        }
+        executors.append(_MAKERS[request.kind](request, stage, common))
+    return executors
+
+
+def _local(request: ExecutorRequest, stage: StagePlan, common: dict[str, Any]) -> PipelineExecutor:
+    # A stage of one task runs in a worker too if the others do: the driver loads no model and touches no device.
+    workers = 1 if request.workers in (1, -1) else max(2, min(request.workers, stage.tasks))
+    return LocalPipelineExecutor(**common, workers=workers, **request.options)
+
+
+def _ray(request: ExecutorRequest, stage: StagePlan, common: dict[str, Any]) -> PipelineExecutor:  # noqa: ARG001
+    return RayPipelineExecutor(**common, workers=request.workers, **request.options)
+
+
+def _slurm(request: ExecutorRequest, stage: StagePlan, common: dict[str, Any]) -> PipelineExecutor:
+    options = {"job_name": f"larf_{stage.name}", "requeue": False, **request.options}
+    # A job whose dependency failed would wait for ever.
+    options["sbatch_args"] = {"kill-on-invalid-dep": "yes", **(options.get("sbatch_args") or {})}
+    if not {"env_command", "condaenv", "venv_path"} & set(request.options):
+        options["env_command"] = f'export PATH="{Path(sys.executable).parent}:$PATH"'
+    return SlurmPipelineExecutor(**common, workers=request.workers, **options)
+
+
+_MAKERS = {"local": _local, "ray": _ray, "slurm": _slurm}
+
+
+def start_ray(address: str | None) -> None:
+    """Connect to the cluster, or start one here.
+
+    Raises:
+        MissingExtraError: Ray is not installed. LarfError: the cluster cannot be reached.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise MissingExtraError("ray", "ray", "executor.kind ray") from None
+    if not ray.is_initialized():
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:  # whatever its client raises
+            where = address or "this machine"
+            raise LarfError(f"the Ray cluster at {where} cannot be used: {one_line(error)}") from error
+
+
+def living_jobs(jobs: Sequence[str]) -> list[str]:
+    """Those of these Slurm jobs that are queued or running."""
+    if not jobs:
+        return []
+    command = ["squeue", "--noheader", "--format=%A", f"--jobs={','.join(jobs)}"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return []
+    return sorted(set(found.stdout.split()))

@@ -1,0 +1,407 @@
+"""A recipe's run: what is to be done, in which stages, on whose executor; and what to do when it was cut off."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datatrove.executor.base import PipelineExecutor
+
+from ..encoding.locating import locate
+from ..errors import LarfError, OutputError
+from ..progress import progress, say, shown_on
+from ..rows.formats import resolve_format
+from ..scoring.artifact import CONFIG, TENSORS, find_artifact
+from ..scoring.formulas import VERSION
+from ..scoring.references import choose_references
+from ..scoring.thresholds import Rule
+from .executors import ExecutorRequest, StagePlan, chain, living_jobs, start_ray
+from .scored import Unscored
+from .shards import Plan, missing, plan_shards
+from .stages import (
+    FindThreshold,
+    Finish,
+    FitScorer,
+    Job,
+    ReadShards,
+    SplitShards,
+    WriteShards,
+    failure,
+    killed,
+    placed,
+    put_in_place,
+    tell,
+)
+from .summary import OUTCOMES, SUMMARY, Summary
+from .tables import Source
+from .trove import LARFScore
+
+_OWN = ".larf"  # marks a run directory, and holds what only runs need
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """All that a run is made of.
+
+    Attributes:
+        source: the rows; `shard_rows`: see `plan_shards`; `format`: of the rows.
+        fit: arguments of `LARFScorer.fit`; None where `scorer` names a fitted one (at `revision` on the Hub).
+        options: see `RunOptions`.
+        rule, amount, harmless, unscorable: the threshold.
+        home: the run directory.
+        recipe: the resolved recipe, as text.
+    """
+
+    source: Source
+    shard_rows: int | None
+    format: str
+    fit: dict[str, Any] | None
+    scorer: str | None
+    revision: str | None
+    options: dict[str, Any]
+    rule: Rule
+    amount: float
+    harmless: str | None
+    unscorable: Unscored
+    executor: ExecutorRequest
+    home: Path
+    recipe: str
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """Slurm jobs that will do the rest."""
+
+    jobs: list[str]
+
+
+def run(request: RunRequest) -> Summary | Submitted:
+    """Score what no earlier run into this directory has scored, find the threshold, split the rows.
+
+    Shards that were scored before, with everything that affects scores the same, are not scored again. Nothing of an
+    earlier result is touched until the new one is complete.
+
+    Raises:
+        LarfError: anything cannot be used; what is done stays done, and another run goes on from there.
+    """
+    _refuse_worker()
+    resolve_format(request.format, request.source.schema.names)  # told here, not by a worker
+    home = request.home.expanduser().resolve()
+    with _held(home):
+        put_in_place(home, home / _OWN / "work")  # a run was killed while it did that
+        plan = plan_shards(request.source, request.shard_rows, home / _OWN / "files.json")
+        job = _job(request, plan, home)
+        if (done := _finished(job)) is not None:
+            return done
+        with _starting(home, job):
+            job.save(plan, request.recipe)
+        stages = _stages(request, plan, job)
+        if request.executor.kind == "slurm":
+            return _on_slurm(request, stages, plan, job)
+        return _here(request, stages, plan, job)
+
+
+def _job(request: RunRequest, plan: Plan, home: Path) -> Job:
+    scorer, digest = _scorer(request, home)
+    options = {name: value for name, value in request.options.items() if value}
+    affects = {"scorer": digest, "dtype": options.get("dtype"), "format": request.format}
+    scored = home / "scored" / _digest(affects)
+    fit = {} if (scorer / CONFIG).is_file() else {**(request.fit or {})}
+    now = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
+    logs = home / "logs" / f"{now}-{os.getpid()}"
+    threshold = [request.rule, request.amount, _file_state(request.harmless), request.unscorable]
+    known = {
+        "source": {"name": plan.name, "rows": plan.rows, "shards": len(plan.shards), "digest": plan.digest},
+        "scorer": {"directory": str(scorer.relative_to(home)), "digest": digest},
+        "scored": str(scored.relative_to(home)),
+        "format": request.format,
+        "executor": {"kind": request.executor.kind, "tasks": request.executor.tasks},
+        "digest": _digest([scored.name, plan.digest, threshold]),
+        "started": now,
+    }
+    return Job(
+        home=str(home),
+        logs=str(logs),
+        work=str(home / _OWN / "work"),
+        scorer=str(scorer),
+        fit=fit,
+        scored=str(scored),
+        pending=missing(plan, scored),
+        format=request.format,
+        options=options,
+        threads=request.executor.threads,
+        rule=request.rule,
+        amount=request.amount,
+        harmless=request.harmless,
+        unscorable=request.unscorable,
+        directory=str(Path.cwd()),
+        driver=[os.getpid(), socket.gethostname()] if request.executor.kind == "local" else [],
+        run=known,
+    )
+
+
+def _scorer(request: RunRequest, home: Path) -> tuple[Path, str]:
+    """Where the fitted scorer is or will be, and a digest of everything that it says."""
+    if request.fit is None:
+        assert request.scorer is not None
+        found = find_artifact(request.scorer, request.revision)
+        digest = hashlib.sha256((found / CONFIG).read_bytes()).hexdigest()[:16]
+        place = home / "scorer" / digest
+        if not (place / CONFIG).is_file():
+            with placed(place) as scratch:
+                for name in (CONFIG, TENSORS):
+                    shutil.copyfile(found / name, scratch / name)
+        return place, digest
+    fit = request.fit
+    pairs = choose_references(*(fit.get(name) for name in ("references", "unsafe", "safe")))
+    said = {name: value for name, value in fit.items() if name not in ("references", "unsafe", "safe", "batch_tokens")}
+    template = _file_state(fit.get("chat_template"))
+    version = locate(fit["model"], fit.get("revision")).version
+    digest = _digest([said, template, version, pairs.digest, VERSION])
+    return home / "scorer" / digest, digest
+
+
+def _file_state(path: str | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError:
+        return path  # a Hub id, a directory, or text
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _finished(job: Job) -> Summary | None:
+    """The result of an earlier run of the same recipe on the same rows, if it lies there."""
+    home = Path(job.home)
+    try:
+        summary = Summary.from_json((home / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    whole = all((home / outcome).is_dir() for outcome in OUTCOMES)
+    return summary if whole and summary.run.get("digest") == job.run["digest"] else None
+
+
+def _stages(request: RunRequest, plan: Plan, job: Job) -> list[StagePlan]:
+    stages = []
+    tasks = min(request.executor.tasks, len(plan.shards))
+    if job.fit:
+        stages.append(StagePlan("fit", [FitScorer(job.path)], 1))
+    if job.pending:
+        options: dict[str, Any] = {**job.options, "format": job.format, "threads": job.threads}
+        score = LARFScore(job.scorer, batch_size=plan.shard_rows, **options)
+        steps = [ReadShards(job.path), score, WriteShards(job.path)]
+        stages.append(StagePlan("score", steps, min(tasks, len(job.pending))))
+    stages.append(StagePlan("threshold", [FindThreshold(job.path)], 1))
+    stages.append(StagePlan("filter", [SplitShards(job.path)], tasks))
+    stages.append(StagePlan("finish", [Finish(job.path, tasks)], 1))
+    return stages
+
+
+# Whose turn it is ---------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _held(home: Path) -> Iterator[None]:
+    """The run directory for one run alone; the lock goes with the process, however it ends.
+
+    Raises:
+        OutputError: another run has it, or it is something else, or cannot be written.
+    """
+    own = home / _OWN
+    if home.exists() and not own.is_dir() and (not home.is_dir() or any(home.iterdir())):
+        raise OutputError(f"{home} exists and is no run directory; choose another output or remove it")
+    try:
+        own.mkdir(parents=True, exist_ok=True)
+        lock = (own / "lock").open("a+")
+    except OSError as error:
+        raise OutputError(f"{home} cannot be written: {error.strerror or error}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            raise OutputError(
+                f"another run is at work in {home} ({lock.read().strip() or 'process unknown'}): let it end, or choose "
+                "another output"
+            ) from None
+        if alive := living_jobs(_jobs(home)):
+            raise OutputError(
+                f"jobs of an earlier run into {home} are queued or running: {', '.join(alive)}; let them end, or "
+                "scancel them"
+            )
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+        yield
+
+
+def _jobs(home: Path) -> list[str]:
+    try:
+        return list(json.loads((home / _OWN / "slurm.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return []
+
+
+@contextlib.contextmanager
+def _starting(home: Path, job: Job) -> Iterator[None]:
+    """A clean place for this run: what a killed one has left half-done goes."""
+    try:
+        shutil.rmtree(job.work, ignore_errors=True)
+        for scratch in Path(job.scored).glob(".*.parquet.*"):
+            scratch.unlink(missing_ok=True)
+        for directory in (job.work, job.scored, job.logs):
+            Path(directory).mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise OutputError(f"{home} cannot be written: {error.strerror or error}") from error
+
+
+# Running ------------------------------------------------------------------------------------------------------------
+
+_LOGS = "LARF_CURATE_LOGS"  # in the environment of a run's workers
+
+
+def _refuse_worker() -> None:
+    """A script without `if __name__ == "__main__"` is run again by every worker that starts, which starts workers."""
+    from multiprocess.process import current_process
+
+    if _LOGS in os.environ and getattr(current_process(), "_inheriting", False):
+        message = 'put what your script does under `if __name__ == "__main__":`, or its workers run it again'
+        tell(Path(os.environ[_LOGS]), "main", LarfError(message))
+        os._exit(1)
+
+
+def _here(request: RunRequest, stages: Sequence[StagePlan], plan: Plan, job: Job) -> Summary:
+    """One stage after the other, locally or on Ray, while this process waits."""
+    if request.executor.kind == "ray":
+        start_ray(request.executor.address)
+    logs = Path(job.logs)
+    os.environ[_LOGS] = job.logs
+    with _console(logs / "console.log"):
+        executors = chain(request.executor, stages, logs)
+        for number, (stage, executor) in enumerate(zip(stages, executors, strict=True), 1):
+            say(f"stage {number} of {len(stages)}: {stage.name}")
+            rows = sum(plan.shards[index].rows for index in job.pending) if stage.name == "score" else 0
+            with _watched(rows, plan, job):
+                try:
+                    executor.run()
+                except LarfError as error:
+                    raise failure(logs) or error from error
+            if executor.get_incomplete_ranks(skip_completed=True):  # Ray goes on past failed tasks
+                raise failure(logs) or LarfError(f"stage {stage.name} did not finish; its logs are in {logs}")
+    return _result(job)
+
+
+def _result(job: Job) -> Summary:
+    summary = _finished(job)
+    if summary is None:
+        raise failure(Path(job.logs)) or LarfError(f"the run ended without a result; its logs are in {job.logs}")
+    return summary
+
+
+@contextlib.contextmanager
+def _console(path: Path) -> Iterator[None]:
+    """Send to a file what datatrove, its workers and native code write to standard error; progress still shows."""
+    sys.stderr.flush()
+    shown = os.dup(2)
+    with path.open("ab") as file, os.fdopen(shown, "w", buffering=1) as terminal:
+        os.dup2(file.fileno(), 2)
+        # A notebook's or a test's own stream is not file descriptor 2: progress goes on there.
+        watched = terminal if sys.stderr is sys.__stderr__ else sys.stderr
+        try:
+            with shown_on(watched), contextlib.redirect_stderr(sys.__stderr__):
+                yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(shown, 2)
+
+
+@contextlib.contextmanager
+def _watched(rows: int, plan: Plan, job: Job) -> Iterator[None]:
+    """Show how far a stage is, and end it when one of its workers was killed: pools wait for the dead for ever."""
+    over = threading.Event()
+    dead: list[LarfError] = []
+
+    def watch(update: Any) -> None:
+        seen = 0
+        while True:
+            ended = over.wait(0.5)
+            if rows:
+                left = sum(plan.shards[i].rows for i in _left(plan, job))
+                update(rows - left - seen)
+                seen = rows - left
+            if ended:
+                return
+            wrong = _wrong(Path(job.logs))
+            if wrong and not dead:
+                dead.append(wrong)
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    with progress(rows, "scoring", show=bool(rows)) as update:
+        watcher = threading.Thread(target=watch, args=(update,), daemon=True)
+        watcher.start()
+        try:
+            yield
+        except KeyboardInterrupt:
+            if not dead:
+                raise
+            raise dead[0] from None
+        finally:
+            over.set()
+            watcher.join()
+
+
+def _wrong(logs: Path) -> LarfError | None:
+    """What a pool would wait for, for ever."""
+    if task := killed(logs):
+        return LarfError(
+            f"the worker of task {task} was killed, perhaps for lack of memory; what it had finished is kept: run the "
+            "recipe again, with fewer workers or smaller batch_tokens"
+        )
+    return failure(logs, "main")
+
+
+def _left(plan: Plan, job: Job) -> list[int]:
+    return sorted(set(missing(plan, Path(job.scored))) & set(job.pending))
+
+
+def _on_slurm(request: RunRequest, stages: Sequence[StagePlan], plan: Plan, job: Job) -> Summary | Submitted:
+    """Submit all stages, each depending on the one before; wait for them where that is asked for."""
+    logs = Path(job.logs)
+    executors: list[PipelineExecutor] = chain(request.executor, stages, logs)
+    with _console(logs / "console.log"):
+        try:
+            executors[-1].run()
+        except Exception as error:  # sbatch is not there, or says no
+            raise LarfError(f"Slurm takes no jobs: {error}; see {logs / 'console.log'}") from error
+        finally:
+            jobs = [str(executor.job_id) for executor in executors if getattr(executor, "job_id", None)]
+            (Path(job.home) / _OWN / "slurm.json").write_text(json.dumps(jobs))
+    if not request.executor.wait:
+        return Submitted(jobs)
+    rows = sum(plan.shards[index].rows for index in job.pending)
+    with progress(rows, "scoring", show=bool(rows)) as update:
+        seen = 0
+        while living_jobs(jobs):
+            time.sleep(2)
+            done = rows - sum(plan.shards[i].rows for i in _left(plan, job))
+            update(done - seen)
+            seen = done
+    return _result(job)

@@ -1,0 +1,396 @@
+"""The steps of a recipe's run, as datatrove's executors run them: fit, score, find the threshold, split, finish.
+
+Each step knows one path, that of the job; whatever it needs it finds there, on a file system that all workers share.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datatrove.data import Document
+from datatrove.pipeline.base import PipelineStep
+from datatrove.utils.typeshelper import StatHints
+from numpy.typing import NDArray
+
+from .. import errors
+from ..errors import DataError, LarfError, OutputError, one_line
+from ..scoring.artifact import CONFIG
+from ..scoring.columns import ISSUE, SCORE
+from ..scoring.scorer import LARFScorer
+from ..scoring.thresholds import Rule, Threshold
+from .documents import SHARD, documents_of, table_of
+from .files import open_source
+from .local import read_scores
+from .scored import Unscored, scored_schema, scores_of, split_table
+from .shards import Plan, missing, read_scored, scored_chunks
+from .summary import OUTCOMES, SUMMARY, Summary, Tally, quantiles_of, text_format
+from .tables import rows_of
+from .writing import TableWriter, write_file, write_text
+
+RECIPE = "recipe.yaml"
+_THRESHOLD, _PARTS = "threshold.json", "parts"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, as its workers know it. All paths are absolute.
+
+    Attributes:
+        home: the run directory; `logs`: this run's own directory in it; `work`: where results lie until all are there.
+        scorer: the directory of the fitted scorer; `fit` how to fit it, empty where it was given.
+        scored: the directory of scored shards; `pending`: those to score now.
+        format: of the rows; `options`: see `RunOptions`; `threads`: of one worker, 0 for all.
+        rule, amount, harmless, unscorable: the threshold.
+        directory: the working directory, to which relative paths in the recipe refer.
+        driver: process and machine that workers end with; empty where they outlive it.
+        run: what the summary tells of the run.
+    """
+
+    home: str
+    logs: str
+    work: str
+    scorer: str
+    fit: dict[str, Any]
+    scored: str
+    pending: list[int]
+    format: str
+    options: dict[str, Any]
+    threads: int
+    rule: Rule
+    amount: float
+    harmless: str | None
+    unscorable: Unscored
+    directory: str
+    driver: list[Any]
+    run: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def path(self) -> str:
+        return str(Path(self.logs) / "job.json")
+
+    def save(self, plan: Plan, recipe: str) -> None:
+        """Write what workers read."""
+        for name, text in (("plan.json", plan.to_json()), (RECIPE, recipe), ("job.json", json.dumps(asdict(self)))):
+            write_text(Path(self.logs) / name, text)
+
+
+@cache
+def job_at(path: str) -> tuple[Job, Plan]:
+    """A run never changes its job, so a process reads it once."""
+    job = Job(**json.loads(Path(path).read_text(encoding="utf-8")))
+    return job, Plan.from_json((Path(job.logs) / "plan.json").read_text(encoding="utf-8"))
+
+
+class Stage(PipelineStep):
+    """A step that tells the driver what went wrong, and dies with it."""
+
+    type = "🧭 - LARF"
+
+    def __init__(self, job: str) -> None:
+        super().__init__()
+        self.job = job
+
+    def work(self, data: Iterator[Document] | None, rank: int, tasks: int) -> None:
+        raise NotImplementedError
+
+    def run(self, data: Iterator[Document] | None = None, rank: int = 0, world_size: int = 1) -> None:
+        """Do the task's work; whatever comes before in the pipeline runs within it, and fails within it."""
+        job, _ = job_at(self.job)
+        with reported(job, f"{type(self).__name__}-{rank:05d}"), self.track_time():
+            self.work(data, rank, world_size)
+
+
+class FitScorer(Stage):
+    """Fits the scorer, once."""
+
+    name = "fit"
+
+    def work(self, data: Iterator[Document] | None, rank: int, tasks: int) -> None:  # noqa: ARG002
+        job, _ = job_at(self.job)
+        home = Path(job.scorer)
+        if (home / CONFIG).is_file():
+            return
+        scorer = LARFScorer.fit(**job.fit)
+        with placed(home) as scratch:
+            scorer.save_pretrained(scratch)
+
+
+class ReadShards(PipelineStep):
+    """Yields the rows of the task's shards that no run has scored yet, as documents that carry them."""
+
+    type = "📖 - READER"
+    name = "🧭 LARF shards"
+
+    def __init__(self, job: str) -> None:
+        super().__init__()
+        self.job = job
+
+    def run(
+        self,
+        data: Iterator[Document] | None = None,  # noqa: ARG002
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> Iterator[Document]:
+        job, plan = job_at(self.job)
+        shards = plan.part(rank, world_size, job.pending)
+        pending = set(missing(plan, Path(job.scored)))  # a task that was requeued has done some of them
+        for shard, table in plan.tables(shard for shard in shards if shard.index in pending):
+            self.stat_update("shards")
+            for document in documents_of(table, plan.name, shard.first, shard.file_name, job.format):
+                self.stat_update(StatHints.total)
+                yield document
+
+
+class WriteShards(Stage):
+    """Writes scored shards, each when all of it is there."""
+
+    name = "score"
+
+    def work(self, data: Iterator[Document] | None, rank: int, tasks: int) -> None:  # noqa: ARG002
+        job, plan = job_at(self.job)
+        counts = {shard.file_name: shard.rows for shard in plan.shards}
+        for name, documents in groupby(data or (), key=lambda document: document.metadata[SHARD]):
+            shard = list(documents)
+            if len(shard) != counts[name]:
+                raise DataError(f"shard {name}: {len(shard)} rows came out of scoring, {counts[name]} went in")
+            schema = scored_schema(plan.schema, LARFScorer.from_pretrained(job.scorer).spec)
+            with write_file(Path(job.scored) / name, schema) as out:
+                out.write(table_of(shard, schema))
+            self.stat_update("shards")
+
+
+class FindThreshold(Stage):
+    """Fits the threshold to the scores of all shards."""
+
+    name = "threshold"
+
+    def work(self, data: Iterator[Document] | None, rank: int, tasks: int) -> None:  # noqa: ARG002
+        job, plan = job_at(self.job)
+        scored = Path(job.scored)
+        if lacking := missing(plan, scored):
+            raise DataError(f"{len(lacking)} of {len(plan.shards)} shards are not scored: run the recipe again")
+        fitted = _threshold(job).fit_chunks(lambda: scored_chunks(plan, scored))
+        quantiles = quantiles_of(lambda: scored_chunks(plan, scored))
+        text = json.dumps({"threshold": json.loads(fitted.to_json()), "quantiles": quantiles})
+        write_text(Path(job.work) / _THRESHOLD, text)
+
+
+class SplitShards(Stage):
+    """Puts every row of the task's shards among the kept, the removed or the unscorable."""
+
+    name = "filter"
+
+    def work(self, data: Iterator[Document] | None, rank: int, tasks: int) -> None:  # noqa: ARG002
+        job, plan = job_at(self.job)
+        work = Path(job.work)
+        found = json.loads((work / _THRESHOLD).read_text(encoding="utf-8"))
+        threshold = Threshold.from_json(json.dumps(found["threshold"]))
+        schema = scored_schema(plan.schema, LARFScorer.from_pretrained(job.scorer).spec)
+        form = text_format(job.format, plan.schema.names)
+        columns = [*(form.columns(plan.schema.names) if form else plan.schema.names), SCORE, ISSUE]
+        tally, counts = Tally(), dict.fromkeys(OUTCOMES, 0)
+        with ExitStack() as stack:
+            writers: dict[str, TableWriter] = {}
+            for shard in plan.part(rank, tasks):
+                table = read_scored(Path(job.scored), shard).cast(schema)
+                rows = rows_of(table, columns)
+                tally.add(rows, form, scores_of(table), [row[ISSUE] for row in rows], shard.first)
+                for outcome, part in split_table(table, threshold, job.unscorable, shard.first).items():
+                    counts[outcome] += len(part)
+                    if not len(part) and (rank or outcome in writers):
+                        continue  # but the first task's file is there even where it is empty: it has the columns
+                    if outcome not in writers:
+                        path = work / outcome / f"data-{rank:05d}-of-{tasks:05d}.parquet"
+                        writers[outcome] = stack.enter_context(write_file(path, schema))
+                    writers[outcome].write(part)
+        summary = tally.summary()
+        summary.outcomes = counts
+        write_text(work / _PARTS / f"{rank:05d}.json", summary.to_json())
+        for outcome, count in counts.items():
+            self.stat_update(outcome, value=count)
+
+
+class Finish(Stage):
+    """Counts what the tasks have split, and puts the results under their names."""
+
+    name = "finish"
+
+    def __init__(self, job: str, tasks: int) -> None:
+        super().__init__(job)
+        self.tasks = tasks
+
+    def work(self, data: Iterator[Document] | None, rank: int, tasks: int) -> None:  # noqa: ARG002
+        job, plan = job_at(self.job)
+        work = Path(job.work)
+        found = json.loads((work / _THRESHOLD).read_text(encoding="utf-8"))
+        tally, counts = Tally(), dict.fromkeys(OUTCOMES, 0)
+        for part in range(self.tasks):
+            path = work / _PARTS / f"{part:05d}.json"
+            if not path.is_file():
+                raise DataError(f"task {part} has not finished its part: run the recipe again")
+            seen = Summary.from_json(path.read_text(encoding="utf-8"))
+            tally.merge(seen)
+            for outcome in OUTCOMES:
+                counts[outcome] += seen.outcomes[outcome]
+        if sum(counts.values()) != plan.rows or tally.rows != plan.rows:
+            raise DataError(f"{plan.rows} rows went in and {sum(counts.values())} came out: run the recipe again")
+        summary = tally.summary()
+        summary.outcomes, summary.quantiles = counts, found["quantiles"]
+        summary.threshold = Threshold.from_json(json.dumps(found["threshold"]))
+        summary.run = {**job.run, "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        shutil.copyfile(Path(job.logs) / RECIPE, work / RECIPE)
+        write_text(work / SUMMARY, summary.to_json() + "\n")
+        put_in_place(Path(job.home), work)
+
+
+def put_in_place(home: Path, work: Path) -> None:
+    """Move finished results to their names. Killed half-way, it goes on where it was when it is called again.
+
+    The summary goes first and comes last: while it is there, what lies beside it is whole and belongs to it.
+    """
+    if not (work / SUMMARY).is_file():
+        return
+    try:
+        (home / SUMMARY).unlink(missing_ok=True)
+        for name in (*OUTCOMES, RECIPE):
+            if not (work / name).exists():
+                continue  # it was moved before
+            if (home / name).exists():
+                (work / "old").mkdir(exist_ok=True)
+                shutil.rmtree(work / "old" / name, ignore_errors=True)
+                (home / name).replace(work / "old" / name)
+            (work / name).replace(home / name)
+        (work / SUMMARY).replace(home / SUMMARY)
+    except OSError as error:
+        raise OutputError(f"{home} cannot be written: {error.strerror or error}") from error
+    shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def placed(path: Path) -> Iterator[Path]:
+    """A directory that appears under its name when all of it is written; one that is there already stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
+        made = Path(scratch) / "made"
+        made.mkdir()
+        yield made
+        if not path.exists():
+            made.rename(path)
+
+
+def _threshold(job: Job) -> Threshold:
+    if job.rule != "calibrated":
+        make: Callable[[float], Threshold] = getattr(Threshold, job.rule)
+        return make(job.amount)
+    harmless: NDArray[Any]
+    if job.harmless is None:
+        harmless = LARFScorer.from_pretrained(job.scorer).harmless_scores
+    else:
+        harmless = np.asarray(read_scores(open_source(job.harmless)))
+    return Threshold.calibrated(job.amount, harmless)
+
+
+# What the driver learns of a worker, and a worker of the driver ------------------------------------------------------
+
+
+@contextmanager
+def reported(job: Job, task: str) -> Iterator[None]:
+    """Say that the task is at work, and why it failed if it does, in files: executors differ in what they tell.
+
+    Raises:
+        LarfError: for whatever was raised; one that any process can unpickle.
+    """
+    signs = Path(job.logs) / "tasks"
+    try:
+        os.chdir(job.directory)  # Ray's workers begin elsewhere
+        signs.mkdir(exist_ok=True)
+        (signs / f"{task}.failed").unlink(missing_ok=True)
+        alive = signs / f"{task}.alive"
+        alive.write_text(f"{os.getpid()} {socket.gethostname()}")
+        if job.driver and job.driver[1] == socket.gethostname() and job.driver[0] != os.getpid():
+            _die_with(job.driver[0])
+        try:
+            yield
+        finally:
+            alive.unlink(missing_ok=True)
+    except Exception as error:
+        told = _as_larf_error(error)
+        tell(Path(job.logs), task, told)
+        raise told from error
+
+
+def tell(logs: Path, task: str, error: LarfError) -> None:
+    """Leave word of what went wrong; where that fails too (a full disk), it is on its way by other roads."""
+    with suppress(OSError):
+        (logs / "tasks").mkdir(exist_ok=True)
+        (logs / "tasks" / f"{task}.failed").write_text(
+            json.dumps({"kind": type(error).__name__, "message": str(error)})
+        )
+
+
+def _as_larf_error(error: Exception) -> LarfError:
+    if isinstance(error, OSError):
+        return OutputError(f"{error.filename or 'a file'}: {error.strerror or error}")
+    if isinstance(error, LarfError):
+        return error
+    return LarfError(f"{type(error).__name__}: {one_line(error)}")
+
+
+def failure(logs: Path, task: str = "*") -> LarfError | None:
+    """What the first failed task of a run said."""
+    for path in sorted((logs / "tasks").glob(f"{task}.failed"), key=lambda path: path.stat().st_mtime_ns):
+        try:
+            said = json.loads(path.read_text())
+            kind: type[LarfError] = getattr(errors, said["kind"], LarfError)
+            return LarfError.__new__(kind, said["message"])
+        except (OSError, ValueError, KeyError):
+            continue
+    return None
+
+
+def killed(logs: Path) -> str | None:
+    """A task whose process is gone without a word, on this machine."""
+    for path in (logs / "tasks").glob("*.alive"):
+        try:
+            process, host = path.read_text().split()
+        except (OSError, ValueError):
+            continue
+        if host != socket.gethostname():
+            continue
+        try:
+            os.kill(int(process), 0)
+        except ProcessLookupError:
+            if path.exists():  # it may have ended well since
+                return path.stem
+        except PermissionError:
+            pass
+    return None
+
+
+@cache
+def _die_with(driver: int) -> None:
+    """A worker whose driver was killed would go on, unseen, beside the next run."""
+
+    def watch() -> None:
+        while True:
+            try:
+                os.kill(driver, 0)
+            except ProcessLookupError:
+                os._exit(1)
+            time.sleep(0.5)
+
+    threading.Thread(target=watch, daemon=True).start()
