@@ -163,6 +163,49 @@ def load_model(config: EncoderConfig, highest: int, device: torch.device) -> Loa
         raise ModelError(f"{config.model} cannot be loaded: {one_line(error)}") from error
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What the blocks 0 to the highest wanted amount to: all parameters with the embeddings, and the blocks' alone."""
+
+    total_blocks: int
+    parameters: int
+    block_parameters: int
+
+
+def shape_of(model: str, revision: str | None, highest: int, *, trust_remote_code: bool = False) -> Shape:
+    """The shape of a model that is not loaded, from its config alone.
+
+    Raises:
+        ModelError: the model is unknown or unreadable, or has no block `highest`.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    source = locate(model, revision)
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(source.path, trust_remote_code=trust_remote_code, **source.options)
+            decoder = config.get_text_config(decoder=True)
+            total = int(decoder.num_hidden_layers)
+            _require_block(model, highest, total)
+            cut_early = _cut(decoder, highest + 1)
+            with torch.device("meta"):
+                empty = AutoModel.from_config(config, trust_remote_code=trust_remote_code)
+    except LarfError:
+        raise
+    except Exception as error:  # as in load_model
+        raise ModelError(f"{model} cannot be read: {one_line(error)}") from error
+    blocks = find_blocks(empty, highest + 1 if cut_early else total)
+    counts = [sum(parameter.numel() for parameter in block.parameters()) for block in blocks]
+    whole = sum(parameter.numel() for parameter in empty.parameters())
+    return Shape(total, whole - sum(counts[highest + 1 :]), sum(counts[: highest + 1]))
+
+
+def _require_block(model: str, highest: int, total: int) -> None:
+    if not 0 <= highest < total:
+        raise ModelError(f"layer {highest} is out of range: {model} has blocks 0 to {total - 1}")
+
+
 def _load(config: EncoderConfig, source: Source, highest: int, device: torch.device) -> LoadedModel:
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
@@ -171,8 +214,7 @@ def _load(config: EncoderConfig, source: Source, highest: int, device: torch.dev
     model_config = AutoConfig.from_pretrained(source.path, **options)
     decoder = model_config.get_text_config(decoder=True)
     total = int(decoder.num_hidden_layers)
-    if not 0 <= highest < total:
-        raise ModelError(f"layer {highest} is out of range: {config.model} has blocks 0 to {total - 1}")
+    _require_block(config.model, highest, total)
     cut_early = _cut(decoder, highest + 1)
     # An adapter's weights are named after the whole model with its head, so it needs that one around the decoder.
     auto = AutoModelForCausalLM if source.adapter else AutoModel

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -21,7 +20,7 @@ from typing import Any
 from datatrove.executor.base import PipelineExecutor
 
 from ..encoding.locating import locate
-from ..errors import LarfError, OutputError
+from ..errors import LarfError
 from ..progress import progress, say, shown_on
 from ..rows.formats import resolve_format
 from ..scoring.artifact import CONFIG, TENSORS, find_artifact
@@ -29,27 +28,15 @@ from ..scoring.formulas import VERSION
 from ..scoring.references import choose_references
 from ..scoring.thresholds import Rule
 from .executors import ExecutorRequest, StagePlan, chain, living_jobs, start_ray
+from .job import Job
+from .rundir import OWN, finished, held, placed, put_in_place, starting
 from .scored import Unscored
 from .shards import Plan, missing, plan_shards
-from .stages import (
-    FindThreshold,
-    Finish,
-    FitScorer,
-    Job,
-    ReadShards,
-    SplitShards,
-    WriteShards,
-    failure,
-    killed,
-    placed,
-    put_in_place,
-    tell,
-)
-from .summary import OUTCOMES, SUMMARY, Summary
+from .signs import LOGS, failure, killed, refuse_worker
+from .stages import FindThreshold, Finish, FitScorer, ReadShards, SplitShards, WriteShards
+from .summary import Summary
 from .tables import Source
 from .trove import LARFScore
-
-_OWN = ".larf"  # marks a run directory, and holds what only runs need
 
 
 @dataclass(frozen=True)
@@ -97,16 +84,16 @@ def run(request: RunRequest) -> Summary | Submitted:
     Raises:
         LarfError: anything cannot be used; what is done stays done, and another run goes on from there.
     """
-    _refuse_worker()
+    refuse_worker()
     resolve_format(request.format, request.source.schema.names)  # told here, not by a worker
     home = request.home.expanduser().resolve()
-    with _held(home):
-        put_in_place(home, home / _OWN / "work")  # a run was killed while it did that
-        plan = plan_shards(request.source, request.shard_rows, home / _OWN / "files.json")
+    with held(home):
+        put_in_place(home, home / OWN / "work")  # a run was killed while it did that
+        plan = plan_shards(request.source, request.shard_rows, home / OWN / "files.json")
         job = _job(request, plan, home)
-        if (done := _finished(job)) is not None:
+        if (done := finished(job)) is not None:
             return done
-        with _starting(home, job):
+        with starting(home, job):
             job.save(plan, request.recipe)
         stages = _stages(request, plan, job)
         if request.executor.kind == "slurm":
@@ -135,7 +122,7 @@ def _job(request: RunRequest, plan: Plan, home: Path) -> Job:
     return Job(
         home=str(home),
         logs=str(logs),
-        work=str(home / _OWN / "work"),
+        work=str(home / OWN / "work"),
         scorer=str(scorer),
         fit=fit,
         scored=str(scored),
@@ -187,17 +174,6 @@ def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _finished(job: Job) -> Summary | None:
-    """The result of an earlier run of the same recipe on the same rows, if it lies there."""
-    home = Path(job.home)
-    try:
-        summary = Summary.from_json((home / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    whole = all((home / outcome).is_dir() for outcome in OUTCOMES)
-    return summary if whole and summary.run.get("digest") == job.run["digest"] else None
-
-
 def _stages(request: RunRequest, plan: Plan, job: Job) -> list[StagePlan]:
     stages = []
     tasks = min(request.executor.tasks, len(plan.shards))
@@ -214,78 +190,7 @@ def _stages(request: RunRequest, plan: Plan, job: Job) -> list[StagePlan]:
     return stages
 
 
-# Whose turn it is ---------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _held(home: Path) -> Iterator[None]:
-    """The run directory for one run alone; the lock goes with the process, however it ends.
-
-    Raises:
-        OutputError: another run has it, or it is something else, or cannot be written.
-    """
-    own = home / _OWN
-    if home.exists() and not own.is_dir() and (not home.is_dir() or any(home.iterdir())):
-        raise OutputError(f"{home} exists and is no run directory; choose another output or remove it")
-    try:
-        own.mkdir(parents=True, exist_ok=True)
-        lock = (own / "lock").open("a+")
-    except OSError as error:
-        raise OutputError(f"{home} cannot be written: {error.strerror or error}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            raise OutputError(
-                f"another run is at work in {home} ({lock.read().strip() or 'process unknown'}): let it end, or choose "
-                "another output"
-            ) from None
-        if alive := living_jobs(_jobs(home)):
-            raise OutputError(
-                f"jobs of an earlier run into {home} are queued or running: {', '.join(alive)}; let them end, or "
-                "scancel them"
-            )
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-        lock.flush()
-        yield
-
-
-def _jobs(home: Path) -> list[str]:
-    try:
-        return list(json.loads((home / _OWN / "slurm.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return []
-
-
-@contextlib.contextmanager
-def _starting(home: Path, job: Job) -> Iterator[None]:
-    """A clean place for this run: what a killed one has left half-done goes."""
-    try:
-        shutil.rmtree(job.work, ignore_errors=True)
-        for scratch in Path(job.scored).glob(".*.parquet.*"):
-            scratch.unlink(missing_ok=True)
-        for directory in (job.work, job.scored, job.logs):
-            Path(directory).mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise OutputError(f"{home} cannot be written: {error.strerror or error}") from error
-
-
 # Running ------------------------------------------------------------------------------------------------------------
-
-_LOGS = "LARF_CURATE_LOGS"  # in the environment of a run's workers
-
-
-def _refuse_worker() -> None:
-    """A script without `if __name__ == "__main__"` is run again by every worker that starts, which starts workers."""
-    from multiprocess.process import current_process
-
-    if _LOGS in os.environ and getattr(current_process(), "_inheriting", False):
-        message = 'put what your script does under `if __name__ == "__main__":`, or its workers run it again'
-        tell(Path(os.environ[_LOGS]), "main", LarfError(message))
-        os._exit(1)
 
 
 def _here(request: RunRequest, stages: Sequence[StagePlan], plan: Plan, job: Job) -> Summary:
@@ -293,7 +198,7 @@ def _here(request: RunRequest, stages: Sequence[StagePlan], plan: Plan, job: Job
     if request.executor.kind == "ray":
         start_ray(request.executor.address)
     logs = Path(job.logs)
-    os.environ[_LOGS] = job.logs
+    os.environ[LOGS] = job.logs
     with _console(logs / "console.log"):
         executors = chain(request.executor, stages, logs)
         for number, (stage, executor) in enumerate(zip(stages, executors, strict=True), 1):
@@ -310,7 +215,7 @@ def _here(request: RunRequest, stages: Sequence[StagePlan], plan: Plan, job: Job
 
 
 def _result(job: Job) -> Summary:
-    summary = _finished(job)
+    summary = finished(job)
     if summary is None:
         raise failure(Path(job.logs)) or LarfError(f"the run ended without a result; its logs are in {job.logs}")
     return summary
@@ -393,7 +298,7 @@ def _on_slurm(request: RunRequest, stages: Sequence[StagePlan], plan: Plan, job:
             raise LarfError(f"Slurm takes no jobs: {error}; see {logs / 'console.log'}") from error
         finally:
             jobs = [str(executor.job_id) for executor in executors if getattr(executor, "job_id", None)]
-            (Path(job.home) / _OWN / "slurm.json").write_text(json.dumps(jobs))
+            (Path(job.home) / OWN / "slurm.json").write_text(json.dumps(jobs))
     if not request.executor.wait:
         return Submitted(jobs)
     rows = sum(plan.shards[index].rows for index in job.pending)

@@ -6,16 +6,10 @@ Each step knows one path, that of the job; whatever it needs it finds there, on 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
-import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
-from functools import cache
+from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -26,73 +20,24 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.typeshelper import StatHints
 from numpy.typing import NDArray
 
-from .. import errors
-from ..errors import DataError, LarfError, OutputError, one_line
+from ..errors import DataError
 from ..scoring.artifact import CONFIG
 from ..scoring.columns import ISSUE, SCORE
 from ..scoring.scorer import LARFScorer
-from ..scoring.thresholds import Rule, Threshold
+from ..scoring.thresholds import Threshold
 from .documents import SHARD, documents_of, table_of
 from .files import open_source
+from .job import RECIPE, Job, job_at
 from .local import read_scores
-from .scored import Unscored, scored_schema, scores_of, split_table
-from .shards import Plan, missing, read_scored, scored_chunks
+from .rundir import placed, put_in_place
+from .scored import scored_schema, scores_of, split_table
+from .shards import missing, read_scored, scored_chunks
+from .signs import reported
 from .summary import OUTCOMES, SUMMARY, Summary, Tally, quantiles_of, text_format
 from .tables import rows_of
 from .writing import TableWriter, write_file, write_text
 
-RECIPE = "recipe.yaml"
 _THRESHOLD, _PARTS = "threshold.json", "parts"
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run, as its workers know it. All paths are absolute.
-
-    Attributes:
-        home: the run directory; `logs`: this run's own directory in it; `work`: where results lie until all are there.
-        scorer: the directory of the fitted scorer; `fit` how to fit it, empty where it was given.
-        scored: the directory of scored shards; `pending`: those to score now.
-        format: of the rows; `options`: see `RunOptions`; `threads`: of one worker, 0 for all.
-        rule, amount, harmless, unscorable: the threshold.
-        directory: the working directory, to which relative paths in the recipe refer.
-        driver: process and machine that workers end with; empty where they outlive it.
-        run: what the summary tells of the run.
-    """
-
-    home: str
-    logs: str
-    work: str
-    scorer: str
-    fit: dict[str, Any]
-    scored: str
-    pending: list[int]
-    format: str
-    options: dict[str, Any]
-    threads: int
-    rule: Rule
-    amount: float
-    harmless: str | None
-    unscorable: Unscored
-    directory: str
-    driver: list[Any]
-    run: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def path(self) -> str:
-        return str(Path(self.logs) / "job.json")
-
-    def save(self, plan: Plan, recipe: str) -> None:
-        """Write what workers read."""
-        for name, text in (("plan.json", plan.to_json()), (RECIPE, recipe), ("job.json", json.dumps(asdict(self)))):
-            write_text(Path(self.logs) / name, text)
-
-
-@cache
-def job_at(path: str) -> tuple[Job, Plan]:
-    """A run never changes its job, so a process reads it once."""
-    job = Job(**json.loads(Path(path).read_text(encoding="utf-8")))
-    return job, Plan.from_json((Path(job.logs) / "plan.json").read_text(encoding="utf-8"))
 
 
 class Stage(PipelineStep):
@@ -257,41 +202,6 @@ class Finish(Stage):
         put_in_place(Path(job.home), work)
 
 
-def put_in_place(home: Path, work: Path) -> None:
-    """Move finished results to their names. Killed half-way, it goes on where it was when it is called again.
-
-    The summary goes first and comes last: while it is there, what lies beside it is whole and belongs to it.
-    """
-    if not (work / SUMMARY).is_file():
-        return
-    try:
-        (home / SUMMARY).unlink(missing_ok=True)
-        for name in (*OUTCOMES, RECIPE):
-            if not (work / name).exists():
-                continue  # it was moved before
-            if (home / name).exists():
-                (work / "old").mkdir(exist_ok=True)
-                shutil.rmtree(work / "old" / name, ignore_errors=True)
-                (home / name).replace(work / "old" / name)
-            (work / name).replace(home / name)
-        (work / SUMMARY).replace(home / SUMMARY)
-    except OSError as error:
-        raise OutputError(f"{home} cannot be written: {error.strerror or error}") from error
-    shutil.rmtree(work, ignore_errors=True)
-
-
-@contextmanager
-def placed(path: Path) -> Iterator[Path]:
-    """A directory that appears under its name when all of it is written; one that is there already stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
-        made = Path(scratch) / "made"
-        made.mkdir()
-        yield made
-        if not path.exists():
-            made.rename(path)
-
-
 def _threshold(job: Job) -> Threshold:
     if job.rule != "calibrated":
         make: Callable[[float], Threshold] = getattr(Threshold, job.rule)
@@ -302,95 +212,3 @@ def _threshold(job: Job) -> Threshold:
     else:
         harmless = np.asarray(read_scores(open_source(job.harmless)))
     return Threshold.calibrated(job.amount, harmless)
-
-
-# What the driver learns of a worker, and a worker of the driver ------------------------------------------------------
-
-
-@contextmanager
-def reported(job: Job, task: str) -> Iterator[None]:
-    """Say that the task is at work, and why it failed if it does, in files: executors differ in what they tell.
-
-    Raises:
-        LarfError: for whatever was raised; one that any process can unpickle.
-    """
-    signs = Path(job.logs) / "tasks"
-    try:
-        os.chdir(job.directory)  # Ray's workers begin elsewhere
-        signs.mkdir(exist_ok=True)
-        (signs / f"{task}.failed").unlink(missing_ok=True)
-        alive = signs / f"{task}.alive"
-        alive.write_text(f"{os.getpid()} {socket.gethostname()}")
-        if job.driver and job.driver[1] == socket.gethostname() and job.driver[0] != os.getpid():
-            _die_with(job.driver[0])
-        try:
-            yield
-        finally:
-            alive.unlink(missing_ok=True)
-    except Exception as error:
-        told = _as_larf_error(error)
-        tell(Path(job.logs), task, told)
-        raise told from error
-
-
-def tell(logs: Path, task: str, error: LarfError) -> None:
-    """Leave word of what went wrong; where that fails too (a full disk), it is on its way by other roads."""
-    with suppress(OSError):
-        (logs / "tasks").mkdir(exist_ok=True)
-        (logs / "tasks" / f"{task}.failed").write_text(
-            json.dumps({"kind": type(error).__name__, "message": str(error)})
-        )
-
-
-def _as_larf_error(error: Exception) -> LarfError:
-    if isinstance(error, OSError):
-        return OutputError(f"{error.filename or 'a file'}: {error.strerror or error}")
-    if isinstance(error, LarfError):
-        return error
-    return LarfError(f"{type(error).__name__}: {one_line(error)}")
-
-
-def failure(logs: Path, task: str = "*") -> LarfError | None:
-    """What the first failed task of a run said."""
-    for path in sorted((logs / "tasks").glob(f"{task}.failed"), key=lambda path: path.stat().st_mtime_ns):
-        try:
-            said = json.loads(path.read_text())
-            kind: type[LarfError] = getattr(errors, said["kind"], LarfError)
-            return LarfError.__new__(kind, said["message"])
-        except (OSError, ValueError, KeyError):
-            continue
-    return None
-
-
-def killed(logs: Path) -> str | None:
-    """A task whose process is gone without a word, on this machine."""
-    for path in (logs / "tasks").glob("*.alive"):
-        try:
-            process, host = path.read_text().split()
-        except (OSError, ValueError):
-            continue
-        if host != socket.gethostname():
-            continue
-        try:
-            os.kill(int(process), 0)
-        except ProcessLookupError:
-            if path.exists():  # it may have ended well since
-                return path.stem
-        except PermissionError:
-            pass
-    return None
-
-
-@cache
-def _die_with(driver: int) -> None:
-    """A worker whose driver was killed would go on, unseen, beside the next run."""
-
-    def watch() -> None:
-        while True:
-            try:
-                os.kill(driver, 0)
-            except ProcessLookupError:
-                os._exit(1)
-            time.sleep(0.5)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,30 +13,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ThresholdError
+from .ranking import Chunks, batches, refuse_change, select
 
 Rule = Literal["max_score", "drop_top", "drop_fraction", "calibrated"]
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """A rule, and once fitted the score above which it removes rows.
+    """A rule, and once fitted the rows that it removes.
 
     Rows whose score is *greater than* `value` are removed. The rules that count rows (`drop_top`, `drop_fraction`)
-    treat equal scores alike, so that the outcome never depends on the order of the rows: where the last row to go ties
-    with others, all of them go, and `tied` says how many more that is.
+    remove exactly as many as asked for: where the last row to go ties with others, those that come first in the dataset
+    go, and the rest stay. That takes row numbers, 0 for the first row of the dataset that it was fitted on; where they
+    are not given, all rows of that score go together, `tied` more than asked for. Rows that score minus infinity always
+    stay, since no value lies below.
 
     Attributes:
         rule: which of the four constructors made it.
         amount: what the constructor was given.
-        value: rows above this score go; None until fitted.
+        value: rows above this score go, but for the spared ones; None until fitted.
         rows, removed, unscorable: counts over the scores it was fitted on.
-        tied: rows removed beyond the number asked for, because of equal scores.
+        tied: how many rows have the last removed row's score and stay: more would go without row numbers.
         harmless: for `calibrated`, the number of harmless rows behind it.
+        nulls: where rows without a score go, of `with_nulls`.
+        spared_score, spared_from: rows of exactly this score stay from this row number on; None where no row does.
 
     >>> import numpy as np
-    >>> threshold = Threshold.drop_top(2).fit(np.array([0.1, 0.4, np.nan, 0.3]))
-    >>> [threshold.keep(score) for score in (0.1, 0.4, 0.3)], threshold.removed
-    ([True, False, False], 2)
+    >>> scores = np.array([0.1, 0.4, np.nan, 0.3, 0.3])
+    >>> threshold = Threshold.drop_top(2).fit(scores)
+    >>> threshold.removes(scores)
+    array([False,  True, False,  True, False])
+    >>> threshold.removed, threshold.tied, threshold.keep(0.3, 4), threshold.keep(0.3)
+    (2, 1, True, False)
     """
 
     rule: Rule
@@ -48,6 +56,8 @@ class Threshold:
     tied: int = 0
     harmless: int | None = None
     nulls: Literal["keep", "remove"] | None = None
+    spared_score: float | None = None
+    spared_from: int | None = None
 
     @classmethod
     def max_score(cls, value: float) -> Threshold:
@@ -85,7 +95,8 @@ class Threshold:
         """
         if not 0 < share < 1:
             raise ThresholdError(f"calibrated needs a share between 0 and 1, not {share}")
-        scores = np.sort(_scored(_array(harmless)))
+        given = _array(harmless)
+        scores = np.sort(given[~np.isnan(given)])
         place = math.ceil(round((len(scores) + 1) * (1 - share), 9)) - 1  # 1 - 0.7 is 0.30000000000000004
         if place >= len(scores):
             raise ThresholdError(
@@ -98,36 +109,72 @@ class Threshold:
 
         Args:
             scores: [rows], numpy, a list or a dataset column.
+
+        Raises:
+            ThresholdError: they are not numbers, or not one a row.
         """
-        everything = _array(scores)
-        scored = np.sort(_scored(everything))[::-1]
-        value = self.value if self.rule in ("max_score", "calibrated") else self._value_for(scored)
-        assert value is not None
-        removed = int((scored > value).sum())
-        return replace(
+        array = _array(scores)
+        return self.fit_chunks(lambda: [array])
+
+    def fit_chunks(self, chunks: Chunks) -> Threshold:
+        """What `fit` gives for the chunks one after the other, without ever holding more than one of them.
+
+        It is exact, and the same however the rows are cut into chunks. `max_score` and `calibrated` count in one pass.
+        The rules that count rows find the last removed row's score in 2 to 4 passes (see `ranking.select`), and in one
+        more the next lower score and the first row that ties and stays. Memory stays below 32 MiB beside a chunk, for
+        hundreds of millions of rows as for a million; a pass takes what reading the scores does, and about 5 ns a row.
+
+        Args:
+            chunks: a function that each pass calls anew, and that each time gives the same scores in the same order,
+                [any number of rows] at a time, float32 or float64, NaN for none.
+
+        Raises:
+            ThresholdError: the scores are not numbers, or not one a row. DataError: two passes met other scores.
+        """
+
+        def checked() -> Iterator[NDArray[np.floating]]:
+            return map(_array, chunks())
+
+        if self.rule in ("max_score", "calibrated"):
+            return self._with_counts(checked)
+        found = select(checked, lambda scored: [scored - max(1, self._wanted(scored))] if scored else [])
+        fitted = replace(
             self,
-            value=value,
-            rows=len(everything),
-            removed=removed,
-            unscorable=len(everything) - len(scored),
-            tied=max(0, removed - self._wanted(len(scored))) if self.rule in ("drop_top", "drop_fraction") else 0,
+            value=math.inf,
+            rows=found.rows,
+            removed=0,
+            unscorable=found.rows - found.scored,
+            tied=0,
+            spared_score=None,
+            spared_from=None,
         )
+        if not found.scored:
+            return fitted
+        wanted, last = self._wanted(found.scored), float(found.values[0])
+        if wanted == 0:
+            return replace(fitted, value=last)
+        equal = int(found.equal[0])
+        higher = found.scored - int(found.below[0]) - equal
+        if last == -math.inf:  # no value lies below it
+            return replace(fitted, value=last, removed=higher)
+        # Between the last to go and the first to stay stands the latter's own score: "greater than" is exact then.
+        value, spared_from, ties = _around(checked, last, wanted - higher)
+        refuse_change(ties == equal)
+        fitted = replace(fitted, value=value, removed=wanted, tied=higher + equal - wanted)
+        return fitted if spared_from is None else replace(fitted, spared_score=last, spared_from=spared_from)
+
+    def _with_counts(self, chunks: Chunks) -> Threshold:
+        rows = removed = unscorable = 0
+        for batch in batches(chunks):
+            rows += len(batch)
+            removed += int(np.count_nonzero(self.removes(batch)))
+            unscorable += int(np.count_nonzero(np.isnan(batch)))
+        return replace(self, rows=rows, removed=removed, unscorable=unscorable)
 
     def _wanted(self, scorable: int) -> int:
         # 0.07 * 100 is 7.000000000000001: rounding first keeps the floor what a person expects.
         wanted = self.amount if self.rule == "drop_top" else math.floor(round(self.amount * scorable, 6))
         return min(int(wanted), scorable)
-
-    def _value_for(self, descending: NDArray[np.float64]) -> float:
-        wanted = self._wanted(len(descending))
-        if not len(descending):
-            return math.inf
-        if wanted == 0:
-            return float(descending[0])
-        lowest_removed = descending[wanted - 1]
-        below = descending[descending < lowest_removed]
-        # Between the last to go and the first to stay stands the latter's own score: "greater than" is exact then.
-        return float(below[0]) if len(below) else -math.inf
 
     def with_nulls(self, nulls: Literal["keep", "remove"]) -> Threshold:
         """Say where rows without a score go; until then `keep` refuses to judge them."""
@@ -135,8 +182,16 @@ class Threshold:
             raise ThresholdError(f"nulls must be keep or remove, not {nulls!r}")
         return replace(self, nulls=nulls)
 
-    def keep(self, score: float | None) -> bool:
-        """Whether a row with this score stays; for `Dataset.filter(threshold.keep, input_columns="larf_score")`.
+    def keep(self, score: float | None, row: int | None = None) -> bool:
+        """Whether a row with this score stays.
+
+        For `Dataset.filter(threshold.keep, input_columns="larf_score", with_indices=True)`, on the dataset whose scores
+        it was fitted on, in the same order.
+
+        Args:
+            score: NaN or None for none.
+            row: the row's number in the dataset, from 0. Without it (no `with_indices`) rows that tie with the last
+                removed one go as well, `tied` more than asked for.
 
         Raises:
             ThresholdError: not fitted, or no score and `with_nulls` has not said what to do then.
@@ -150,28 +205,54 @@ class Threshold:
                     '.with_nulls("keep") or .with_nulls("remove")'
                 )
             return self.nulls == "keep"
-        return not score > self.value
+        # A float32 would be compared in float32, and so kept where `fit`, in float64, counted it as removed.
+        return not self._removes(float(score), -1 if row is None else row)
+
+    def removes(self, scores: Iterable[float | None], first_row: int = 0) -> NDArray[np.bool_]:
+        """Which of some rows that follow one another are removed: [n].
+
+        Args:
+            scores: [n], as for `fit`; rows without a score are not removed by it, whatever `with_nulls` said.
+            first_row: the number of the first of them in the dataset, from 0.
+
+        Raises:
+            ThresholdError: not fitted, or the scores are not numbers, or not one a row.
+        """
+        if self.value is None:
+            raise ThresholdError(f"{self.rule} knows its threshold only after .fit(scores)")
+        wide = _array(scores).astype(np.float64, copy=False)
+        gone: NDArray[np.bool_] = self._removes(wide, np.arange(first_row, first_row + len(wide)))
+        return gone
+
+    def _removes(self, score: Any, row: Any) -> Any:
+        # One decision for a number and for arrays of them: both know these operators.
+        gone = score > self.value
+        return gone if self.spared_from is None else gone & ((score != self.spared_score) | (row < self.spared_from))
 
     def to_json(self) -> str:
-        """One JSON object of the attributes; an infinite value (all or none go) as a string, since JSON has none."""
-        infinite = self.value is not None and math.isinf(self.value)
-        return json.dumps({**asdict(self), "value": str(self.value) if infinite else self.value}, sort_keys=True)
+        """One JSON object of the attributes; an infinite score (all or none go) as a string, since JSON has none."""
+        fields = {
+            name: str(value) if isinstance(value, float) and math.isinf(value) else value
+            for name, value in asdict(self).items()
+        }
+        return json.dumps(fields, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Threshold:
-        """Read what `to_json` wrote.
+        """Read what `to_json` wrote, also before there were `spared_score` and `spared_from`.
 
         Raises:
             ThresholdError: it is something else.
         """
         try:
             fields: Mapping[str, Any] = json.loads(text)
-            value = None if fields["value"] is None else float(fields["value"])
+            value, spared_score = _stored(fields["value"]), _stored(fields.get("spared_score"))
+            spared_from = fields.get("spared_from")
             if fields["rule"] not in get_args(Rule) or fields["nulls"] not in (None, "keep", "remove"):
                 raise ValueError(f"rule {fields['rule']!r}, nulls {fields['nulls']!r}")
-            if value is not None and math.isnan(value):
-                raise ValueError("its value is NaN")
-            return cls(**{**fields, "value": value})
+            if (spared_score is None) != (spared_from is None) or not isinstance(spared_from, int | None):
+                raise ValueError(f"spared_score {spared_score!r}, spared_from {spared_from!r}")
+            return cls(**{**fields, "value": value, "spared_score": spared_score})
         except (ValueError, TypeError, KeyError) as error:
             raise ThresholdError(f"not a threshold: {error}") from error
 
@@ -179,16 +260,35 @@ class Threshold:
         Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
 
 
-def _array(scores: Iterable[float | None]) -> NDArray[np.float64]:
+def _stored(score: str | float | None) -> float | None:
+    read = None if score is None else float(score)
+    if read is not None and math.isnan(read):
+        raise ValueError("a score in it is NaN")
+    return read
+
+
+def _around(chunks: Chunks, score: float, going: int) -> tuple[float, int | None, int]:
+    """The next lower score (or -inf), the row number of tie number `going` from 0 (or None), and how many tie."""
+    below, row, ties = -math.inf, 0, 0
+    found: int | None = None
+    for batch in batches(chunks):
+        below = max(below, float(np.where(batch < score, batch, -np.inf).max()))
+        equal = np.flatnonzero(batch == score)
+        if found is None and going < ties + len(equal):
+            found = row + int(equal[going - ties])
+        ties += len(equal)
+        row += len(batch)
+    return below + 0.0, found, ties  # -0.0 or 0.0, whichever came first, is 0.0
+
+
+def _array(scores: Iterable[float | None]) -> NDArray[np.floating]:
     listed = scores if isinstance(scores, np.ndarray) else list(scores)
+    # A float32 column stays one: widened whole it would take twice its size again.
+    dtype = np.float32 if getattr(listed, "dtype", None) == np.float32 else np.float64
     try:
-        array = np.asarray(listed, dtype=np.float64)
+        array: NDArray[np.floating] = np.asarray(listed, dtype=dtype)
     except (TypeError, ValueError):
         raise ThresholdError("scores must be numbers, with NaN or None where there is none") from None
     if array.ndim != 1:
         raise ThresholdError(f"scores must be one number a row, not an array of shape {array.shape}")
     return array
-
-
-def _scored(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    return scores[~np.isnan(scores)]

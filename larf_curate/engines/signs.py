@@ -1,0 +1,121 @@
+"""What the driver of a run learns of its workers, and a worker of its driver, whatever the executor passes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+
+from .. import errors
+from ..errors import LarfError, OutputError, one_line
+from .job import Job
+
+LOGS = "LARF_CURATE_LOGS"  # in the environment of a run's workers: where its signs are
+
+
+@contextmanager
+def reported(job: Job, task: str) -> Iterator[None]:
+    """Say that the task is at work, and why it failed if it does, in files: executors differ in what they tell.
+
+    Raises:
+        LarfError: for whatever was raised; one that any process can unpickle.
+    """
+    signs = Path(job.logs) / "tasks"
+    try:
+        os.chdir(job.directory)  # Ray's workers begin elsewhere
+        signs.mkdir(exist_ok=True)
+        (signs / f"{task}.failed").unlink(missing_ok=True)
+        alive = signs / f"{task}.alive"
+        alive.write_text(f"{os.getpid()} {socket.gethostname()}")
+        if job.driver and job.driver[1] == socket.gethostname() and job.driver[0] != os.getpid():
+            _die_with(job.driver[0])
+        try:
+            yield
+        finally:
+            alive.unlink(missing_ok=True)
+    except Exception as error:
+        told = _as_larf_error(error)
+        tell(Path(job.logs), task, told)
+        raise told from error
+
+
+def tell(logs: Path, task: str, error: LarfError) -> None:
+    """Leave word of what went wrong; where that fails too (a full disk), it is on its way by other roads."""
+    with suppress(OSError):
+        (logs / "tasks").mkdir(exist_ok=True)
+        (logs / "tasks" / f"{task}.failed").write_text(
+            json.dumps({"kind": type(error).__name__, "message": str(error)})
+        )
+
+
+def _as_larf_error(error: Exception) -> LarfError:
+    if isinstance(error, OSError):
+        return OutputError(f"{error.filename or 'a file'}: {error.strerror or error}")
+    if isinstance(error, LarfError):
+        return error
+    return LarfError(f"{type(error).__name__}: {one_line(error)}")
+
+
+def failure(logs: Path, task: str = "*") -> LarfError | None:
+    """What the first failed task of a run said."""
+    for path in sorted((logs / "tasks").glob(f"{task}.failed"), key=lambda path: path.stat().st_mtime_ns):
+        try:
+            said = json.loads(path.read_text())
+            kind: type[LarfError] = getattr(errors, said["kind"], LarfError)
+            return LarfError.__new__(kind, said["message"])
+        except (OSError, ValueError, KeyError):
+            continue
+    return None
+
+
+def killed(logs: Path) -> str | None:
+    """A task whose process is gone without a word, on this machine."""
+    for path in (logs / "tasks").glob("*.alive"):
+        try:
+            process, host = path.read_text().split()
+        except (OSError, ValueError):
+            continue
+        if host != socket.gethostname():
+            continue
+        try:
+            os.kill(int(process), 0)
+        except ProcessLookupError:
+            if path.exists():  # it may have ended well since
+                return path.stem
+        except PermissionError:
+            pass
+    return None
+
+
+@cache
+def _die_with(driver: int) -> None:
+    """A worker whose driver was killed would go on, unseen, beside the next run."""
+
+    def watch() -> None:
+        while True:
+            try:
+                os.kill(driver, 0)
+            except ProcessLookupError:
+                os._exit(1)
+            time.sleep(0.5)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def refuse_worker() -> None:
+    """Stop a worker that is about to start a run of its own.
+
+    A script without `if __name__ == "__main__"` is run again by every worker that starts, which would start workers.
+    """
+    from multiprocess.process import current_process
+
+    if LOGS in os.environ and getattr(current_process(), "_inheriting", False):
+        message = 'put what your script does under `if __name__ == "__main__":`, or its workers run it again'
+        tell(Path(os.environ[LOGS]), "main", LarfError(message))
+        os._exit(1)
