@@ -4,7 +4,7 @@ from larf_curate import LARFScorer, Threshold
 
 scorer = LARFScorer.fit("demo", layer=14)
 ds = ds.map(scorer, batched=True)
-clean = ds.filter(Threshold.drop_top(1000).fit(ds["larf_score"]).keep, input_columns="larf_score")
+clean = ds.filter(Threshold.drop_top(1000).fit(ds["larf_score"]).keep, input_columns="larf_score", with_indices=True)
 """
 
 from __future__ import annotations
@@ -14,14 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .engines.mapping import score_dataset
+    from .engines.trove import LARFFilter, LARFScore
+    from .recipe import Recipe
     from .scoring.references import ReferenceSet
     from .scoring.scorer import LARFScorer
     from .scoring.thresholds import Threshold
 
 __version__ = "0.1.0"
-__all__ = ["LARFScorer", "ReferenceSet", "Threshold", "score_dataset"]
+__all__ = ["LARFFilter", "LARFScore", "LARFScorer", "Recipe", "ReferenceSet", "Threshold", "score_dataset"]
 
 _HOMES = {
+    "LARFFilter": "engines.trove",
+    "LARFScore": "engines.trove",
+    "Recipe": "recipe",
     "LARFScorer": "scoring.scorer",
     "ReferenceSet": "scoring.references",
     "Threshold": "scoring.thresholds",

@@ -1,4 +1,4 @@
-"""The command line: fit, score, filter, demo."""
+"""The command line: run, fit, score, filter, demo."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .errors import LarfError, ThresholdError
+from .errors import LarfError, RecipeError, ThresholdError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -41,10 +41,10 @@ def main() -> None:
         app()
     except SystemExit as ended:
         if ended.code == _INTERRUPTED:  # typer turns Ctrl-C into this, and says nothing
-            _fail("interrupted; nothing was left half written", _INTERRUPTED)
+            _fail("interrupted; nothing was left half written, and a recipe that is run again goes on", _INTERRUPTED)
         raise
     except LarfError as error:
-        _fail(str(error), 1)
+        _fail(str(error), 2 if isinstance(error, RecipeError) else 1)
     except MemoryError:
         _fail("out of memory; try a smaller --batch-tokens", 1)
     except Exception as error:
@@ -67,6 +67,32 @@ def _version(
 
         print(__version__)
         raise typer.Exit
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="YAML file: source, scorer, threshold, executor, output.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a key: --set threshold.drop_top=500.", metavar="KEY=VALUE"),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and how long it takes.")] = False,
+) -> None:
+    """Run a recipe: score a dataset and split it, here, on Ray or on Slurm. Run again after a crash, it goes on."""
+    from .console import show_plan, show_summary
+    from .recipe import Recipe
+
+    read = Recipe.load(recipe, overrides or ())
+    if dry_run:
+        show_plan(read.plan())
+        return
+    done = read.run()
+    if isinstance(done, list):
+        print(f"submitted to Slurm: jobs {', '.join(done)}; run the recipe again to see the result, or to go on")
+        return
+    show_summary(done)
+    print(f"written to {read.output}: kept/ removed/ unscorable/ (Parquet)")
+    print(f'next: from datasets import load_dataset; load_dataset("{read.output}/kept", split="train")')
 
 
 @app.command()

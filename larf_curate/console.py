@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import unicodedata
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -12,6 +14,9 @@ from rich.text import Text
 
 from .engines.summary import Excerpt, Summary
 from .errors import Issue
+
+if TYPE_CHECKING:
+    from .recipe import RunPlan
 
 
 def printable(text: str, width: int) -> str:
@@ -64,12 +69,47 @@ def show_summary(summary: Summary, console: Console | None = None) -> None:
         console.print(_highest(summary.highest, console.width))
 
 
+def show_plan(plan: RunPlan, console: Console | None = None) -> None:
+    """What a recipe would do: rows, shards, model, memory, time."""
+    console = console or Console()
+    table = Table(box=box.SIMPLE_HEAD, show_header=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in _plan_lines(plan):
+        table.add_row(name, Text(printable(value, 500)))
+    console.print(table)
+
+
+def _plan_lines(plan: RunPlan) -> Iterator[tuple[str, str]]:
+    found = plan.estimate
+    done = plan.shards - plan.pending
+    last, blocks, millions = found.blocks - 1, found.total_blocks - 1, found.parameters / 1e6
+    speed = f"{found.operations:.2g} operations at {found.rate:.2g} a second here ({found.device})"
+    yield "source", f"{plan.source}: {plan.rows:,} rows, read as {plan.format}"
+    yield "shards", f"{plan.shards:,} of {plan.shard_rows:,} rows; {done:,} are scored already"
+    yield "model", f"{plan.model}, layer {', '.join(map(str, plan.layers))}"
+    yield "blocks", f"0 to {last} of 0..{blocks} are loaded: {millions:,.0f}M parameters with the embeddings"
+    yield "memory", f"{found.bytes / 2**20:,.0f} MiB of weights in {found.dtype} for each worker, and room to work in"
+    yield "tokens", f"about {found.tokens:,} in the {plan.pending_rows:,} rows yet to be scored"
+    yield "time", f"about {_duration(found.seconds)} of scoring with {plan.workers} at work: {speed}"
+    yield "threshold", plan.threshold
+    yield "executor", plan.executor
+    yield "output", plan.output
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
 def _describe(summary: Summary) -> Text:
     threshold = summary.threshold
     assert threshold is not None
     said = f"threshold: {threshold.rule} {threshold.amount:g} removes scores above {threshold.value:+.6f}"
     if threshold.tied:
-        said += f"; {threshold.tied:,} more than asked for went, because their scores equal the last one's"
+        said += f"; {threshold.tied:,} later rows stay though their scores equal that of the last one to go"
     if threshold.harmless:
         said += f"; calibrated on {threshold.harmless:,} harmless rows"
     return Text(said)

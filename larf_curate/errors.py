@@ -37,6 +37,10 @@ class ThresholdError(LarfError):
     """A threshold is out of range, not fitted, or meets scores it cannot judge."""
 
 
+class RecipeError(LarfError):
+    """A recipe is wrong; the message names the file, the line, the key and the fix."""
+
+
 class MissingExtraError(LarfError):
     """An optional dependency is not installed."""
 

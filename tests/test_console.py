@@ -67,7 +67,8 @@ def printed(summary: Summary, width: int = 100, *, styled: bool = False) -> str:
 def summary(prompt: str = "q", answer: str = "a", **fields: object) -> Summary:
     values = {
         "rows": 3,
-        "scores": np.array([0.5, np.nan, 0.25], np.float32),
+        "scored": 2,
+        "quantiles": {"lowest": 0.25, "median": 0.375, "highest": 0.5},
         "highest": [Excerpt(0.5, 7, prompt, answer)],
     }
     return Summary(**{**values, **fields})
@@ -121,14 +122,14 @@ def test_rows_with_and_without_a_score_are_told_before_any_threshold():
     assert ["without", "a", "score", "1"] in cells
 
 
-def test_ties_beyond_the_number_asked_for_are_told():
+def test_ties_that_stay_are_told():
     threshold = Threshold.drop_top(1).fit([0.5, 0.5, 0.5, 0.1])
     told = " ".join(printed(summary(threshold=threshold)).split())
-    assert "drop_top 1 removes scores above +0.100000; 2 more than asked for went" in told
+    assert "drop_top 1 removes scores above +0.100000; 2 later rows stay though their scores equal" in told
 
 
 def test_nothing_scored_is_no_crash():
-    shown = printed(Summary(2, Counter(empty_answer=2), np.full(2, np.nan, np.float32)))
+    shown = printed(Summary(2, 0, Counter(empty_answer=2)))
     assert "highest" not in shown
 
 

@@ -58,7 +58,9 @@ MAY = {
     "encoding": {"errors", "rows"},
     "scoring": {"errors", "rows", "encoding", "progress"},
     "engines": {"errors", "rows", "encoding", "scoring", "progress"},
-    "console": {"errors", "engines"},
+    "settings": {"errors"},
+    "recipe": {"errors", "settings", "rows", "encoding", "scoring", "engines"},
+    "console": {"errors", "engines", "recipe"},
 }
 MODULES = [path for path in sorted(HOME.rglob("*.py")) if "data" not in path.parts]
 

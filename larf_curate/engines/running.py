@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -23,7 +22,7 @@ from ..encoding.locating import locate
 from ..errors import LarfError
 from ..progress import progress, say, shown_on
 from ..rows.formats import resolve_format
-from ..scoring.artifact import CONFIG, TENSORS, find_artifact
+from ..scoring.artifact import CONFIG, read_artifact, read_config, write_artifact
 from ..scoring.formulas import VERSION
 from ..scoring.references import choose_references
 from ..scoring.thresholds import Rule
@@ -68,18 +67,14 @@ class RunRequest:
     recipe: str
 
 
-@dataclass(frozen=True)
-class Submitted:
-    """Slurm jobs that will do the rest."""
-
-    jobs: list[str]
-
-
-def run(request: RunRequest) -> Summary | Submitted:
+def run(request: RunRequest) -> Summary | list[str]:
     """Score what no earlier run into this directory has scored, find the threshold, split the rows.
 
     Shards that were scored before, with everything that affects scores the same, are not scored again. Nothing of an
     earlier result is touched until the new one is complete.
+
+    Returns:
+        What came of it; the numbers of the jobs that will do it, where Slurm is not waited for.
 
     Raises:
         LarfError: anything cannot be used; what is done stays done, and another run goes on from there.
@@ -101,11 +96,24 @@ def run(request: RunRequest) -> Summary | Submitted:
         return _here(request, stages, plan, job)
 
 
+def preview(request: RunRequest) -> tuple[Plan, list[int]]:
+    """The shards of a run, and the indexes of those that are yet to be scored; changes nothing.
+
+    Raises:
+        LarfError: as `run` would.
+    """
+    resolve_format(request.format, request.source.schema.names)
+    home = request.home.expanduser().resolve()
+    plan = plan_shards(request.source, request.shard_rows)
+    return plan, missing(plan, _scored(request, home, _digest_of_scorer(request)))
+
+
 def _job(request: RunRequest, plan: Plan, home: Path) -> Job:
-    scorer, digest = _scorer(request, home)
-    options = {name: value for name, value in request.options.items() if value}
-    affects = {"scorer": digest, "dtype": options.get("dtype"), "format": request.format}
-    scored = home / "scored" / _digest(affects)
+    digest = _digest_of_scorer(request)
+    scorer = home / "scorer" / digest
+    if request.scorer is not None:
+        _copy_scorer(request, scorer)
+    scored = _scored(request, home, digest)
     fit = {} if (scorer / CONFIG).is_file() else {**(request.fit or {})}
     now = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
     logs = home / "logs" / f"{now}-{os.getpid()}"
@@ -128,7 +136,7 @@ def _job(request: RunRequest, plan: Plan, home: Path) -> Job:
         scored=str(scored),
         pending=missing(plan, scored),
         format=request.format,
-        options=options,
+        options=request.options,
         threads=request.executor.threads,
         rule=request.rule,
         amount=request.amount,
@@ -140,25 +148,30 @@ def _job(request: RunRequest, plan: Plan, home: Path) -> Job:
     )
 
 
-def _scorer(request: RunRequest, home: Path) -> tuple[Path, str]:
-    """Where the fitted scorer is or will be, and a digest of everything that it says."""
+def _scored(request: RunRequest, home: Path, scorer: str) -> Path:
+    """The directory of scored shards: named after everything that affects scores."""
+    affects = {"scorer": scorer, "dtype": request.options.get("dtype"), "format": request.format}
+    return home / "scored" / _digest(affects)
+
+
+def _digest_of_scorer(request: RunRequest) -> str:
+    """Of everything that a scorer says; known before it is fitted."""
     if request.fit is None:
         assert request.scorer is not None
-        found = find_artifact(request.scorer, request.revision)
-        digest = hashlib.sha256((found / CONFIG).read_bytes()).hexdigest()[:16]
-        place = home / "scorer" / digest
-        if not (place / CONFIG).is_file():
-            with placed(place) as scratch:
-                for name in (CONFIG, TENSORS):
-                    shutil.copyfile(found / name, scratch / name)
-        return place, digest
+        return hashlib.sha256(read_config(request.scorer, request.revision)).hexdigest()[:16]
     fit = request.fit
     pairs = choose_references(*(fit.get(name) for name in ("references", "unsafe", "safe")))
     said = {name: value for name, value in fit.items() if name not in ("references", "unsafe", "safe", "batch_tokens")}
-    template = _file_state(fit.get("chat_template"))
     version = locate(fit["model"], fit.get("revision")).version
-    digest = _digest([said, template, version, pairs.digest, VERSION])
-    return home / "scorer" / digest, digest
+    return _digest([said, _file_state(fit.get("chat_template")), version, pairs.digest, VERSION])
+
+
+def _copy_scorer(request: RunRequest, place: Path) -> None:
+    """Beside what it scores: a run can be understood, and repeated, from its directory alone."""
+    if not (place / CONFIG).is_file():
+        spec, tensors = read_artifact(str(request.scorer), request.revision)
+        with placed(place) as scratch:
+            write_artifact(scratch, spec, tensors)
 
 
 def _file_state(path: str | None) -> str | None:
@@ -287,7 +300,7 @@ def _left(plan: Plan, job: Job) -> list[int]:
     return sorted(set(missing(plan, Path(job.scored))) & set(job.pending))
 
 
-def _on_slurm(request: RunRequest, stages: Sequence[StagePlan], plan: Plan, job: Job) -> Summary | Submitted:
+def _on_slurm(request: RunRequest, stages: Sequence[StagePlan], plan: Plan, job: Job) -> Summary | list[str]:
     """Submit all stages, each depending on the one before; wait for them where that is asked for."""
     logs = Path(job.logs)
     executors: list[PipelineExecutor] = chain(request.executor, stages, logs)
@@ -300,7 +313,7 @@ def _on_slurm(request: RunRequest, stages: Sequence[StagePlan], plan: Plan, job:
             jobs = [str(executor.job_id) for executor in executors if getattr(executor, "job_id", None)]
             (Path(job.home) / OWN / "slurm.json").write_text(json.dumps(jobs))
     if not request.executor.wait:
-        return Submitted(jobs)
+        return jobs
     rows = sum(plan.shards[index].rows for index in job.pending)
     with progress(rows, "scoring", show=bool(rows)) as update:
         seen = 0

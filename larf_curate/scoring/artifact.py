@@ -167,7 +167,7 @@ def read_artifact(name: str | Path, revision: str | None = None) -> tuple[Scorer
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    home = find_artifact(name, revision)
+    home = _find(name, revision)
     try:
         text = (home / CONFIG).read_text(encoding="utf-8")
         spec = ScorerSpec.from_json(text, str(name))
@@ -188,12 +188,21 @@ def read_artifact(name: str | Path, revision: str | None = None) -> tuple[Scorer
     return spec, tensors
 
 
-def find_artifact(name: str | Path, revision: str | None = None) -> Path:
-    """The directory of a scorer: a local one, or the cache's copy of one on the Hub.
+def read_config(name: str | Path, revision: str | None = None) -> bytes:
+    """The JSON of a scorer as it is; since it holds the digest of the states, it stands for the whole.
 
     Raises:
-        ScorerError: there is none.
+        ScorerError: there is no scorer of that name.
     """
+    path = _find(name, revision) / CONFIG
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ScorerError(f"{name} is not a fitted scorer: {error.strerror or error}") from error
+
+
+def _find(name: str | Path, revision: str | None) -> Path:
+    """A local directory, or the cache's copy of one on the Hub."""
     home = Path(name)
     return home if home.is_dir() else _download(str(name), revision)
 

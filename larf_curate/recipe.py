@@ -1,0 +1,342 @@
+"""One YAML file is one reproducible run: what to score, how, what to remove, and where it goes."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from .errors import RecipeError, hub_errors
+from .rows.formats import FORMATS
+from .scoring.thresholds import Rule, Threshold
+from .settings import override, parse, unknown, validated
+
+if TYPE_CHECKING:
+    from .engines.estimate import Estimate
+    from .engines.running import RunRequest
+    from .engines.summary import Summary
+    from .engines.tables import Source
+
+RULES = get_args(Rule)
+_FIT = ("references", "unsafe", "safe", "formula", "top_k", "rank", "max_tokens", "overflow", "chat_template")
+_RUN = ("device", "dtype", "batch_tokens", "trust_remote_code")
+_OURS = ("self", "pipeline", "tasks", "workers", "logging_dir", "depends", "depends_job_id", "skip_completed")
+_NOT_TAKEN = (*_OURS, "local_tasks", "local_rank_offset")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_by_name=False)
+
+
+class SourceSection(_Section):
+    """Where the rows are. See `open_source`, and `plan_shards` for `shard_rows`."""
+
+    path: str = Field(min_length=1)
+    split: str | None = None
+    revision: str | None = None
+    format: str = "auto"
+    shard_rows: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.format not in ("auto", *FORMATS):
+            raise ValueError(f"format: {unknown('format', self.format, ('auto', *FORMATS))}")
+        return self
+
+
+class ScorerSection(_Section):
+    """How rows are scored: `from` a fitted scorer, or by one fitted now on `model` at `layer`.
+
+    With `from`, `model` says where the same weights lie on this machine. See `LARFScorer.fit` and `EncoderConfig`.
+    """
+
+    from_: str | None = Field(None, alias="from", min_length=1)
+    model: str | None = Field(None, min_length=1)
+    layer: int | list[int] | None = None
+    revision: str | None = None
+    references: str | None = None
+    unsafe: str | None = None
+    safe: str | None = None
+    strict_references: bool = False
+    formula: Literal["larf", "subspace"] = "larf"
+    top_k: int | None = Field(None, ge=1)
+    rank: int = Field(16, ge=1)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
+    max_tokens: int = Field(4096, ge=16)
+    overflow: Literal["truncate", "reject"] = "truncate"
+    chat_template: str | None = None
+    device: str | None = None
+    batch_tokens: int | None = Field(None, ge=1)
+    trust_remote_code: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        given = self.model_fields_set
+        if self.from_ is not None:
+            fitting = [name for name in ("layer", "strict_references", *_FIT) if name in given]
+            if fitting:
+                raise ValueError(f"{fitting[0]} belongs to fitting; a scorer that comes `from` somewhere is fitted")
+            return self
+        if self.model is None or self.layer is None:
+            raise ValueError("give model and layer, or from (a fitted scorer)")
+        if not self.layers or min(self.layers) < 0 or len(set(self.layers)) < len(self.layers):
+            raise ValueError(f"layer: a block from 0, or a list of different ones, not {self.layer}")
+        if (self.unsafe is None) != (self.safe is None):
+            raise ValueError("unsafe and safe go together")
+        if self.references is not None and self.unsafe is not None:
+            raise ValueError("give references, or unsafe and safe")
+        return self
+
+    @property
+    def layers(self) -> list[int]:
+        return [] if self.layer is None else [self.layer] if isinstance(self.layer, int) else self.layer
+
+
+class ThresholdSection(_Section):
+    """What is removed: one rule. See `Threshold`; `harmless` are scored rows for `calibrated`."""
+
+    max_score: float | None = Field(None, allow_inf_nan=False)
+    drop_top: int | None = Field(None, ge=0)
+    drop_fraction: float | None = Field(None, ge=0, le=1)
+    calibrated: float | None = Field(None, gt=0, lt=1)
+    harmless: str | None = None
+    unscorable: Literal["separate", "keep", "remove"] = "separate"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        given = [rule for rule in RULES if getattr(self, rule) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give one of {', '.join(RULES)}" + (f", not {' and '.join(given)}" if given else ""))
+        if self.harmless is not None and self.calibrated is None:
+            raise ValueError("harmless belongs to calibrated")
+        return self
+
+    @property
+    def rule(self) -> tuple[Rule, float]:
+        """Name and amount."""
+        return next((rule, getattr(self, rule)) for rule in RULES if getattr(self, rule) is not None)
+
+
+class ExecutorSection(BaseModel):
+    """Which of datatrove's executors runs the stages; further keys are that executor's own options.
+
+    `workers` (tasks at a time) is by default 1 locally, where each has its own copy of the model, and -1 (all tasks)
+    elsewhere. `address` is Ray's cluster. `wait` on Slurm stays until the jobs have ended.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    kind: Literal["local", "ray", "slurm"] = "local"
+    tasks: int = Field(1, ge=1)
+    workers: int = Field(-1, ge=-1)
+    address: str | None = None
+    wait: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.workers == 0:
+            raise ValueError("workers: 1 or more, or -1 for the default, not 0")
+        for name, kind in (("address", "ray"), ("wait", "slurm")):
+            if name in self.model_fields_set and self.kind != kind:
+                raise ValueError(f"{name} belongs to kind {kind}")
+        known = _executor_options(self.kind)
+        own = [name for name in type(self).model_fields if name not in ("address", "wait")]
+        for name in self.options:
+            if name not in known:
+                raise ValueError(unknown("key", name, (*own, *known)))
+        lacking = [name for name, needed in known.items() if needed and name not in self.options]
+        if lacking:
+            raise ValueError(f"kind {self.kind} needs {', '.join(lacking)}")
+        return self
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What is passed through."""
+        return dict(self.model_extra or {})
+
+
+def _executor_options(kind: str) -> dict[str, bool]:
+    """The options of datatrove's executor, and whether it needs them."""
+    from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
+
+    made = {"local": LocalPipelineExecutor, "ray": RayPipelineExecutor, "slurm": SlurmPipelineExecutor}[kind]
+    found = inspect.signature(made.__init__).parameters
+    return {name: one.default is one.empty for name, one in found.items() if name not in _NOT_TAKEN}
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a recipe would do, for `--dry-run`."""
+
+    source: str
+    format: str
+    rows: int
+    shards: int
+    shard_rows: int
+    pending: int
+    pending_rows: int
+    model: str
+    layers: list[int]
+    workers: int
+    threshold: str
+    executor: str
+    output: str
+    estimate: Estimate
+
+
+class Recipe(_Section):
+    """A run as its YAML file says it.
+
+    >>> text = "source: {path: rows.jsonl}, scorer: {model: demo, layer: 16}, threshold: {drop_top: 9}, output: out"
+    >>> recipe = Recipe.from_text("{" + text + "}")
+    >>> recipe.threshold.rule, recipe.executor.kind
+    (('drop_top', 9), 'local')
+    """
+
+    source: SourceSection
+    scorer: ScorerSection
+    threshold: ThresholdSection
+    executor: ExecutorSection = Field(default_factory=lambda: ExecutorSection(kind="local", tasks=1, workers=-1))
+    output: str = Field(min_length=1)
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+        """Read a file; `overrides` are `section.key=value`, with YAML values.
+
+        Raises:
+            RecipeError: it cannot be read, or is wrong; names line, key and fix.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        return cls.from_text(text, str(path), overrides)
+
+    @classmethod
+    def from_text(cls, text: str, name: str = "recipe", overrides: Iterable[str] = ()) -> Recipe:
+        """The same from text; `name` stands for the file in errors."""
+        values, places = parse(text, name)
+        for said in overrides:
+            override(values, places, said, exclusive=[[f"threshold.{rule}" for rule in RULES]])
+        return validated(cls, values, places, name)
+
+    def to_yaml(self) -> str:
+        """Text that reads back equal, without what is left at its default."""
+        values = self.model_dump(by_alias=True, exclude_defaults=True)
+        return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+    def run(self) -> Summary | list[str]:
+        """Do it; see `larf_curate.engines.running.run`.
+
+        Raises:
+            LarfError: anything cannot be used; what is done stays done, and another run goes on from there.
+        """
+        from .engines.running import run
+
+        return run(self.request())
+
+    def plan(self) -> RunPlan:
+        """What `run` would do, and about how long it would take; changes nothing.
+
+        Raises:
+            LarfError: rows, model or threshold cannot be used.
+        """
+        from .engines.estimate import estimate
+        from .engines.running import preview
+        from .scoring.artifact import read_artifact
+
+        request = self.request()
+        plan, pending = preview(request)
+        rows = sum(plan.shards[index].rows for index in pending)
+        model, layers, revision = self.scorer.model, self.scorer.layers, self.scorer.revision
+        if self.scorer.from_ is not None:
+            spec, _ = read_artifact(self.scorer.from_, revision)
+            model, layers, revision = model or spec.model, list(spec.layers), spec.commit
+        executor = request.executor
+        workers = executor.workers if executor.workers > 0 else 1 if executor.kind == "local" else executor.tasks
+        workers = min(workers, executor.tasks)
+        options, rule = request.options, self.threshold.rule
+        found = estimate(
+            request.source, rows, self.source.format, str(model), revision, layers, options, workers, executor.threads
+        )
+        return RunPlan(
+            source=self.source.path,
+            format=self.source.format,
+            rows=plan.rows,
+            shards=len(plan.shards),
+            shard_rows=plan.shard_rows,
+            pending=len(pending),
+            pending_rows=rows,
+            model=str(model),
+            layers=layers,
+            workers=workers,
+            threshold=f"{rule[0]} {rule[1]:g}; rows without a score: {self.threshold.unscorable}",
+            executor=f"{executor.kind}: {executor.tasks} tasks, {workers} at a time",
+            output=self.output,
+            estimate=found,
+        )
+
+    def request(self) -> RunRequest:
+        """The same in the engines' words; opens the source.
+
+        Raises:
+            LarfError: the source or the references cannot be read.
+        """
+        from .engines.executors import ExecutorRequest
+        from .engines.files import open_source
+        from .engines.running import RunRequest
+        from .scoring.references import choose_references
+
+        scorer, executor = self.scorer, self.executor
+        (rule, amount), fit = self.threshold.rule, None
+        if scorer.from_ is None:
+            fit = {"model": scorer.model, "layer": scorer.layers, "revision": scorer.revision}
+            fit |= {name: value for name in (*_FIT, *_RUN) if (value := getattr(scorer, name))}
+            if scorer.strict_references:
+                choose_references(scorer.references, scorer.unsafe, scorer.safe).lint().raise_for_findings()
+        if rule != "calibrated":
+            getattr(Threshold, rule)(amount)  # told now, not after the scoring
+        source = open_source(self.source.path, self.source.split, self.source.revision)
+        options = {name: getattr(scorer, name) for name in _RUN if scorer.from_ is not None or name != "dtype"}
+        if scorer.from_ is not None:
+            options["model"] = scorer.model
+        return RunRequest(
+            source=source,
+            shard_rows=self.source.shard_rows,
+            format=self.source.format,
+            fit=fit,
+            scorer=scorer.from_,
+            revision=scorer.revision,
+            options={name: value for name, value in options.items() if value},
+            rule=rule,
+            amount=amount,
+            harmless=self.threshold.harmless,
+            unscorable=self.threshold.unscorable,
+            executor=ExecutorRequest(
+                executor.kind, executor.tasks, executor.workers, executor.options, executor.address, executor.wait
+            ),
+            home=Path(self.output),
+            recipe=self._pinned(source).to_yaml(),
+        )
+
+    def _pinned(self, source: Source) -> Recipe:
+        """With the commits that branches stand for today: what can be repeated."""
+        from huggingface_hub import HfApi
+
+        from .encoding.locating import commit_of, locate
+
+        rows, scorer = self.source, self.scorer
+        if scorer.from_ is None:
+            commit = commit_of(locate(str(scorer.model), scorer.revision).version)
+            scorer = scorer.model_copy(update={"revision": commit or scorer.revision})
+        if source.name == rows.path and not Path(rows.path).exists() and rows.path.count("/") == 1:
+            with contextlib.suppress(*hub_errors()):  # out of reach: what it was pinned to before, or nothing
+                commit = HfApi().dataset_info(rows.path, revision=rows.revision).sha
+                rows = rows.model_copy(update={"revision": commit})
+        return self.model_copy(update={"source": rows, "scorer": scorer})
