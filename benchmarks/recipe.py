@@ -2,9 +2,9 @@
 
     python benchmarks/recipe.py [rows.jsonl ...] [--rows 600] [--layer 16]
 
-Without files, rows are made up: short word problems with worked answers, in the shape of GSM8K. Every way runs in a process
-of its own, fitted beforehand; loading the model is part of all of them. Memory is the peak of the process that scores,
-for as many rows and for 8 times as many, at a low block so that it does not take all day.
+Without files, rows are made up: short word problems with worked answers, in the shape of GSM8K. Every way runs in a
+process of its own, with a scorer fitted beforehand; loading the model is part of all of them. Memory is the peak of the
+process that scores, for 1,000 rows and for 8 times as many, at a low block so that it does not take all day.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ def main() -> None:
             for tasks, workers in ((1, 1), (4, 1), (4, cpus)):
                 spent, _ = measured("recipe", file, scorer, tasks, workers)
                 print(
-                    f"  recipe, {tasks} tasks, {workers} at a time {spent:7.1f} s  {count / spent:6.2f} rows/s  {spent / plain:5.2f} x"
+                    f"  recipe, {tasks} tasks, {workers} at a time {spent:7.1f} s  {count / spent:6.2f} rows/s  "
+                    f"{spent / plain:5.2f} x"
                 )
         if not options.no_memory:
             LARFScorer.fit("demo", 2).save_pretrained(low)

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,11 +52,12 @@ class ExecutorRequest:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage: its name, its steps, and into how many tasks it is divided."""
+    """One stage: its name, its steps, into how many tasks it is divided, and whether they run a model."""
 
     name: str
     pipeline: list[PipelineStep]
     tasks: int
+    model: bool = False
 
 
 def available_cpus() -> int:
@@ -73,7 +74,10 @@ def chain(request: ExecutorRequest, stages: Sequence[StagePlan], logs: Path) -> 
             "logging_dir": str(logs / f"{number}-{stage.name}"),
             "depends": executors[-1] if executors else None,
         }
-        executors.append(_MAKERS[request.kind](request, stage, common))
+        own = request
+        if not stage.model and "gpus_per_task" in request.options:
+            own = replace(request, options={**request.options, "gpus_per_task": 0})
+        executors.append(_MAKERS[request.kind](own, stage, common))
     return executors
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from datatrove.executor.base import PipelineExecutor
 
 from ..encoding.locating import locate
-from ..errors import LarfError
+from ..errors import DataError, LarfError
 from ..progress import progress, say, shown_on
 from ..rows.formats import resolve_format
 from ..scoring.artifact import CONFIG, read_artifact, read_config, write_artifact
@@ -36,6 +36,8 @@ from .stages import FindThreshold, Finish, FitScorer, ReadShards, SplitShards, W
 from .summary import Summary
 from .tables import Source
 from .trove import LARFScore
+
+_BATCH = 4096  # rows sorted by length and scored together, or a shard where that is less
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ def run(request: RunRequest) -> Summary | list[str]:
     with held(home):
         put_in_place(home, home / OWN / "work")  # a run was killed while it did that
         plan = plan_shards(request.source, request.shard_rows, home / OWN / "files.json")
+        if not plan.rows:
+            raise DataError(f"{plan.name} holds no rows")
         job = _job(request, plan, home)
         if (done := finished(job)) is not None:
             return done
@@ -191,12 +195,12 @@ def _stages(request: RunRequest, plan: Plan, job: Job) -> list[StagePlan]:
     stages = []
     tasks = min(request.executor.tasks, len(plan.shards))
     if job.fit:
-        stages.append(StagePlan("fit", [FitScorer(job.path)], 1))
+        stages.append(StagePlan("fit", [FitScorer(job.path)], 1, model=True))
     if job.pending:
         options: dict[str, Any] = {**job.options, "format": job.format, "threads": job.threads}
-        score = LARFScore(job.scorer, batch_size=plan.shard_rows, **options)
+        score = LARFScore(job.scorer, batch_size=_BATCH, **options)
         steps = [ReadShards(job.path), score, WriteShards(job.path)]
-        stages.append(StagePlan("score", steps, min(tasks, len(job.pending))))
+        stages.append(StagePlan("score", steps, min(tasks, len(job.pending)), model=True))
     stages.append(StagePlan("threshold", [FindThreshold(job.path)], 1))
     stages.append(StagePlan("filter", [SplitShards(job.path)], tasks))
     stages.append(StagePlan("finish", [Finish(job.path, tasks)], 1))
@@ -222,6 +226,8 @@ def _here(request: RunRequest, stages: Sequence[StagePlan], plan: Plan, job: Job
                     executor.run()
                 except LarfError as error:
                     raise failure(logs) or error from error
+            if stage.name == "fit" and not failure(logs):
+                say(read_artifact(job.scorer)[0].summary())
             if executor.get_incomplete_ranks(skip_completed=True):  # Ray goes on past failed tasks
                 raise failure(logs) or LarfError(f"stage {stage.name} did not finish; its logs are in {logs}")
     return _result(job)

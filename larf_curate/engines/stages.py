@@ -108,11 +108,11 @@ class WriteShards(Stage):
     def work(self, data: Iterator[Document] | None, rank: int, tasks: int) -> None:  # noqa: ARG002
         job, plan = job_at(self.job)
         counts = {shard.file_name: shard.rows for shard in plan.shards}
+        schema = scored_schema(plan.schema, LARFScorer.from_pretrained(job.scorer).spec)
         for name, documents in groupby(data or (), key=lambda document: document.metadata[SHARD]):
             shard = list(documents)
             if len(shard) != counts[name]:
                 raise DataError(f"shard {name}: {len(shard)} rows came out of scoring, {counts[name]} went in")
-            schema = scored_schema(plan.schema, LARFScorer.from_pretrained(job.scorer).spec)
             with write_file(Path(job.scored) / name, schema) as out:
                 out.write(table_of(shard, schema))
             self.stat_update("shards")
@@ -196,7 +196,9 @@ class Finish(Stage):
         summary = tally.summary()
         summary.outcomes, summary.quantiles = counts, found["quantiles"]
         summary.threshold = Threshold.from_json(json.dumps(found["threshold"]))
-        summary.run = {**job.run, "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        spec = LARFScorer.from_pretrained(job.scorer).spec
+        told = {name: getattr(spec, name) for name in ("model", "version", "layers", "formula", "dtype")}
+        summary.run = {**job.run, **told, "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
         shutil.copyfile(Path(job.logs) / RECIPE, work / RECIPE)
         write_text(work / SUMMARY, summary.to_json() + "\n")
         put_in_place(Path(job.home), work)
