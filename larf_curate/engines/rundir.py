@@ -15,9 +15,21 @@ from pathlib import Path
 from ..errors import OutputError
 from .executors import living_jobs
 from .job import RECIPE, Job
+from .signs import die_with
 from .summary import OUTCOMES, SUMMARY, Summary
 
 OWN = ".larf"  # marks a run directory, and holds what only runs need
+_held: set[Path] = set()
+
+
+def _after_fork() -> None:
+    """What is forked during a run (datatrove's managers) ends with it; left to itself it would outlive a killed one."""
+    if _held:
+        _held.clear()
+        die_with(os.getppid())
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextlib.contextmanager
@@ -30,6 +42,8 @@ def held(home: Path) -> Iterator[None]:
     own = home / OWN
     if home.exists() and not own.is_dir() and (not home.is_dir() or any(home.iterdir())):
         raise OutputError(f"{home} exists and is no run directory; choose another output or remove it")
+    if home in _held:  # to the lock, all of a process is one
+        raise OutputError(f"another run is at work in {home} (in this process): let it end, or choose another output")
     try:
         own.mkdir(parents=True, exist_ok=True)
         lock = (own / "lock").open("a+")
@@ -37,7 +51,8 @@ def held(home: Path) -> Iterator[None]:
         raise OutputError(f"{home} cannot be written: {error.strerror or error}") from error
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Not flock: what datatrove forks would hold that too, and some of it outlives a driver that was killed.
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             lock.seek(0)
             raise OutputError(
@@ -52,7 +67,11 @@ def held(home: Path) -> Iterator[None]:
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         lock.flush()
-        yield
+        _held.add(home)
+        try:
+            yield
+        finally:
+            _held.remove(home)
 
 
 def submitted_jobs(home: Path) -> list[str]:

@@ -34,7 +34,7 @@ def reported(job: Job, task: str) -> Iterator[None]:
         alive = signs / f"{task}.alive"
         alive.write_text(f"{os.getpid()} {socket.gethostname()}")
         if job.driver and job.driver[1] == socket.gethostname() and job.driver[0] != os.getpid():
-            _die_with(job.driver[0])
+            die_with(job.driver[0])
         try:
             yield
         finally:
@@ -94,7 +94,7 @@ def killed(logs: Path) -> str | None:
 
 
 @cache
-def _die_with(driver: int) -> None:
+def die_with(driver: int) -> None:
     """A worker whose driver was killed would go on, unseen, beside the next run."""
 
     def watch() -> None:
