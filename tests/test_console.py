@@ -6,7 +6,6 @@ import io
 import unicodedata
 from collections import Counter
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import groupby
 from typing import IO, Any, Self
 
 import pyarrow as pa
@@ -26,6 +28,7 @@ from ..scoring.columns import ISSUE, SCORE, TOKENS
 from .tables import is_json, rows_of
 
 ROW, SHARD = "larf_row", "larf_shard"
+_LARF = re.compile(rf"{SCORE}(_l\d+)?|{TOKENS}|{ISSUE}")
 
 
 class CarriedRow(dict[str, Any]):
@@ -34,13 +37,25 @@ class CarriedRow(dict[str, Any]):
     record: pa.RecordBatch | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _carried, (dict(self), self.record)
+        """The row alone: its record is a view of a table, and would take all of that along."""
+        return _unpacked, (dict(self), None if self.record is None else _packed(self.record))
 
 
 def _carried(values: Mapping[str, Any], record: pa.RecordBatch | None) -> CarriedRow:
     row = CarriedRow(values)
     row.record = record
     return row
+
+
+def _packed(record: pa.RecordBatch) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, record.schema) as stream:
+        stream.write_batch(record)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def _unpacked(values: Mapping[str, Any], packed: bytes | None) -> CarriedRow:
+    return _carried(values, None if packed is None else next(iter(pa.ipc.open_stream(packed))))
 
 
 def carry_row(_reader: object, data: dict[str, Any], _path: str, _id_in_file: int | str) -> dict[str, Any]:
@@ -79,44 +94,52 @@ def row_of(document: Document) -> Mapping[str, Any]:
 
 
 def table_of(documents: Sequence[Document], schema: pa.Schema) -> pa.Table:
-    """The rows that documents carry, and from their metadata the columns that the rows lack, with these types.
+    """The rows that documents carry, and from their metadata the larf columns and those that rows lack.
 
     A row is written from its Arrow record, so that no value passes through Python; one that a step has altered since
-    is written as altered.
+    is written as altered. Rows out of datatrove's own readers are Python values already: its Parquet reader cuts
+    `time64[ns]` to microseconds, and gives `arrow.json` as text.
     """
-    records = [_record(document) for document in documents]
-    carried = [name for name in schema.names if not _is_added(name)]
-    columns: dict[str, pa.Array | pa.ChunkedArray] = {}
-    if all(record is not None and set(carried) <= set(record.schema.names) for record in records):
-        rows = pa.Table.from_batches(records).select(carried)
-        columns = {name: rows[name].cast(schema.field(name).type) for name in carried}
-    else:
-        found = [row_of(document) for document in documents]
-        columns = {name: _array([row.get(name) for row in found], schema.field(name).type) for name in carried}
-    for name in schema.names:
-        if _is_added(name):
-            values = [document.metadata.get(name) for document in documents]
-            columns[name] = pa.array(values, schema.field(name).type)
-    return pa.table([columns[name] for name in schema.names], schema=schema)
+    pieces = [_piece(list(group), record, schema) for record, group in groupby(documents, key=_record_schema)]
+    return pa.concat_tables(pieces) if pieces else schema.empty_table()
 
 
-def _record(document: Document) -> pa.RecordBatch | None:
+def _piece(documents: list[Document], record: pa.Schema | None, schema: pa.Schema) -> pa.Table:
+    """Neighbours whose records are as they were, of one schema; or neighbours that go through Python."""
+    found = [row_of(document) for document in documents]
+    names = set(record.names) if record is not None else {name for row in found for name in row}
+    rows = None if record is None else pa.Table.from_batches([row.record for row in found])  # type: ignore[attr-defined]
+    columns: list[pa.Array | pa.ChunkedArray] = []
+    for field in schema:
+        added = _LARF.fullmatch(field.name) and any(field.name in document.metadata for document in documents)
+        if added or field.name not in names:
+            columns.append(pa.array([document.metadata.get(field.name) for document in documents], field.type))
+        elif rows is not None:
+            columns.append(rows[field.name].cast(field.type))
+        else:
+            columns.append(_array(found, field))
+    return pa.table(columns, schema=schema)
+
+
+def _record_schema(document: Document) -> pa.Schema | None:
+    """Of the row's record, where the row still says what the record says."""
     row = document.metadata.get(ROW)
     record: pa.RecordBatch | None = getattr(row, "record", None)
-    if record is None or rows_of(pa.Table.from_batches([record]), record.schema.names) != [row]:
+    if record is None:
         return None
-    return record
+    before = rows_of(pa.Table.from_batches([record]), record.schema.names)[0]
+    # As text, since True equals 1 and NaN does not equal itself.
+    same = json.dumps(before, default=repr) == json.dumps(row, default=repr)
+    return record.schema if same else None
 
 
-def _is_added(name: str) -> bool:
-    return name in (SCORE, TOKENS, ISSUE, "filter_reason") or name.startswith(f"{SCORE}_l")
-
-
-def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
-    if not is_json(kind):
-        return pa.array(values, kind)
+def _array(rows: Sequence[Mapping[str, Any]], field: pa.Field) -> pa.Array:
+    """One column of rows that are Python values."""
+    values = [row.get(field.name) for row in rows]
+    if not is_json(field.type):
+        return pa.array(values, field.type)
     encoded = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
-    return pa.ExtensionArray.from_storage(kind, pa.array(encoded, kind.storage_type))
+    return pa.ExtensionArray.from_storage(field.type, pa.array(encoded, field.type.storage_type))
 
 
 class RowWriter(PipelineStep):
@@ -194,7 +217,12 @@ class RowWriter(PipelineStep):
         table = table_of(self._waiting[name], self.schema)
         if name not in self._open:
             file = self.output_folder.open(_hidden(name), "wb")
-            self._open[name] = (file, pq.ParquetWriter(file, self.schema))
+            try:
+                self._open[name] = (file, pq.ParquetWriter(file, self.schema))
+            except BaseException:  # Parquet cannot hold every type
+                file.close()
+                self.output_folder.rm(_hidden(name))
+                raise
         self._open[name][1].write_table(table)
         self._waiting[name] = []
 

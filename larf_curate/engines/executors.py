@@ -125,9 +125,12 @@ def living_jobs(jobs: Sequence[str]) -> list[str]:
     """Those of these Slurm jobs that are queued or running."""
     if not jobs:
         return []
-    command = ["squeue", "--noheader", "--format=%A", f"--jobs={','.join(jobs)}"]
+    # Of one number that it has forgotten squeue says that it is invalid; of several it says nothing.
+    command = ["squeue", "--noheader", "--format=%A", f"--jobs={','.join([*jobs, jobs[0]])}"]
     try:
         found = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return []
+    if found.returncode:
+        raise LarfError(f"Slurm cannot be asked whether jobs {', '.join(jobs)} have ended: {found.stderr.strip()}")
     return sorted(set(found.stdout.split()))

@@ -76,8 +76,9 @@ class Plan:
         """Each shard with its rows; neighbours are read in one go."""
         for run in _neighbours(shards):
             pieces = self.source.tables(self.shard_rows, run[0].first, run[-1].first + run[-1].rows)
-            for shard, table in zip(run, pieces, strict=True):
-                if len(table) != shard.rows:
+            for shard in run:
+                table = next(pieces, None)
+                if table is None or len(table) != shard.rows:
                     raise DataError(f"{self.name} changed while it was read: run the recipe again")
                 yield shard, table
 
@@ -146,13 +147,14 @@ def _file_digests(paths: Iterable[str], known: Path | None) -> dict[str, str]:
     try:
         before = json.loads(known.read_text(encoding="utf-8")) if known else {}
     except (OSError, ValueError):
-        before = {}
+        before = None
+    before = before if isinstance(before, dict) and all(isinstance(entry, dict) for entry in before.values()) else {}
     after: dict[str, Any] = {}
     for path in dict.fromkeys(paths):
         try:
             state = Path(path).stat()
             stamp = [state.st_size, state.st_mtime_ns]
-            if before.get(path, {}).get("stamp") == stamp:
+            if before.get(path, {}).get("stamp") == stamp and "sha256" in before[path]:
                 after[path] = before[path]
                 continue
             with Path(path).open("rb") as file:

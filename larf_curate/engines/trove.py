@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from datatrove.utils.typeshelper import StatHints
 
 from ..errors import ThresholdError
 from ..rows.formats import FormatLike, columns_of
+from ..scoring.artifact import read_config
 from ..scoring.columns import ISSUE, SCORE, TOKENS
 from ..scoring.scorer import LARFScorer, RunOptions
 from ..scoring.thresholds import Threshold
@@ -65,20 +67,24 @@ class LARFScore(PipelineStep):
         self.batch_size = batch_size
         self.format = format
         self.threads = threads
+        self.counts = True
         self.options = options
 
     def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # noqa: ARG002
         """Yield every document, annotated."""
         columns: dict[str, None] = {}
+        scorer = None
         for batch in self._batches(data):
             with self.track_time("batch"):
                 rows = [row_of(document) for document in batch]
                 columns |= dict.fromkeys(columns_of(rows))
                 _limit_threads(self.threads)
-                found = self._ready().annotate(rows, columns, rank=process_number()).columns()
+                scorer = scorer or self._ready()
+                found = scorer.annotate(rows, columns, rank=process_number()).columns()
             for place, document in enumerate(batch):
                 document.metadata |= {name: values[place] for name, values in found.items()}
-                self.stat_update(StatHints.total)
+                if self.counts:
+                    self.stat_update(StatHints.total)
                 if issue := document.metadata[ISSUE]:
                     self.stat_update(f"issue_{issue}")
                 self.stat_update("larf_tokens", value=document.metadata[TOKENS] or 0)
@@ -87,7 +93,8 @@ class LARFScore(PipelineStep):
     def _ready(self) -> LARFScorer:
         if isinstance(self.scorer, LARFScorer):
             return self.scorer
-        return _load(self.scorer, self.format, tuple(sorted(self.options.items())))
+        stamp = hashlib.sha256(read_config(self.scorer)).hexdigest()
+        return _load(self.scorer, stamp, self.format, tuple(sorted(self.options.items())))
 
     def _batches(self, data: Iterator[Document]) -> Iterator[list[Document]]:
         """Documents in order. A batch never joins two shards, so that a shard's scores do not depend on the others."""
@@ -110,7 +117,7 @@ class LARFFilter(BaseFilter):
     What is removed goes to the exclusion writer with a reason in `filter_reason`: `larf_score`, or `larf_unscorable`
     for documents without a score (`larf_issue` says why there is none).
 
-    >>> LARFFilter(None, max_score=0.12)
+    >>> LARFFilter(None, max_score=0.12)  # doctest: +NORMALIZE_WHITESPACE
     Traceback (most recent call last):
         ...
     larf_curate.errors.ThresholdError: documents without a score would vanish: give LARFFilter an exclusion_writer, or
@@ -161,12 +168,22 @@ class LARFFilter(BaseFilter):
         self.unscorable = unscorable
         self.score = LARFScore(scorer, batch_size=batch_size, format=format, **options) if scorer is not None else None
         if self.score is not None:
-            self.score.stats = self.stats  # one step, one set of figures
+            self.score.stats, self.score.counts = self.stats, False  # one step, one set of figures
 
     def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Yield the documents that stay."""
         annotated = data if self.score is None else self.score.run(data, rank, world_size)
+        if self.unscorable == "drop":
+            annotated = self._scored(annotated)
         yield from super().run(annotated, rank, world_size)
+
+    def _scored(self, data: Iterator[Document]) -> Iterator[Document]:
+        for document in data:
+            score = document.metadata.get(SCORE, 0.0)
+            if score is None or math.isnan(score):
+                self.stat_update(StatHints.total, StatHints.dropped, f"dropped_{REASONS[1]}")
+            else:
+                yield document
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
         """By the score that the document has.
@@ -184,7 +201,12 @@ class LARFFilter(BaseFilter):
 
 
 @lru_cache(maxsize=4)
-def _load(name: str, format: FormatLike | None, options: Sequence[tuple[str, Any]]) -> LARFScorer:  # noqa: A002
+def _load(
+    name: str,
+    stamp: str,  # noqa: ARG001 - what was fitted anew in the same place is read anew
+    format: FormatLike | None,  # noqa: A002 - the word users know
+    options: Sequence[tuple[str, Any]],
+) -> LARFScorer:
     """Once per process: its model is too."""
     return LARFScorer.from_pretrained(name, format=format, **dict(options))
 
