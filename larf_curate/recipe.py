@@ -150,6 +150,8 @@ class ExecutorSection(BaseModel):
         for name in self.options:
             if name not in known:
                 raise ValueError(unknown("key", name, (*own, *known)))
+        if not isinstance(self.options.get("time", ""), str) and self.kind == "slurm":
+            raise ValueError('time: put it in quotes ("04:00:00"), or YAML reads it as a number')
         lacking = [name for name, needed in known.items() if needed and name not in self.options]
         if lacking:
             raise ValueError(f"kind {self.kind} needs {', '.join(lacking)}")

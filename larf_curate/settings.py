@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from .errors import RecipeError
+from .errors import RecipeError, one_line
 
 Model = TypeVar("Model", bound=BaseModel)
 Places = dict[tuple[Hashable, ...], str]
@@ -22,59 +22,61 @@ def parse(text: str, name: str) -> tuple[dict[str, Any], Places]:
     Raises:
         RecipeError: it is not YAML, not a mapping, or has a key twice.
     """
+    places: Places = {}
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-        places: Places = {}
-        if node is not None:
-            _note(node, (), places, name)
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{name}, line {mark.line + 1}" if mark else name
-        raise RecipeError(
-            f"{where}: not YAML: {getattr(error, 'problem', None) or str(error).splitlines()[0]}"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise RecipeError(f"{name}: not YAML: {error}") from None
+        why = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise RecipeError(f"{where}: not YAML: {why}") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:  # dates and tags that its constructors refuse
+        raise RecipeError(f"{name}: not YAML: {one_line(error)}") from None
+    if node is not None:
+        _note(node, (), places, name, set())
     if not isinstance(values, dict):
         raise RecipeError(f"{name}: not a mapping of keys")
     return values, places
 
 
-def _note(node: yaml.Node, path: tuple[Hashable, ...], places: Places, name: str) -> None:
+def _note(node: yaml.Node, path: tuple[Hashable, ...], places: Places, name: str, seen: set[int]) -> None:
     """Lines of all keys; PyYAML would take the last of two that are equal."""
-    if isinstance(node, yaml.MappingNode):
+    if isinstance(node, yaml.MappingNode) and id(node) not in seen:  # an alias is the node that it stands for
+        seen.add(id(node))
         for key, value in node.value:
             below = (*path, key.value)
             line = key.start_mark.line + 1
             if below in places and key.value != "<<":
                 raise RecipeError(f"{name}, line {line}: {key.value} is there twice; first: {places[below]}")
             places[below] = f"{name}, line {line}"
-            _note(value, below, places, name)
+            _note(value, below, places, name, seen)
 
 
 def override(values: dict[str, Any], places: Places, said: str, exclusive: Iterable[Iterable[str]] = ()) -> None:
     """Set `section.key=value`. Of keys that exclude each other (with their path), the new one replaces the old."""
     path, equals, text = said.partition("=")
-    keys = path.strip().split(".")
+    keys, label = path.strip().split("."), f"--set {path.strip()}"  # the value stays untold: it may be a secret
     if not equals or not all(keys):
-        raise RecipeError(f"--set {said}: write it as section.key=value")
+        raise RecipeError("--set: write it as section.key=value")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise RecipeError(f"--set {said}: the value is not YAML") from None
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, RecursionError):
+        raise RecipeError(f"{label}: the value is not YAML") from None
     section: Any = values
     for key in keys[:-1]:
-        section = section.setdefault(key, {}) if isinstance(section, dict) else None
-    if not isinstance(section, dict):
-        raise RecipeError(f"--set {said}: {'.'.join(keys[:-1])} holds no keys")
+        below = section.get(key) if isinstance(section, dict) else ""
+        if not isinstance(below, dict | None):
+            raise RecipeError(f"{label}: {'.'.join(keys[:-1])} holds no keys")
+        section[key] = dict(below or {})  # a copy: an anchor may share it with another section
+        section = section[key]
     for group in exclusive:
         for other in group if ".".join(keys) in group else ():
             section.pop(other.rpartition(".")[2], None)
     section[keys[-1]] = value
     for length in range(1, len(keys) + 1):
-        places.setdefault(tuple(keys[:length]), f"--set {said}")
-    places[tuple(keys)] = f"--set {said}"
+        places.setdefault(tuple(keys[:length]), label)
+    places[tuple(keys)] = label
 
 
 def validated(model: type[Model], values: dict[str, Any], places: Places, name: str) -> Model:
