@@ -41,7 +41,7 @@ def main() -> None:
         app()
     except SystemExit as ended:
         if ended.code == _INTERRUPTED:  # typer turns Ctrl-C into this, and says nothing
-            _fail("interrupted; nothing was left half written, and a recipe that is run again goes on", _INTERRUPTED)
+            _fail("interrupted; nothing was left half written", _INTERRUPTED)
         raise
     except LarfError as error:
         _fail(str(error), 2 if isinstance(error, RecipeError) else 1)

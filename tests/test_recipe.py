@@ -188,7 +188,7 @@ def test_a_plan_changes_nothing_and_a_run_does_all(home):
 
     done = command(home)
     assert done.returncode == 0, done.stderr
-    assert counts(home) == [45, 6, 9]  # every seventh answer is empty, but the first
+    assert counts(home) == [46, 6, 8]  # every seventh answer is empty, but the first
     assert "\x1b[31m" not in done.stdout
     assert "datatrove" not in done.stderr
     scored = {path: path.stat().st_mtime_ns for path in home.glob("out/scored/*/*")}
@@ -196,7 +196,7 @@ def test_a_plan_changes_nothing_and_a_run_does_all(home):
     assert command(home).returncode == 0
     other = command(home, "--set", "threshold.drop_top=3")
     assert other.returncode == 0
-    assert counts(home) == [48, 3, 9]
+    assert counts(home) == [49, 3, 8]
     assert {path: path.stat().st_mtime_ns for path in home.glob("out/scored/*/*")} == scored, "scored once"
     summary = json.loads((home / "out" / "larf_summary.json").read_text())
     assert (summary["rows"], summary["removed"], summary["issues"]["truncated"]) == (60, 3, 1)
