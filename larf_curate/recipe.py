@@ -255,14 +255,13 @@ class Recipe(_Section):
 
         request = self.request()
         plan, pending = preview(request)
-        rows = sum(plan.shards[index].rows for index in pending)
+        rows = plan.rows_in(pending)
         model, layers, revision = self.scorer.model, self.scorer.layers, self.scorer.revision
         if self.scorer.from_ is not None:
             spec, _ = read_artifact(self.scorer.from_, revision)
             model, layers, revision = model or spec.model, list(spec.layers), spec.commit
         executor = request.executor
-        workers = executor.workers if executor.workers > 0 else 1 if executor.kind == "local" else executor.tasks
-        workers = min(workers, executor.tasks)
+        workers = executor.at_once
         options, rule = request.options, self.threshold.rule
         found = estimate(
             request.source, rows, self.source.format, str(model), revision, layers, options, workers, executor.threads

@@ -25,7 +25,7 @@ from datatrove.utils.typeshelper import StatHints
 from ..errors import RowFormatError, Unscorable
 from ..rows.formats import FormatLike, resolve_format
 from ..scoring.columns import ISSUE, SCORE, TOKENS
-from .tables import is_json, rows_of
+from .tables import array_of, rows_of
 
 ROW, SHARD = "larf_row", "larf_shard"
 _LARF = re.compile(rf"{SCORE}(_l\d+)?|{TOKENS}|{ISSUE}")
@@ -117,7 +117,7 @@ def _piece(documents: list[Document], record: pa.Schema | None, schema: pa.Schem
         elif rows is not None:
             columns.append(rows[field.name].cast(field.type))
         else:
-            columns.append(_array(found, field))
+            columns.append(array_of([row.get(field.name) for row in found], field.type))
     return pa.table(columns, schema=schema)
 
 
@@ -131,15 +131,6 @@ def _record_schema(document: Document) -> pa.Schema | None:
     # As text, since True equals 1 and NaN does not equal itself.
     same = json.dumps(before, default=repr) == json.dumps(row, default=repr)
     return record.schema if same else None
-
-
-def _array(rows: Sequence[Mapping[str, Any]], field: pa.Field) -> pa.Array:
-    """One column of rows that are Python values."""
-    values = [row.get(field.name) for row in rows]
-    if not is_json(field.type):
-        return pa.array(values, field.type)
-    encoded = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
-    return pa.ExtensionArray.from_storage(field.type, pa.array(encoded, field.type.storage_type))
 
 
 class RowWriter(PipelineStep):

@@ -43,6 +43,12 @@ class ExecutorRequest:
     wait: bool = False
 
     @property
+    def at_once(self) -> int:
+        """How many tasks run at a time."""
+        unsaid = 1 if self.kind == "local" else self.tasks
+        return min(self.tasks, self.workers if self.workers > 0 else unsaid)
+
+    @property
     def threads(self) -> int:
         """CPU threads of one worker; 0 where it may take all."""
         if self.kind != "local":

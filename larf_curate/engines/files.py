@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from ..errors import DataError, one_line
 from .json_rows import read_json, scan_json
-from .tables import DataFile, Source, chunks_of
+from .tables import DataFile, Source, chunks_of, overlap
 from .text import CSV, JSON, kind_of, open_text
 
 SAMPLE = "demo"
@@ -209,7 +209,7 @@ def _dataset(name: str, found: Any, split: str | None) -> Source:
     files: list[DataFile] = []
     for part in parts:
         whole = _arrow_files(name, splits[part.splitname])
-        files += _slice(whole, part.from_ or 0, sum(file.rows for file in whole) if part.to is None else part.to)
+        files += overlap(whole, part.from_ or 0, sum(file.rows for file in whole) if part.to is None else part.to)
     return Source(name, splits[parts[0].splitname].features.arrow_schema, tuple(files), read_file)
 
 
@@ -223,15 +223,6 @@ def _arrow_files(name: str, dataset: Any) -> list[DataFile]:
     if sum(file.rows for file in files) != len(dataset):
         raise DataError(f"{name} is held in memory by datasets, not in files: unset HF_DATASETS_IN_MEMORY_MAX_SIZE")
     return files
-
-
-def _slice(files: Sequence[DataFile], start: int, stop: int) -> Iterator[DataFile]:
-    place = 0
-    for file in files:
-        low, high = max(start - place, 0), min(stop - place, file.rows)
-        place += file.rows
-        if low < high:
-            yield DataFile(file.path, file.kind, high - low, low)
 
 
 def _batches(path: str) -> Iterator[pa.RecordBatch]:

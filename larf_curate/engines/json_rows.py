@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 import pyarrow as pa
 
 from ..errors import DataError, one_line
-from .tables import ROWS_AT_ONCE, DataFile, chunks_of, is_json
+from .tables import ROWS_AT_ONCE, DataFile, array_of, chunks_of, is_json
 from .text import kind_of, open_bytes
 
 _EXACT = 2**53  # the integers that a double holds exactly
@@ -50,7 +50,7 @@ def read_json(file: DataFile, schema: pa.Schema, size: int, start: int) -> Itera
     row, byte, line = max((mark for mark in file.marks if mark[0] <= start), default=(0, 0, 1))
     records = itertools.islice(_records(Path(file.path), byte, line), start - row, None)
     for chunk in chunks_of(records, size):
-        yield pa.table([_array([record.row.get(f.name) for record in chunk], f.type) for f in schema], schema)
+        yield pa.table([array_of([record.row.get(f.name) for record in chunk], f.type) for f in schema], schema)
 
 
 class _Record(NamedTuple):
@@ -168,10 +168,3 @@ def _join_types(one: pa.DataType, other: pa.DataType) -> pa.DataType:
         return pa.unify_schemas(schemas, promote_options="permissive").field("x").type
     except (pa.ArrowInvalid, pa.ArrowTypeError):
         return pa.json_()
-
-
-def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
-    if not is_json(kind):
-        return pa.array(values, kind)
-    encoded = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
-    return pa.ExtensionArray.from_storage(kind, pa.array(encoded, kind.storage_type))

@@ -19,6 +19,7 @@ from .signs import die_with
 from .summary import OUTCOMES, SUMMARY, Summary
 
 OWN = ".larf"  # marks a run directory, and holds what only runs need
+_JOBS = "slurm.json"
 _held: set[Path] = set()
 
 
@@ -74,9 +75,13 @@ def held(home: Path) -> Iterator[None]:
             _held.remove(home)
 
 
+def remember_jobs(home: Path, jobs: list[str]) -> None:
+    (home / OWN / _JOBS).write_text(json.dumps(jobs))
+
+
 def submitted_jobs(home: Path) -> list[str]:
     try:
-        return list(json.loads((home / OWN / "slurm.json").read_text(encoding="utf-8")))
+        return list(json.loads((home / OWN / _JOBS).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return []
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import signal
 import socket
@@ -28,9 +27,9 @@ from ..scoring.references import choose_references
 from ..scoring.thresholds import Rule
 from .executors import ExecutorRequest, StagePlan, chain, living_jobs, start_ray
 from .job import Job
-from .rundir import OWN, finished, held, placed, put_in_place, starting
+from .rundir import OWN, finished, held, placed, put_in_place, remember_jobs, starting
 from .scored import Unscored
-from .shards import Plan, missing, plan_shards
+from .shards import Plan, digest_of, missing, plan_shards
 from .signs import LOGS, failure, killed, refuse_worker
 from .stages import FindThreshold, Finish, FitScorer, ReadShards, SplitShards, WriteShards
 from .summary import Summary
@@ -128,7 +127,7 @@ def _job(request: RunRequest, plan: Plan, home: Path) -> Job:
         "scored": str(scored.relative_to(home)),
         "format": request.format,
         "executor": {"kind": request.executor.kind, "tasks": request.executor.tasks},
-        "digest": _digest([scored.name, plan.digest, threshold]),
+        "digest": digest_of([scored.name, plan.digest, threshold])[:16],
         "started": now,
     }
     return Job(
@@ -155,7 +154,7 @@ def _job(request: RunRequest, plan: Plan, home: Path) -> Job:
 def _scored(request: RunRequest, home: Path, scorer: str) -> Path:
     """The directory of scored shards: named after everything that affects scores."""
     affects = {"scorer": scorer, "dtype": request.options.get("dtype"), "format": request.format}
-    return home / "scored" / _digest(affects)
+    return home / "scored" / digest_of(affects)[:16]
 
 
 def _digest_of_scorer(request: RunRequest) -> str:
@@ -167,7 +166,7 @@ def _digest_of_scorer(request: RunRequest) -> str:
     pairs = choose_references(*(fit.get(name) for name in ("references", "unsafe", "safe")))
     said = {name: value for name, value in fit.items() if name not in ("references", "unsafe", "safe", "batch_tokens")}
     version = locate(fit["model"], fit.get("revision")).version
-    return _digest([said, _file_state(fit.get("chat_template")), version, pairs.digest, VERSION])
+    return digest_of([said, _file_state(fit.get("chat_template")), version, pairs.digest, VERSION])[:16]
 
 
 def _copy_scorer(request: RunRequest, place: Path) -> None:
@@ -185,10 +184,6 @@ def _file_state(path: str | None) -> str | None:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError:
         return path  # a Hub id, a directory, or text
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _stages(request: RunRequest, plan: Plan, job: Job) -> list[StagePlan]:
@@ -220,7 +215,7 @@ def _here(request: RunRequest, stages: Sequence[StagePlan], plan: Plan, job: Job
         executors = chain(request.executor, stages, logs)
         for number, (stage, executor) in enumerate(zip(stages, executors, strict=True), 1):
             say(f"stage {number} of {len(stages)}: {stage.name}")
-            rows = sum(plan.shards[index].rows for index in job.pending) if stage.name == "score" else 0
+            rows = plan.rows_in(job.pending) if stage.name == "score" else 0
             with _watched(rows, plan, job):
                 try:
                     executor.run()
@@ -268,9 +263,9 @@ def _watched(rows: int, plan: Plan, job: Job) -> Iterator[None]:
         while True:
             ended = over.wait(0.5)
             if rows:
-                left = sum(plan.shards[i].rows for i in _left(plan, job))
-                update(rows - left - seen)
-                seen = rows - left
+                done = rows - _rows_left(plan, job)
+                update(done - seen)
+                seen = done
             if ended:
                 return
             wrong = _wrong(Path(job.logs))
@@ -302,8 +297,8 @@ def _wrong(logs: Path) -> LarfError | None:
     return failure(logs, "main")
 
 
-def _left(plan: Plan, job: Job) -> list[int]:
-    return sorted(set(missing(plan, Path(job.scored))) & set(job.pending))
+def _rows_left(plan: Plan, job: Job) -> int:
+    return plan.rows_in(set(missing(plan, Path(job.scored))) & set(job.pending))
 
 
 def _on_slurm(request: RunRequest, stages: Sequence[StagePlan], plan: Plan, job: Job) -> Summary | list[str]:
@@ -317,15 +312,15 @@ def _on_slurm(request: RunRequest, stages: Sequence[StagePlan], plan: Plan, job:
             raise LarfError(f"Slurm takes no jobs: {error}; see {logs / 'console.log'}") from error
         finally:
             jobs = [str(executor.job_id) for executor in executors if getattr(executor, "job_id", None)]
-            (Path(job.home) / OWN / "slurm.json").write_text(json.dumps(jobs))
+            remember_jobs(Path(job.home), jobs)
     if not request.executor.wait:
         return jobs
-    rows = sum(plan.shards[index].rows for index in job.pending)
+    rows = plan.rows_in(job.pending)
     with progress(rows, "scoring", show=bool(rows)) as update:
         seen = 0
         while living_jobs(jobs):
             time.sleep(2)
-            done = rows - sum(plan.shards[i].rows for i in _left(plan, job))
+            done = rows - _rows_left(plan, job)
             update(done - seen)
             seen = done
     return _result(job)

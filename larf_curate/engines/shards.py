@@ -24,7 +24,7 @@ from ..errors import DataError, one_line
 from ..scoring.columns import SCORE
 from .files import read_file
 from .scored import scores_of
-from .tables import DataFile, Source, files_from, files_json, schema_from, schema_text
+from .tables import DataFile, Source, files_from, files_json, overlap, schema_from, schema_text
 from .writing import write_text
 
 _FEWEST, _MOST, _ABOUT = 256, 16_384, 256
@@ -62,9 +62,13 @@ class Plan:
     def rows(self) -> int:
         return self.source.rows
 
+    def rows_in(self, indexes: Iterable[int]) -> int:
+        """How many rows these shards hold."""
+        return sum(self.shards[index].rows for index in indexes)
+
     @property
     def digest(self) -> str:
-        return _digest([shard.digest for shard in self.shards])
+        return digest_of([shard.digest for shard in self.shards])
 
     def part(self, rank: int, tasks: int, indexes: Sequence[int] | None = None) -> list[Shard]:
         """One task's share of the shards (of those named): a run of neighbours, as even as can be."""
@@ -117,19 +121,11 @@ def plan_shards(source: Source, shard_rows: int | None = None, known: Path | Non
     shards = []
     for index, first in enumerate(range(0, source.rows, size)):
         rows = min(size, source.rows - first)
-        pieces = [(digests[file.path], file.kind, low, count) for file, low, count in _overlap(source, first, rows)]
-        shards.append(Shard(index, first, rows, _digest([schema, pieces])[:16]))
-    files = tuple(replace(file, path=str(Path(file.path).absolute())) for file in source.files)
-    return Plan(source.name, source.schema, files, size, tuple(shards))
-
-
-def _overlap(source: Source, first: int, rows: int) -> Iterator[tuple[DataFile, int, int]]:
-    place = 0
-    for file in source.files:
-        low, high = max(first - place, 0), min(first + rows - place, file.rows)
-        place += file.rows
-        if low < high:
-            yield file, file.first + low, high - low
+        files = overlap(source.files, first, first + rows)
+        pieces = [(digests[file.path], file.kind, file.first, file.rows) for file in files]
+        shards.append(Shard(index, first, rows, digest_of([schema, pieces])[:16]))
+    absolute = tuple(replace(file, path=str(Path(file.path).absolute())) for file in source.files)
+    return Plan(source.name, source.schema, absolute, size, tuple(shards))
 
 
 def _neighbours(shards: Iterable[Shard]) -> Iterator[list[Shard]]:
@@ -166,7 +162,8 @@ def _file_digests(paths: Iterable[str], known: Path | None) -> dict[str, str]:
     return {path: entry["sha256"] for path, entry in after.items()}
 
 
-def _digest(value: object) -> str:
+def digest_of(value: object) -> str:
+    """sha256 of a value as JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 

@@ -5,9 +5,9 @@ Each step knows one path, that of the job; whatever it needs it finds there, on 
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import groupby
@@ -21,7 +21,7 @@ from datatrove.utils.typeshelper import StatHints
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from ..scoring.artifact import CONFIG
+from ..scoring.artifact import CONFIG, read_artifact
 from ..scoring.columns import ISSUE, SCORE
 from ..scoring.scorer import LARFScorer
 from ..scoring.thresholds import Threshold
@@ -49,8 +49,9 @@ class Stage(PipelineStep):
         super().__init__()
         self.job = job
 
+    @abstractmethod
     def work(self, data: Iterator[Document] | None, rank: int, tasks: int) -> None:
-        raise NotImplementedError
+        """What the task does."""
 
     def run(self, data: Iterator[Document] | None = None, rank: int = 0, world_size: int = 1) -> None:
         """Do the task's work; whatever comes before in the pipeline runs within it, and fails within it."""
@@ -108,7 +109,7 @@ class WriteShards(Stage):
     def work(self, data: Iterator[Document] | None, rank: int, tasks: int) -> None:  # noqa: ARG002
         job, plan = job_at(self.job)
         counts = {shard.file_name: shard.rows for shard in plan.shards}
-        schema = scored_schema(plan.schema, LARFScorer.from_pretrained(job.scorer).spec)
+        schema = scored_schema(plan.schema, read_artifact(job.scorer)[0])
         for name, documents in groupby(data or (), key=lambda document: document.metadata[SHARD]):
             shard = list(documents)
             if len(shard) != counts[name]:
@@ -129,9 +130,8 @@ class FindThreshold(Stage):
         if lacking := missing(plan, scored):
             raise DataError(f"{len(lacking)} of {len(plan.shards)} shards are not scored: run the recipe again")
         fitted = _threshold(job).fit_chunks(lambda: scored_chunks(plan, scored))
-        quantiles = quantiles_of(lambda: scored_chunks(plan, scored))
-        text = json.dumps({"threshold": json.loads(fitted.to_json()), "quantiles": quantiles})
-        write_text(Path(job.work) / _THRESHOLD, text)
+        found = Summary(threshold=fitted, quantiles=quantiles_of(lambda: scored_chunks(plan, scored)))
+        write_text(Path(job.work) / _THRESHOLD, found.to_json())
 
 
 class SplitShards(Stage):
@@ -142,9 +142,9 @@ class SplitShards(Stage):
     def work(self, data: Iterator[Document] | None, rank: int, tasks: int) -> None:  # noqa: ARG002
         job, plan = job_at(self.job)
         work = Path(job.work)
-        found = json.loads((work / _THRESHOLD).read_text(encoding="utf-8"))
-        threshold = Threshold.from_json(json.dumps(found["threshold"]))
-        schema = scored_schema(plan.schema, LARFScorer.from_pretrained(job.scorer).spec)
+        threshold = _summary_at(work / _THRESHOLD).threshold
+        assert threshold is not None
+        schema = scored_schema(plan.schema, read_artifact(job.scorer)[0])
         form = text_format(job.format, plan.schema.names)
         columns = [*(form.columns(plan.schema.names) if form else plan.schema.names), SCORE, ISSUE]
         tally, counts = Tally(), dict.fromkeys(OUTCOMES, 0)
@@ -181,27 +181,30 @@ class Finish(Stage):
     def work(self, data: Iterator[Document] | None, rank: int, tasks: int) -> None:  # noqa: ARG002
         job, plan = job_at(self.job)
         work = Path(job.work)
-        found = json.loads((work / _THRESHOLD).read_text(encoding="utf-8"))
+        found = _summary_at(work / _THRESHOLD)
         tally, counts = Tally(), dict.fromkeys(OUTCOMES, 0)
         for part in range(self.tasks):
             path = work / _PARTS / f"{part:05d}.json"
             if not path.is_file():
                 raise DataError(f"task {part} has not finished its part: run the recipe again")
-            seen = Summary.from_json(path.read_text(encoding="utf-8"))
+            seen = _summary_at(path)
             tally.merge(seen)
             for outcome in OUTCOMES:
                 counts[outcome] += seen.outcomes[outcome]
         if sum(counts.values()) != plan.rows or tally.rows != plan.rows:
             raise DataError(f"{plan.rows} rows went in and {sum(counts.values())} came out: run the recipe again")
         summary = tally.summary()
-        summary.outcomes, summary.quantiles = counts, found["quantiles"]
-        summary.threshold = Threshold.from_json(json.dumps(found["threshold"]))
-        spec = LARFScorer.from_pretrained(job.scorer).spec
+        summary.outcomes, summary.quantiles, summary.threshold = counts, found.quantiles, found.threshold
+        spec, _ = read_artifact(job.scorer)
         told = {name: getattr(spec, name) for name in ("model", "version", "layers", "formula", "dtype")}
         summary.run = {**job.run, **told, "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
         shutil.copyfile(Path(job.logs) / RECIPE, work / RECIPE)
         write_text(work / SUMMARY, summary.to_json() + "\n")
         put_in_place(Path(job.home), work)
+
+
+def _summary_at(path: Path) -> Summary:
+    return Summary.from_json(path.read_text(encoding="utf-8"))
 
 
 def _threshold(job: Job) -> Threshold:

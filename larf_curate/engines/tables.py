@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -65,18 +65,23 @@ class Source:
             yield pa.concat_tables(waiting)
 
     def _pieces(self, size: int, start: int, stop: int) -> Iterator[pa.Table]:
-        place = 0
-        for file in self.files:
-            low, high = max(start - place, 0), min(stop - place, file.rows)
-            place += file.rows
-            if low >= high:
-                continue
-            wanted = high - low
-            for table in self.reader(file, self.schema, size, file.first + low):
+        for file in overlap(self.files, start, stop):
+            wanted = file.rows
+            for table in self.reader(file, self.schema, size, file.first):
                 yield table.slice(0, wanted)
                 wanted -= len(table)
                 if wanted <= 0:
                     break
+
+
+def overlap(files: Iterable[DataFile], start: int, stop: int) -> Iterator[DataFile]:
+    """The slices of files that hold the rows `start` to `stop` of them all."""
+    place = 0
+    for file in files:
+        low, high = max(start - place, 0), min(stop - place, file.rows)
+        place += file.rows
+        if low < high:
+            yield replace(file, first=file.first + low, rows=high - low)
 
 
 def schema_text(schema: pa.Schema) -> str:
@@ -109,6 +114,14 @@ def rows_of(table: pa.Table, columns: Iterable[str]) -> list[dict[str, Any]]:
 
 def is_json(kind: pa.DataType) -> bool:
     return isinstance(kind, pa.BaseExtensionType) and kind.extension_name == "arrow.json"
+
+
+def array_of(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """Values that Python holds as an array; what `rows_of` decoded from `arrow.json` is encoded."""
+    if not is_json(kind):
+        return pa.array(values, kind)
+    encoded = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
+    return pa.ExtensionArray.from_storage(kind, pa.array(encoded, kind.storage_type))
 
 
 def chunks_of(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -179,8 +179,7 @@ class LARFFilter(BaseFilter):
 
     def _scored(self, data: Iterator[Document]) -> Iterator[Document]:
         for document in data:
-            score = document.metadata.get(SCORE, 0.0)
-            if score is None or math.isnan(score):
+            if _lacks_score(document.metadata.get(SCORE, 0.0)):
                 self.stat_update(StatHints.total, StatHints.dropped, f"dropped_{REASONS[1]}")
             else:
                 yield document
@@ -194,10 +193,14 @@ class LARFFilter(BaseFilter):
         if SCORE not in doc.metadata:
             raise ThresholdError(f"document {doc.id} has no {SCORE!r}: give a scorer, or put a LARFScore step before")
         score = doc.metadata[SCORE]
-        if score is None or math.isnan(score):
+        if _lacks_score(score):
             return True if self.unscorable == "keep" else (False, REASONS[1])
         assert self.threshold is not None
         return True if self.threshold.keep(score) else (False, REASONS[0])
+
+
+def _lacks_score(score: float | None) -> bool:
+    return score is None or math.isnan(score)
 
 
 @lru_cache(maxsize=4)
