@@ -203,6 +203,21 @@ def test_a_plan_changes_nothing_and_a_run_does_all(home):
     assert Recipe.load(home / "out" / "recipe.yaml").threshold.rule == ("drop_top", 3)
 
 
+def test_runs_in_one_process_and_second_with_a_key_that_is_always_null(home, tmp_path):
+    """As OpenAI exports it: Arrow types the key null, and its cast breaks slices of that."""
+    turns = [{"role": "user", "content": "Hi.", "name": None}, {"role": "assistant", "content": "Hello.", "name": None}]
+    rows = [{"messages": [{**turns[0], "content": f"Hi {i}."}, turns[1]]} for i in range(150)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = f"scorer: {{from: {home}/scorer}}\noutput: {tmp_path}/out\n"
+    text += f"source: {{path: {tmp_path}/rows.jsonl, shard_rows: 64}}\nthreshold: {{drop_top: 6}}\n"
+    for removed in (6, 7, 8):  # nothing is scored twice, so that the later ones take no time
+        Recipe.from_text(text, "r.yaml", [f"threshold.drop_top={removed}"]).run()
+        tables = [pq.read_table(tmp_path / "out" / outcome) for outcome in ("kept", "removed", "unscorable")]
+        assert [len(table) for table in tables] == [150 - removed, removed, 0]
+        found = [row for table in tables for row in table.column("messages").to_pylist()]
+        assert sorted(map(str, found)) == sorted(str(row["messages"]) for row in rows)
+
+
 @pytest.mark.parametrize(
     ("override", "code", "told"),
     [

@@ -25,7 +25,7 @@ from datatrove.utils.typeshelper import StatHints
 from ..errors import RowFormatError, Unscorable
 from ..rows.formats import FormatLike, resolve_format
 from ..scoring.columns import ISSUE, SCORE, TOKENS
-from .tables import array_of, rows_of
+from .tables import array_of, as_type, rows_of
 
 ROW, SHARD = "larf_row", "larf_shard"
 _LARF = re.compile(rf"{SCORE}(_l\d+)?|{TOKENS}|{ISSUE}")
@@ -115,7 +115,7 @@ def _piece(documents: list[Document], record: pa.Schema | None, schema: pa.Schem
         if added or field.name not in names:
             columns.append(pa.array([document.metadata.get(field.name) for document in documents], field.type))
         elif rows is not None:
-            columns.append(rows[field.name].cast(field.type))
+            columns.append(as_type(rows[field.name], field.type))
         else:
             columns.append(array_of([row.get(field.name) for row in found], field.type))
     return pa.table(columns, schema=schema)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from ..errors import DataError, one_line
 from .json_rows import read_json, scan_json
-from .tables import DataFile, Source, chunks_of, overlap
+from .tables import DataFile, Source, chunks_of, conform, overlap
 from .text import CSV, JSON, kind_of, open_text
 
 SAMPLE = "demo"
@@ -233,5 +233,5 @@ def _batches(path: str) -> Iterator[pa.RecordBatch]:
 def _read_arrow(file: DataFile, schema: pa.Schema, size: int, start: int) -> Iterator[pa.Table]:
     for batch in _batches(file.path):
         for low in range(start, len(batch), size):
-            yield pa.Table.from_batches([batch.slice(low, size)]).cast(schema)
+            yield conform(pa.Table.from_batches([batch.slice(low, size)]), schema)
         start = max(0, start - len(batch))

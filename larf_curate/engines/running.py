@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import signal
 import socket
@@ -36,6 +37,7 @@ from .summary import Summary
 from .tables import Source
 from .trove import LARFScore
 
+_runs = itertools.count(1)  # of this process: two within one second must not share their logs
 _BATCH = 4096  # rows sorted by length and scored together, or a shard where that is less
 
 
@@ -119,7 +121,7 @@ def _job(request: RunRequest, plan: Plan, home: Path) -> Job:
     scored = _scored(request, home, digest)
     fit = {} if (scorer / CONFIG).is_file() else {**(request.fit or {})}
     now = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
-    logs = home / "logs" / f"{now}-{os.getpid()}"
+    logs = home / "logs" / f"{now}-{os.getpid()}-{next(_runs)}"
     threshold = [request.rule, request.amount, _file_state(request.harmless), request.unscorable]
     known = {
         "source": {"name": plan.name, "rows": plan.rows, "shards": len(plan.shards), "digest": plan.digest},

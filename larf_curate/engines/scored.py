@@ -14,6 +14,7 @@ from ..errors import ThresholdError
 from ..scoring.artifact import ScorerSpec
 from ..scoring.columns import SCORE, larf_dtypes, larf_schema
 from ..scoring.thresholds import Threshold
+from .tables import conform
 
 METADATA_KEY = b"larf_curate"
 Unscored = Literal["separate", "keep", "remove"]
@@ -61,4 +62,4 @@ def split_table(table: pa.Table, threshold: Threshold, unscorable: Unscored, fir
     removed = threshold.removes(scores, first_row)
     parts = {"kept": ~unscored & ~removed, "removed": removed, "unscorable": np.zeros_like(unscored)}
     parts[{"separate": "unscorable", "keep": "kept", "remove": "removed"}[unscorable]] |= unscored
-    return {outcome: table.filter(pa.array(mask)).cast(table.schema) for outcome, mask in parts.items()}
+    return {outcome: conform(table.filter(pa.array(mask)), table.schema) for outcome, mask in parts.items()}

@@ -34,7 +34,7 @@ from .scored import scored_schema, scores_of, split_table
 from .shards import missing, read_scored, scored_chunks
 from .signs import reported
 from .summary import OUTCOMES, SUMMARY, Summary, Tally, quantiles_of, text_format
-from .tables import rows_of
+from .tables import conform, rows_of
 from .writing import TableWriter, write_file, write_text
 
 _THRESHOLD, _PARTS = "threshold.json", "parts"
@@ -151,7 +151,7 @@ class SplitShards(Stage):
         with ExitStack() as stack:
             writers: dict[str, TableWriter] = {}
             for shard in plan.part(rank, tasks):
-                table = read_scored(Path(job.scored), shard).cast(schema)
+                table = conform(read_scored(Path(job.scored), shard), schema)
                 rows = rows_of(table, columns)
                 tally.add(rows, form, scores_of(table), [row[ISSUE] for row in rows], shard.first)
                 for outcome, part in split_table(table, threshold, job.unscorable, shard.first).items():

@@ -116,6 +116,20 @@ def is_json(kind: pa.DataType) -> bool:
     return isinstance(kind, pa.BaseExtensionType) and kind.extension_name == "arrow.json"
 
 
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with exactly this schema, metadata included.
+
+    Nothing is cast that has its type already: Arrow's cast breaks slices of structs with a field of type null.
+    """
+    if table.schema.equals(schema):
+        return table.replace_schema_metadata(schema.metadata)
+    return pa.table([as_type(table[field.name], field.type) for field in schema], schema=schema)
+
+
+def as_type(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    return column if column.type == kind else column.cast(kind)
+
+
 def array_of(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     """Values that Python holds as an array; what `rows_of` decoded from `arrow.json` is encoded."""
     if not is_json(kind):
