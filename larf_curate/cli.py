@@ -54,7 +54,9 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"larf-curate: {' '.join(message.split())}", file=sys.stderr)
+    from .console import printable  # names of columns and files come from the user's data
+
+    print(f"larf-curate: {printable(message, 4000)}", file=sys.stderr)
     sys.exit(code)
 
 

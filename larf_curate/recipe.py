@@ -7,15 +7,25 @@ import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
-from .errors import RecipeError, hub_errors
-from .rows.formats import FORMATS
+from .errors import DataError, RecipeError, hub_errors
+from .rows.formats import FORMATS, resolve_format
+from .scoring.columns import SCORE
 from .scoring.thresholds import Rule, Threshold
-from .settings import override, parse, unknown, validated
+from .settings import KeyFault, override, parse, unknown, validated
 
 if TYPE_CHECKING:
     from .engines.estimate import Estimate
@@ -24,10 +34,40 @@ if TYPE_CHECKING:
     from .engines.tables import Source
 
 RULES = get_args(Rule)
+_REPLACES = {
+    f"threshold.{rule}": [*(other for other in RULES if other != rule), *([] if rule == "calibrated" else ["harmless"])]
+    for rule in RULES
+}
+"""An override that names a rule means that one alone."""
 _FIT = ("references", "unsafe", "safe", "formula", "top_k", "rank", "max_tokens", "overflow", "chat_template")
 _RUN = ("device", "dtype", "batch_tokens", "trust_remote_code")
 _OURS = ("self", "pipeline", "tasks", "workers", "logging_dir", "depends", "depends_job_id", "skip_completed")
-_NOT_TAKEN = (*_OURS, "local_tasks", "local_rank_offset")
+_NOT_TAKEN = (*_OURS, "local_tasks", "local_rank_offset", "job_id_retriever")
+
+
+def _text(value: str) -> str:
+    """What is there but blank would count as not given."""
+    if not value.strip() or "\0" in value:
+        raise ValueError("must not be blank" if not value.strip() else "must not hold a NUL")
+    return value
+
+
+def _format(value: str) -> str:
+    if value not in ("auto", *FORMATS):
+        raise ValueError(unknown("format", value, ("auto", *FORMATS)))
+    return value
+
+
+def _blocks(value: object) -> object:
+    listed = value if isinstance(value, list) else [value]
+    wrong = not listed or any(type(block) is not int or block < 0 for block in listed)
+    if wrong or len(set(listed)) < len(listed):
+        raise ValueError(f"a block from 0, or a list of different ones, not {value!r}")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_text)]
+Blocks = Annotated[int | list[int], BeforeValidator(_blocks)]
 
 
 class _Section(BaseModel):
@@ -37,17 +77,11 @@ class _Section(BaseModel):
 class SourceSection(_Section):
     """Where the rows are. See `open_source`, and `plan_shards` for `shard_rows`."""
 
-    path: str = Field(min_length=1)
-    split: str | None = None
-    revision: str | None = None
-    format: str = "auto"
+    path: Text
+    split: Text | None = None
+    revision: Text | None = None
+    format: Annotated[str, AfterValidator(_format)] = "auto"
     shard_rows: int | None = Field(None, ge=1)
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.format not in ("auto", *FORMATS):
-            raise ValueError(f"format: {unknown('format', self.format, ('auto', *FORMATS))}")
-        return self
 
 
 class ScorerSection(_Section):
@@ -56,13 +90,13 @@ class ScorerSection(_Section):
     With `from`, `model` says where the same weights lie on this machine. See `LARFScorer.fit` and `EncoderConfig`.
     """
 
-    from_: str | None = Field(None, alias="from", min_length=1)
-    model: str | None = Field(None, min_length=1)
-    layer: int | list[int] | None = None
-    revision: str | None = None
-    references: str | None = None
-    unsafe: str | None = None
-    safe: str | None = None
+    from_: Text | None = Field(None, alias="from")
+    model: Text | None = None
+    layer: Blocks | None = None
+    revision: Text | None = None
+    references: Text | None = None
+    unsafe: Text | None = None
+    safe: Text | None = None
     strict_references: bool = False
     formula: Literal["larf", "subspace"] = "larf"
     top_k: int | None = Field(None, ge=1)
@@ -70,8 +104,8 @@ class ScorerSection(_Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
     max_tokens: int = Field(4096, ge=16)
     overflow: Literal["truncate", "reject"] = "truncate"
-    chat_template: str | None = None
-    device: str | None = None
+    chat_template: Text | None = None
+    device: Text | None = None
     batch_tokens: int | None = Field(None, ge=1)
     trust_remote_code: bool = False
 
@@ -81,16 +115,16 @@ class ScorerSection(_Section):
         if self.from_ is not None:
             fitting = [name for name in ("layer", "strict_references", *_FIT) if name in given]
             if fitting:
-                raise ValueError(f"{fitting[0]} belongs to fitting; a scorer that comes `from` somewhere is fitted")
+                raise KeyFault(fitting[0], "belongs to fitting; a scorer that comes `from` somewhere is fitted")
             return self
         if self.model is None or self.layer is None:
             raise ValueError("give model and layer, or from (a fitted scorer)")
-        if not self.layers or min(self.layers) < 0 or len(set(self.layers)) < len(self.layers):
-            raise ValueError(f"layer: a block from 0, or a list of different ones, not {self.layer}")
+        if self.top_k is not None and self.formula == "subspace":
+            raise KeyFault("top_k", "belongs to formula larf")
         if (self.unsafe is None) != (self.safe is None):
             raise ValueError("unsafe and safe go together")
         if self.references is not None and self.unsafe is not None:
-            raise ValueError("give references, or unsafe and safe")
+            raise KeyFault("references", "give references, or unsafe and safe")
         return self
 
     @property
@@ -105,7 +139,7 @@ class ThresholdSection(_Section):
     drop_top: int | None = Field(None, ge=0)
     drop_fraction: float | None = Field(None, ge=0, le=1)
     calibrated: float | None = Field(None, gt=0, lt=1)
-    harmless: str | None = None
+    harmless: Text | None = None
     unscorable: Literal["separate", "keep", "remove"] = "separate"
 
     @model_validator(mode="after")
@@ -114,7 +148,7 @@ class ThresholdSection(_Section):
         if len(given) != 1:
             raise ValueError(f"give one of {', '.join(RULES)}" + (f", not {' and '.join(given)}" if given else ""))
         if self.harmless is not None and self.calibrated is None:
-            raise ValueError("harmless belongs to calibrated")
+            raise KeyFault("harmless", "belongs to calibrated")
         return self
 
     @property
@@ -135,26 +169,32 @@ class ExecutorSection(BaseModel):
     kind: Literal["local", "ray", "slurm"] = "local"
     tasks: int = Field(1, ge=1)
     workers: int = Field(-1, ge=-1)
-    address: str | None = None
+    address: Text | None = None
     wait: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.workers == 0:
-            raise ValueError("workers: 1 or more, or -1 for the default, not 0")
+            raise KeyFault("workers", "1 or more, or -1 for the default, not 0")
         for name, kind in (("address", "ray"), ("wait", "slurm")):
             if name in self.model_fields_set and self.kind != kind:
-                raise ValueError(f"{name} belongs to kind {kind}")
+                raise KeyFault(name, f"belongs to kind {kind}")
         known = _executor_options(self.kind)
         own = [name for name in type(self).model_fields if name not in ("address", "wait")]
         for name in self.options:
-            if name not in known:
-                raise ValueError(unknown("key", name, (*own, *known)))
-        if not isinstance(self.options.get("time", ""), str) and self.kind == "slurm":
-            raise ValueError('time: put it in quotes ("04:00:00"), or YAML reads it as a number')
-        lacking = [name for name, needed in known.items() if needed and name not in self.options]
-        if lacking:
-            raise ValueError(f"kind {self.kind} needs {', '.join(lacking)}")
+            if name not in known.model_fields:
+                raise KeyFault(name, unknown("key", name, (*own, *known.model_fields)))
+        try:
+            known.model_validate(self.options)
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            name = str(fault["loc"][0])
+            if fault["type"] == "missing":
+                raise ValueError(f"kind {self.kind} needs {name}") from None
+            said = fault["msg"].replace("Input should be", "must be")
+            if fault["type"] == "string_type" and isinstance(fault["input"], int):
+                said += ': put it in quotes (time: "04:00:00"), or YAML reads it as a number'
+            raise KeyFault(name, said) from None
         return self
 
     @property
@@ -163,13 +203,18 @@ class ExecutorSection(BaseModel):
         return dict(self.model_extra or {})
 
 
-def _executor_options(kind: str) -> dict[str, bool]:
-    """The options of datatrove's executor, and whether it needs them."""
+def _executor_options(kind: str) -> type[BaseModel]:
+    """The options of datatrove's executor, with the types that it says they have."""
     from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
 
     made = {"local": LocalPipelineExecutor, "ray": RayPipelineExecutor, "slurm": SlurmPipelineExecutor}[kind]
-    found = inspect.signature(made.__init__).parameters
-    return {name: one.default is one.empty for name, one in found.items() if name not in _NOT_TAKEN}
+    types = {name: Any if "tuple" in str(kind) else kind for name, kind in get_type_hints(made.__init__).items()}
+    options: dict[str, Any] = {
+        name: (types.get(name, Any), ... if one.default is one.empty else one.default)
+        for name, one in inspect.signature(made.__init__).parameters.items()
+        if name not in _NOT_TAKEN
+    }
+    return create_model(f"{kind}_options", __config__=ConfigDict(strict=True), **options)
 
 
 @dataclass(frozen=True)
@@ -205,7 +250,7 @@ class Recipe(_Section):
     scorer: ScorerSection
     threshold: ThresholdSection
     executor: ExecutorSection = Field(default_factory=lambda: ExecutorSection(kind="local", tasks=1, workers=-1))
-    output: str = Field(min_length=1)
+    output: Text
 
     @classmethod
     def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -225,7 +270,7 @@ class Recipe(_Section):
         """The same from text; `name` stands for the file in errors."""
         values, places = parse(text, name)
         for said in overrides:
-            override(values, places, said, exclusive=[[f"threshold.{rule}" for rule in RULES]])
+            override(values, places, said, _REPLACES)
         return validated(cls, values, places, name)
 
     def to_yaml(self) -> str:
@@ -268,7 +313,7 @@ class Recipe(_Section):
         )
         return RunPlan(
             source=self.source.path,
-            format=self.source.format,
+            format=resolve_format(self.source.format, request.source.schema.names).name,
             rows=plan.rows,
             shards=len(plan.shards),
             shard_rows=plan.shard_rows,
@@ -301,8 +346,12 @@ class Recipe(_Section):
             fit |= {name: value for name in (*_FIT, *_RUN) if (value := getattr(scorer, name))}
             if scorer.strict_references:
                 choose_references(scorer.references, scorer.unsafe, scorer.safe).lint().raise_for_findings()
+        # What is wrong with the threshold is told now, not after the scoring.
         if rule != "calibrated":
-            getattr(Threshold, rule)(amount)  # told now, not after the scoring
+            getattr(Threshold, rule)(amount)
+        harmless = open_source(self.threshold.harmless) if self.threshold.harmless else None
+        if harmless is not None and SCORE not in harmless.schema.names:
+            raise DataError(f"threshold.harmless: {harmless.name} has no column {SCORE!r}: run `larf-curate score` first")
         source = open_source(self.source.path, self.source.split, self.source.revision)
         options = {name: getattr(scorer, name) for name in _RUN if scorer.from_ is not None or name != "dtype"}
         if scorer.from_ is not None:
@@ -317,7 +366,7 @@ class Recipe(_Section):
             options={name: value for name, value in options.items() if value},
             rule=rule,
             amount=amount,
-            harmless=self.threshold.harmless,
+            harmless=harmless,
             unscorable=self.threshold.unscorable,
             executor=ExecutorRequest(
                 executor.kind, executor.tasks, executor.workers, executor.options, executor.address, executor.wait
@@ -327,7 +376,10 @@ class Recipe(_Section):
         )
 
     def _pinned(self, source: Source) -> Recipe:
-        """With the commits that branches stand for today: what can be repeated."""
+        """With the commits that branches stand for today: what can be repeated.
+
+        Where the Hub is out of reach, with what it was pinned to before, or nothing.
+        """
         from huggingface_hub import HfApi
 
         from .encoding.locating import commit_of, locate
@@ -336,8 +388,12 @@ class Recipe(_Section):
         if scorer.from_ is None:
             commit = commit_of(locate(str(scorer.model), scorer.revision).version)
             scorer = scorer.model_copy(update={"revision": commit or scorer.revision})
+        elif not Path(str(scorer.from_)).is_dir():
+            with contextlib.suppress(*hub_errors()):
+                commit = HfApi().model_info(str(scorer.from_), revision=scorer.revision).sha
+                scorer = scorer.model_copy(update={"revision": commit})
         if source.name == rows.path and not Path(rows.path).exists() and rows.path.count("/") == 1:
-            with contextlib.suppress(*hub_errors()):  # out of reach: what it was pinned to before, or nothing
+            with contextlib.suppress(*hub_errors()):
                 commit = HfApi().dataset_info(rows.path, revision=rows.revision).sha
                 rows = rows.model_copy(update={"revision": commit})
         return self.model_copy(update={"source": rows, "scorer": scorer})

@@ -53,8 +53,14 @@ def _note(node: yaml.Node, path: tuple[Hashable, ...], places: Places, name: str
             _note(value, below, places, name, seen)
 
 
-def override(values: dict[str, Any], places: Places, said: str, exclusive: Iterable[Iterable[str]] = ()) -> None:
-    """Set `section.key=value`. Of keys that exclude each other (with their path), the new one replaces the old."""
+def override(
+    values: dict[str, Any], places: Places, said: str, replaces: Mapping[str, Iterable[str]] | None = None
+) -> None:
+    """Set `section.key=value`. `replaces` says which keys of its section go when it comes, because they exclude it.
+
+    Raises:
+        RecipeError: it is not written so.
+    """
     path, equals, text = said.partition("=")
     keys, label = path.strip().split("."), f"--set {path.strip()}"  # the value stays untold: it may be a secret
     if not equals or not all(keys):
@@ -70,12 +76,13 @@ def override(values: dict[str, Any], places: Places, said: str, exclusive: Itera
             raise RecipeError(f"{label}: {'.'.join(keys[:-1])} holds no keys")
         section[key] = dict(below or {})  # a copy: an anchor may share it with another section
         section = section[key]
-    for group in exclusive:
-        for other in group if ".".join(keys) in group else ():
-            section.pop(other.rpartition(".")[2], None)
+    for other in (replaces or {}).get(".".join(keys), ()):
+        section.pop(other, None)
     section[keys[-1]] = value
-    for length in range(1, len(keys) + 1):
+    for length in range(1, len(keys)):
         places.setdefault(tuple(keys[:length]), label)
+    for place in [place for place in places if place[: len(keys)] == tuple(keys)]:
+        del places[place]  # the file says nothing of what it is now
     places[tuple(keys)] = label
 
 
@@ -94,8 +101,11 @@ def validated(model: type[Model], values: dict[str, Any], places: Places, name: 
 
 def _told(model: type[BaseModel], fault: Mapping[str, Any], places: Places, name: str) -> str:
     """One fault in words. The value is not repeated where the key is unknown: it may be a secret."""
-    path = tuple(part for part in fault["loc"] if isinstance(part, str) and part not in ("int", "list[int]"))
-    key = ".".join(map(str, path))
+    path = tuple(part for part in fault["loc"] if isinstance(part, str))
+    error = fault.get("ctx", {}).get("error")
+    if isinstance(error, KeyFault) and error.key:
+        path = (*path, error.key)
+    key = ".".join(path)
     known = [path[:length] for length in range(len(path), 0, -1) if path[:length] in places]
     where = places[known[0]] if known else name
     words = (
@@ -104,10 +114,18 @@ def _told(model: type[BaseModel], fault: Mapping[str, Any], places: Places, name
     return f"{where}: {words}"
 
 
+class KeyFault(ValueError):
+    """What a section's own check finds: `key` of it is wrong, `message` says why; the fault is told with its line."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
 def unknown(what: str, given: str, known: Iterable[str]) -> str:
     """The same words for everything that has no such name."""
     listed = list(known)
-    near = difflib.get_close_matches(given, listed, 1, 0.5)
+    near = difflib.get_close_matches(given, listed, 1, 0.6)
     return (
         f"unknown {what} {given!r};" + (f" did you mean {near[0]!r}?" if near else "") + f" known: {', '.join(listed)}"
     )

@@ -60,12 +60,12 @@ def test_recipes_that_we_ship_are_right(path):
         (
             1,
             "source: {path: x, format: alpacca}",
-            "line 1: source: format: unknown format 'alpacca'; did you mean 'alpaca'",
+            "line 1: source.format: unknown format 'alpacca'; did you mean 'alpaca'",
         ),
         (1, "source: {path: x, shard_rows: 0}", "source.shard_rows must be greater than or equal to 1, not 0"),
         (1, "source: [1]", "line 1: source must be a mapping of keys"),
         (2, "scorer: {model: demo}", "line 2: scorer: give model and layer, or from"),
-        (2, "scorer: {from: x, layer: 3}", "layer belongs to fitting"),
+        (2, "scorer: {from: x, layer: 3}", "scorer.layer: belongs to fitting"),
         (2, "scorer: {model: demo, layer: 3, unsafe: a}", "unsafe and safe go together"),
         (
             2,
@@ -88,22 +88,31 @@ def test_recipes_that_we_ship_are_right(path):
         (3, "threshold: {drop_fraction: 10}", "threshold.drop_fraction must be less than or equal to 1, not 10"),
         (3, "threshold: {calibrated: 0}", "threshold.calibrated"),
         (3, "threshold: {max_score: .nan}", "threshold.max_score"),
-        (3, "threshold: {drop_top: 5, harmless: x}", "harmless belongs to calibrated"),
+        (3, "threshold: {drop_top: 5, harmless: x}", "threshold.harmless: belongs to calibrated"),
         (
             3,
             "threshold: {drop_top: 5, unscorable: lose}",
             "threshold.unscorable must be 'separate', 'keep' or 'remove'",
         ),
         (4, "executor: {kind: cloud}", "executor.kind must be 'local', 'ray' or 'slurm'"),
-        (4, "executor: {taks: 3}", "line 4: executor: unknown key 'taks'; did you mean 'tasks'?"),
+        (4, "executor: {taks: 3}", "line 4: executor.taks: unknown key 'taks'; did you mean 'tasks'?"),
         (4, "executor: {tasks: '8'}", "executor.tasks must be a valid integer, not '8'"),
         (4, "executor: {workers: 0}", "workers: 1 or more, or -1"),
         (4, "executor: {logging_dir: x}", "unknown key 'logging_dir'"),
-        (4, "executor: {address: auto}", "address belongs to kind ray"),
-        (4, "executor: {kind: ray, wait: true}", "wait belongs to kind slurm"),
+        (4, "executor: {address: auto}", "executor.address: belongs to kind ray"),
+        (4, "executor: {kind: ray, wait: true}", "executor.wait: belongs to kind slurm"),
         (4, "executor: {kind: slurm, time: '1'}", "kind slurm needs partition"),
-        (4, "executor: {kind: slurm, partition: p, time: 20:00:00}", "time: put it in quotes"),
-        (5, "output: ''", "line 5: output"),
+        (4, "executor: {kind: slurm, partition: p, time: 20:00:00}", "executor.time: must be a valid string: put it in quotes"),
+        (4, "executor: {kind: ray, cpus_per_task: many}", "executor.cpus_per_task: must be a valid integer"),
+        (4, "executor: {kind: slurm, partition: p, time: '1', job_id_retriever: x}", "unknown key 'job_id_retriever'"),
+        (2, "scorer: {model: demo, layer: '14'}", "line 2: scorer.layer: a block from 0, or a list of different ones"),
+        (2, "scorer: {model: demo, layer: 3, references: ''}", "line 2: scorer.references: must not be blank"),
+        (2, "scorer: {model: demo, layer: 3, chat_template: ' '}", "line 2: scorer.chat_template: must not be blank"),
+        (2, "scorer: {model: demo, layer: 3, formula: subspace, top_k: 4}", "scorer.top_k: belongs to formula larf"),
+        (1, 'source: {path: "a\\0b"}', "line 1: source.path: must not hold a NUL"),
+        (3, "int: 5", "line 3: unknown key 'int'"),
+        (4, "executor:\n  kind: local\n  taks: 3", "line 6: executor.taks: unknown key 'taks'"),
+        (5, "output: ''", "line 5: output: must not be blank"),
         (5, "outptu: x", "did you mean 'output'"),
         (5, "output: x\noutput: y", "line 6: output is there twice; first: r.yaml, line 5"),
         (5, "output: [", "not YAML"),
@@ -133,6 +142,10 @@ def test_overrides():
     assert recipe.threshold.rule == ("drop_fraction", 0.5), "a rule replaces the one in the file"
     assert (recipe.executor.tasks, recipe.scorer.layers) == (3, [1, 2])
     assert "did you mean 'tasks'" in wrong(GOOD, "executor.taks=3")
+    assert wrong(GOOD, "threshold={drop_top: -1}").startswith("--set threshold: threshold.drop_top must be")
+    calibrated = changed(3, "threshold: {calibrated: 0.01, harmless: known.parquet}")
+    assert Recipe.from_text(calibrated, "r.yaml", ["threshold.drop_top=5"]).threshold.harmless is None
+    assert Recipe.from_text(calibrated, "r.yaml", ["threshold.calibrated=0.5"]).threshold.harmless == "known.parquet"
     assert "section.key=value" in wrong(GOOD, "executor")
     assert "holds no keys" in wrong(GOOD, "output.x=1")
     assert "not YAML" in wrong(GOOD, "output=[")
@@ -225,6 +238,10 @@ def test_runs_in_one_process_and_second_with_a_key_that_is_always_null(home, tmp
         ("source.path=none.jsonl", 1, "none.jsonl does not exist"),
         ("scorer.from=nowhere", 1, "there is no scorer at nowhere"),
         ("output=scorer", 1, "is no run directory"),
+        (f"output={'x' * 300}", 1, "File name too long"),
+        ("threshold={calibrated: 0.1, harmless: rows.jsonl}", 1, "has no column 'larf_score'"),
+        ("threshold={calibrated: 0.1, harmless: gone.parquet}", 1, "gone.parquet does not exist"),
+        ('source={path: rows.jsonl, format: "a\u202eb"}', 2, r"a\u202eb"),
     ],
 )
 def test_what_cannot_be_run_is_one_line(home, override, code, told):

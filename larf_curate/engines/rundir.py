@@ -41,11 +41,11 @@ def held(home: Path) -> Iterator[None]:
         OutputError: another run has it, or it is something else, or cannot be written.
     """
     own = home / OWN
-    if home.exists() and not own.is_dir() and (not home.is_dir() or any(home.iterdir())):
-        raise OutputError(f"{home} exists and is no run directory; choose another output or remove it")
     if home in _held:  # to the lock, all of a process is one
         raise OutputError(f"another run is at work in {home} (in this process): let it end, or choose another output")
     try:
+        if home.exists() and not own.is_dir() and (not home.is_dir() or any(home.iterdir())):
+            raise OutputError(f"{home} exists and is no run directory; choose another output or remove it")
         own.mkdir(parents=True, exist_ok=True)
         lock = (own / "lock").open("a+")
     except OSError as error:

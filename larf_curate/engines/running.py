@@ -49,7 +49,7 @@ class RunRequest:
         source: the rows; `shard_rows`: see `plan_shards`; `format`: of the rows.
         fit: arguments of `LARFScorer.fit`; None where `scorer` names a fitted one (at `revision` on the Hub).
         options: see `RunOptions`.
-        rule, amount, harmless, unscorable: the threshold.
+        rule, amount, unscorable: the threshold; `harmless`: scored rows for `calibrated`.
         home: the run directory.
         recipe: the resolved recipe, as text.
     """
@@ -63,7 +63,7 @@ class RunRequest:
     options: dict[str, Any]
     rule: Rule
     amount: float
-    harmless: str | None
+    harmless: Source | None
     unscorable: Unscored
     executor: ExecutorRequest
     home: Path
@@ -122,7 +122,8 @@ def _job(request: RunRequest, plan: Plan, home: Path) -> Job:
     fit = {} if (scorer / CONFIG).is_file() else {**(request.fit or {})}
     now = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
     logs = home / "logs" / f"{now}-{os.getpid()}-{next(_runs)}"
-    threshold = [request.rule, request.amount, _file_state(request.harmless), request.unscorable]
+    harmless = plan_shards(request.harmless).digest if request.harmless else None
+    threshold = [request.rule, request.amount, harmless, request.unscorable]
     known = {
         "source": {"name": plan.name, "rows": plan.rows, "shards": len(plan.shards), "digest": plan.digest},
         "scorer": {"directory": str(scorer.relative_to(home)), "digest": digest},
@@ -145,7 +146,7 @@ def _job(request: RunRequest, plan: Plan, home: Path) -> Job:
         threads=request.executor.threads,
         rule=request.rule,
         amount=request.amount,
-        harmless=request.harmless,
+        harmless=request.harmless.name if request.harmless else None,
         unscorable=request.unscorable,
         directory=str(Path.cwd()),
         driver=[os.getpid(), socket.gethostname()] if request.executor.kind == "local" else [],
@@ -185,7 +186,7 @@ def _file_state(path: str | None) -> str | None:
     try:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError:
-        return path  # a Hub id, a directory, or text
+        return path  # text
 
 
 def _stages(request: RunRequest, plan: Plan, job: Job) -> list[StagePlan]:

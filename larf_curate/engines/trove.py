@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal, Unpack
 
 from datatrove.data import Document
@@ -93,7 +94,8 @@ class LARFScore(PipelineStep):
     def _ready(self) -> LARFScorer:
         if isinstance(self.scorer, LARFScorer):
             return self.scorer
-        stamp = hashlib.sha256(read_config(self.scorer)).hexdigest()
+        # What is fitted anew in the same directory is read anew; what is on the Hub is not asked for by every task.
+        stamp = hashlib.sha256(read_config(self.scorer)).hexdigest() if Path(self.scorer).is_dir() else ""
         return _load(self.scorer, stamp, self.format, tuple(sorted(self.options.items())))
 
     def _batches(self, data: Iterator[Document]) -> Iterator[list[Document]]:
@@ -206,7 +208,7 @@ def _lacks_score(score: float | None) -> bool:
 @lru_cache(maxsize=4)
 def _load(
     name: str,
-    stamp: str,  # noqa: ARG001 - what was fitted anew in the same place is read anew
+    stamp: str,  # noqa: ARG001 - a part of the cache's key
     format: FormatLike | None,  # noqa: A002 - the word users know
     options: Sequence[tuple[str, Any]],
 ) -> LARFScorer:
