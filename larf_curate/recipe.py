@@ -25,7 +25,7 @@ from .errors import DataError, RecipeError, hub_errors
 from .rows.formats import FORMATS, resolve_format
 from .scoring.columns import SCORE
 from .scoring.thresholds import Rule, Threshold
-from .settings import KeyFault, override, parse, unknown, validated
+from .settings import KeyFaultError, override, parse, unknown, validated
 
 if TYPE_CHECKING:
     from .engines.estimate import Estimate
@@ -115,16 +115,16 @@ class ScorerSection(_Section):
         if self.from_ is not None:
             fitting = [name for name in ("layer", "strict_references", *_FIT) if name in given]
             if fitting:
-                raise KeyFault(fitting[0], "belongs to fitting; a scorer that comes `from` somewhere is fitted")
+                raise KeyFaultError(fitting[0], "belongs to fitting; a scorer that comes `from` somewhere is fitted")
             return self
         if self.model is None or self.layer is None:
             raise ValueError("give model and layer, or from (a fitted scorer)")
         if self.top_k is not None and self.formula == "subspace":
-            raise KeyFault("top_k", "belongs to formula larf")
+            raise KeyFaultError("top_k", "belongs to formula larf")
         if (self.unsafe is None) != (self.safe is None):
             raise ValueError("unsafe and safe go together")
         if self.references is not None and self.unsafe is not None:
-            raise KeyFault("references", "give references, or unsafe and safe")
+            raise KeyFaultError("references", "give references, or unsafe and safe")
         return self
 
     @property
@@ -148,7 +148,7 @@ class ThresholdSection(_Section):
         if len(given) != 1:
             raise ValueError(f"give one of {', '.join(RULES)}" + (f", not {' and '.join(given)}" if given else ""))
         if self.harmless is not None and self.calibrated is None:
-            raise KeyFault("harmless", "belongs to calibrated")
+            raise KeyFaultError("harmless", "belongs to calibrated")
         return self
 
     @property
@@ -175,15 +175,15 @@ class ExecutorSection(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.workers == 0:
-            raise KeyFault("workers", "1 or more, or -1 for the default, not 0")
+            raise KeyFaultError("workers", "1 or more, or -1 for the default, not 0")
         for name, kind in (("address", "ray"), ("wait", "slurm")):
             if name in self.model_fields_set and self.kind != kind:
-                raise KeyFault(name, f"belongs to kind {kind}")
+                raise KeyFaultError(name, f"belongs to kind {kind}")
         known = _executor_options(self.kind)
         own = [name for name in type(self).model_fields if name not in ("address", "wait")]
         for name in self.options:
             if name not in known.model_fields:
-                raise KeyFault(name, unknown("key", name, (*own, *known.model_fields)))
+                raise KeyFaultError(name, unknown("key", name, (*own, *known.model_fields)))
         try:
             known.model_validate(self.options)
         except ValidationError as error:
@@ -194,7 +194,7 @@ class ExecutorSection(BaseModel):
             said = fault["msg"].replace("Input should be", "must be")
             if fault["type"] == "string_type" and isinstance(fault["input"], int):
                 said += ': put it in quotes (time: "04:00:00"), or YAML reads it as a number'
-            raise KeyFault(name, said) from None
+            raise KeyFaultError(name, said) from None
         return self
 
     @property
@@ -351,7 +351,9 @@ class Recipe(_Section):
             getattr(Threshold, rule)(amount)
         harmless = open_source(self.threshold.harmless) if self.threshold.harmless else None
         if harmless is not None and SCORE not in harmless.schema.names:
-            raise DataError(f"threshold.harmless: {harmless.name} has no column {SCORE!r}: run `larf-curate score` first")
+            raise DataError(
+                f"threshold.harmless: {harmless.name} has no column {SCORE!r}: run `larf-curate score` first"
+            )
         source = open_source(self.source.path, self.source.split, self.source.revision)
         options = {name: getattr(scorer, name) for name in _RUN if scorer.from_ is not None or name != "dtype"}
         if scorer.from_ is not None:

@@ -103,7 +103,7 @@ def _told(model: type[BaseModel], fault: Mapping[str, Any], places: Places, name
     """One fault in words. The value is not repeated where the key is unknown: it may be a secret."""
     path = tuple(part for part in fault["loc"] if isinstance(part, str))
     error = fault.get("ctx", {}).get("error")
-    if isinstance(error, KeyFault) and error.key:
+    if isinstance(error, KeyFaultError) and error.key:
         path = (*path, error.key)
     key = ".".join(path)
     known = [path[:length] for length in range(len(path), 0, -1) if path[:length] in places]
@@ -114,7 +114,7 @@ def _told(model: type[BaseModel], fault: Mapping[str, Any], places: Places, name
     return f"{where}: {words}"
 
 
-class KeyFault(ValueError):
+class KeyFaultError(ValueError):
     """What a section's own check finds: `key` of it is wrong, `message` says why; the fault is told with its line."""
 
     def __init__(self, key: str, message: str) -> None:

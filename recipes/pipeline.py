@@ -1,4 +1,4 @@
-"""LARFFilter between other datatrove steps: rows come in as JSON lines, and go out as Parquet with their own columns.
+"""LARFFilter between other datatrove steps: rows come in as files, and go out as Parquet with their own columns.
 
     python recipes/pipeline.py "rows/*.jsonl" my-scorer out/ --max-score 0.001
 
@@ -13,10 +13,9 @@ from pathlib import Path
 import pyarrow as pa
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.filters import LambdaFilter
-from datatrove.pipeline.readers import JsonlReader
 
 from larf_curate import LARFFilter, LARFScorer
-from larf_curate.engines.documents import RowWriter, carry_row
+from larf_curate.engines.documents import RowReader, RowWriter
 from larf_curate.engines.files import open_source
 from larf_curate.engines.scored import scored_schema
 
@@ -27,7 +26,7 @@ def long_enough(document) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("rows", help="pattern of JSON lines files")
+    parser.add_argument("rows", help="file, pattern, directory or Hub id")
     parser.add_argument("scorer", help="fitted scorer: directory or Hub id")
     parser.add_argument("out", type=Path)
     parser.add_argument("--max-score", type=float, required=True)
@@ -35,11 +34,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
 
-    schema = scored_schema(open_source(options.rows).schema, LARFScorer.from_pretrained(options.scorer).spec)
-    pattern = Path(options.rows)
+    source = open_source(options.rows)
+    schema = scored_schema(source.schema, LARFScorer.from_pretrained(options.scorer).spec)
     removed = RowWriter(str(options.out / "removed"), schema.append(pa.field("filter_reason", pa.string())))
     pipeline = [
-        JsonlReader(str(pattern.parent), glob_pattern=pattern.name, adapter=carry_row),
+        RowReader(source),
         LambdaFilter(long_enough),
         LARFFilter(options.scorer, max_score=options.max_score, exclusion_writer=removed),
         RowWriter(str(options.out / "kept"), schema),

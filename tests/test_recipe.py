@@ -102,7 +102,11 @@ def test_recipes_that_we_ship_are_right(path):
         (4, "executor: {address: auto}", "executor.address: belongs to kind ray"),
         (4, "executor: {kind: ray, wait: true}", "executor.wait: belongs to kind slurm"),
         (4, "executor: {kind: slurm, time: '1'}", "kind slurm needs partition"),
-        (4, "executor: {kind: slurm, partition: p, time: 20:00:00}", "executor.time: must be a valid string: put it in quotes"),
+        (
+            4,
+            "executor: {kind: slurm, partition: p, time: 20:00:00}",
+            "executor.time: must be a valid string: put it in",
+        ),
         (4, "executor: {kind: ray, cpus_per_task: many}", "executor.cpus_per_task: must be a valid integer"),
         (4, "executor: {kind: slurm, partition: p, time: '1', job_id_retriever: x}", "unknown key 'job_id_retriever'"),
         (2, "scorer: {model: demo, layer: '14'}", "line 2: scorer.layer: a block from 0, or a list of different ones"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
@@ -25,7 +25,8 @@ from datatrove.utils.typeshelper import StatHints
 from ..errors import RowFormatError, Unscorable
 from ..rows.formats import FormatLike, resolve_format
 from ..scoring.columns import ISSUE, SCORE, TOKENS
-from .tables import array_of, as_type, rows_of
+from .files import open_source
+from .tables import ROWS_AT_ONCE, Source, array_of, as_type, rows_of
 
 ROW, SHARD = "larf_row", "larf_shard"
 _LARF = re.compile(rf"{SCORE}(_l\d+)?|{TOKENS}|{ISSUE}")
@@ -61,6 +62,9 @@ def _unpacked(values: Mapping[str, Any], packed: bytes | None) -> CarriedRow:
 def carry_row(_reader: object, data: dict[str, Any], _path: str, _id_in_file: int | str) -> dict[str, Any]:
     """The `adapter` for datatrove's own readers: `JsonlReader("data/", adapter=carry_row)`.
 
+    Those readers have altered some rows before any adapter sees them (integers above 64 bits, NaN, lone surrogates, a
+    column named `media`, Parquet's types beyond Python's); `RowReader` alters none.
+
     The text is the conversation in plain words, never empty, so that no reader drops the row and other filters have
     something to read. The id is a digest of the row's content: unlike a reader's own ids it does not change with the
     number of tasks; equal rows have equal ids.
@@ -80,11 +84,18 @@ def row_text(row: Mapping[str, Any], format: FormatLike = "auto") -> str:  # noq
     return text or json.dumps(row, default=str, ensure_ascii=False)
 
 
-def documents_of(table: pa.Table, name: str, first: int, shard: str, format: FormatLike) -> Iterator[Document]:  # noqa: A002
+def documents_of(
+    table: pa.Table,
+    name: str,
+    first: int,
+    shard: str | None,
+    format: FormatLike,  # noqa: A002 - the word users know
+) -> Iterator[Document]:
     """Rows of a table as documents that carry them; the first is row `first` of the dataset `name`."""
     for place, values in enumerate(rows_of(table, table.column_names)):
         row = _carried(values, table.slice(place, 1).combine_chunks().to_batches()[0])
-        yield Document(row_text(row, format), f"{name}/{first + place}", metadata={ROW: row, SHARD: shard})
+        part = {} if shard is None else {SHARD: shard}
+        yield Document(row_text(row, format), f"{name}/{first + place}", metadata={ROW: row, **part})
 
 
 def row_of(document: Document) -> Mapping[str, Any]:
@@ -117,7 +128,9 @@ def _piece(documents: list[Document], record: pa.Schema | None, schema: pa.Schem
         elif rows is not None:
             columns.append(as_type(rows[field.name], field.type))
         else:
-            columns.append(array_of([row.get(field.name) for row in found], field.type))
+            pairs = zip(documents, found, strict=True)
+            values = [(row if field.name in row else document.metadata).get(field.name) for document, row in pairs]
+            columns.append(array_of(values, field.type))
     return pa.table(columns, schema=schema)
 
 
@@ -131,6 +144,35 @@ def _record_schema(document: Document) -> pa.Schema | None:
     # As text, since True equals 1 and NaN does not equal itself.
     same = json.dumps(before, default=repr) == json.dumps(row, default=repr)
     return record.schema if same else None
+
+
+class RowReader(PipelineStep):
+    """Reads a dataset as documents that carry their rows whole, each row once, whatever the number of tasks.
+
+    A row's id is the dataset's name and the row's number. Every task reads a run of neighbours.
+
+    Args:
+        source: from `open_source`, or what that takes: a file, a pattern, a directory, a Hub id.
+        format: how rows become the plain text that other steps see; see `row_text`.
+    """
+
+    type = "📖 - READER"
+    name = "🧾 LARF rows"
+
+    def __init__(self, source: Source | str, format: FormatLike = "auto") -> None:  # noqa: A002
+        super().__init__()
+        self.source = open_source(source) if isinstance(source, str) else source
+        self.format = format
+
+    def run(self, data: Iterator[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        yield from data or ()
+        rows = self.source.rows
+        first, stop = rank * rows // world_size, (rank + 1) * rows // world_size
+        for table in self.source.tables(ROWS_AT_ONCE, first, stop):
+            for document in documents_of(table, self.source.name, first, None, self.format):
+                self.stat_update(StatHints.total)
+                yield document
+            first += len(table)
 
 
 class RowWriter(PipelineStep):
@@ -160,6 +202,8 @@ class RowWriter(PipelineStep):
         super().__init__()
         if "${rank}" not in output_filename:
             raise ValueError(f"output_filename needs ${{rank}}, or tasks overwrite each other: {output_filename!r}")
+        if twice := [name for name, count in Counter(schema.names).items() if count > 1]:
+            raise ValueError(f"schema has the column {twice[0]!r} twice: rename the one of the source")
         self.output_folder = get_datafolder(output_folder)
         self.schema = schema
         self.output_filename = output_filename

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +20,7 @@ from datatrove.executor.slurm import SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
 from ..errors import LarfError, MissingExtraError, one_line
+from ..progress import say
 
 Kind = Literal["local", "ray", "slurm"]
 
@@ -31,7 +34,7 @@ class ExecutorRequest:
         tasks: into how many tasks the shards are divided.
         workers: tasks at a time; -1 is 1 locally (a worker has its own copy of the model) and all of them elsewhere.
         options: datatrove's own, passed through.
-        address: of the Ray cluster; None starts one here, or takes the one that is connected to.
+        address: of the Ray cluster; None takes the one that is connected to or that RAY_ADDRESS names, or starts one.
         wait: on Slurm, stay until the jobs have ended.
     """
 
@@ -109,11 +112,12 @@ def _slurm(request: ExecutorRequest, stage: StagePlan, common: dict[str, Any]) -
 _MAKERS = {"local": _local, "ray": _ray, "slurm": _slurm}
 
 
-def start_ray(address: str | None) -> None:
+def start_ray(request: ExecutorRequest) -> None:
     """Connect to the cluster, or start one here.
 
     Raises:
-        MissingExtraError: Ray is not installed. LarfError: the cluster cannot be reached.
+        MissingExtraError: Ray is not installed.
+        LarfError: the cluster cannot be reached, or none of its nodes can ever run a task.
     """
     try:
         import ray
@@ -121,10 +125,30 @@ def start_ray(address: str | None) -> None:
         raise MissingExtraError("ray", "ray", "executor.kind ray") from None
     if not ray.is_initialized():
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(address=request.address, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:  # whatever its client raises
-            where = address or "this machine"
+            where = request.address or "this machine"
             raise LarfError(f"the Ray cluster at {where} cannot be used: {one_line(error)}") from error
+    nodes: list[dict[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    needs = {"CPU": request.options.get("cpus_per_task", 1), "GPU": request.options.get("gpus_per_task", 0)}
+    if not any(all(node.get(kind, 0) >= count for kind, count in needs.items()) for node in nodes):
+        # Ray itself would wait without a word. A cluster that grows may yet start such a node.
+        largest = max(nodes, key=lambda node: (node.get("GPU", 0), node.get("CPU", 0)))
+        has = ", ".join(f"{largest.get(kind, 0):g} {kind}" for kind in needs)
+        said = f"a task needs {', '.join(f'{n} {kind}' for kind, n in needs.items())}; the largest Ray node has {has}"
+        if len(nodes) < 2:
+            raise LarfError(f"{said}: ask for less in executor")
+        say(f"{said}; waiting for a larger one")
+
+
+@contextlib.contextmanager
+def outside_of_jobs() -> Iterator[None]:
+    """Submit as from a login node: inside a job datatrove takes itself for a task, and sbatch inherits limits."""
+    inherited = {name: os.environ.pop(name) for name in list(os.environ) if re.match(r"SLURM_(?!CONF$)|SBATCH_", name)}
+    try:
+        yield
+    finally:
+        os.environ.update(inherited)
 
 
 def living_jobs(jobs: Sequence[str]) -> list[str]:

@@ -65,9 +65,10 @@ def held(home: Path) -> Iterator[None]:
                 f"jobs of an earlier run into {home} are queued or running: {', '.join(alive)}; let them end, or "
                 "scancel them"
             )
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-        lock.flush()
+        with contextlib.suppress(OSError):  # on a full disk nobody learns who it is; what it writes next says so
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+            lock.flush()
         _held.add(home)
         try:
             yield
@@ -117,6 +118,7 @@ def put_in_place(home: Path, work: Path) -> None:
     The summary goes first and comes last: while it is there, what lies beside it is whole and belongs to it.
     """
     if not (work / SUMMARY).is_file():
+        shutil.rmtree(work, ignore_errors=True)  # half of a result, or what the last one has replaced
         return
     try:
         (home / SUMMARY).unlink(missing_ok=True)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import os
-import signal
+import re
 import socket
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,23 +17,24 @@ from typing import Any
 from datatrove.executor.base import PipelineExecutor
 
 from ..encoding.locating import locate
-from ..errors import DataError, LarfError
-from ..progress import progress, say, shown_on
+from ..errors import DataError, LarfError, OutputError, one_line
+from ..progress import progress, say
 from ..rows.formats import resolve_format
 from ..scoring.artifact import CONFIG, read_artifact, read_config, write_artifact
 from ..scoring.formulas import VERSION
 from ..scoring.references import choose_references
 from ..scoring.thresholds import Rule
-from .executors import ExecutorRequest, StagePlan, chain, living_jobs, start_ray
+from .executors import ExecutorRequest, StagePlan, chain, living_jobs, outside_of_jobs, start_ray
 from .job import Job
 from .rundir import OWN, finished, held, placed, put_in_place, remember_jobs, starting
 from .scored import Unscored
 from .shards import Plan, digest_of, missing, plan_shards
-from .signs import LOGS, failure, killed, refuse_worker
+from .signs import LOGS, failure, refuse_worker
 from .stages import FindThreshold, Finish, FitScorer, ReadShards, SplitShards, WriteShards
 from .summary import Summary
 from .tables import Source
 from .trove import LARFScore
+from .watching import console_to, rows_left, watched
 
 _runs = itertools.count(1)  # of this process: two within one second must not share their logs
 _BATCH = 4096  # rows sorted by length and scored together, or a shard where that is less
@@ -210,20 +209,22 @@ def _stages(request: RunRequest, plan: Plan, job: Job) -> list[StagePlan]:
 
 def _here(request: RunRequest, stages: Sequence[StagePlan], plan: Plan, job: Job) -> Summary:
     """One stage after the other, locally or on Ray, while this process waits."""
-    if request.executor.kind == "ray":
-        start_ray(request.executor.address)
     logs = Path(job.logs)
     os.environ[LOGS] = job.logs
-    with _console(logs / "console.log"):
+    with console_to(logs / "console.log"):
+        if request.executor.kind == "ray":
+            start_ray(request.executor)
         executors = chain(request.executor, stages, logs)
         for number, (stage, executor) in enumerate(zip(stages, executors, strict=True), 1):
             say(f"stage {number} of {len(stages)}: {stage.name}")
             rows = plan.rows_in(job.pending) if stage.name == "score" else 0
-            with _watched(rows, plan, job):
+            with watched(rows, plan, job):
                 try:
                     executor.run()
                 except LarfError as error:
                     raise failure(logs) or error from error
+                except OSError as error:  # datatrove's own files, on a disk that is full
+                    raise failure(logs) or OutputError(f"{logs} cannot be written: {error}") from error
             if stage.name == "fit" and not failure(logs):
                 say(read_artifact(job.scorer)[0].summary())
             if executor.get_incomplete_ranks(skip_completed=True):  # Ray goes on past failed tasks
@@ -238,81 +239,22 @@ def _result(job: Job) -> Summary:
     return summary
 
 
-@contextlib.contextmanager
-def _console(path: Path) -> Iterator[None]:
-    """Send to a file what datatrove, its workers and native code write to standard error; progress still shows."""
-    sys.stderr.flush()
-    shown = os.dup(2)
-    with path.open("ab") as file, os.fdopen(shown, "w", buffering=1) as terminal:
-        os.dup2(file.fileno(), 2)
-        # A notebook's or a test's own stream is not file descriptor 2: progress goes on there.
-        watched = terminal if sys.stderr is sys.__stderr__ else sys.stderr
-        try:
-            with shown_on(watched), contextlib.redirect_stderr(sys.__stderr__):
-                yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(shown, 2)
-
-
-@contextlib.contextmanager
-def _watched(rows: int, plan: Plan, job: Job) -> Iterator[None]:
-    """Show how far a stage is, and end it when one of its workers was killed: pools wait for the dead for ever."""
-    over = threading.Event()
-    dead: list[LarfError] = []
-
-    def watch(update: Any) -> None:
-        seen = 0
-        while True:
-            ended = over.wait(0.5)
-            if rows:
-                done = rows - _rows_left(plan, job)
-                update(done - seen)
-                seen = done
-            if ended:
-                return
-            wrong = _wrong(Path(job.logs))
-            if wrong and not dead:
-                dead.append(wrong)
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-    with progress(rows, "scoring", show=bool(rows)) as update:
-        watcher = threading.Thread(target=watch, args=(update,), daemon=True)
-        watcher.start()
-        try:
-            yield
-        except KeyboardInterrupt:
-            if not dead:
-                raise
-            raise dead[0] from None
-        finally:
-            over.set()
-            watcher.join()
-
-
-def _wrong(logs: Path) -> LarfError | None:
-    """What a pool would wait for, for ever."""
-    if task := killed(logs):
-        return LarfError(
-            f"the worker of task {task} was killed, perhaps for lack of memory; what it had finished is kept: run the "
-            "recipe again, with fewer workers or smaller batch_tokens"
-        )
-    return failure(logs, "main")
-
-
-def _rows_left(plan: Plan, job: Job) -> int:
-    return plan.rows_in(set(missing(plan, Path(job.scored))) & set(job.pending))
-
-
 def _on_slurm(request: RunRequest, stages: Sequence[StagePlan], plan: Plan, job: Job) -> Summary | list[str]:
     """Submit all stages, each depending on the one before; wait for them where that is asked for."""
     logs = Path(job.logs)
+    if re.search(r"\s", str(logs)):
+        raise OutputError(f"output: {job.home} has a blank in its path, which datatrove's Slurm scripts cannot take")
+    if last := _last_failure(logs):
+        say(f"the jobs of the last run failed: {last}")
     executors: list[PipelineExecutor] = chain(request.executor, stages, logs)
-    with _console(logs / "console.log"):
+    with console_to(logs / "console.log"), outside_of_jobs():
         try:
             executors[-1].run()
         except Exception as error:  # sbatch is not there, or says no
-            raise LarfError(f"Slurm takes no jobs: {error}; see {logs / 'console.log'}") from error
+            sys.stderr.flush()
+            said = re.findall(r"^sbatch: (?:error: )?(.+)$", (logs / "console.log").read_text(errors="replace"), re.M)
+            why = "; ".join(said) or one_line(error)
+            raise LarfError(f"Slurm takes no jobs: {why} (see {logs / 'console.log'})") from error
         finally:
             jobs = [str(executor.job_id) for executor in executors if getattr(executor, "job_id", None)]
             remember_jobs(Path(job.home), jobs)
@@ -321,9 +263,29 @@ def _on_slurm(request: RunRequest, stages: Sequence[StagePlan], plan: Plan, job:
     rows = plan.rows_in(job.pending)
     with progress(rows, "scoring", show=bool(rows)) as update:
         seen = 0
-        while living_jobs(jobs):
+        while _alive(jobs):
             time.sleep(2)
-            done = rows - _rows_left(plan, job)
+            done = rows - rows_left(plan, job)
             update(done - seen)
             seen = done
+    if job.fit and (Path(job.scorer) / CONFIG).is_file():
+        say(read_artifact(job.scorer)[0].summary())
     return _result(job)
+
+
+def _alive(jobs: Sequence[str]) -> bool:
+    """Whether any of these jobs is queued or running; a controller that restarts is asked again for five minutes."""
+    for attempt in itertools.count(1):
+        try:
+            return bool(living_jobs(jobs))
+        except LarfError:
+            if attempt == 30:
+                raise
+            time.sleep(10)
+    raise AssertionError
+
+
+def _last_failure(logs: Path) -> LarfError | None:
+    """What the run before this one failed of; nobody was there to read it."""
+    earlier = sorted(path for path in logs.parent.iterdir() if path.is_dir() and path != logs)
+    return failure(earlier[-1]) if earlier else None

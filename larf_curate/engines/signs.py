@@ -39,7 +39,7 @@ def reported(job: Job, task: str) -> Iterator[None]:
             yield
         finally:
             alive.unlink(missing_ok=True)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a pool whose worker exits waits for it for ever
         told = _as_larf_error(error)
         tell(Path(job.logs), task, told)
         raise told from error
@@ -54,7 +54,7 @@ def tell(logs: Path, task: str, error: LarfError) -> None:
         )
 
 
-def _as_larf_error(error: Exception) -> LarfError:
+def _as_larf_error(error: BaseException) -> LarfError:
     if isinstance(error, OSError):
         return OutputError(f"{error.filename or 'a file'}: {error.strerror or error}")
     if isinstance(error, LarfError):
@@ -64,14 +64,16 @@ def _as_larf_error(error: Exception) -> LarfError:
 
 def failure(logs: Path, task: str = "*") -> LarfError | None:
     """What the first failed task of a run said."""
-    for path in sorted((logs / "tasks").glob(f"{task}.failed"), key=lambda path: path.stat().st_mtime_ns):
+    first, told = float("inf"), None
+    for path in (logs / "tasks").glob(f"{task}.failed"):
         try:
-            said = json.loads(path.read_text())
+            said, when = json.loads(path.read_text()), path.stat().st_mtime_ns
             kind: type[LarfError] = getattr(errors, said["kind"], LarfError)
-            return LarfError.__new__(kind, said["message"])
-        except (OSError, ValueError, KeyError):
+            if when < first:
+                first, told = when, LarfError.__new__(kind, said["message"])
+        except (OSError, ValueError, KeyError):  # half written, or begun anew
             continue
-    return None
+    return told
 
 
 def killed(logs: Path) -> str | None:
@@ -81,16 +83,21 @@ def killed(logs: Path) -> str | None:
             process, host = path.read_text().split()
         except (OSError, ValueError):
             continue
-        if host != socket.gethostname():
-            continue
-        try:
-            os.kill(int(process), 0)
-        except ProcessLookupError:
-            if path.exists():  # it may have ended well since
-                return path.stem
-        except PermissionError:
-            pass
+        if host == socket.gethostname() and _gone(int(process)) and path.exists():  # it may have ended well since
+            return path.stem
     return None
+
+
+def _gone(process: int) -> bool:
+    """Also where its parent has not asked yet how it ended: such a process still has its number."""
+    try:
+        os.kill(process, 0)
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except ProcessLookupError:
+        return True
+    except OSError:  # another user's, or no Linux
+        return False
+    return state == "Z"
 
 
 @cache
@@ -98,12 +105,9 @@ def die_with(driver: int) -> None:
     """A worker whose driver was killed would go on, unseen, beside the next run."""
 
     def watch() -> None:
-        while True:
-            try:
-                os.kill(driver, 0)
-            except ProcessLookupError:
-                os._exit(1)
+        while not _gone(driver):
             time.sleep(0.5)
+        os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 

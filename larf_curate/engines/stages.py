@@ -10,7 +10,6 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -110,13 +109,19 @@ class WriteShards(Stage):
         job, plan = job_at(self.job)
         counts = {shard.file_name: shard.rows for shard in plan.shards}
         schema = scored_schema(plan.schema, read_artifact(job.scorer)[0])
-        for name, documents in groupby(data or (), key=lambda document: document.metadata[SHARD]):
-            shard = list(documents)
-            if len(shard) != counts[name]:
-                raise DataError(f"shard {name}: {len(shard)} rows came out of scoring, {counts[name]} went in")
-            with write_file(Path(job.scored) / name, schema) as out:
-                out.write(table_of(shard, schema))
-            self.stat_update("shards")
+        shard: list[Document] = []
+        for document in data or ():
+            shard.append(document)
+            name = shard[0].metadata[SHARD]
+            if document.metadata[SHARD] != name:
+                raise DataError(f"shard {name}: {len(shard) - 1} rows came out of scoring, {counts[name]} went in")
+            if len(shard) == counts[name]:  # at once, not when the next one begins: that takes a batch's time
+                with write_file(Path(job.scored) / name, schema) as out:
+                    out.write(table_of(shard, schema))
+                self.stat_update("shards")
+                shard = []
+        if shard:
+            raise DataError(f"shard {name}: {len(shard)} rows came out of scoring, {counts[name]} went in")
 
 
 class FindThreshold(Stage):

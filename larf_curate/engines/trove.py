@@ -132,7 +132,7 @@ class LARFFilter(BaseFilter):
             have no row numbers. (A recipe removes exactly as many as asked for.)
         exclusion_writer: takes what goes: any of datatrove's writers, or `RowWriter`.
         unscorable: where documents without a score go: to the exclusion writer, on with the others, or nowhere.
-        batch_size, format, **options: as in `LARFScore`.
+        batch_size, format, threads, **options: as in `LARFScore`.
 
     Raises:
         ThresholdError: there is no threshold, or two, or one not fitted; or documents would vanish unasked.
@@ -150,6 +150,7 @@ class LARFFilter(BaseFilter):
         unscorable: Literal["exclude", "keep", "drop"] = "exclude",
         batch_size: int = 1024,
         format: FormatLike | None = None,  # noqa: A002 - the word users know
+        threads: int = 0,
         **options: Unpack[RunOptions],
     ) -> None:
         super().__init__(exclusion_writer)
@@ -168,8 +169,9 @@ class LARFFilter(BaseFilter):
                 'unscorable="keep" or unscorable="drop"'
             )
         self.unscorable = unscorable
-        self.score = LARFScore(scorer, batch_size=batch_size, format=format, **options) if scorer is not None else None
-        if self.score is not None:
+        self.score: LARFScore | None = None
+        if scorer is not None:
+            self.score = LARFScore(scorer, batch_size=batch_size, format=format, threads=threads, **options)
             self.score.stats, self.score.counts = self.stats, False  # one step, one set of figures
 
     def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
