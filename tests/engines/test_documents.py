@@ -23,7 +23,17 @@ from datatrove.data import Document
 from datatrove.pipeline.readers import HuggingFaceDatasetReader, JsonlReader, ParquetReader
 from datatrove.pipeline.writers import JsonlWriter
 
-from larf_curate.engines.documents import ROW, SHARD, CarriedRow, RowWriter, carry_row, documents_of, row_text, table_of
+from larf_curate.engines.documents import (
+    ROW,
+    SHARD,
+    CarriedRow,
+    RowReader,
+    RowWriter,
+    carry_row,
+    documents_of,
+    row_text,
+    table_of,
+)
 from larf_curate.engines.files import open_source
 from larf_curate.engines.scored import scored_schema
 
@@ -607,3 +617,21 @@ def test_a_writer_pickles_before_and_after_use(tmp_path):
         assert len(pq.read_table(tmp_path / "00000.parquet")) == 3
         assert len(pickle.dumps(step)) < 4_000
         (tmp_path / "00000.parquet").unlink()
+
+
+@pytest.mark.parametrize("tasks", [1, 3, 7])
+def test_our_own_reader_gives_every_row_once_and_as_it_was(tasks, tmp_path):
+    """Types that datatrove's Parquet reader damages, across files, and more tasks than some files have rows."""
+    names = {"n": pa.int64(), "at": pa.time64("ns"), "any": pa.json_(), "media": pa.list_(pa.string())}
+    columns = [range(10), [1_000_000_007 * i for i in range(10)], ['{"a": [1, null]}'] * 10, [None, ["x"]] * 5]
+    storage = [pa.array(columns[0]), pa.array(columns[1], pa.time64("ns")), pa.array(columns[2]), pa.array(columns[3])]
+    storage[2] = pa.ExtensionArray.from_storage(pa.json_(), storage[2])
+    table = pa.table(storage, schema=pa.schema(names))
+    for name, part in enumerate((table.slice(0, 2), table.slice(2))):
+        pq.write_table(part, tmp_path / f"{name}.parquet")
+    reader = RowReader(str(tmp_path / "*.parquet"))
+    writer = RowWriter(str(tmp_path / "out"), reader.source.schema)
+    ids = [document.id for rank in range(tasks) for document in writer.run(reader.run(None, rank, tasks), rank, tasks)]
+    assert [name.rpartition("/")[2] for name in ids] == [str(number) for number in range(10)]
+    found = pa.concat_tables([pq.read_table(path) for path in sorted((tmp_path / "out").glob("*.parquet"))])
+    assert found.equals(pa.concat_tables([pq.read_table(tmp_path / f"{name}.parquet") for name in range(2)]))
