@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args, get_type_hints
 
@@ -25,7 +25,7 @@ from .errors import DataError, RecipeError, hub_errors
 from .rows.formats import FORMATS, resolve_format
 from .scoring.columns import SCORE
 from .scoring.thresholds import Rule, Threshold
-from .settings import KeyFaultError, override, parse, unknown, validated
+from .settings import KeyFaultError, override, parse, plain, unknown, validated
 
 if TYPE_CHECKING:
     from .engines.estimate import Estimate
@@ -191,7 +191,7 @@ class ExecutorSection(BaseModel):
             name = str(fault["loc"][0])
             if fault["type"] == "missing":
                 raise ValueError(f"kind {self.kind} needs {name}") from None
-            said = fault["msg"].replace("Input should be", "must be")
+            said = plain(fault)
             if fault["type"] == "string_type" and isinstance(fault["input"], int):
                 said += ': put it in quotes (time: "04:00:00"), or YAML reads it as a number'
             raise KeyFaultError(name, said) from None
@@ -349,7 +349,9 @@ class Recipe(_Section):
         # What is wrong with the threshold is told now, not after the scoring.
         if rule != "calibrated":
             getattr(Threshold, rule)(amount)
-        harmless = open_source(self.threshold.harmless) if self.threshold.harmless else None
+        harmless, path = None, self.threshold.harmless
+        if path is not None:
+            harmless = replace(open_source(path), name=path)  # a pattern is opened again by its own name
         if harmless is not None and SCORE not in harmless.schema.names:
             raise DataError(
                 f"threshold.harmless: {harmless.name} has no column {SCORE!r}: run `larf-curate score` first"

@@ -103,7 +103,7 @@ def _told(model: type[BaseModel], fault: Mapping[str, Any], places: Places, name
     """One fault in words. The value is not repeated where the key is unknown: it may be a secret."""
     path = tuple(part for part in fault["loc"] if isinstance(part, str))
     error = fault.get("ctx", {}).get("error")
-    if isinstance(error, KeyFaultError) and error.key:
+    if isinstance(error, KeyFaultError):
         path = (*path, error.key)
     key = ".".join(path)
     known = [path[:length] for length in range(len(path), 0, -1) if path[:length] in places]
@@ -138,12 +138,17 @@ def _extra(model: type[BaseModel], path: tuple[str, ...]) -> str:
     return unknown("key", path[-1], [field.alias or name for name, field in section.model_fields.items()])
 
 
+def plain(fault: Mapping[str, Any]) -> str:
+    """What pydantic says of a value, so that it follows the value's name."""
+    return str(fault["msg"]).replace("Input should be", "must be")
+
+
 def _own(fault: Mapping[str, Any], key: str) -> str:
     return f"{key}: {fault['ctx']['error']}"
 
 
 def _other(fault: Mapping[str, Any], key: str) -> str:
-    words = fault["msg"].replace("Input should be", "must be").replace(" (dict or instance", " (").split(" (")[0]
+    words = plain(fault).replace(" (dict or instance", " (").split(" (")[0]
     given = fault["input"]
     shown = f", not {given!r}" if isinstance(given, str | int | float | bool) else ""
     return f"{key} {words}{shown}"

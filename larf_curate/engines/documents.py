@@ -26,7 +26,7 @@ from ..errors import RowFormatError, Unscorable
 from ..rows.formats import FormatLike, resolve_format
 from ..scoring.columns import ISSUE, SCORE, TOKENS
 from .files import open_source
-from .tables import ROWS_AT_ONCE, Source, array_of, as_type, rows_of
+from .tables import ROWS_AT_ONCE, Source, array_of, as_type, rows_of, share
 
 ROW, SHARD = "larf_row", "larf_shard"
 _LARF = re.compile(rf"{SCORE}(_l\d+)?|{TOKENS}|{ISSUE}")
@@ -166,8 +166,7 @@ class RowReader(PipelineStep):
 
     def run(self, data: Iterator[Document] | None = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         yield from data or ()
-        rows = self.source.rows
-        first, stop = rank * rows // world_size, (rank + 1) * rows // world_size
+        first, stop = share(self.source.rows, rank, world_size)
         for table in self.source.tables(ROWS_AT_ONCE, first, stop):
             for document in documents_of(table, self.source.name, first, None, self.format):
                 self.stat_update(StatHints.total)

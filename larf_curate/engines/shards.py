@@ -24,7 +24,7 @@ from ..errors import DataError, one_line
 from ..scoring.columns import SCORE
 from .files import read_file
 from .scored import scores_of
-from .tables import DataFile, Source, files_from, files_json, overlap, schema_from, schema_text
+from .tables import DataFile, Source, files_from, files_json, overlap, schema_from, schema_text, share
 from .writing import write_text
 
 _FEWEST, _MOST, _ABOUT = 256, 16_384, 256
@@ -73,8 +73,7 @@ class Plan:
     def part(self, rank: int, tasks: int, indexes: Sequence[int] | None = None) -> list[Shard]:
         """One task's share of the shards (of those named): a run of neighbours, as even as can be."""
         chosen = range(len(self.shards)) if indexes is None else indexes
-        low, high = rank * len(chosen) // tasks, (rank + 1) * len(chosen) // tasks
-        return [self.shards[chosen[i]] for i in range(low, high)]
+        return [self.shards[chosen[i]] for i in range(*share(len(chosen), rank, tasks))]
 
     def tables(self, shards: Iterable[Shard]) -> Iterator[tuple[Shard, pa.Table]]:
         """Each shard with its rows; neighbours are read in one go."""

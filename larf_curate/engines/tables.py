@@ -74,6 +74,11 @@ class Source:
                     break
 
 
+def share(count: int, rank: int, tasks: int) -> tuple[int, int]:
+    """First and end of one task's run of `count` things: neighbours, as even as can be."""
+    return rank * count // tasks, (rank + 1) * count // tasks
+
+
 def overlap(files: Iterable[DataFile], start: int, stop: int) -> Iterator[DataFile]:
     """The slices of files that hold the rows `start` to `stop` of them all."""
     place = 0

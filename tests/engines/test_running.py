@@ -190,7 +190,9 @@ def test_harmless_rows_that_change_make_another_threshold(scorer, tiny_scorer, t
     write_rows(tmp_path / "rows.jsonl", 300)
     known = tmp_path / "known"
     known.mkdir()
-    rule = {"calibrated": 0.1, "harmless": str(known)}
+    rule = {"calibrated": 0.1, "harmless": f"{known}/a*.parquet"}
+    pq.write_table(pa.table({"larf_score": ["no part of the pattern"]}), known / "b.parquet")
+    pq.write_table(pa.table({"larf_score": np.zeros(0, dtype=np.float32)}), known / "a0.parquet")
     thresholds = []
     for shift in (0.0, 0.5):
         pq.write_table(
