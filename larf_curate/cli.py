@@ -269,8 +269,8 @@ def demo(
     from .console import show_summary
     from .engines.files import open_source
     from .engines.local import score_file, split_file
-    from .engines.summary import SUMMARY
     from .engines.writing import refuse_foreign
+    from .layout import SUMMARY
     from .scoring.artifact import require_writable
     from .scoring.fitting import sample_rows
     from .scoring.scorer import LARFScorer

@@ -23,10 +23,11 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.typeshelper import StatHints
 
 from ..errors import RowFormatError, Unscorable
+from ..rows.arrow import rows_of
 from ..rows.formats import FormatLike, resolve_format
 from ..scoring.columns import ISSUE, SCORE, TOKENS
 from .files import open_source
-from .tables import ROWS_AT_ONCE, Source, array_of, as_type, rows_of, share
+from .tables import ROWS_AT_ONCE, Source, array_of, as_type, share
 
 ROW, SHARD = "larf_row", "larf_shard"
 _LARF = re.compile(rf"{SCORE}(_l\d+)?|{TOKENS}|{ISSUE}")

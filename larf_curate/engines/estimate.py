@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..encoding.loading import find_device, find_dtype, shape_of
+from ..rows.arrow import rows_of
 from ..rows.formats import resolve_format
 from .documents import row_text
-from .tables import Source, rows_of
+from .tables import Source
 
 _SPOTS, _ROWS = 8, 32
 _CHARACTERS_PER_TOKEN = 4

@@ -12,7 +12,8 @@ from typing import Any, BinaryIO, NamedTuple
 import pyarrow as pa
 
 from ..errors import DataError, one_line
-from .tables import ROWS_AT_ONCE, DataFile, array_of, chunks_of, is_json
+from ..rows.arrow import is_json
+from .tables import ROWS_AT_ONCE, DataFile, array_of, chunks_of
 from .text import kind_of, open_bytes
 
 _EXACT = 2**53  # the integers that a double holds exactly

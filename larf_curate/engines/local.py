@@ -10,14 +10,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from ..layout import OUTCOMES, SUMMARY
 from ..progress import progress
+from ..rows.arrow import rows_of
 from ..rows.formats import resolve_format
 from ..scoring.columns import ISSUE, SCORE, larf_dtypes
 from ..scoring.scorer import LARFScorer
 from ..scoring.thresholds import Threshold
 from .scored import Unscored, scored_schema, scores_of, split_table
-from .summary import OUTCOMES, SUMMARY, Summary, Tally, quantiles_of, text_format
-from .tables import ROWS_AT_ONCE, Source, rows_of
+from .summary import Summary, Tally, quantiles_of, text_format
+from .tables import ROWS_AT_ONCE, Source
 from .writing import TableWriter, write_directory, write_file
 
 

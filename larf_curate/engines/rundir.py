@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import OutputError
+from ..layout import OUTCOMES, RECIPE, SUMMARY
 from .executors import living_jobs
-from .job import RECIPE, Job
+from .job import Job
 from .signs import die_with
-from .summary import OUTCOMES, SUMMARY, Summary
+from .summary import Summary
 
 OWN = ".larf"  # marks a run directory, and holds what only runs need
 _JOBS = "slurm.json"

@@ -11,12 +11,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..errors import ThresholdError
+from ..layout import METADATA_KEY
 from ..scoring.artifact import ScorerSpec
 from ..scoring.columns import SCORE, larf_dtypes, larf_schema
 from ..scoring.thresholds import Threshold
 from .tables import conform
 
-METADATA_KEY = b"larf_curate"
 Unscored = Literal["separate", "keep", "remove"]
 """Where rows without a score go: a part of their own, or the kept ones, or the removed ones."""
 

@@ -20,20 +20,22 @@ from datatrove.utils.typeshelper import StatHints
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from ..layout import OUTCOMES, RECIPE, SUMMARY
+from ..rows.arrow import rows_of
 from ..scoring.artifact import CONFIG, read_artifact
 from ..scoring.columns import ISSUE, SCORE
 from ..scoring.scorer import LARFScorer
 from ..scoring.thresholds import Threshold
 from .documents import SHARD, documents_of, table_of
 from .files import open_source
-from .job import RECIPE, Job, job_at
+from .job import Job, job_at
 from .local import read_scores
 from .rundir import placed, put_in_place
 from .scored import scored_schema, scores_of, split_table
 from .shards import missing, read_scored, scored_chunks
 from .signs import reported
-from .summary import OUTCOMES, SUMMARY, Summary, Tally, quantiles_of, text_format
-from .tables import conform, rows_of
+from .summary import Summary, Tally, quantiles_of, text_format
+from .tables import conform
 from .writing import TableWriter, write_file, write_text
 
 _THRESHOLD, _PARTS = "threshold.json", "parts"

@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RowFormatError, Unscorable
+from ..layout import OUTCOMES
 from ..rows.formats import RowFormat, resolve_format
 from ..scoring.ranking import Chunks, quantiles
 from ..scoring.thresholds import Threshold
 
-SUMMARY = "larf_summary.json"
-OUTCOMES = ("kept", "removed", "unscorable")
 QUANTILES = {"lowest": 0.0, "5%": 0.05, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%": 0.95, "highest": 1.0}
 _HIGHEST = 10
 _EXCERPT = 2_000  # characters of a text that a summary keeps

@@ -10,6 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from ..rows.arrow import is_json
+
 ROWS_AT_ONCE = 4096
 
 
@@ -103,22 +105,6 @@ def files_json(files: Sequence[DataFile]) -> list[dict[str, Any]]:
 
 def files_from(listed: Iterable[dict[str, Any]]) -> tuple[DataFile, ...]:
     return tuple(DataFile(**{**file, "marks": tuple(map(tuple, file["marks"]))}) for file in listed)
-
-
-def rows_of(table: pa.Table, columns: Iterable[str]) -> list[dict[str, Any]]:
-    """Rows of a table as mappings, of the named columns; `arrow.json` values decoded."""
-    chosen = table.select([name for name in table.column_names if name in set(columns)])
-    rows: list[dict[str, Any]] = chosen.to_pylist()
-    for field in chosen.schema:
-        if is_json(field.type):
-            for row in rows:
-                if isinstance(row[field.name], str):
-                    row[field.name] = json.loads(row[field.name])
-    return rows
-
-
-def is_json(kind: pa.DataType) -> bool:
-    return isinstance(kind, pa.BaseExtensionType) and kind.extension_name == "arrow.json"
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

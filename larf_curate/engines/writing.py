@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import OutputError
-from .tables import rows_of
+from ..rows.arrow import rows_of
 
 
 class TableWriter:

@@ -19,9 +19,10 @@ from datasets import Dataset, DatasetDict
 
 from larf_curate.engines import json_rows, writing
 from larf_curate.engines.files import open_source
-from larf_curate.engines.tables import Source, rows_of
+from larf_curate.engines.tables import Source
 from larf_curate.engines.writing import write_directory, write_file
 from larf_curate.errors import DataError, OutputError
+from larf_curate.rows.arrow import rows_of
 
 ROWS = [
     {"question": "What boils at 100 °C?", "answer": "Water.", "n": 1},
@@ -155,7 +156,7 @@ HUB = """
 import json, sys
 from datasets import Dataset, DatasetDict
 from larf_curate.engines.files import open_source
-from larf_curate.engines.tables import rows_of
+from larf_curate.rows.arrow import rows_of
 from larf_curate.errors import DataError
 rows = json.load(sys.stdin)
 DatasetDict({"train": Dataset.from_list(rows), "test": Dataset.from_list(rows[:1])}).push_to_hub("acme/rows")

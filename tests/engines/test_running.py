@@ -22,8 +22,8 @@ from larf_curate import LARFScorer, Recipe, Threshold
 from larf_curate.engines.job import Job
 from larf_curate.engines.rundir import OWN, held, put_in_place
 from larf_curate.engines.signs import failure, killed, reported
-from larf_curate.engines.summary import OUTCOMES, SUMMARY
 from larf_curate.errors import DataError, LarfError, OutputError, ScorerError
+from larf_curate.layout import OUTCOMES, SUMMARY
 
 WORDS = ["bread", "salt", "river", "lamp", "orchard", "harbour", "copper", "violin", "meadow", "lantern"]
 
