@@ -1,0 +1,210 @@
+"""The report: everything that is known of a run, in one JSON file that a machine can read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Self
+
+import numpy as np
+
+from ..errors import DataError
+from ..layout import OUTCOMES
+from ..scoring.columns import SCORE, TOKENS, layer_column
+from ..scoring.ranking import quantiles
+from .groups import Group, find_groups
+from .results import Results
+from .sample import Sample, draw_sample
+from .statistics import Array, Estimate, difference_of_shares, ratio_of_means, spearman
+
+REPORT = "report.json"
+VERSION = 1
+_POINTS = {"lowest": 0.0, "1%": 0.01, "5%": 0.05, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%": 0.95, "99%": 0.99}
+_POINTS |= {"highest": 1.0}
+_BINS = 120
+_DOTS = {"kept": 3000, "removed": 1500}
+_PACKAGES = ("larf-curate", "numpy", "pyarrow")
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of a run, and what its score measures on these rows.
+
+    Everything but `form` and `confounds` is exact and over all rows; these two take reading texts, and are measured on
+    a sample of at most 50,000 kept and 50,000 removed rows, always the same one (`sample` says how many).
+    It holds no row's text.
+
+    Attributes:
+        report_version: of this layout: 1.
+        rows: in all, scored, and by outcome; `issues`: by the value of `larf_issue`.
+        source: name, digest and format of the dataset; None where only scored rows were at hand.
+        scorer: the fitted scorer: model, version (commit), layers of how many blocks, formula and its version, dtype,
+            references (name, digest, linter figures and findings), separation of pairs it was not fitted on, packages.
+        threshold: rule, amount, value and counts, as `Threshold.to_json` writes them.
+        quantiles: of `larf_score`, `larf_tokens` and each layer's score, by name of the column, then of the quantile.
+        histogram: `edges` [n + 1] and rows of each outcome with a score in (edge, next edge], by outcome [n].
+        form: share of rows (0 to 1) with a list, a refusal, a system turn, tools, several turns; median characters.
+        groups: the same by group; see `Group`.
+        confounds: Spearman's correlation of the score with `characters` of the answer and with being a list (`lists`);
+            and how removed rows differ from kept ones: ratio of geometric means of `characters` and `tokens`,
+            difference of the shares of `lists` and `refusals`. Each with its 95% interval, None where it has none.
+        sample: rows read for these, by outcome.
+        dots: score and characters of some of them, by outcome, for the plot.
+        run: the run's digest, start and end; packages at the time of the report.
+    """
+
+    rows: Json
+    issues: Json
+    source: Json | None
+    scorer: Json | None
+    threshold: Json | None
+    quantiles: Json
+    histogram: Json
+    form: Json | None
+    groups: list[Json]
+    confounds: Json | None
+    sample: Json
+    dots: Json
+    run: Json
+    report_version: int = VERSION
+
+    def to_json(self) -> str:
+        """Equal reports give equal text."""
+        return json.dumps({"report_version": self.report_version, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            DataError: it is something else, or of another version.
+        """
+        try:
+            found = json.loads(text)
+            if found["report_version"] != VERSION:
+                raise DataError(f"the report is of version {found['report_version']}; this one reads {VERSION}")
+            return cls(**{field.name: found[field.name] for field in fields(cls)})
+        except DataError:
+            raise
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"not a report of larf-curate: {error!r}") from error
+
+
+def build_report(results: Results) -> Report:
+    """Read a run's results, in a memory that does not grow with them.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    summary = results.summary
+    run = summary.get("run", {})
+    found = {SCORE: _quantiles(results, SCORE)}
+    layers = [layer_column(layer) for layer in (results.scorer or {}).get("layers", [])]
+    for column in (*layers, TOKENS):
+        if column in results.schema.names:
+            found[column] = _quantiles(results, column)
+    scores = found[SCORE]
+    histogram = _histogram(results, scores)
+    sample = draw_sample(results) if scores else None
+    return Report(
+        rows={"rows": summary["rows"], "scored": summary["scored"], **results.rows},
+        issues=dict(summary.get("issues", {})),
+        source={**run["source"], "format": results.form.name if results.form else None} if "source" in run else None,
+        scorer=_scorer(results.scorer),
+        threshold=summary["threshold"],
+        quantiles=found,
+        histogram=histogram,
+        form=_form(sample) if sample is not None and len(sample) else None,
+        groups=[asdict(group) for group in _groups(results, scores)],
+        confounds=_confounds(sample) if sample is not None and len(sample) else None,
+        sample={"kept": int((~sample.removed).sum()), "removed": int(sample.removed.sum())} if sample else {},
+        dots=_dots(sample) if sample is not None else {},
+        run={
+            **{name: run[name] for name in ("digest", "started", "finished") if name in run},
+            "packages": {name: _version(name) for name in _PACKAGES},
+        },
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from its sources
+        return None
+
+
+def _quantiles(results: Results, column: str) -> dict[str, float]:
+    values = quantiles(results.values(column), list(_POINTS.values()))
+    return {} if np.isnan(values).any() else dict(zip(_POINTS, map(float, values), strict=True))
+
+
+def _scorer(found: Mapping[str, Any] | None) -> Json | None:
+    """Without the chat template's text, which its digest stands for."""
+    return {key: value for key, value in found.items() if key != "chat_template"} if found else None
+
+
+def _histogram(results: Results, scores: Mapping[str, float]) -> Json:
+    if not scores:
+        return {}
+    low, high = scores["lowest"], scores["highest"]
+    edges = np.linspace(low, high if high > low else low + 1e-6, _BINS + 1)
+    counts = {}
+    for outcome in OUTCOMES:
+        total = np.zeros(_BINS, np.int64)
+        for chunk in results.values(SCORE, [outcome])():
+            values = chunk[~np.isnan(chunk)]
+            total += np.bincount(np.clip(np.searchsorted(edges, values) - 1, 0, _BINS - 1), minlength=_BINS)
+        counts[outcome] = total.tolist()
+    return {"edges": edges.tolist(), **counts}
+
+
+def _groups(results: Results, scores: Mapping[str, float]) -> list[Group]:
+    return find_groups(results, scores["lowest"], scores["highest"]) if scores else []
+
+
+def _form(sample: Sample) -> Json:
+    shares = {
+        "lists": sample.lists,
+        "refusals": sample.refusals,
+        "system": sample.system,
+        "tools": sample.tools,
+        "several_turns": (sample.turns - sample.system > 2).astype(float),
+    }
+    found = {name: float(np.average(values, weights=sample.weight)) for name, values in shares.items()}
+    return {**found, "median_characters": _median(sample.characters, sample.weight)}
+
+
+def _median(values: Array, weights: Array) -> float:
+    order = np.argsort(values, kind="stable")
+    reached = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(reached, reached[-1] / 2)])
+
+
+def _confounds(sample: Sample) -> Json:
+    removed, kept = sample.removed, ~sample.removed
+    figures: dict[str, Estimate | None] = {
+        "score_and_characters": spearman(sample.score, sample.characters, sample.weight),
+        "score_and_lists": spearman(sample.score, sample.lists, sample.weight),
+        "removed_to_kept_characters": ratio_of_means(sample.characters[removed], sample.characters[kept]),
+        "removed_to_kept_tokens": ratio_of_means(*(np.maximum(sample.tokens[side], 1) for side in (removed, kept))),
+        "removed_less_kept_lists": difference_of_shares(sample.lists[removed], sample.lists[kept]),
+        "removed_less_kept_refusals": difference_of_shares(sample.refusals[removed], sample.refusals[kept]),
+    }
+    return {name: asdict(figure) if figure else None for name, figure in figures.items()}
+
+
+def _dots(sample: Sample) -> Json:
+    found = {}
+    for outcome, mask in (("kept", ~sample.removed), ("removed", sample.removed)):
+        places = np.flatnonzero(mask)
+        # Evenly spaced: the sample's order is the rows', and says nothing of their scores.
+        places = places[np.linspace(0, len(places) - 1, min(len(places), _DOTS[outcome])).astype(int)]
+        found[outcome] = {
+            "score": [round(float(value), 7) for value in sample.score[places]],
+            "characters": [int(value) for value in sample.characters[places]],
+        }
+    return found
