@@ -1,0 +1,55 @@
+r"""Strangers' text made inert: whatever a row, a column or another card holds, it is read and never acted on.
+
+>>> markdown("<img src=x> [a](javascript:b) | `c` {{ d }}")
+'&lt;img src\\=x&gt; \\[a\\]\\(javascript\\:b\\) \\| \\`c\\` \\{\\{ d \\}\\}'
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+
+from markupsafe import Markup
+
+_PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
+_UNSAFE = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
+
+
+def visible(text: str, width: int, *, lines: bool = False) -> str:
+    r"""At most `width` characters with nothing that steers: control, format and bidirectional ones show as `\uXXXX`.
+
+    White space becomes single spaces, unless `lines` are wanted: then line ends and tabs stay.
+
+    >>> visible("a\u202eb\0 \n c" + "d" * 50, 20)
+    'a\\u202eb\\u0000 cddd…'
+    """
+    cut = text[: 8 * width]
+    shown = "".join(_shown(character, lines) for character in (cut if lines else " ".join(cut.split())))
+    return shown if len(shown) <= width and len(text) <= 8 * width else shown[: width - 1] + "…"
+
+
+def _shown(character: str, lines: bool) -> str:
+    if lines and character in "\n\t":
+        return character
+    return f"\\u{ord(character):04x}" if unicodedata.category(character) in _UNSAFE else character
+
+
+def markdown(text: str, width: int = 200) -> Markup:
+    """One line of text for Markdown, also within a table: no HTML, link, image, emphasis, fence or template in it.
+
+    CommonMark takes every escaped ASCII punctuation for itself (section 2.4); angle brackets, ampersands and quotes
+    become entities, for renderers that see HTML first. Autolinks end at the backslash.
+    """
+    escaped = _PUNCTUATION.sub(r"\\\1", visible(text, width))
+    for character in "&<>\"'":
+        escaped = escaped.replace("\\" + character, html.escape(character))
+    return Markup(escaped)  # noqa: S704 - this is what makes it safe
+
+
+def fenced(text: str, language: str = "", width: int = 100_000) -> Markup:
+    """A code block that nothing in the text can end."""
+    body = visible(text, width, lines=True).rstrip("\n")
+    longest = max((len(run) for run in re.findall("`+", body)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return Markup(f"{fence}{language}\n{body}\n{fence}")  # noqa: S704
