@@ -1,4 +1,4 @@
-"""The command line: run, fit, score, filter, demo."""
+"""The command line: run, fit, score, filter, report, push, demo."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ def run(
         print(f"submitted to Slurm: jobs {', '.join(done)}; run the recipe again to see the result, or to go on")
         return
     show_summary(done)
-    print(f"written to {read.output}: kept/ removed/ unscorable/ (Parquet)")
-    print(f'next: from datasets import load_dataset; load_dataset("{read.output}/kept", split="train")')
+    print(f"written to {read.output}: kept/ removed/ unscorable/ (Parquet), report.json, plots/")
+    print(f"next: larf-curate report {read.output} --html report.html, and look through what was removed")
 
 
 @app.command()
@@ -248,6 +248,54 @@ def filter_(
             threshold = Threshold.calibrated(calibrated or 0.0, known)
     show_summary(split_file(open_source(data, split), threshold, out, unscorable=unscorable, format=format))
     print(f"written to {out}: kept/ removed/ unscorable/")
+
+
+Run = Annotated[Path, typer.Argument(help="Directory that `run` or `filter` has written.")]
+
+
+@app.command()
+def report(
+    run: Run,
+    html: Annotated[Path | None, typer.Option(help="Write one page to look through, which needs no network.")] = None,
+) -> None:
+    """Show what was removed and why, and what the score measures on these rows; writes report.json and plots/."""
+    from .console import show_report
+    from .publishing.page import write_page
+    from .publishing.report import write_report
+
+    show_report(write_report(run))
+    print(f"written to {run}: report.json, plots/")
+    if html is not None:
+        write_page(run, html)
+        print(f"written: {html}; open it in a browser")
+
+
+@app.command()
+def push(
+    run: Run,
+    repo: Annotated[str, typer.Option(help="Dataset on the Hub: namespace/name.")],
+    private: Annotated[bool, typer.Option("--private/--public", help="Who may see a repository made now.")] = True,
+    removed: Annotated[bool, typer.Option("--removed", help="Publish removed rows too, as a config.")] = False,
+    examples: Annotated[int, typer.Option(min=0, max=100, help="Removed rows that the card shows, cut short.")] = 0,
+    revision: Annotated[str | None, typer.Option(help="Branch; made if it is not there.")] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show files, sizes and the card; send nothing.")] = False,
+) -> None:
+    """Publish a run as a dataset on the Hub: data, score card, plots, report and recipe in one commit."""
+    from .console import show_push
+    from .publishing.hub import push_run
+
+    done = push_run(
+        run,
+        repo,
+        private=private,
+        removed=removed,
+        examples=examples,
+        revision=revision,
+        create_pr=create_pr,
+        dry_run=dry_run,
+    )
+    show_push(done, dry_run=dry_run)
 
 
 def _harmless_scores(scorer: str) -> Iterable[float]:

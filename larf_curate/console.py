@@ -14,8 +14,11 @@ from rich.text import Text
 
 from .engines.summary import Excerpt, Summary
 from .errors import Issue
+from .publishing.words import describe_run, groups_by_column
 
 if TYPE_CHECKING:
+    from .publishing.hub import Pushed
+    from .publishing.report import Report
     from .recipe import RunPlan
 
 
@@ -102,6 +105,48 @@ def _duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} seconds"
+
+
+def show_report(report: Report, console: Console | None = None) -> None:
+    """The figures of a report that a person looks at first."""
+    console = console or Console()
+    table = Table(box=box.SIMPLE_HEAD, show_header=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in describe_run(report):
+        table.add_row(name, Text(printable(value, 500)))
+    console.print(table)
+    for column, groups in groups_by_column(report).items():
+        found = Table(title=Text(f"by {printable(column, 40)}"), box=box.SIMPLE_HEAD)
+        for name in ("value", "rows", "removed", "median score"):
+            found.add_column(name, justify="left" if name == "value" else "right")
+        for group in groups:
+            rows, removed = sum(group["rows"].values()), group["rows"]["removed"]
+            median = f"{group['quantiles'][2]:+.5f}" if group["quantiles"] else ""
+            shown = Text("null", style="dim") if group["value"] is None else Text(printable(group["value"], 40))
+            found.add_row(shown, f"{rows:,}", f"{removed:,} ({removed / rows:.1%})", median)
+        console.print(found)
+
+
+def show_push(done: Pushed, *, dry_run: bool, console: Console | None = None) -> None:
+    """What was sent, or would be; with `dry_run` also the card."""
+    console = console or Console()
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("file", overflow="fold")
+    table.add_column("bytes", justify="right")
+    for path, size in done.changed.items():
+        table.add_row(Text(printable(path, 200)), "deleted" if size is None else f"{size:,}")
+    if done.changed:
+        console.print(table)
+    if done.unchanged:
+        console.print(f"{len(done.unchanged)} files are there already")
+    if dry_run:
+        console.print("the card:\n")
+        for line in done.card.splitlines():
+            console.print(Text(printable(line, 10_000)), soft_wrap=True)
+        console.print(f"\nnothing was sent to {done.repo}")
+    else:
+        console.print(Text(f"{'published' if done.changed else 'nothing had changed'}: {done.url}"))
 
 
 def _describe(summary: Summary) -> Text:

@@ -41,6 +41,10 @@ class RecipeError(LarfError):
     """A recipe is wrong; the message names the file, the line, the key and the fix."""
 
 
+class PublishError(LarfError):
+    """A result cannot be published; nothing was, or all that the message says."""
+
+
 class MissingExtraError(LarfError):
     """An optional dependency is not installed."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from pydantic import (
 )
 
 from .errors import DataError, RecipeError, hub_errors
+from .progress import say
 from .rows.formats import FORMATS, resolve_format
 from .scoring.columns import SCORE
 from .scoring.thresholds import Rule, Threshold
@@ -203,6 +205,23 @@ class ExecutorSection(BaseModel):
         return dict(self.model_extra or {})
 
 
+class PublishSection(_Section):
+    """Where the results go on the Hub when the run has ended. See `larf_curate.publishing.hub.push_run`."""
+
+    repo: Text
+    private: bool = True
+    removed: bool = False
+    examples: int = Field(0, ge=0, le=100)
+    revision: Text | None = None
+    create_pr: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.repo):
+            raise KeyFaultError("repo", f"must be namespace/name, not {self.repo!r}")
+        return self
+
+
 def _executor_options(kind: str) -> type[BaseModel]:
     """The options of datatrove's executor, with the types that it says they have."""
     from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
@@ -251,6 +270,7 @@ class Recipe(_Section):
     threshold: ThresholdSection
     executor: ExecutorSection = Field(default_factory=lambda: ExecutorSection(kind="local", tasks=1, workers=-1))
     output: Text
+    publish: PublishSection | None = None
 
     @classmethod
     def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -279,14 +299,25 @@ class Recipe(_Section):
         return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
     def run(self) -> Summary | list[str]:
-        """Do it; see `larf_curate.engines.running.run`.
+        """Do it, write the report, and publish where the recipe says so; see `larf_curate.engines.running.run`.
+
+        What Slurm runs is reported and published by the run that finds it finished.
 
         Raises:
             LarfError: anything cannot be used; what is done stays done, and another run goes on from there.
         """
         from .engines.running import run
+        from .publishing.hub import push_run, require_token
+        from .publishing.report import write_report
 
-        return run(self.request())
+        if self.publish is not None:
+            require_token()
+        done = run(self.request())
+        if not isinstance(done, list):
+            write_report(self.output)
+            if self.publish is not None:
+                say(f"published: {push_run(self.output, **self.publish.model_dump()).url}")
+        return done
 
     def plan(self) -> RunPlan:
         """What `run` would do, and about how long it would take; changes nothing.

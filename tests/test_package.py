@@ -55,13 +55,14 @@ MAY = {
     "errors": set(),
     "progress": set(),
     "layout": set(),
+    "atomic": {"errors"},
     "rows": {"errors"},
     "encoding": {"errors", "rows"},
-    "scoring": {"errors", "rows", "encoding", "progress"},
-    "engines": {"errors", "rows", "encoding", "scoring", "progress", "layout"},
-    "publishing": {"errors", "rows", "encoding", "scoring", "progress", "layout"},
+    "scoring": {"errors", "rows", "encoding", "progress", "atomic"},
+    "engines": {"errors", "rows", "encoding", "scoring", "progress", "layout", "atomic"},
+    "publishing": {"errors", "rows", "encoding", "scoring", "progress", "layout", "atomic"},
     "settings": {"errors"},
-    "recipe": {"errors", "settings", "rows", "encoding", "scoring", "engines", "publishing"},
+    "recipe": {"errors", "settings", "progress", "rows", "encoding", "scoring", "engines", "publishing"},
     "console": {"errors", "engines", "publishing", "recipe"},
 }
 MODULES = [path for path in sorted(HOME.rglob("*.py")) if "data" not in path.parts]

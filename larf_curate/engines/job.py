@@ -8,11 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..atomic import write_text
 from ..layout import RECIPE
 from ..scoring.thresholds import Rule
 from .scored import Unscored
 from .shards import Plan
-from .writing import write_text
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from ..atomic import write_text
 from ..errors import DataError, one_line
 from ..scoring.columns import SCORE
 from .files import read_file
 from .scored import scores_of
 from .tables import DataFile, Source, files_from, files_json, overlap, schema_from, schema_text, share
-from .writing import write_text
 
 _FEWEST, _MOST, _ABOUT = 256, 16_384, 256
 

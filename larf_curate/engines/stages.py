@@ -19,6 +19,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.typeshelper import StatHints
 from numpy.typing import NDArray
 
+from ..atomic import write_text
 from ..errors import DataError
 from ..layout import OUTCOMES, RECIPE, SUMMARY
 from ..rows.arrow import rows_of
@@ -36,7 +37,7 @@ from .shards import missing, read_scored, scored_chunks
 from .signs import reported
 from .summary import Summary, Tally, quantiles_of, text_format
 from .tables import conform
-from .writing import TableWriter, write_file, write_text
+from .writing import TableWriter, write_file
 
 _THRESHOLD, _PARTS = "threshold.json", "parts"
 

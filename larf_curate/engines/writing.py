@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..atomic import scratch_path
 from ..errors import OutputError
 from ..rows.arrow import rows_of
 
@@ -50,7 +50,7 @@ def write_file(path: Path, schema: pa.Schema) -> Iterator[TableWriter]:
     """
     if path.suffix not in (".parquet", ".jsonl"):
         raise OutputError(f"cannot write {path.name}: give it the ending .parquet or .jsonl")
-    with _scratch(path, directory=False) as scratch:
+    with scratch_path(path, directory=False) as scratch:
         if path.is_dir():  # told before the rows are scored, not when the file takes its name
             raise OutputError(f"{path} cannot be written: it is a directory")
         writer = TableWriter(scratch, schema, path.suffix)
@@ -60,17 +60,6 @@ def write_file(path: Path, schema: pa.Schema) -> Iterator[TableWriter]:
             writer.close()
         with scratch.open("rb") as file:
             os.fsync(file.fileno())
-        scratch.replace(path)
-
-
-def write_text(path: Path, text: str) -> None:
-    """A text file that appears under its name when all of it is written, or not at all.
-
-    Raises:
-        OutputError: it cannot be written there.
-    """
-    with _scratch(path, directory=False) as scratch:
-        scratch.write_text(text, encoding="utf-8")
         scratch.replace(path)
 
 
@@ -84,7 +73,7 @@ def write_directory(path: Path, mark: str) -> Iterator[Path]:
         OutputError: it cannot be written there, or something else is in the way.
     """
     path = path.resolve()
-    with _scratch(path, directory=True) as scratch:
+    with scratch_path(path, directory=True) as scratch:
         refuse_foreign(path, mark)
         yield scratch
         if not path.exists():
@@ -110,28 +99,3 @@ def refuse_foreign(path: Path, mark: str) -> None:
         raise OutputError(
             f"{path} exists and is not an earlier result of larf-curate; choose another name or remove it"
         )
-
-
-@contextlib.contextmanager
-def _scratch(path: Path, *, directory: bool) -> Iterator[Path]:
-    """A hidden name beside `path`, on the same file system, gone whatever happens."""
-    scratch = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if directory:
-            scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-            scratch.chmod(0o755)
-        else:
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-            os.close(handle)
-            scratch = Path(name)
-            scratch.chmod(0o644)
-        yield scratch
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        if scratch is not None:
-            if directory:
-                shutil.rmtree(scratch, ignore_errors=True)
-            else:
-                scratch.unlink(missing_ok=True)

@@ -6,10 +6,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
+from ..atomic import write_bytes
 from ..errors import DataError
 from ..layout import OUTCOMES
 from ..scoring.columns import SCORE, TOKENS, layer_column
@@ -19,7 +21,7 @@ from .results import Results
 from .sample import Sample, draw_sample
 from .statistics import Array, Estimate, difference_of_shares, ratio_of_means, spearman
 
-REPORT = "report.json"
+REPORT, PLOTS = "report.json", "plots"
 VERSION = 1
 _POINTS = {"lowest": 0.0, "1%": 0.01, "5%": 0.05, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%": 0.95, "99%": 0.99}
 _POINTS |= {"highest": 1.0}
@@ -128,6 +130,26 @@ def build_report(results: Results) -> Report:
             "packages": {name: _version(name) for name in _PACKAGES},
         },
     )
+
+
+def write_report(directory: str | Path) -> Report:
+    """Put `report.json` and the pictures in `plots/` beside the results of a run.
+
+    Raises:
+        DataError: there is no finished run. OutputError: they cannot be written.
+    """
+    from .plots import draw_plots
+
+    report = build_report(Results.open(directory))
+    pictures = draw_plots(report)
+    home = Path(directory)
+    write_bytes(home / REPORT, report.to_json().encode())
+    for name, picture in pictures.items():
+        write_bytes(home / PLOTS / name, picture)
+    for stale in (home / PLOTS).glob("*.png"):
+        if stale.name not in pictures:
+            stale.unlink()
+    return report
 
 
 def _version(package: str) -> str | None:

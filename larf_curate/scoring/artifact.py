@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..atomic import write_bytes
 from ..encoding.demo import NAME as DEMO
 from ..encoding.loading import DType
 from ..encoding.locating import commit_of
@@ -142,20 +142,8 @@ def write_artifact(directory: str | Path, spec: ScorerSpec, tensors: Tensors) ->
     states = save(tensors)
     described = {**json.loads(spec.to_json()), _DIGEST: hashlib.sha256(states).hexdigest()}
     contents = {TENSORS: states, CONFIG: (json.dumps(described, indent=2, ensure_ascii=False) + "\n").encode()}
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        for name, content in contents.items():
-            handle, scratch = tempfile.mkstemp(dir=home, prefix=f".{name}.")
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(content)
-                Path(scratch).chmod(0o644)
-                Path(scratch).replace(home / name)
-            except BaseException:
-                Path(scratch).unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise OutputError(f"the scorer cannot be written to {home}: {error.strerror or error}") from error
+    for name, content in contents.items():
+        write_bytes(home / name, content)
 
 
 def read_artifact(name: str | Path, revision: str | None = None) -> tuple[ScorerSpec, Tensors]:

@@ -1,0 +1,57 @@
+"""What is written appears under its name when all of it is there, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import OutputError
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file that appears under its name when all of it is written, or not at all.
+
+    Raises:
+        OutputError: it cannot be written there.
+    """
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """The same with bytes."""
+    with scratch_path(path, directory=False) as scratch:
+        scratch.write_bytes(content)
+        scratch.replace(path)
+
+
+@contextlib.contextmanager
+def scratch_path(path: Path, *, directory: bool) -> Iterator[Path]:
+    """A hidden name beside `path`, on the same file system, gone whatever happens.
+
+    Raises:
+        OutputError: nothing can be written there.
+    """
+    scratch = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if directory:
+            scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+            scratch.chmod(0o755)
+        else:
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            os.close(handle)
+            scratch = Path(name)
+            scratch.chmod(0o644)
+        yield scratch
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+    finally:
+        if scratch is not None:
+            if directory:
+                shutil.rmtree(scratch, ignore_errors=True)
+            else:
+                scratch.unlink(missing_ok=True)
