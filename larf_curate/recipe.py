@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from .errors import DataError, RecipeError, hub_errors
+from .errors import DataError, PublishError, RecipeError, hub_errors
 from .progress import say
 from .rows.formats import FORMATS, resolve_format
 from .scoring.columns import SCORE
@@ -217,8 +216,12 @@ class PublishSection(_Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", self.repo):
-            raise KeyFaultError("repo", f"must be namespace/name, not {self.repo!r}")
+        from .publishing.hub import check_repo
+
+        try:
+            check_repo(self.repo)
+        except PublishError as error:
+            raise KeyFaultError("repo", str(error)) from None
         return self
 
 

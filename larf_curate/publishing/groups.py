@@ -17,6 +17,7 @@ from .statistics import Array
 
 MOST_GROUPS, _MOST_COLUMNS = 30, 3
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_LONGEST = 200  # characters of a name or a value
 _BINS = 1000  # of the scores' range: what a group's quantiles are exact to
 
 
@@ -71,6 +72,8 @@ def _group(results: Results, column: str, low: float, high: float) -> list[Group
         for table in results.tables(outcome, [column, SCORE], rows=16_384):
             encoded = pc.dictionary_encode(table[column].cast(pa.large_string()).combine_chunks(), "encode")
             values, place = encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False)
+            if len(values) > most:
+                return None
             scores = table[SCORE].cast(pa.float64()).to_numpy()
             scored = ~np.isnan(scores)
             bins = np.clip((scores[scored] - low) / width * _BINS, 0, _BINS - 1).astype(np.int64)
@@ -82,10 +85,16 @@ def _group(results: Results, column: str, low: float, high: float) -> list[Group
     if len(rows) < 2:
         return None
     edges = np.linspace(low, high, _BINS + 1)
+    order = sorted(rows, key=lambda value: (-rows[value].total(), value is None, value or ""))
+    counts = [{outcome: rows[value][outcome] for outcome in OUTCOMES} for value in order]
     return [
-        Group(column, value, {outcome: rows[value][outcome] for outcome in OUTCOMES}, _of(histograms[value], edges))
-        for value in sorted(rows, key=lambda value: (-rows[value].total(), value is None, value or ""))
+        Group(_cut(column), value and _cut(value), count, _of(histograms[value], edges))
+        for value, count in zip(order, counts, strict=True)
     ]
+
+
+def _cut(text: str) -> str:
+    return text[:_LONGEST]
 
 
 def _of(histogram: Ints, edges: Array) -> list[float] | None:

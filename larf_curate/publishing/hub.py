@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -75,6 +76,7 @@ def push_run(
     """
     from huggingface_hub import HfApi, get_token
 
+    check_repo(repo)
     token = get_token()
     if not dry_run:
         require_token()
@@ -89,6 +91,16 @@ def push_run(
         if dry_run and token is None:  # without one there is nothing to compare with: everything is new
             return push.plan_new()
         raise
+
+
+def check_repo(repo: str) -> None:
+    """Refuse what is no dataset's name on the Hub.
+
+    Raises:
+        PublishError: it is none.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise PublishError(f"a repository is named namespace/name, not {repo!r}")
 
 
 def require_token() -> None:

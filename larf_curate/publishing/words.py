@@ -32,8 +32,8 @@ def describe_run(report: Report) -> Iterator[tuple[str, str]]:
         yield f"  {issue}", f"{count:,}"
     points = report.quantiles.get(SCORE, {})
     yield "score", ", ".join(f"{name} {value:+.4f}" for name, value in points.items()) or "no row has one"
-    for line in describe_confounds(report):
-        yield "leaning", line
+    for number, line in enumerate(describe_confounds(report)):
+        yield "" if number else "the score leans on", line
 
 
 def groups_by_column(report: Report) -> dict[str, list[Any]]:
