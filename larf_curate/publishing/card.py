@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
+from pathlib import PurePosixPath
 from typing import Any
 
 import jinja2
@@ -70,7 +71,7 @@ def render_card(request: CardRequest, existing: str | None = None) -> str:
     metadata, body = split_card(existing or "")
     configs = _configs(metadata, request.outcomes)
     merged = _metadata(metadata, request, configs, ours=existing is None or BEGIN in existing)
-    part = f"{BEGIN}\n\n{_part(request, configs)}\n\n{END}"
+    part = f"{BEGIN}\n\n{_part(request, configs, by_name=_all_parquet(metadata))}\n\n{END}"
     start, stop = body.find(BEGIN), body.rfind(END)
     if 0 <= start < stop:
         body = body[:start] + part + body[stop + len(END) :]
@@ -128,6 +129,14 @@ def _is_ours(config: Any) -> bool:
     return any(isinstance(one, dict) and str(one.get("path")).startswith(f"{HOME}/") for one in _listed(files))
 
 
+def _all_parquet(metadata: Mapping[str, Any]) -> bool:
+    """Whether our configs can be loaded by name: `datasets` reads all configs of a repository in one format."""
+    configs = [config for config in _listed(metadata.get("configs")) if isinstance(config, dict)]
+    files = [one for config in configs for one in _listed(config.get("data_files"))]
+    paths = [path for one in files for path in _listed(one.get("path") if isinstance(one, dict) else one)]
+    return all(PurePosixPath(str(path)).suffix in ("", ".parquet") for path in paths)
+
+
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
@@ -183,7 +192,7 @@ def _template(name: str) -> jinja2.Template:
     return environment.from_string(text)
 
 
-def _part(request: CardRequest, configs: Mapping[str, Mapping[str, Any]]) -> str:
+def _part(request: CardRequest, configs: Mapping[str, Mapping[str, Any]], *, by_name: bool) -> str:
     report = request.report
     groups = groups_by_column(report)
     return (
@@ -206,7 +215,7 @@ def _part(request: CardRequest, configs: Mapping[str, Mapping[str, Any]]) -> str
             confounds=[_own(line) for line in describe_confounds(report)],
             sample=report.sample,
             examples=request.examples,
-            loading=_loading(request.repo, configs),
+            loading=_loading(request.repo, configs, by_name=by_name),
             recipe=request.recipe,
             version=report.run["packages"].get("larf-curate"),
             citation=CITATION,
@@ -215,9 +224,13 @@ def _part(request: CardRequest, configs: Mapping[str, Mapping[str, Any]]) -> str
     )
 
 
-def _loading(repo: str, configs: Mapping[str, Mapping[str, Any]]) -> str:
+def _loading(repo: str, configs: Mapping[str, Mapping[str, Any]], *, by_name: bool) -> str:
     lines = ["from datasets import load_dataset", ""]
     for outcome, config in configs.items():
-        chosen = "" if config["config_name"] == "default" else f', "{config["config_name"]}"'
-        lines.append(f'{outcome} = load_dataset("{repo}"{chosen}, split="train")')
+        if by_name:
+            what = [repo] if config["config_name"] == "default" else [repo, config["config_name"]]
+            said = ", ".join(f'"{name}"' for name in what)
+        else:
+            said = f'"parquet", data_files="hf://datasets/{repo}/{HOME}/{outcome}/*.parquet"'
+        lines.append(f'{outcome} = load_dataset({said}, split="train")')
     return "\n".join(lines)

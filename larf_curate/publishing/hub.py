@@ -276,7 +276,11 @@ def _patiently(act: Callable[[], _T], repo: str) -> _T:
     for wait in (*_WAITS, None):
         try:
             return act()
-        except hub_errors() as error:
+        except Exception as raised:
+            # The client wraps what goes wrong with one file of several in a RuntimeError.
+            error = raised.__cause__ if isinstance(raised, RuntimeError) else raised
+            if not isinstance(error, hub_errors()):
+                raise
             status = getattr(error.response, "status_code", None) if isinstance(error, HfHubHTTPError) else None
             passing = status == 429 or (status or 0) >= 500 or (status is None and _is_line(error))
             if wait is None or not passing:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-STORIES = ["plain", "own_card", "broken", "races", "tokens", "dry", "pull_request"]
+STORIES = ["plain", "own_card", "other_format", "broken", "races", "tokens", "dry", "pull_request"]
 
 
 @pytest.mark.parametrize("story", STORIES)
