@@ -161,7 +161,7 @@ def _version(package: str) -> str | None:
 
 def _quantiles(results: Results, column: str) -> dict[str, float]:
     values = quantiles(results.values(column), list(_POINTS.values()))
-    return {} if np.isnan(values).any() else dict(zip(_POINTS, map(float, values), strict=True))
+    return dict(zip(_POINTS, map(float, values), strict=True)) if len(values) else {}
 
 
 def _scorer(found: Mapping[str, Any] | None) -> Json | None:

@@ -1,0 +1,38 @@
+"""Strings that try to be more than text, wherever they are shown."""
+
+from __future__ import annotations
+
+HOSTILE = [
+    "<script>document.body.dataset.hit='1'</script>",
+    "</script><script>document.body.dataset.hit='2'</script>",
+    "<img src=x onerror=\"document.body.dataset.hit='3'\">",
+    "<svg onload=\"document.body.dataset.hit='4'\"></svg>",
+    "<iframe srcdoc=\"<script>parent.document.body.dataset.hit='5'</script>\"></iframe>",
+    "<a href=\"javascript:document.body.dataset.hit='6'\">x</a>",
+    "[click](javascript:alert(1))",
+    "![pixel](https://example.org/t.png)",
+    "<https://example.org/auto>",
+    "https://example.org/bare www.example.org",
+    "[ref]: https://example.org 'title'\n\n[ref]",
+    "```\nfence\n```",
+    "~~~\ntilde\n~~~",
+    "`code` ``more``",
+    "a | b | c\n| --- | --- |",
+    "\\| \\` \\<b\\>",
+    "{{ 7 * 7 }} {% for x in y %} {# c #}",
+    "${7*7} #{7*7} <%= 7 %>",
+    "---\nlicense: mit\n---",
+    "key: [unclosed, {a: 'b",
+    "!!python/object/apply:os.system ['true']",
+    "&anchor *alias %tag @at",
+    "# heading\n\n* item\n1. one\n> quote",
+    "**bold** __under__ *i* _i_ ~~gone~~",
+    "&lt;b&gt; &#60;script&#62; &copy;",
+    "<!-- larf-curate:end --> <!-- open",
+    "right \u202eto left\u202c \u2066iso\u2069 \u200b zero",
+    "nul \x00 bell \x07 escape \x1b[31m delete \x7f",
+    "line\u2028sep\u2029par\x85nel \r\n crlf",
+    "long " + "x" * 1_000_000,
+    "'\"`;=(){}[]<>$%^&*|\\/?!~",
+    "<style>*{display:none}</style><base href=//example.org><meta http-equiv=refresh content=0>",
+]

@@ -1,0 +1,246 @@
+"""Whatever rows, columns, categories and names hold: in the card, its metadata and the page it is only text."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+from hostile import HOSTILE
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from larf_curate.publishing.card import BEGIN, END, CardRequest, render_card, split_card
+from larf_curate.publishing.excerpts import highest
+from larf_curate.publishing.inert import fenced, markdown, visible
+from larf_curate.publishing.page import render_page, write_page
+from larf_curate.publishing.plots import draw_plots
+from larf_curate.publishing.publication import publish_files
+from larf_curate.publishing.report import build_report
+from larf_curate.publishing.results import Results
+
+RENDER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+ACTIVE = {"script", "img", "svg", "iframe", "a", "style", "base", "meta", "form", "input", "object", "link", "video"}
+
+
+class Tags(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def tags(text: str) -> list[tuple[str, dict[str, str | None]]]:
+    return Tags(RENDER.render(text)).found
+
+
+@pytest.mark.parametrize("number", range(len(HOSTILE)))
+def test_hostile_text_in_markdown_is_text(number):
+    shown = markdown(HOSTILE[number], 300)
+    table = f"| a | b |\n| --- | --- |\n| {shown} | second |\n"
+    for whole in (f"{shown}\n", f"- {shown}\n", table):
+        found = Tags(RENDER.render(whole))
+        assert {tag for tag, _ in found.found} <= {"p", "ul", "li", "table", "thead", "tbody", "tr", "th", "td"}
+    assert sum(tag == "td" for tag, _ in found.found) == 2
+    assert "".join(Tags(RENDER.render(shown)).text).strip() == visible(HOSTILE[number], 300).strip()
+
+
+@given(st.text(max_size=80))
+def test_any_text_in_markdown_is_text(text):
+    found = Tags(RENDER.render(f"x{markdown(text)}\n"))
+    assert {tag for tag, _ in found.found} == {"p"}
+    assert "".join(found.text).strip("\n") == f"x{visible(text, 200)}".rstrip()
+
+
+@given(st.text(max_size=80))
+def test_nothing_ends_a_fence(text):
+    found = Tags(RENDER.render(f"{fenced(text)}\n\nafter\n"))
+    assert [tag for tag, _ in found.found] == ["pre", "code", "p"]
+
+
+def test_nothing_steers_what_is_visible():
+    for text in HOSTILE:
+        shown = visible(text, 500)
+        assert len(shown) <= 500
+        assert not re.search("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]", shown)
+
+
+@pytest.fixture
+def hostile_run(make_run):
+    """Every string as a prompt, an answer, a category and, some of them, the name of a column."""
+    text = "<img src=x onerror=alert(1)> | `x` {{ 7*7 }} [a](javascript:b) \u202e <script>alert(1)</script>\n# b"
+    rows = [
+        {
+            "question": HOSTILE[number % len(HOSTILE)],
+            "answer": "a" + HOSTILE[(number + 7) % len(HOSTILE)],
+            f"category {text}": HOSTILE[number % 25],
+        }
+        for number in range(256)
+    ]
+    scorer = {
+        "model": HOSTILE[2],
+        "version": HOSTILE[6],
+        "layers": [3],
+        "blocks": 5,
+        "formula": HOSTILE[16],
+        "formula_version": 1,
+        "top_k": None,
+        "dtype": HOSTILE[13],
+        "max_tokens": 10,
+        "overflow": "truncate",
+        "references": {"name": HOSTILE[0], "digest": HOSTILE[11], "pairs": 3, "figures": {}, "findings": HOSTILE[:29]},
+        "separation": {"auc": 0.5, "pairs": 3, "method": HOSTILE[22]},
+    }
+    run = make_run(rows, [number / 256 for number in range(256)], scorer=scorer)
+    summary = run / "larf_summary.json"
+    said = json.loads(summary.read_text())
+    said["issues"] = {HOSTILE[12]: 3}
+    said["run"] = {"source": {"name": HOSTILE[1]}, "digest": HOSTILE[3]}
+    summary.write_text(json.dumps(said))
+    (run / "recipe.yaml").write_text(
+        yaml.safe_dump({"source": {"path": HOSTILE[18]}, "scorer": {"model": HOSTILE[11]}, "threshold": {}})
+    )
+    return run
+
+
+def test_hostile_texts_in_the_card(hostile_run):
+    results = Results.open(hostile_run)
+    files = publish_files(results, "acme/clean", removed=True, examples=25)
+    assert files.card.report.groups, "no group was found: the test tests nothing"
+    metadata = {"license": HOSTILE[18], "language": ["en", HOSTILE[19]]}
+    request = CardRequest(**{**vars(files.card), "source_metadata": metadata})
+    card = render_card(request)
+    front, body = split_card(card)
+    assert set(front) == {"tags", "size_categories", "configs"}  # neither licence nor language is one
+    assert yaml.safe_load(card.split("---\n")[1]) == front
+    assert (body.count(BEGIN), render_card(request, card)) == (1, card)
+    found = Tags(RENDER.render(body)).found
+    links = {attributes.get("href") for tag, attributes in found if tag == "a"}
+    assert links == {"https://arxiv.org/abs/2507.18631", "https://pypi.org/project/larf-curate/"}
+    pictures = [attributes["src"] for tag, attributes in found if tag == "img"]
+    assert pictures == [f"larf/plots/{name}" for name in files.card.plots]
+    assert {tag for tag, _ in found} & (ACTIVE - {"a", "img"}) == set()
+    clean = render_card(CardRequest(**{**vars(files.card), "examples": ()}))
+    headings = re.findall(r"^## .*", card, re.MULTILINE)
+    assert [line for line in headings if "Examples" not in line] == re.findall(r"^## .*", clean, re.MULTILINE)
+    assert len(card) < 100_000
+    assert body.rstrip().endswith(END)
+
+
+def test_hostile_texts_in_pictures_and_report(hostile_run):
+    report = build_report(Results.open(hostile_run))
+    assert len(draw_plots(report)) == 3
+    assert len(report.to_json()) < 300_000
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+FLAGS += ["--disable-background-networking", "--disable-component-update", "--virtual-time-budget=15000"]
+
+
+def browse(page: Path, script: str, tmp_path: Path) -> dict:
+    """What a script finds in the page once the table is there; the script returns a JSON value."""
+    asked = tmp_path / "asked.html"
+    driver = f"""<script>
+    window.addEventListener("error", (event) => {{ document.body.dataset.error = event.message; }});
+    const waiting = setInterval(() => {{
+      if (document.body.dataset.ready) {{
+        clearInterval(waiting);
+        const found = (() => {{ {script} }})();
+        document.body.textContent = "FOUND" + btoa(unescape(encodeURIComponent(JSON.stringify(found)))) + "END";
+      }}
+    }}, 20);
+    </script>"""
+    asked.write_text(page.read_text(encoding="utf-8").replace("</body>", driver + "</body>"), encoding="utf-8")
+    done = subprocess.run(
+        [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", asked.as_uri()],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    found = re.search("FOUND(.*?)END", done.stdout)
+    assert found, done.stdout[-500:] + done.stderr[-2000:]
+    import base64
+
+    return json.loads(base64.b64decode(found[1]))
+
+
+def test_hostile_texts_in_the_page_source(hostile_run):
+    results = Results.open(hostile_run)
+    hostile = Tags(render_page(results, build_report(results))).found
+    assert {tag for tag, _ in hostile} & {"svg", "iframe", "base", "object", "link", "form"} == set()
+    assert sum(tag == "script" for tag, _ in hostile) == 3
+    assert all(not name.startswith("on") for _, attributes in hostile for name in attributes)
+    sources = [attributes["src"] for tag, attributes in hostile if "src" in attributes]
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_hostile_texts_in_a_browser(hostile_run, tmp_path):
+    write_page(hostile_run, tmp_path / "page.html")
+    script = """
+    const rows = [...document.querySelectorAll("#rows tbody tr")];
+    return {hit: document.body.dataset.hit || null, rows: rows.length,
+            active: ["script", "img", "svg", "iframe", "a", "style"]
+              .filter((tag) => document.querySelector(`td ${tag}`)),
+            text: rows[0].cells[4].textContent};
+    """
+    found = browse(tmp_path / "page.html", script, tmp_path)
+    assert found["hit"] is None
+    assert found["active"] == []
+    assert found["rows"] == 25
+    best = highest(Results.open(hostile_run), "removed", 1)[0]
+    assert found["text"].strip() == visible(best.answer, 1000, lines=True).strip()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_the_page_in_a_browser(plain_run, tmp_path):
+    write_page(plain_run, tmp_path / "page.html")
+    script = """
+    const say = () => document.getElementById("outcome").textContent;
+    const goes = () => document.querySelectorAll("#rows tr.goes").length;
+    const slider = document.getElementById("threshold");
+    const found = {start: [say(), goes()], stops: stops, moved: []};
+    for (const place of [0, 100, slider.max]) {
+      slider.value = place; slider.dispatchEvent(new Event("input"));
+      found.moved.push([Number(place), say(), goes()]);
+    }
+    const search = document.querySelector("input[type=search]");
+    search.value = "question 145?"; search.dispatchEvent(new Event("input"));
+    found.searched = [...document.querySelectorAll("#rows tbody tr")].map((row) => row.cells[3].textContent.trim());
+    search.value = ""; search.dispatchEvent(new Event("input"));
+    const head = document.querySelector("#rows thead th");
+    head.click();
+    found.sorted = [...document.querySelectorAll("#rows tbody tr")].map((row) => row.cells[0].textContent.trim());
+    found.wide = document.documentElement.scrollWidth <= window.innerWidth;
+    return found;
+    """
+    found = browse(tmp_path / "page.html", script, tmp_path)
+    results = Results.open(plain_run)
+    scores = [float(score) for chunk in results.values("larf_score")() for score in chunk if score == score]
+    assert "19 of 195 scored rows would be removed (9.7%), as they were" in found["start"][0]
+    assert found["start"][1] == 19
+    for place, said, goes in found["moved"]:
+        stop = found["stops"]["scores"][place]
+        count = sum(score > stop for score in scores)
+        assert f": {count} of 195 scored rows" in said
+        assert goes == min(count, 25)
+    assert found["searched"] == ["question 145?"]
+    order = [float(text) for text in found["sorted"] if text]
+    assert len(order) > 15
+    assert order == sorted(order)
+    assert found["wide"]

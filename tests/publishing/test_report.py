@@ -1,0 +1,199 @@
+"""The report: every figure against numpy, scipy or pandas on the same rows."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import SCORER, sample_rows
+from scipy import stats
+
+from larf_curate.errors import DataError
+from larf_curate.publishing import sample as sampling
+from larf_curate.publishing.plots import draw_plots
+from larf_curate.publishing.report import REPORT, Report, build_report, write_report
+from larf_curate.publishing.results import Results
+from larf_curate.publishing.sample import draw_places, draw_sample
+from larf_curate.publishing.statistics import difference_of_shares, ratio_of_means, spearman
+from larf_curate.publishing.words import describe_rule, describe_unscored
+from larf_curate.scoring.thresholds import Threshold
+
+
+def frame(run) -> pd.DataFrame:
+    parts = {outcome: pd.read_parquet(run / outcome) for outcome in ("kept", "removed", "unscorable")}
+    return pd.concat([part.assign(outcome=outcome) for outcome, part in parts.items()], ignore_index=True)
+
+
+def test_the_figures_are_those_of_the_rows(plain_run):
+    report, rows = build_report(Results.open(plain_run)), frame(plain_run)
+    scored = rows.dropna(subset="larf_score")
+    assert report.rows == {"rows": 200, "scored": 195, "kept": 176, "removed": 19, "unscorable": 5}
+    assert report.issues == {"empty_answer": 5}
+    scores = scored["larf_score"].to_numpy(np.float64)
+    for name, share in {"lowest": 0, "5%": 0.05, "median": 0.5, "99%": 0.99, "highest": 1}.items():
+        assert report.quantiles["larf_score"][name] == pytest.approx(np.quantile(scores, share), abs=1e-12)
+    assert report.quantiles["larf_tokens"]["median"] == np.median(rows["larf_tokens"])
+    edges = np.array(report.histogram["edges"])
+    assert (edges[0], edges[-1]) == (scores.min(), scores.max())
+    for outcome in ("kept", "removed"):
+        own = scored.loc[scored.outcome == outcome, "larf_score"]
+        expected = pd.cut(own, edges, include_lowest=True).value_counts(sort=False).to_numpy()
+        assert report.histogram[outcome] == expected.tolist()
+    assert report.scorer == SCORER
+    assert report.threshold["removed"] == 19
+
+
+def test_groups_are_those_of_the_rows(plain_run):
+    report, rows = build_report(Results.open(plain_run)), frame(plain_run)
+    assert {group["value"] for group in report.groups} == {"a", "b", "c"}
+    bin_width = (rows["larf_score"].max() - rows["larf_score"].min()) / 1000
+    for group in report.groups:
+        own = rows[rows["category"] == group["value"]]
+        assert group["rows"] == {
+            name: int((own["outcome"] == name).sum()) for name in ("kept", "removed", "unscorable")
+        }
+        expected = own["larf_score"].quantile([0.05, 0.25, 0.5, 0.75, 0.95], interpolation="lower")
+        above = own["larf_score"].quantile([0.05, 0.25, 0.5, 0.75, 0.95], interpolation="higher")
+        assert (np.array(group["quantiles"]) >= expected.to_numpy() - 2 * bin_width).all()
+        assert (np.array(group["quantiles"]) <= above.to_numpy() + 2 * bin_width).all()
+
+
+def test_confounds_are_those_of_the_rows(plain_run):
+    found, rows = build_report(Results.open(plain_run)), frame(plain_run)
+    scored = rows.dropna(subset="larf_score")
+    length, lists = scored["answer"].str.len(), scored["answer"].str.startswith("1. ")
+    figures = found.confounds
+    expected = stats.spearmanr(scored["larf_score"], length).statistic
+    assert figures["score_and_characters"]["value"] == pytest.approx(expected, abs=1e-12)
+    assert figures["score_and_characters"]["high"] < 0  # planted: longer answers score lower
+    expected = stats.spearmanr(scored["larf_score"], lists).statistic
+    assert figures["score_and_lists"]["value"] == pytest.approx(expected, abs=1e-12)
+    gone = scored["outcome"] == "removed"
+    ratio = stats.gmean(length[gone]) / stats.gmean(length[~gone])
+    assert figures["removed_to_kept_characters"]["value"] == pytest.approx(ratio, rel=1e-12)
+    share = lists[gone].mean() - lists[~gone].mean()
+    assert figures["removed_less_kept_lists"]["value"] == pytest.approx(share, abs=1e-12)
+    assert found.form["lists"] == pytest.approx(lists.mean(), abs=1e-12)
+    assert found.sample == {"kept": 176, "removed": 19}
+
+
+def test_a_sample_stands_for_the_whole(make_run, monkeypatch):
+    """With few rows read, and most of the removed ones among them, the weighted figures still aim at the same."""
+    run = make_run(*sample_rows(6000), Threshold.drop_fraction(0.05))
+    results = Results.open(run)
+    whole = build_report(results)
+    monkeypatch.setattr(sampling, "MOST", 300)
+    part = draw_sample(results, 300)
+    assert (int(part.removed.sum()), len(part)) == (292, 292 + len(part) - 292)
+    estimate = spearman(part.score, part.characters, part.weight)
+    exact = whole.confounds["score_and_characters"]["value"]
+    assert estimate.low < exact < estimate.high
+    assert abs(estimate.value - spearman(part.score, part.characters).value) > 0.02  # weights matter
+    assert (draw_places(10**9, 5) == draw_places(10**9, 5)).all()
+    assert len(set(draw_places(1000, 300).tolist())) == 300
+
+
+def test_spearman_and_its_interval_against_scipy():
+    generator = np.random.default_rng(3)
+    x = generator.normal(size=400).round(1)  # with ties
+    y = (0.5 * x + generator.normal(size=400)).round(1)
+    found = spearman(x, y)
+    assert found.value == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
+    drawn = stats.bootstrap(
+        (x, y), lambda a, b: stats.spearmanr(a, b).statistic, paired=True, vectorized=False, n_resamples=999, rng=0
+    ).confidence_interval
+    assert (found.low, found.high) == pytest.approx((drawn.low, drawn.high), abs=0.03)
+    doubled = spearman(np.repeat(x, 2), np.repeat(y, 2))
+    weighted = spearman(x, y, np.full(400, 2.0))
+    assert doubled.value == pytest.approx(weighted.value, abs=1e-12)
+    assert spearman(x, np.ones(400)) is None
+    assert spearman(x[:5], y[:5]) is None
+    assert spearman(x, x).value == 1.0
+
+
+def test_intervals_hold_what_they_promise():
+    """Of 400 draws with a known truth, about 95 in 100 intervals hold it."""
+    generator, held = np.random.default_rng(5), {"ratio": 0, "share": 0, "rank": 0}
+    for _ in range(400):
+        a, b = np.exp(generator.normal(0.3, 1, 60)), np.exp(generator.normal(0.0, 1, 200))
+        ratio = ratio_of_means(a, b)
+        held["ratio"] += ratio.low < np.exp(0.3) < ratio.high
+        share = difference_of_shares((generator.random(50) < 0.3) * 1.0, (generator.random(300) < 0.1) * 1.0)
+        held["share"] += share.low < 0.2 < share.high
+        x, y = generator.multivariate_normal([0, 0], [[1, 0.5], [0.5, 1]], 100).T
+        rank = spearman(x, y)
+        held["rank"] += rank.low < 6 / np.pi * np.arcsin(0.25) < rank.high
+    assert all(0.92 <= count / 400 <= 0.98 for count in held.values()), held
+
+
+def test_the_report_reads_back_and_repeats(plain_run):
+    report = write_report(plain_run)
+    text = (plain_run / REPORT).read_text(encoding="utf-8")
+    assert Report.from_json(text) == report
+    assert build_report(Results.open(plain_run)).to_json() == text
+    assert json.loads(text)["report_version"] == 1
+    with pytest.raises(DataError, match="version 2"):
+        Report.from_json(text.replace('"report_version": 1', '"report_version": 2', 1))
+    for wrong in ("", "[]", "{}", '{"report_version": 1}'):
+        with pytest.raises(DataError, match="report"):
+            Report.from_json(wrong)
+
+
+def test_pictures_repeat_and_old_ones_go(plain_run):
+    report = write_report(plain_run)
+    pictures = draw_plots(report)
+    assert set(pictures) == {"scores.png", "length.png", "groups-0.png"}
+    assert pictures == draw_plots(report)
+    assert all(content.startswith(b"\x89PNG") for content in pictures.values())
+    (plain_run / "plots" / "groups-9.png").write_bytes(b"old")
+    write_report(plain_run)
+    assert {path.name: path.read_bytes() for path in (plain_run / "plots").iterdir()} == pictures
+    other = build_report(Results.open(plain_run))
+    other.threshold["value"] -= 0.02
+    assert draw_plots(other)["scores.png"] != pictures["scores.png"]
+
+
+@pytest.mark.parametrize(
+    ("threshold", "unscorable", "said"),
+    [
+        (Threshold.drop_top(7), "separate", "5 set apart"),
+        (Threshold.drop_top(7), "remove", "5 removed"),
+        (Threshold.drop_top(7), "keep", "5 kept"),
+    ],
+)
+def test_where_unscored_rows_went(make_run, threshold, unscorable, said):
+    report = build_report(Results.open(make_run(*sample_rows(), threshold, unscorable=unscorable)))
+    assert describe_unscored(report) == said
+    assert describe_rule(report.threshold) == "the 7 highest-scoring rows"
+    assert sum(report.rows[outcome] for outcome in ("kept", "removed", "unscorable")) == 200
+
+
+@pytest.mark.parametrize(
+    ("rows", "scores"),
+    [
+        ([{"question": "q", "answer": "a"}] * 3, [None] * 3),
+        ([{"question": "q", "answer": "a"}] * 3, [0.5] * 3),
+        ([{"question": "q", "answer": "a"}], [0.1]),
+        ([{"text": "no known format", "category": "x"}] * 20, [number / 20 for number in range(20)]),
+    ],
+    ids=["none scored", "all equal", "one row", "no format"],
+)
+def test_runs_with_little_to_say(make_run, rows, scores):
+    report = build_report(Results.open(make_run(rows, scores, Threshold.max_score(0.3), scorer=None)))
+    assert Report.from_json(report.to_json()) == report
+    assert set(draw_plots(report)) <= {"scores.png", "length.png"}
+
+
+def test_what_is_no_run_is_told(plain_run, tmp_path):
+    with pytest.raises(DataError, match="holds no finished run"):
+        Results.open(tmp_path)
+    kept = next((plain_run / "kept").iterdir())
+    content = kept.read_bytes()
+    kept.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=r"kept/data.parquet cannot be read .*run the recipe again"):
+        Results.open(plain_run)
+    kept.unlink()
+    with pytest.raises(DataError, match=r"holds 0 rows and larf_summary\.json says 176"):
+        Results.open(plain_run)
