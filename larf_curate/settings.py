@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -135,6 +135,9 @@ def _extra(model: type[BaseModel], path: tuple[str, ...]) -> str:
     section: Any = model
     for part in path[:-1]:
         section = section.model_fields[part].annotation
+        section = next(
+            (kind for kind in get_args(section) if kind is not type(None)), section
+        )  # one that may be left out
     return unknown("key", path[-1], [field.alias or name for name, field in section.model_fields.items()])
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..errors import ThresholdError
-from ..layout import METADATA_KEY
+from ..layout import METADATA_KEY, without_directories
 from ..scoring.artifact import ScorerSpec
 from ..scoring.columns import SCORE, larf_dtypes, larf_schema
 from ..scoring.thresholds import Threshold
@@ -38,7 +38,7 @@ def _metadata(schema: pa.Schema, spec: ScorerSpec) -> dict[bytes, bytes]:
             features["info"]["features"][name] = {"dtype": dtype, "_type": "Value"}
         kept[b"huggingface"] = json.dumps(features).encode()
     told = {key: value for key, value in asdict(spec).items() if key not in ("chat_template", "packages")}
-    return {**kept, METADATA_KEY: json.dumps(told, sort_keys=True).encode()}
+    return {**kept, METADATA_KEY: json.dumps(without_directories(told), sort_keys=True).encode()}
 
 
 def scores_of(table: pa.Table) -> NDArray[np.float64]:

@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from ..layout import RECIPE, without_directories
 from .card import HOME, CardRequest
 from .excerpts import highest
 from .plots import draw_plots
@@ -47,7 +47,7 @@ def publish_files(results: Results, repo: str, *, removed: bool = False, example
     files: dict[str, bytes | Path] = {f"{HOME}/{REPORT}": report.to_json().encode()}
     files |= {f"{HOME}/plots/{name}": picture for name, picture in plots.items()}
     if recipe:
-        files[f"{HOME}/recipe.yaml"] = recipe.encode()
+        files[f"{HOME}/{RECIPE}"] = recipe.encode()
     for outcome in outcomes:
         paths = results.files[outcome]
         for number, path in enumerate(paths):
@@ -66,7 +66,7 @@ def hub_source(recipe: str | None) -> str | None:
 
 def public_report(report: Report) -> Report:
     """Without the directories of this machine."""
-    return replace(report, source=_public(report.source), scorer=_public(report.scorer))
+    return replace(report, source=without_directories(report.source), scorer=without_directories(report.scorer))
 
 
 def public_recipe(recipe: str) -> str:
@@ -74,15 +74,4 @@ def public_recipe(recipe: str) -> str:
     said = yaml.safe_load(recipe)
     kept = {name: said[name] for name in ("source", "scorer", "threshold", "output") if name in said}
     kept["scorer"] = {name: value for name, value in kept["scorer"].items() if name not in ("device", "batch_tokens")}
-    return str(yaml.safe_dump(_public(kept), sort_keys=False, allow_unicode=False))
-
-
-def _public(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _public(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_public(item) for item in value]
-    if isinstance(value, str) and (value.startswith(("/", "~", "../")) or re.match(r"[A-Za-z]:\\", value)):
-        # Several files are told as "a + b".
-        return " + ".join(re.split(r"[/\\]", part)[-1] for part in value.split(" + "))
-    return value
+    return str(yaml.safe_dump(without_directories(kept), sort_keys=False, allow_unicode=False))

@@ -125,12 +125,13 @@ def test_the_client_reads_the_card():
 
 
 def test_a_card_that_is_there_keeps_what_is_its_own():
-    mine = "---\nlicense: mit\ntags:\n- a\nodd: {b: [1, null]}\nsize_categories:\n- n>1T\n---\n# Mine\n\nwords\n\n## More\n\nx\n"
+    front = "license: mit\ntags:\n- a\nodd: {b: [1, null]}\nsize_categories:\n- n>1T\n"
+    mine = f"---\n{front}---\n# Mine\n\nwords\n\n## More\n\nx\n"
     first = render_card(request(), mine)
     metadata, body = split_card(first)
     assert (metadata["license"], metadata["odd"], metadata["size_categories"]) == ("mit", {"b": [1, None]}, ["n>1T"])
     assert metadata["tags"][0] == "a"
-    assert body.startswith("# Mine\n\nwords\n\n## More\n\nx\n\n<!-- larf-curate:begin")
+    assert body.lstrip().startswith("# Mine\n\nwords\n\n## More\n\nx\n\n<!-- larf-curate:begin")
     edited = first.replace("words", "other words") + "\n## At the end\n"
     second = render_card(request(outcomes=["kept"]), edited)
     assert second.count("<!-- larf-curate:begin") == second.count("<!-- larf-curate:end") == 1

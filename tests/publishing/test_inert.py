@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -156,10 +157,10 @@ def browse(page: Path, script: str, tmp_path: Path) -> dict:
     asked = tmp_path / "asked.html"
     driver = f"""<script>
     window.addEventListener("error", (event) => {{ document.body.dataset.error = event.message; }});
-    const waiting = setInterval(() => {{
+    const waiting = setInterval(async () => {{
       if (document.body.dataset.ready) {{
         clearInterval(waiting);
-        const found = (() => {{ {script} }})();
+        const found = await (async () => {{ {script} }})();
         document.body.textContent = "FOUND" + btoa(unescape(encodeURIComponent(JSON.stringify(found)))) + "END";
       }}
     }}, 20);
@@ -174,8 +175,6 @@ def browse(page: Path, script: str, tmp_path: Path) -> dict:
     )
     found = re.search("FOUND(.*?)END", done.stdout)
     assert found, done.stdout[-500:] + done.stderr[-2000:]
-    import base64
-
     return json.loads(base64.b64decode(found[1]))
 
 
@@ -225,6 +224,7 @@ def test_the_page_in_a_browser(plain_run, tmp_path):
     search.value = ""; search.dispatchEvent(new Event("input"));
     const head = document.querySelector("#rows thead th");
     head.click();
+    await new Promise((after) => setTimeout(after, 200));
     found.sorted = [...document.querySelectorAll("#rows tbody tr")].map((row) => row.cells[0].textContent.trim());
     found.wide = document.documentElement.scrollWidth <= window.innerWidth;
     return found;
