@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
-from larf_curate.console import printable
 from larf_curate.encoding.encoder import get_encoder
 from larf_curate.encoding.loading import EncoderConfig
 from larf_curate.errors import Unscorable
+from larf_curate.inert import visible
 from larf_curate.rows.formats import columns_of, resolve_format
 from larf_curate.rows.shape import is_list
 from larf_curate.rows.turns import Conversation
@@ -69,7 +69,7 @@ def main() -> None:
             )
         for place in np.argsort(-rows)[:10]:
             said = conversations[place]
-            print(f"    {rows[place]:+.5f}  {printable(said.prompt, 48):50}{printable(said.answer, 60)}")
+            print(f"    {rows[place]:+.5f}  {visible(said.prompt, 48):50}{visible(said.answer, 60)}")
 
 
 def read(path: str | None) -> list[Conversation]:

@@ -54,9 +54,9 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    from .console import printable  # names of columns and files come from the user's data
+    from .inert import visible  # names of columns and files come from the user's data
 
-    print(f"larf-curate: {printable(message, 4000)}", file=sys.stderr)
+    print(f"larf-curate: {visible(message, 4000)}", file=sys.stderr)
     sys.exit(code)
 
 

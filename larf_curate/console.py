@@ -1,9 +1,8 @@
-"""What a person at the terminal sees: closing tables, and row text made safe to print."""
+"""What a person at the terminal sees: closing tables, with row text made safe to print."""
 
 from __future__ import annotations
 
 import io
-import unicodedata
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -14,29 +13,13 @@ from rich.text import Text
 
 from .engines.summary import Excerpt, Summary
 from .errors import Issue
+from .inert import visible
 from .publishing.words import describe_run, groups_by_column
 
 if TYPE_CHECKING:
     from .publishing.hub import Pushed
     from .publishing.report import Report
     from .recipe import RunPlan
-
-
-def printable(text: str, width: int) -> str:
-    r"""Row text on one line of at most `width` characters, with nothing in it that a terminal would act on.
-
-    Control and format characters (escape sequences, NUL, bidirectional overrides) are shown as `\uXXXX`, white space
-    and line ends as one space.
-
-    >>> printable("a\x1b[31m\n b" + "c" * 99, 16)
-    'a\\u001b[31m bcc…'
-    """
-    out: list[str] = []
-    for character in " ".join(text[: 8 * width].split()):
-        unsafe = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-        out.append(f"\\u{ord(character):04x}" if unsafe else character)
-    shown = "".join(out)
-    return shown if len(shown) <= width and len(text) <= 8 * width else shown[: width - 1] + "…"
 
 
 def show_summary(summary: Summary, console: Console | None = None) -> None:
@@ -54,7 +37,7 @@ def show_summary(summary: Summary, console: Console | None = None) -> None:
     counts.add_row("without a score", f"{summary.rows - summary.scored:,}")
     for issue, count in sorted(summary.issues.items()):
         if issue != Issue.TRUNCATED:
-            counts.add_row(Text(f"  {printable(issue, 40)}", style="dim"), f"{count:,}")
+            counts.add_row(Text(f"  {visible(issue, 40)}", style="dim"), f"{count:,}")
     if summary.outcomes:
         counts.add_section()
     for outcome, count in summary.outcomes.items():
@@ -79,7 +62,7 @@ def show_plan(plan: RunPlan, console: Console | None = None) -> None:
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for name, value in _plan_lines(plan):
-        table.add_row(name, Text(printable(value, 500)))
+        table.add_row(name, Text(visible(value, 500)))
     console.print(table)
 
 
@@ -114,16 +97,16 @@ def show_report(report: Report, console: Console | None = None) -> None:
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for name, value in describe_run(report):
-        table.add_row(name, Text(printable(value, 500)))
+        table.add_row(name, Text(visible(value, 500)))
     console.print(table)
     for column, groups in groups_by_column(report).items():
-        found = Table(title=Text(f"by {printable(column, 40)}"), box=box.SIMPLE_HEAD)
+        found = Table(title=Text(f"by {visible(column, 40)}"), box=box.SIMPLE_HEAD)
         for name in ("value", "rows", "removed", "median score"):
             found.add_column(name, justify="left" if name == "value" else "right")
         for group in groups:
             rows, removed = sum(group["rows"].values()), group["rows"]["removed"]
             median = f"{group['quantiles'][2]:+.5f}" if group["quantiles"] else ""
-            shown = Text("null", style="dim") if group["value"] is None else Text(printable(group["value"], 40))
+            shown = Text("null", style="dim") if group["value"] is None else Text(visible(group["value"], 40))
             found.add_row(shown, f"{rows:,}", f"{removed:,} ({removed / rows:.1%})", median)
         console.print(found)
 
@@ -135,7 +118,7 @@ def show_push(done: Pushed, *, dry_run: bool, console: Console | None = None) ->
     table.add_column("file", overflow="fold")
     table.add_column("bytes", justify="right")
     for path, size in done.changed.items():
-        table.add_row(Text(printable(path, 200)), "deleted" if size is None else f"{size:,}")
+        table.add_row(Text(visible(path, 200)), "deleted" if size is None else f"{size:,}")
     if done.changed:
         console.print(table)
     if done.unchanged:
@@ -143,7 +126,7 @@ def show_push(done: Pushed, *, dry_run: bool, console: Console | None = None) ->
     if dry_run:
         console.print("the card:\n")
         for line in done.card.splitlines():
-            console.print(Text(printable(line, 10_000)), soft_wrap=True)
+            console.print(Text(visible(line, 10_000)), soft_wrap=True)
         console.print(f"\nnothing was sent to {done.repo}")
     else:
         console.print(Text(f"{'published' if done.changed else 'nothing had changed'}: {done.url}"))
@@ -168,6 +151,6 @@ def _highest(rows: list[Excerpt], width: int) -> Table:
     table.add_column("asked", no_wrap=True, max_width=room)
     table.add_column("answered", no_wrap=True, max_width=room)
     for row in rows:
-        texts = [Text(printable(text, room)) for text in (row.prompt, row.answer)]
+        texts = [Text(visible(text, room)) for text in (row.prompt, row.answer)]
         table.add_row(f"{row.score:+.5f}", str(row.row), *texts)
     return table

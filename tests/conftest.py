@@ -132,6 +132,21 @@ def hub_environment(hub, tmp_path: Path) -> Callable[..., dict[str, str]]:
     return environment
 
 
+@pytest.fixture
+def make_run(tmp_path: Path):
+    """See `made_runs.run_maker`."""
+    from made_runs import run_maker
+
+    return run_maker(tmp_path)
+
+
+@pytest.fixture
+def plain_run(make_run):
+    from made_runs import sample_rows
+
+    return make_run(*sample_rows())
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The slowest last: whatever else is wrong shows first."""
     items.sort(key=lambda item: item.name == "test_the_demo")

@@ -13,8 +13,9 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from larf_curate import Threshold
-from larf_curate.console import printable, show_summary
+from larf_curate.console import show_summary
 from larf_curate.engines.summary import Excerpt, Summary
+from larf_curate.inert import visible
 
 ACTS = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
@@ -26,14 +27,14 @@ wild = st.text(
 
 @given(anything | wild, st.integers(1, 60))
 def test_nothing_a_terminal_acts_on_survives(text, width):
-    shown = printable(text, width)
+    shown = visible(text, width)
     assert [c for c in shown if unicodedata.category(c) in ACTS] == []
     assert len(shown) <= width
 
 
 @given(st.text(st.sampled_from("abc é字ß[]{}\\<|"), max_size=40))
 def test_ordinary_text_is_shown_as_it_is(text):
-    assert printable(text, 40) == " ".join(text.split())
+    assert visible(text, 40) == " ".join(text.split())
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ def test_ordinary_text_is_shown_as_it_is(text):
     ],
 )
 def test_what_is_shown_instead(text, shown):
-    assert printable(text, 30) == shown
+    assert visible(text, 30) == shown
 
 
 def printed(summary: Summary, width: int = 100, *, styled: bool = False) -> str:

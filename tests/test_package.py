@@ -55,15 +55,16 @@ MAY = {
     "errors": set(),
     "progress": set(),
     "layout": set(),
+    "inert": set(),
     "atomic": {"errors"},
     "rows": {"errors"},
     "encoding": {"errors", "rows"},
-    "scoring": {"errors", "rows", "encoding", "progress", "atomic"},
+    "scoring": {"errors", "rows", "encoding", "progress", "atomic", "inert"},
     "engines": {"errors", "rows", "encoding", "scoring", "progress", "layout", "atomic"},
-    "publishing": {"errors", "rows", "encoding", "scoring", "progress", "layout", "atomic"},
+    "publishing": {"errors", "rows", "encoding", "scoring", "progress", "layout", "atomic", "inert"},
     "settings": {"errors"},
     "recipe": {"errors", "settings", "progress", "rows", "encoding", "scoring", "engines", "publishing"},
-    "console": {"errors", "engines", "publishing", "recipe"},
+    "console": {"errors", "inert", "engines", "publishing", "recipe"},
 }
 MODULES = [path for path in sorted(HOME.rglob("*.py")) if "data" not in path.parts]
 

@@ -14,8 +14,8 @@ import yaml
 from markupsafe import Markup
 
 from ..errors import PublishError
+from ..inert import fenced, markdown
 from .excerpts import Excerpt
-from .inert import fenced, markdown
 from .report import Report
 from .words import caption, describe_confounds, describe_rule, describe_unscored, groups_by_column
 

@@ -12,10 +12,10 @@ import numpy as np
 from markupsafe import Markup
 
 from ..atomic import write_bytes
+from ..inert import visible
 from ..scoring.columns import SCORE
 from ..scoring.ranking import quantiles
 from .excerpts import highest
-from .inert import visible
 from .plots import draw_plots
 from .report import Report, build_report
 from .results import Results

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..inert import visible
 from ..scoring.columns import SCORE, layer_column
-from .inert import visible
 from .report import Report
 
 if TYPE_CHECKING:

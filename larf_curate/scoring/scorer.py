@@ -22,6 +22,7 @@ from .artifact import ScorerSpec, Tensors, read_artifact, write_artifact
 from .columns import Scores, TypedColumn, is_batch, is_lazy, larf_schema, read_column
 from .fitting import CHECK, fit_references, template_text
 from .formulas import FittedFormula, Formula, normalise
+from .model_card import MARK, README, render_model_card
 from .references import ReferenceSet, choose_references
 
 if TYPE_CHECKING:
@@ -142,13 +143,19 @@ class LARFScorer:
         write_artifact(directory, self.spec, self._tensors)
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, revision: str | None = None) -> str:
-        """Create the repository if need be and upload the scorer in one commit. Returns the commit's address."""
+        """Create the repository if need be and upload the scorer with its card in one commit; returns its address.
+
+        A card that is there and is not ours stays as it is.
+        """
         from huggingface_hub import HfApi
 
         api = HfApi()
         repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         with tempfile.TemporaryDirectory() as scratch:
             self.save_pretrained(scratch)
+            there = api.file_exists(repo, README, revision=revision)
+            if not there or MARK in Path(api.hf_hub_download(repo, README, revision=revision)).read_text("utf-8"):
+                (Path(scratch) / README).write_text(render_model_card(self.spec, repo), encoding="utf-8")
             commit = api.upload_folder(
                 repo_id=repo, folder_path=scratch, revision=revision, commit_message="Fitted LARF scorer"
             )

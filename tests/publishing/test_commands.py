@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import sample_rows
+from made_runs import sample_rows
 
 from larf_curate.publishing.report import Report
 

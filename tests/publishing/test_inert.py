@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from larf_curate.inert import fenced, markdown, visible
 from larf_curate.publishing.card import BEGIN, END, CardRequest, render_card, split_card
 from larf_curate.publishing.excerpts import highest
-from larf_curate.publishing.inert import fenced, markdown, visible
 from larf_curate.publishing.page import render_page, write_page
 from larf_curate.publishing.plots import draw_plots
 from larf_curate.publishing.publication import publish_files

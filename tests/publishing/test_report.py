@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SCORER, sample_rows
+from made_runs import SCORER, sample_rows
 from scipy import stats
 
 from larf_curate.errors import DataError

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from conftest import CHATML, make_model, make_tokenizer
 from loopback_hub import Repo
+from markdown_it import MarkdownIt
 
 from larf_curate import LARFScorer
 from larf_curate.encoding.encoder import unload_models
 from larf_curate.errors import ModelError, OutputError, ScorerError
+from larf_curate.scoring.model_card import render_model_card
 
 CONFIG, TENSORS = "larf_scorer.json", "larf_scorer.safetensors"
 ROWS = [{"instruction": f"Name {n} rivers.", "output": f"The river number {n}, and others."} for n in range(6)]
@@ -286,11 +291,35 @@ def test_push_to_the_hub_and_back(saved: Path, hub: Any, hub_environment: Callab
     assert repo.files[TENSORS] == (saved / TENSORS).read_bytes()
     assert set(repo.files) - {".gitattributes", "README.md"} == {CONFIG, TENSORS}
     assert len(repo.commits) == 2  # one a push
+    card = repo.files["README.md"].decode()
+    assert 'LARFScorer.from_pretrained("acme/larf-tiny")' in card
+    assert "AUC " in card
+    assert "base_model" not in card  # it was fitted on a directory
+    assert str(saved.parent) not in card
     # a stranger is told, and so is who misspells it
     assert "refused: scorer acme/larf-tiny" in run(
         PULL, "acme/larf-tiny", hub_environment(token=None) | {"HF_HOME": str(saved / "empty")}
     )
     assert "refused: scorer acme/none" in run(PULL, "acme/none", hub_environment())
+
+
+def test_a_scorers_card_is_inert_and_spares_what_is_not_ours(tiny_scorer):
+    hostile = "x\n---\nlicense: mit\n<script>alert(1)</script> | [a](javascript:b) `c`"
+    references = {**tiny_scorer.spec.references, "name": hostile, "digest": hostile, "findings": [hostile]}
+    separation = {"auc": 0.5, "pairs": 3, "method": hostile}
+    changes = dict.fromkeys(("model", "formula", "dtype", "overflow"), hostile)
+    spec = replace(tiny_scorer.spec, references=references, separation=separation, version="0" * 40, **changes)
+    card = render_model_card(spec, "acme/larf-tiny")
+    assert set(yaml.safe_load(card.split("---\n")[1])) == {"library_name", "tags"}
+    rendered = MarkdownIt("commonmark", {"html": True}).enable("table").render(card.split("---\n", 2)[2])
+    assert "<script" not in rendered
+    assert set(re.findall('href="(.*?)"', rendered)) == {
+        "https://pypi.org/project/larf-curate/",
+        "https://arxiv.org/abs/2507.18631",
+    }
+    assert rendered.count("<td>") == 2 * 7
+    hub_spec = replace(tiny_scorer.spec, model="acme/base", version="0" * 40)
+    assert yaml.safe_load(render_model_card(hub_spec, "a/b").split("---\n")[1])["base_model"] == "acme/base"
 
 
 FIT_ON_THE_HUB = """

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
 from larf_curate.engines.files import open_source
 from larf_curate.engines.local import split_file
@@ -35,8 +34,7 @@ SCORER = {
 MakeRun = Callable[..., Path]
 
 
-@pytest.fixture
-def make_run(tmp_path: Path) -> MakeRun:
+def run_maker(tmp_path: Path) -> MakeRun:
     """Rows (mappings of one set of columns) and their scores, None for those without, into a run directory."""
 
     def make(
@@ -75,8 +73,3 @@ def sample_rows(count: int = 200, seed: int = 0) -> tuple[list[dict[str, Any]], 
         rows.append({"question": f"question {number}?", "answer": answer, "category": "abc"[number % 3]})
         scores.append(float(generator.normal(0, 0.05) - words / 500) if number % 40 else None)
     return rows, scores
-
-
-@pytest.fixture
-def plain_run(make_run: MakeRun) -> Path:
-    return make_run(*sample_rows())

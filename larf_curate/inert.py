@@ -1,7 +1,7 @@
 r"""Strangers' text made inert: whatever a row, a column or another card holds, it is read and never acted on.
 
->>> markdown("<img src=x> [a](javascript:b) | `c` {{ d }}")
-'&lt;img src\\=x&gt; \\[a\\]\\(javascript\\:b\\) \\| \\`c\\` \\{\\{ d \\}\\}'
+>>> print(markdown("<img src=x> [a](javascript:b) | `c` {{ d }}"))
+&lt;img src\=x&gt; \[a\]\(javascript\:b\) \| \`c\` \{\{ d \}\}
 """
 
 from __future__ import annotations

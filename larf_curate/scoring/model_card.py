@@ -1,0 +1,67 @@
+"""The README of a fitted scorer on the Hub: what it was fitted on, how well it separates, how to use it."""
+
+from __future__ import annotations
+
+import re
+
+from ..inert import markdown
+from .artifact import ScorerSpec
+
+README = "README.md"
+MARK = "<!-- larf-curate: rewritten at every push; take this line out to keep your own card -->"
+
+
+def render_model_card(spec: ScorerSpec, repo: str) -> str:
+    """The card's text. Names, findings and all else that comes from outside is inert in it."""
+    references, separation = spec.references, spec.separation
+    auc = "not measured"
+    if separation["auc"] is not None:
+        auc = f"AUC {separation['auc']:.3f} on {separation['pairs']:,} pairs ({markdown(str(separation['method']))})"
+    on_hub = spec.commit is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", spec.model)
+    base = f"base_model: {spec.model}\n" if on_hub else ""
+    model = spec.model if on_hub else re.split(r"[/\\]", spec.model)[-1]  # a directory's name is nobody's business
+    name = re.split(r"[/\\]", str(references["name"]))[-1]
+    digest = markdown(str(references["digest"])[:16])
+    top = f", top {spec.top_k}" if spec.top_k else ""
+    cut = f"at most {spec.max_tokens:,} tokens of a row, longer ones: {markdown(spec.overflow)}"
+    rows = {
+        "model": f"{markdown(model)}, {markdown(spec.version)}",
+        "layer": f"{', '.join(map(str, spec.layers))} of 0..{spec.blocks - 1} (output of that block, counted from 0)",
+        "formula": f"{markdown(spec.formula)}, version {spec.formula_version}{top}",
+        "precision": f"{markdown(spec.dtype)}; {cut}",
+        "references": f"{markdown(name)}: {references['pairs']:,} pairs, digest {digest}",
+        **{f"linter {number}": markdown(str(said)) for number, said in enumerate(references["findings"], 1)},
+        "separation of pairs it was not fitted on": auc,
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    return f"""---
+library_name: larf-curate
+tags:
+- larf
+- larf-curate
+- safety
+- data-curation
+{base}---
+
+{MARK}
+
+# {markdown(repo.rsplit("/", maxsplit=1)[-1])}
+
+A scorer fitted by [larf-curate](https://pypi.org/project/larf-curate/): it finds the rows of a fine-tuning dataset
+that would wear away an aligned model's refusals (LARF, [arXiv 2507.18631](https://arxiv.org/abs/2507.18631)). It
+holds reference states and settings, not the model: that is loaded from where its name says.
+
+| | |
+| --- | --- |
+{table}
+
+```python
+from larf_curate import LARFScorer
+
+scorer = LARFScorer.from_pretrained("{repo}")
+ds = ds.map(scorer, batched=True)  # adds larf_score: higher is closer to the unsafe references
+```
+
+A score belongs to this model, this layer and these references; another model's rows rank otherwise. It is no content
+filter: a low score does not mean that a row is harmless. Look at the rows that a threshold removes.
+"""
