@@ -177,5 +177,5 @@ def _groups(axes: Axes, column: str, groups: list[dict[str, Any]], report: Repor
     )
     axes.set_yticklabels(labels, fontsize=11)
     _mark_threshold(axes.axvline, report)
-    left = f"; {len(groups) - len(shown)} smaller groups are in the report" if len(groups) > len(shown) else ""
+    left = f"\n{len(groups) - len(shown)} smaller groups are in the report" if len(groups) > len(shown) else ""
     axes.set_xlabel(f"score by {visible(column, 30)}\nmedian, middle half, 5% to 95%{left}", fontsize=12)

@@ -25,7 +25,7 @@ REPORT, PLOTS = "report.json", "plots"
 VERSION = 1
 _POINTS = {"lowest": 0.0, "1%": 0.01, "5%": 0.05, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%": 0.95, "99%": 0.99}
 _POINTS |= {"highest": 1.0}
-_BINS = 120
+_FEWEST_BINS, _MOST_BINS = 30, 120
 _DOTS = {"kept": 3000, "removed": 1500}
 _PACKAGES = ("larf-curate", "numpy", "pyarrow")
 
@@ -110,7 +110,7 @@ def build_report(results: Results) -> Report:
         if column in results.schema.names:
             found[column] = _quantiles(results, column)
     scores = found[SCORE]
-    histogram = _histogram(results, scores)
+    histogram = _histogram(results, scores, summary["scored"])
     sample = draw_sample(results) if scores else None
     return Report(
         rows={"rows": summary["rows"], "scored": summary["scored"], **results.rows},
@@ -169,17 +169,18 @@ def _scorer(found: Mapping[str, Any] | None) -> Json | None:
     return {key: value for key, value in found.items() if key != "chat_template"} if found else None
 
 
-def _histogram(results: Results, scores: Mapping[str, float]) -> Json:
+def _histogram(results: Results, scores: Mapping[str, float], scored: int) -> Json:
     if not scores:
         return {}
     low, high = scores["lowest"], scores["highest"]
-    edges = np.linspace(low, high if high > low else low + 1e-6, _BINS + 1)
+    bins = int(np.clip(2 * np.sqrt(scored), _FEWEST_BINS, _MOST_BINS))  # few rows in many bins show only noise
+    edges = np.linspace(low, high if high > low else low + 1e-6, bins + 1)
     counts = {}
     for outcome in OUTCOMES:
-        total = np.zeros(_BINS, np.int64)
+        total = np.zeros(bins, np.int64)
         for chunk in results.values(SCORE, [outcome])():
             values = chunk[~np.isnan(chunk)]
-            total += np.bincount(np.clip(np.searchsorted(edges, values) - 1, 0, _BINS - 1), minlength=_BINS)
+            total += np.bincount(np.clip(np.searchsorted(edges, values) - 1, 0, bins - 1), minlength=bins)
         counts[outcome] = total.tolist()
     return {"edges": edges.tolist(), **counts}
 
