@@ -17,7 +17,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from loopback_hub import Hub, serve
 
-RUN, HOME = Path(sys.argv[2]), Path(sys.argv[3])
+RUN = HOME = Path()  # set below: pytest imports every module here to look for doctests
 REPO = "acme/clean"
 OWN = """---
 license: cc-by-4.0
@@ -259,6 +259,7 @@ def pull_request(hub: Hub) -> None:
 STORIES = {story.__name__: story for story in (plain, own_card, other_format, broken, races, tokens, dry, pull_request)}
 
 if __name__ == "__main__":
+    RUN, HOME = Path(sys.argv[2]), Path(sys.argv[3])
     with serve() as hub, contextlib.suppress(SystemExit):
         os.environ.update(HF_ENDPOINT=hub.endpoint, HF_HOME=str(HOME), HF_TOKEN="hf_good", HF_HUB_DISABLE_XET="1")
         STORIES[sys.argv[1]](hub)
