@@ -263,10 +263,11 @@ def report(
     from .publishing.page import write_page
     from .publishing.report import write_report
 
-    show_report(write_report(run))
+    found = write_report(run)
+    show_report(found)
     print(f"written to {run}: report.json, plots/")
     if html is not None:
-        write_page(run, html)
+        write_page(run, html, found)
         print(f"written: {html}; open it in a browser")
 
 

@@ -57,13 +57,17 @@ def show_summary(summary: Summary, console: Console | None = None) -> None:
 
 def show_plan(plan: RunPlan, console: Console | None = None) -> None:
     """What a recipe would do: rows, shards, model, memory, time."""
-    console = console or Console()
+    (console or Console()).print(_facts(_plan_lines(plan)))
+
+
+def _facts(lines: Iterator[tuple[str, str]]) -> Table:
+    """Names and values, one below the other."""
     table = Table(box=box.SIMPLE_HEAD, show_header=False)
     table.add_column(style="dim")
     table.add_column(overflow="fold")
-    for name, value in _plan_lines(plan):
+    for name, value in lines:
         table.add_row(name, Text(visible(value, 500)))
-    console.print(table)
+    return table
 
 
 def _plan_lines(plan: RunPlan) -> Iterator[tuple[str, str]]:
@@ -93,12 +97,7 @@ def _duration(seconds: float) -> str:
 def show_report(report: Report, console: Console | None = None) -> None:
     """The figures of a report that a person looks at first."""
     console = console or Console()
-    table = Table(box=box.SIMPLE_HEAD, show_header=False)
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
-    for name, value in describe_run(report):
-        table.add_row(name, Text(visible(value, 500)))
-    console.print(table)
+    console.print(_facts(describe_run(report)))
     for column, groups in groups_by_column(report).items():
         found = Table(title=Text(f"by {visible(column, 40)}"), box=box.SIMPLE_HEAD)
         for name in ("value", "rows", "removed", "median score"):

@@ -135,9 +135,8 @@ def _extra(model: type[BaseModel], path: tuple[str, ...]) -> str:
     section: Any = model
     for part in path[:-1]:
         section = section.model_fields[part].annotation
-        section = next(
-            (kind for kind in get_args(section) if kind is not type(None)), section
-        )  # one that may be left out
+        kinds = [kind for kind in get_args(section) if kind is not type(None)]  # of a section that may be left out
+        section = kinds[0] if kinds else section
     return unknown("key", path[-1], [field.alias or name for name, field in section.model_fields.items()])
 
 

@@ -147,13 +147,14 @@ class _Push:
         self.revision = revision
         self.create_pr = create_pr
         self.repo = publication.card.repo
+        self.url = f"{api.endpoint}/datasets/{self.repo}"
         self.title = "Rows filtered by larf-curate, with their score card"
         self.created = False
         self.digests: dict[str, tuple[str, str, int]] = {}
 
     def plan_new(self) -> Pushed:
         """What a push to an empty repository would do."""
-        return self._pushed(self._contents(None), {}, f"{self.api.endpoint}/datasets/{self.repo}", created=True)
+        return self._pushed(self._contents(None), {}, created=True)
 
     def plan(self) -> Pushed:
         """What `send` would do."""
@@ -163,7 +164,7 @@ class _Push:
             _, there, contents = self._look(self._target())
         except (RepositoryNotFoundError, RevisionNotFoundError):
             return self.plan_new()
-        return self._pushed(contents, there, f"{self.api.endpoint}/datasets/{self.repo}", created=False)
+        return self._pushed(contents, there, created=False)
 
     def send(self) -> Pushed:
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
@@ -178,7 +179,7 @@ class _Push:
             self.api.create_branch(self.repo, repo_type="dataset", branch=self.revision, exist_ok=True)
         target = self._target()
         head, there, contents = self._look(target)
-        done = self._pushed(contents, there, f"{self.api.endpoint}/datasets/{self.repo}", created=self.created)
+        done = self._pushed(contents, there, created=self.created)
         if not done.changed:
             return done
         operations: list[Any] = []
@@ -226,9 +227,7 @@ class _Push:
         text = render_card(self.publication.card, card)
         return {README: text.encode(errors="surrogateescape"), **self.publication.files}
 
-    def _pushed(
-        self, contents: Mapping[str, bytes | Path], there: Mapping[str, RepoFile], url: str, *, created: bool
-    ) -> Pushed:
+    def _pushed(self, contents: Mapping[str, bytes | Path], there: Mapping[str, RepoFile], *, created: bool) -> Pushed:
         changed: dict[str, int | None] = {}
         unchanged = []
         for path, content in contents.items():
@@ -243,7 +242,7 @@ class _Push:
         card = contents[README]
         assert isinstance(card, bytes)
         return Pushed(
-            self.repo, url, {**changed, **dict.fromkeys(stale)}, unchanged, card.decode(errors="replace"), created
+            self.repo, self.url, {**changed, **dict.fromkeys(stale)}, unchanged, card.decode(errors="replace"), created
         )
 
     def _digest(self, path: str, content: bytes | Path) -> tuple[str, str, int]:

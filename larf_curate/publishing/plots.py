@@ -13,6 +13,7 @@ import numpy as np
 from ..inert import visible
 from ..scoring.columns import SCORE, layer_column
 from .report import Report
+from .words import groups_by_column
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,8 +56,7 @@ def draw_plots(report: Report) -> dict[str, bytes]:
             draw(axes, report)
             figure.legend(loc="outside upper center", ncols=2, fontsize=12, markerscale=1.6)  # hides no data
             found[name] = _png(figure)
-    for number, column in enumerate(dict.fromkeys(group["column"] for group in report.groups)):
-        groups = [group for group in report.groups if group["column"] == column]
+    for number, (column, groups) in enumerate(groups_by_column(report).items()):
         with _picture(1.6 + 0.42 * min(len(groups), _GROUPS_SHOWN)) as (figure, axes):
             _groups(axes, column, groups, report)
             found[f"groups-{number}.png"] = _png(figure)
