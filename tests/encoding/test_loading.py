@@ -578,6 +578,8 @@ def on_hub(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         ):
             hub.repos[name] = Repo(name, "model", private)
             hub.repos[name].files = dict(files)
+        for name, branch in (("acme/tiny", "v1"), ("acme/lora", "v2")):
+            hub.repos[name].branches[branch] = dict(hub.repos[name].files)
         cases: dict[str, dict[str, Any]] = {
             "plain": {"model": "acme/tiny", "layers": [0, 3]},
             "revision": {"model": "acme/tiny", "revision": "v1", "layers": [0, 3]},
@@ -591,7 +593,7 @@ def on_hub(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
             "private, no token": {"model": "acme/private", "token": False},
         }
         outcomes = run_client(list(cases.values()), hub.endpoint, home)
-        shas = {name: repo.sha for name, repo in hub.repos.items()}
+        shas = {name: {branch: repo.head(branch) for branch in repo.branches} for name, repo in hub.repos.items()}
     dead = hub.endpoint  # its server is gone, its cache is not
     again = [{"model": "acme/tiny", "layers": [0, 3]}, {"model": "acme/other"}]
     with ThreadPoolExecutor() as pool:
@@ -618,9 +620,10 @@ def test_an_adapter_on_the_hub_gives_peft_s_own_states(on_hub: dict[str, Any]) -
 
 
 def test_a_version_is_the_commit_that_was_loaded(on_hub: dict[str, Any]) -> None:
-    shas = on_hub["shas"]
-    assert on_hub["plain"]["version"] == on_hub["revision"]["version"] == shas["acme/tiny"]
-    assert on_hub["adapter"]["version"] == f"{shas['acme/tiny']}+{shas['acme/lora']}"
+    tiny, lora = on_hub["shas"]["acme/tiny"], on_hub["shas"]["acme/lora"]
+    assert on_hub["plain"]["version"] == tiny["main"]
+    assert on_hub["revision"]["version"] == tiny["v1"]
+    assert on_hub["adapter"]["version"] == f"{tiny['main']}+{lora['v2']}"
 
 
 @pytest.mark.parametrize(("repo", "revision"), [("acme/tiny", "v1"), ("acme/lora", "v2")])
@@ -630,7 +633,9 @@ def test_the_revision_asked_for_is_looked_up_and_its_commit_loaded(
     assert f"/api/models/{repo}/revision/{revision}" in on_hub["requests"]
     files = {path for path in on_hub["requests"] if path.startswith(f"/{repo}/resolve/")}
     weights = {path.rsplit("/", 1)[0] for path in files if path.endswith(".safetensors")}
-    assert weights == {f"/{repo}/resolve/{on_hub['shas'][repo]}"}, "a branch may have moved since its commit was read"
+    commit = on_hub["shas"][repo][revision]
+    assert f"/{repo}/resolve/{commit}" in weights
+    assert not {f"/{repo}/resolve/{name}" for name in ("main", revision)} & weights, "a branch may have moved since"
     if repo == "acme/lora":  # the one never asked for without a revision
         assert not [path for path in files if path.startswith(f"/{repo}/resolve/main/")]
 
