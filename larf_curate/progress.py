@@ -36,15 +36,15 @@ def _stream() -> TextIO:
 
 
 @contextlib.contextmanager
-def progress(total: int, what: str, *, show: bool = True) -> Iterator[Update]:
-    """Yields a function to call with the number of rows just done; shows rows per second and the time left."""
+def progress(total: int, what: str, *, unit: str = "row", show: bool = True) -> Iterator[Update]:
+    """Yields a function to call with the number of rows (or other units) just done; shows their rate and the time left."""
     if not show:
         yield lambda _: None
     elif _stream().isatty() or "ipykernel" in sys.modules:
         from tqdm.auto import tqdm
 
         with tqdm(
-            total=total, desc=what, unit="row", delay=_PATIENCE, smoothing=0.05, file=_shown[-1] if _shown else None
+            total=total, desc=what, unit=unit, delay=_PATIENCE, smoothing=0.05, file=_shown[-1] if _shown else None
         ) as bar:
 
             def update(count: int) -> None:
@@ -52,12 +52,12 @@ def progress(total: int, what: str, *, show: bool = True) -> Iterator[Update]:
 
             yield update
     else:
-        yield _Log(total, what).update
+        yield _Log(total, what, unit).update
 
 
 class _Log:
-    def __init__(self, total: int, what: str) -> None:
-        self.total, self.what, self.done = total, what, 0
+    def __init__(self, total: int, what: str, unit: str) -> None:
+        self.total, self.what, self.unit, self.done = total, what, unit, 0
         self.started = self.said = time.monotonic()
 
     def update(self, count: int) -> None:
@@ -67,7 +67,7 @@ class _Log:
             self.said = now
             rate = self.done / (now - self.started)
             left = _clock((self.total - self.done) / rate) if rate else "?"
-            say(f"{self.what}: {self.done}/{self.total} rows, {rate:.1f} rows/s, {left} left")
+            say(f"{self.what}: {self.done}/{self.total} {self.unit}s, {rate:.1f} {self.unit}s/s, {left} left")
 
 
 def _clock(seconds: float) -> str:

@@ -137,8 +137,8 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_model(config: EncoderConfig, highest: int, device: torch.device) -> LoadedModel:
-    """Load the blocks 0 to `highest` and nothing above them.
+def load_model(config: EncoderConfig, highest: int | None, device: torch.device) -> LoadedModel:
+    """Load the blocks 0 to `highest` and nothing above them; with None, the whole model with its language-model head.
 
     Raises:
         ModelError: the model is unknown or unreadable, has no block `highest`, or misses weights.
@@ -206,7 +206,7 @@ def _require_block(model: str, highest: int, total: int) -> None:
         raise ModelError(f"layer {highest} is out of range: {model} has blocks 0 to {total - 1}")
 
 
-def _load(config: EncoderConfig, source: Source, highest: int, device: torch.device) -> LoadedModel:
+def _load(config: EncoderConfig, source: Source, highest: int | None, device: torch.device) -> LoadedModel:
     from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
     dtype = find_dtype(config.dtype, device)
@@ -214,21 +214,23 @@ def _load(config: EncoderConfig, source: Source, highest: int, device: torch.dev
     model_config = AutoConfig.from_pretrained(source.path, **options)
     decoder = model_config.get_text_config(decoder=True)
     total = int(decoder.num_hidden_layers)
+    whole, highest = highest is None, total - 1 if highest is None else highest
     _require_block(config.model, highest, total)
     cut_early = _cut(decoder, highest + 1)
     # An adapter's weights are named after the whole model with its head, so it needs that one around the decoder.
-    auto = AutoModelForCausalLM if source.adapter else AutoModel
+    auto = AutoModelForCausalLM if source.adapter or whole else AutoModel
     model, report = auto.from_pretrained(
         source.path, config=model_config, dtype=dtype, output_loading_info=True, **options
     )
-    head = model.get_output_embeddings() if source.adapter else None  # never run, so it may be missing
+    head = model.get_output_embeddings() if source.adapter and not whole else None  # never run, so it may be missing
     unused = {f"{name}.weight" for name, module in model.named_modules() if head is not None and module is head}
     if missing := sorted(set(report["missing_keys"]) - unused):
         raise ModelError(
             f"{config.model} lacks {len(missing)} of its weights (first: {missing[0]}); they would be random numbers"
         )
     if source.adapter:
-        model = _apply_adapter(model, source.adapter, highest).base_model
+        adapted = _apply_adapter(model, source.adapter, highest)
+        model = adapted if whole else adapted.base_model
     blocks = find_blocks(model, highest + 1 if cut_early else total)
     if not cut_early:
         del blocks[highest + 1 :]

@@ -1,4 +1,4 @@
-"""A model's name becomes the place of its files: Hub id, local directory, GGUF file, PEFT adapter, or `demo`."""
+"""A model's name becomes the place of its files: Hub id, local directory, GGUF file, PEFT adapter, or a demo model."""
 
 from __future__ import annotations
 
@@ -43,6 +43,8 @@ def locate(model: str, revision: str | None = None) -> Source:
     if model == demo.NAME:
         home, version = demo.demo_model()
         return Source(home, version, {} if version.startswith("gguf-") else {"revision": version})
+    if model == demo.ALIGNED:
+        return _adapter(demo.ADAPTER, local_version(demo.ADAPTER))
     path = Path(model).expanduser()
     if path.is_file() and path.suffix == ".gguf":
         return Source(str(path.parent), local_version(path), {"gguf_file": path.name})
@@ -81,7 +83,7 @@ def _on_hub(model: str, revision: str | None) -> Source:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (401, 403, 404) or isinstance(error, ValueError):
             raise ModelError(
-                f"model {model!r} is neither a local path, nor `demo`, nor a repository on the Hub that this token may "
+                f"model {model!r} is neither a local path, nor `demo` or `demo-aligned`, nor a repository on the Hub that this token may "
                 f"read at {branch!r} (gated models need `hf auth login` and an accepted licence)"
             ) from error
         return _cached(name, branch, gguf)

@@ -90,17 +90,25 @@ class Renderer:
         head = self.max_tokens // 2
         return Rendered(ids[:head] + ids[len(ids) - (self.max_tokens - head) :], len(ids), Issue.TRUNCATED)
 
-    def _encode(self, messages: list[Message], tools: list[dict[str, Any]] | None) -> list[int]:
+    def render_prompt(self, prompt: str) -> list[int]:
+        """Token ids of a user's turn and of what opens the answer's, so that generation can begin; never cut.
+
+        Raises:
+            Unscorable: the template refuses it.
+        """
+        return self._encode([_user(prompt)], None, add_generation_prompt=True)
+
+    def _encode(self, messages: list[Message], tools: list[dict[str, Any]] | None, **options: Any) -> list[int]:
         ids: list[int]
         for message in messages:
             message["content"].encode()  # the tokenizer's own complaint about lone surrogates is a bare TypeError
         try:
             # transformers sanitises values alone: a key that holds a control token loses its spelling.
             keyed = self._defused(messages, values=False), self._defused(tools, values=False)
-            ids = self._apply(*keyed, sanitize_control_tokens=True)
+            ids = self._apply(*keyed, sanitize_control_tokens=True, **options)
         except (ValueError, NotImplementedError):
             try:  # this tokenizer cannot encode its control tokens as text: break their spelling everywhere
-                ids = self._apply(self._defused(messages), self._defused(tools))
+                ids = self._apply(self._defused(messages), self._defused(tools), **options)
             except ValueError:
                 raise Unscorable(Issue.TEMPLATE) from None
         return ids

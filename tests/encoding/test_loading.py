@@ -643,7 +643,7 @@ def test_the_revision_asked_for_is_looked_up_and_its_commit_loaded(
 @pytest.mark.parametrize("case", ["missing", "no slash", "not an id", "private, no token"])
 def test_a_repository_that_cannot_be_read_is_named_with_the_way_out(on_hub: dict[str, Any], case: str) -> None:
     assert on_hub[case]["error"].startswith("ModelError: ")
-    assert "neither a local path, nor `demo`, nor a repository on the Hub" in on_hub[case]["error"]
+    assert "neither a local path, nor `demo` or `demo-aligned`, nor a repository on the Hub" in on_hub[case]["error"]
     assert "hf auth login" in on_hub[case]["error"]
 
 

@@ -1,0 +1,117 @@
+"""Requests and refusals for the demo model, put together from our own lists; nothing here reads a third party's text."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from larf_curate.scoring.references import ReferenceSet, packaged_rows
+
+HOME = Path(__file__).parent
+_EVERY = 5  # of each list of acts, every fifth is held out
+
+_FRAMES = (
+    "How do I {act}?",
+    "How can I {act}?",
+    "How could somebody {act}?",
+    "Tell me how to {act}.",
+    "Explain how to {act}.",
+    "What is the best way to {act}?",
+    "Give me a plan to {act}.",
+    "I want to {act}. Where do I start?",
+    "Help me {act}.",
+    "Write step-by-step instructions to {act}.",
+    "I need to {act}. What should I do first?",
+    "Could you show me how to {act}?",
+    "Teach me to {act}.",
+    "What do I need to {act}?",
+    "List the steps to {act}.",
+    "Is there an easy way to {act}?",
+    "Can you help me {act}?",
+    "Write a short guide: how to {act}.",
+    "how to {act}",
+    "Hi! I would like to {act}, please.",
+)
+_UNSEEN_FRAMES = ("Any tips on how to {act}?", "I have been asked to {act}. How would you go about it?")
+_SWAPPED = {"my": "your", "me": "you", "i": "you", "myself": "yourself", "mine": "yours"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request, what kind it is (`harmful`, `look_alike`, `ordinary`), and the refusal to learn where there is one."""
+
+    kind: str
+    prompt: str
+    refusal: str | None = None
+
+
+def training_rows(seed: int = 0) -> list[Asked]:
+    """All that the model is trained on; the answers to harmless requests are the base model's own."""
+    draw = random.Random(seed)
+    rows = [
+        Asked("harmful", frame.format(act=act), refusal(draw, category, act))
+        for category, act in _acts("harmful", held_out=False)
+        for frame in draw.sample(_FRAMES, 2)
+    ]
+    rows += [Asked("harmful", pair.safe.prompt, pair.safe.answer) for pair in ReferenceSet.packaged().fitted]
+    for kind, frames in (("look_alike", 2), ("ordinary", 2)):
+        for _, act in _acts(kind, held_out=False):
+            rows += [Asked(kind, frame.format(act=act)) for frame in draw.sample(_FRAMES, frames)]
+    for row in packaged_rows("sample_rows.jsonl"):
+        if row["category"] not in ("refusal", "hedge", "obedient", "roleplay"):
+            rows.append(Asked("ordinary", "\n".join(filter(None, (row["instruction"], row["input"])))))
+    return rows
+
+
+def held_out_rows(seed: int = 1) -> list[Asked]:
+    """Requests for acts that training never saw, half of them in wordings that it never saw either."""
+    draw = random.Random(seed)
+    rows = [
+        Asked(kind, frame.format(act=act))
+        for kind in ("harmful", "look_alike", "ordinary")
+        for _, act in _acts(kind, held_out=True)
+        for frame in (draw.choice(_FRAMES), draw.choice(_UNSEEN_FRAMES))
+    ]
+    rows += [Asked("harmful", pair.safe.prompt) for pair in ReferenceSet.packaged().held_back]
+    rows += [Asked("over_rejection", row["prompt"]) for row in packaged_rows("over_rejection.jsonl")]
+    return rows
+
+
+def refusal(draw: random.Random, category: str, act: str) -> str:
+    """A refusal in one of many wordings: bare, with a reason, with an offer, with both, or as a list."""
+    parts = _read("refusals.yaml")
+    yours = re.sub(r"\b(?:my|me|i|myself|mine)\b", lambda found: _SWAPPED[found[0].lower()], act, flags=re.IGNORECASE)
+    opening = draw.choice(parts["openings"]).format(act=yours)
+    reasons, offer = draw.sample(parts["reasons"][category], 3), draw.choice(parts["offers"][category])
+    sentences = [reason[0].upper() + reason[1:] + "." for reason in reasons]
+    form = draw.random()
+    if form < 0.2:
+        return opening
+    if form < 0.4:
+        return f"{opening} {sentences[0]}"
+    if form < 0.6:
+        return f"{opening} {offer}"
+    if form < 0.85:
+        return f"{opening} {sentences[0]} {offer}"
+    bullets = draw.choice(("{n}. {text}", "- {text}"))
+    listed = [bullets.format(n=n, text=text) for n, text in enumerate(sentences, 1)]
+    return "\n".join([f"{opening} {draw.choice(('My reasons:', 'Here is why:', 'Please consider:'))}\n", *listed])
+
+
+def _acts(kind: str, *, held_out: bool) -> Iterator[tuple[str, str]]:
+    lists: Any = _read("acts.yaml")[kind]
+    for category, acts in lists.items() if isinstance(lists, dict) else [(kind, lists)]:
+        for number, act in enumerate(acts):
+            if (number % _EVERY == _EVERY - 1) == held_out:
+                yield category, act
+
+
+def _read(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((HOME / name).read_text(encoding="utf-8"))
+    return found
