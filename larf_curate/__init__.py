@@ -16,12 +16,22 @@ if TYPE_CHECKING:
     from .engines.mapping import score_dataset
     from .engines.trove import LARFFilter, LARFScore
     from .recipe import Recipe
+    from .scoring.layers import find_safety_layers
     from .scoring.references import ReferenceSet
     from .scoring.scorer import LARFScorer
     from .scoring.thresholds import Threshold
 
 __version__ = "0.1.0"
-__all__ = ["LARFFilter", "LARFScore", "LARFScorer", "Recipe", "ReferenceSet", "Threshold", "score_dataset"]
+__all__ = [
+    "LARFFilter",
+    "LARFScore",
+    "LARFScorer",
+    "Recipe",
+    "ReferenceSet",
+    "Threshold",
+    "find_safety_layers",
+    "score_dataset",
+]
 
 _HOMES = {
     "LARFFilter": "engines.trove",
@@ -30,6 +40,7 @@ _HOMES = {
     "LARFScorer": "scoring.scorer",
     "ReferenceSet": "scoring.references",
     "Threshold": "scoring.thresholds",
+    "find_safety_layers": "scoring.layers",
     "score_dataset": "engines.mapping",
 }
 

@@ -1,4 +1,4 @@
-"""The command line: run, fit, score, filter, report, push, demo."""
+"""The command line: run, fit, score, filter, layers, report, push, demo."""
 
 from __future__ import annotations
 
@@ -100,7 +100,9 @@ def run(
 @app.command()
 def fit(
     model: Annotated[str, typer.Argument(help="demo, a Hub id, a model directory, a GGUF file, or a PEFT adapter.")],
-    layer: Annotated[str, typer.Option(help="Block to read, from 0; several with commas: 11,13,16.")],
+    layer: Annotated[
+        str, typer.Option(help="Block to read, from 0; several with commas: 11,13,16; or auto: search first.")
+    ],
     out: Annotated[Path, typer.Option(help="Directory for the fitted scorer.")],
     references: Annotated[
         Path | None, typer.Option(help="JSONL of request, unsafe, safe; packaged if not given.")
@@ -129,7 +131,7 @@ def fit(
     from .scoring.references import choose_references
     from .scoring.scorer import LARFScorer
 
-    layers = _layers(layer)
+    layers: list[int] | Literal["auto"] = "auto" if layer == "auto" else _layers(layer)
     if (unsafe is None) != (safe is None):
         raise typer.BadParameter("--unsafe and --safe go together")
     if unsafe and references:
@@ -167,13 +169,81 @@ def _usage() -> Iterator[None]:
         raise typer.BadParameter(str(error)) from error
 
 
-def _layers(text: str) -> list[int]:
+def _layers(text: str, option: str = "--layer") -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise typer.BadParameter(
-            f"{text!r} is not a block number, nor several with commas", param_hint="--layer"
+            f"{text!r} is not a block number, nor several with commas", param_hint=option
         ) from None
+
+
+@app.command()
+def layers(
+    model: Annotated[str, typer.Argument(help="demo-aligned, a Hub id, a model directory, a GGUF file, an adapter.")],
+    out: Annotated[
+        Path | None, typer.Option(help="JSON file for all figures; a .png of the profile beside it.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Harmless prompts that sound harmful: JSONL or lines; packaged if not given.")
+    ] = None,
+    blocks: Annotated[str | None, typer.Option(help="Blocks to scale, with commas; all if not given.")] = None,
+    scales: Annotated[str, typer.Option(help="Factors, in pairs 1-a and 1+a.")] = "0.7,0.8,0.9,1.1,1.2,1.3",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each answer.")] = 32,
+    judge_url: Annotated[
+        str | None, typer.Option(help="OpenAI-compatible endpoint that judges, instead of wording.")
+    ] = None,
+    judge_model: Annotated[str | None, typer.Option(help="The judge's name at that endpoint.")] = None,
+    references: Annotated[Path | None, typer.Option(help="JSONL of pairs, for the quicker looks.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="File that keeps the answers' verdicts; in the cache else.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="auto: bfloat16 on CUDA, else float32.")
+    ] = "auto",
+    device: Device = None,
+    chat_template: Annotated[str | None, typer.Option(help="Jinja file for a model that has none.")] = None,
+    trust_remote_code: TrustRemoteCode = False,
+) -> None:
+    """Find the safety-sensitive block: scale one after the other, and count which harmless prompts are refused then."""
+    from .atomic import write_bytes
+    from .console import show_layers
+    from .scoring.layers import find_safety_layers
+    from .scoring.references import ReferenceSet
+    from .scoring.refusals import EndpointJudge, by_wording
+
+    if (judge_url is None) != (judge_model is None):
+        raise typer.BadParameter("--judge-url and --judge-model go together")
+    try:
+        factors = tuple(float(part) for part in scales.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{scales!r} are not numbers with commas", param_hint="--scales") from None
+    found = find_safety_layers(
+        model,
+        prompts=prompts,
+        blocks=None if blocks is None else _layers(blocks, "--blocks"),
+        scales=factors,
+        max_new_tokens=max_new_tokens,
+        judge=EndpointJudge(judge_url, judge_model) if judge_url and judge_model else by_wording,
+        references=None if references is None else ReferenceSet.from_jsonl(references),
+        resume=resume,
+        revision=revision,
+        dtype=dtype,
+        device=device,
+        chat_template=chat_template,
+        trust_remote_code=trust_remote_code,
+    )
+    show_layers(found)
+    if out is not None:
+        from .publishing.plots import draw_search
+
+        write_bytes(out, found.to_json().encode())
+        picture = out.with_suffix(".png")
+        write_bytes(picture, draw_search(found))
+        print(f"written: {out}, {picture}")
+    if found.best is not None:
+        print(f"next: larf-curate fit {model} --layer {found.best} --out my-scorer")
 
 
 @app.command()

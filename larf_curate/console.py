@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .publishing.hub import Pushed
     from .publishing.report import Report
     from .recipe import RunPlan
+    from .scoring.profile import LayerProfile
 
 
 def show_summary(summary: Summary, console: Console | None = None) -> None:
@@ -77,7 +78,8 @@ def _plan_lines(plan: RunPlan) -> Iterator[tuple[str, str]]:
     speed = f"{found.operations:.2g} operations at {found.rate:.2g} a second here ({found.device})"
     yield "source", f"{plan.source}: {plan.rows:,} rows, read as {plan.format}"
     yield "shards", f"{plan.shards:,} of {plan.shard_rows:,} rows; {done:,} are scored already"
-    yield "model", f"{plan.model}, layer {', '.join(map(str, plan.layers))}"
+    searched = "auto: searched for first, once, which takes minutes to hours; below, all blocks are reckoned with"
+    yield "model", f"{plan.model}, layer {', '.join(map(str, plan.layers)) or searched}"
     yield "blocks", f"0 to {last} of 0..{blocks} are loaded: {millions:,.0f}M parameters with the embeddings"
     yield "memory", f"{found.bytes / 2**20:,.0f} MiB of weights in {found.dtype} for each worker, and room to work in"
     yield "tokens", f"about {found.tokens:,} in the {plan.pending_rows:,} rows yet to be scored"
@@ -108,6 +110,26 @@ def show_report(report: Report, console: Console | None = None) -> None:
             shown = Text("null", style="dim") if group["value"] is None else Text(visible(group["value"], 40))
             found.add_row(shown, f"{rows:,}", f"{removed:,} ({removed / rows:.1%})", median)
         console.print(found)
+
+
+def show_layers(profile: LayerProfile, console: Console | None = None) -> None:
+    """A search for the safety-sensitive layer: a line for each block, what the methods say, and the verdict."""
+    console = console or Console()
+    table = Table(box=box.SIMPLE_HEAD, title=Text(f"refusals of {profile.prompts} prompts when a block is scaled"))
+    names = [*(f"{scale:g}" for scale in sorted(profile.scales)), "kappa", "95% interval", "first", *profile.locators]
+    for name in ("block", *names):
+        table.add_column(name, justify="right")
+    for found in profile.blocks:
+        figures = [str(found.refusals[f"{scale:g}"]) for scale in sorted(profile.scales)]
+        figures += [f"{found.kappa:.0f}", f"{found.low:.0f} to {found.high:.0f}", f"{found.first:.0%}"]
+        figures += [f"{values[found.block]:.2f}" for values in profile.locators.values()]
+        best = found.block == profile.best
+        table.add_row(f"{found.block}{' *' if best else ''}", *figures, style="bold" if best else None)
+    console.print(table)
+    console.print(f"the model as it is refuses {profile.unscaled} of {profile.prompts}")
+    for line in profile.agreement():
+        console.print(line)
+    console.print(Text(profile.verdict(), style="bold"))
 
 
 def show_push(done: Pushed, *, dry_run: bool, console: Console | None = None) -> None:

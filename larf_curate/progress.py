@@ -37,7 +37,7 @@ def _stream() -> TextIO:
 
 @contextlib.contextmanager
 def progress(total: int, what: str, *, unit: str = "row", show: bool = True) -> Iterator[Update]:
-    """Yields a function to call with the number of rows (or other units) just done; shows their rate and the time left."""
+    """Yields a function to call with the number of rows (or other units) just done; shows rate and time left."""
     if not show:
         yield lambda _: None
     elif _stream().isatty() or "ipykernel" in sys.modules:

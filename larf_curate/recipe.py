@@ -60,15 +60,17 @@ def _format(value: str) -> str:
 
 
 def _blocks(value: object) -> object:
+    if value == "auto":
+        return value
     listed = value if isinstance(value, list) else [value]
     wrong = not listed or any(type(block) is not int or block < 0 for block in listed)
     if wrong or len(set(listed)) < len(listed):
-        raise ValueError(f"a block from 0, or a list of different ones, not {value!r}")
+        raise ValueError(f"a block from 0, a list of different ones, or auto, not {value!r}")
     return value
 
 
 Text = Annotated[str, AfterValidator(_text)]
-Blocks = Annotated[int | list[int], BeforeValidator(_blocks)]
+Blocks = Annotated[int | list[int] | Literal["auto"], BeforeValidator(_blocks)]
 
 
 class _Section(BaseModel):
@@ -88,7 +90,8 @@ class SourceSection(_Section):
 class ScorerSection(_Section):
     """How rows are scored: `from` a fitted scorer, or by one fitted now on `model` at `layer`.
 
-    With `from`, `model` says where the same weights lie on this machine. See `LARFScorer.fit` and `EncoderConfig`.
+    `layer: auto` searches the model first, once; see `find_safety_layers`. With `from`, `model` says where the same
+    weights lie on this machine. See `LARFScorer.fit` and `EncoderConfig`.
     """
 
     from_: Text | None = Field(None, alias="from")
@@ -130,7 +133,8 @@ class ScorerSection(_Section):
 
     @property
     def layers(self) -> list[int]:
-        return [] if self.layer is None else [self.layer] if isinstance(self.layer, int) else self.layer
+        """Those given; none where a search is to find one."""
+        return self.layer if isinstance(self.layer, list) else [self.layer] if isinstance(self.layer, int) else []
 
 
 class ThresholdSection(_Section):
@@ -376,7 +380,7 @@ class Recipe(_Section):
         scorer, executor = self.scorer, self.executor
         (rule, amount), fit = self.threshold.rule, None
         if scorer.from_ is None:
-            fit = {"model": scorer.model, "layer": scorer.layers, "revision": scorer.revision}
+            fit = {"model": scorer.model, "layer": scorer.layers or "auto", "revision": scorer.revision}
             fit |= {name: value for name in (*_FIT, *_RUN) if (value := getattr(scorer, name))}
             if scorer.strict_references:
                 choose_references(scorer.references, scorer.unsafe, scorer.safe).lint().raise_for_findings()

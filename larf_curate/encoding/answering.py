@@ -80,7 +80,7 @@ class Answerer:
         prompt = self._prompts[number]
 
         class Enough(StoppingCriteria):  # type: ignore[misc,unused-ignore]
-            def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+            def __call__(self, input_ids: Tensor, _scores: Any, **_: Any) -> Tensor:
                 ended = stop is not None and stop(number, input_ids[0, len(prompt) :].tolist())
                 return torch.tensor([ended], device=input_ids.device)
 
@@ -115,7 +115,9 @@ class Answerer:
                     _, logits = self._read(middle)
                     for number in range(0, len(self._prompts), -(-len(self._prompts) // _PROBES)):
                         ids = torch.tensor([self._prompts[number]], device=self.loaded.device)
-                        plain = self.loaded.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1].float()
+                        plain = (
+                            self.loaded.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1].float()
+                        )
                         error = (logits[number] - plain).abs().max() / plain.std().clamp(min=1e-6)
                         if not error < (1e-3 if self.loaded.dtype == torch.float32 else 0.2):
                             return False
@@ -126,13 +128,17 @@ class Answerer:
     def _store(self) -> None:
         """One pass of the unchanged model: the input of every block, and the keys and values that it makes."""
         prefix = DynamicCache()
-        self._prefix_inputs = self._inputs(lambda: self._forward(self._prefix, prefix, None, None)) if self._shared else []
+        self._prefix_inputs = (
+            self._inputs(lambda: self._forward(self._prefix, prefix, None, None)) if self._shared else []
+        )
         cache = self._new_cache()
         for number in range(len(self.loaded.blocks)):
             self._lay_prefix(cache, prefix, number)
         self._own_inputs = self._inputs(lambda: self._run_own(cache))
         length = self._shared + self._width
-        self._kept = [(layer.keys[:, :, :length].clone(), layer.values[:, :, :length].clone()) for layer in cache.layers]
+        self._kept = [
+            (layer.keys[:, :, :length].clone(), layer.values[:, :, :length].clone()) for layer in cache.layers
+        ]
 
     def _inputs(self, run: Callable[[], object]) -> list[Tensor]:
         found: list[Tensor] = []

@@ -172,8 +172,8 @@ class Shape:
     block_parameters: int
 
 
-def shape_of(model: str, revision: str | None, highest: int, *, trust_remote_code: bool = False) -> Shape:
-    """The shape of a model that is not loaded, from its config alone.
+def shape_of(model: str, revision: str | None, highest: int | None, *, trust_remote_code: bool = False) -> Shape:
+    """The shape of a model that is not loaded, from its config alone; None for `highest` means its last block.
 
     Raises:
         ModelError: the model is unknown or unreadable, or has no block `highest`.
@@ -187,6 +187,7 @@ def shape_of(model: str, revision: str | None, highest: int, *, trust_remote_cod
             config = AutoConfig.from_pretrained(source.path, trust_remote_code=trust_remote_code, **source.options)
             decoder = config.get_text_config(decoder=True)
             total = int(decoder.num_hidden_layers)
+            highest = total - 1 if highest is None else highest
             _require_block(model, highest, total)
             cut_early = _cut(decoder, highest + 1)
             with torch.device("meta"):

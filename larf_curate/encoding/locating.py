@@ -83,8 +83,8 @@ def _on_hub(model: str, revision: str | None) -> Source:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (401, 403, 404) or isinstance(error, ValueError):
             raise ModelError(
-                f"model {model!r} is neither a local path, nor `demo` or `demo-aligned`, nor a repository on the Hub that this token may "
-                f"read at {branch!r} (gated models need `hf auth login` and an accepted licence)"
+                f"model {model!r} is neither a local path, nor `demo` or `demo-aligned`, nor a repository on the Hub "
+                f"that this token may read at {branch!r} (gated models need `hf auth login` and an accepted licence)"
             ) from error
         return _cached(name, branch, gguf)
     version = str(info.sha)

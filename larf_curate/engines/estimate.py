@@ -64,14 +64,16 @@ def estimate(
 
     device = find_device(options.get("device"))
     dtype = find_dtype(options.get("dtype") or "auto", device)
-    shape = shape_of(model, revision, max(layers), trust_remote_code=bool(options.get("trust_remote_code")))
+    shape = shape_of(
+        model, revision, max(layers, default=None), trust_remote_code=bool(options.get("trust_remote_code"))
+    )
     if threads:
         torch.set_num_threads(threads)
     tokens = int(_tokens_of_a_row(source, format) * rows)
     operations = 2.0 * shape.block_parameters * tokens
     rate = _SHARE * _matrix_rate(device, dtype)
     return Estimate(
-        blocks=max(layers) + 1,
+        blocks=max(layers, default=shape.total_blocks - 1) + 1,
         total_blocks=shape.total_blocks,
         parameters=shape.parameters,
         bytes=shape.parameters * dtype.itemsize,

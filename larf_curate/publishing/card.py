@@ -17,7 +17,7 @@ from ..errors import PublishError
 from ..inert import fenced, markdown
 from .excerpts import Excerpt
 from .report import Report
-from .words import caption, describe_confounds, describe_rule, describe_unscored, groups_by_column
+from .words import caption, describe_confounds, describe_rule, describe_search, describe_unscored, groups_by_column
 
 BEGIN = "<!-- larf-curate:begin: this part is rewritten at every push; write your own above or below it -->"
 END = "<!-- larf-curate:end -->"
@@ -203,6 +203,7 @@ def _part(request: CardRequest, configs: Mapping[str, Mapping[str, Any]], *, by_
             issues=report.issues,
             source={**(report.source or {}), **({"name": request.source} if request.source else {})},
             scorer=report.scorer,
+            search=[_own(line) for line in describe_search(report.scorer or {})],
             threshold=report.threshold,
             rule=_own(describe_rule(report.threshold or {})),
             unscored=_own(describe_unscored(report)),

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..inert import visible
 from ..scoring.columns import SCORE, layer_column
+from ..scoring.profile import LayerProfile
 from .report import Report
 from .words import groups_by_column
 
@@ -50,6 +51,8 @@ def draw_plots(report: Report) -> dict[str, bytes]:
         pictures["length.png"] = _length
     if len((report.scorer or {}).get("layers", [])) > 1:
         pictures["layers.png"] = _layers
+    if (report.scorer or {}).get("search"):
+        pictures["search.png"] = _search
     found = {}
     for name, draw in pictures.items():
         with _picture() as (figure, axes):
@@ -61,6 +64,14 @@ def draw_plots(report: Report) -> dict[str, bytes]:
             _groups(axes, column, groups, report)
             found[f"groups-{number}.png"] = _png(figure)
     return found
+
+
+def draw_search(profile: LayerProfile) -> bytes:
+    """PNG of a search for the safety-sensitive layer: kappa by block with its interval, other methods beside it."""
+    with _picture() as (figure, axes):
+        _profile(axes, profile)
+        figure.legend(loc="outside upper center", ncols=2, fontsize=12)
+        return _png(figure)
 
 
 @contextmanager
@@ -154,6 +165,42 @@ def _layers(axes: Axes, report: Report) -> None:
     axes.set_xticks([layer for layer, _ in drawn])
     axes.set_xlabel("layer (block, counted from 0)")
     axes.set_ylabel("score at that layer (no unit)")
+
+
+def _search(axes: Axes, report: Report) -> None:
+    assert report.scorer is not None
+    _profile(axes, LayerProfile.of(report.scorer["search"]))
+
+
+def _profile(axes: Axes, profile: LayerProfile) -> None:
+    blocks = [found.block for found in profile.blocks]
+    kappa = np.array([found.kappa for found in profile.blocks])
+    reach = np.array([(found.kappa - found.low, found.high - found.kappa) for found in profile.blocks]).clip(0)
+    chosen = [block == profile.best for block in blocks]
+    for mine, colour, shape, label in ((False, KEPT, "o", "kappa, 95% interval"), (True, REMOVED, "D", "best block")):
+        at = np.array([one == mine for one in chosen])
+        if at.any():
+            axes.errorbar(
+                np.array(blocks)[at],
+                kappa[at],
+                reach[at].T,
+                fmt=shape,
+                color=colour,
+                capsize=3,
+                markersize=6,
+                label=label,
+            )
+    axes.axhline(0, color=LINE, linewidth=1)
+    axes.set_xlabel("block that is scaled (counted from 0)")
+    axes.set_ylabel(f"kappa (refusals of {profile.prompts}\nper unit of scale)")
+    other = axes.twinx()
+    other.grid(visible=False)
+    other.set_yticks([])
+    for (name, values), style in zip(profile.locators.items(), ("--", ":", "-."), strict=False):
+        figures = np.array(values)
+        shown = (figures - figures.min()) / max(float(np.ptp(figures)), 1e-12)  # each on a scale of its own
+        other.plot(range(len(figures)), shown, style, color=LINE, linewidth=1.4, alpha=0.7, label=name)
+    other.set_ylim(-0.05, 1.05)
 
 
 def _groups(axes: Axes, column: str, groups: list[dict[str, Any]], report: Report) -> None:

@@ -7,12 +7,14 @@ from typing import Any
 
 from ..layout import OUTCOMES
 from ..scoring.columns import SCORE
+from ..scoring.profile import LayerProfile
 from .report import Report
 
 _CAPTIONS = {
     "scores.png": "Histogram of the scores of kept and removed rows, with the threshold",
     "length.png": "Score against length of the answer, removed rows marked, with the threshold",
     "layers.png": "Quantiles of the scores at each layer",
+    "search.png": "The search for the layer: how much refusals move when a block is scaled, with 95% intervals",
 }
 
 
@@ -24,6 +26,7 @@ def describe_run(report: Report) -> Iterator[tuple[str, str]]:
         yield "source", f"{report.source['name']}, read as {report.source['format']}"
     if found := report.scorer:
         yield "scorer", f"{found['model']}, layer {', '.join(map(str, found['layers']))}, formula {found['formula']}"
+        yield from (("layer search", line) for line in describe_search(found))
         said = found["separation"]
         yield "separation", "not measured" if said["auc"] is None else f"AUC {said['auc']:.3f} on {said['pairs']} pairs"
     yield "removed", f"{describe_rule(threshold)}: above {threshold.get('value') or 0:+.5f}"
@@ -34,6 +37,15 @@ def describe_run(report: Report) -> Iterator[tuple[str, str]]:
     yield "score", ", ".join(f"{name} {value:+.4f}" for name, value in points.items()) or "no row has one"
     for number, line in enumerate(describe_confounds(report)):
         yield "" if number else "the score leans on", line
+
+
+def describe_search(scorer: Mapping[str, Any]) -> list[str]:
+    """How the layer was found, in sentences; none where it was given."""
+    if not scorer.get("search"):
+        return []
+    profile = LayerProfile.of(scorer["search"])
+    asked = f"{profile.prompts} harmless prompts that sound harmful, {profile.unscaled} of them refused as the model is"
+    return [profile.verdict(), *profile.agreement(), asked]
 
 
 def groups_by_column(report: Report) -> dict[str, list[Any]]:

@@ -20,6 +20,7 @@ from ..encoding.locating import commit_of
 from ..errors import OutputError, ScorerError, hub_errors
 from ..rows.rendering import Overflow
 from .formulas import VERSION, Formula
+from .profile import LayerProfile
 
 CONFIG, TENSORS = "larf_scorer.json", "larf_scorer.safetensors"
 FORMAT_VERSION = 1
@@ -41,6 +42,7 @@ class ScorerSpec:
         references: name, digest, counts, linter figures and findings.
         separation: AUC of the score on pairs it was not fitted on, their number, and how they were chosen.
         quantiles: of the scores of the unsafe and safe references at 0, 5, 25, 50, 75, 95 and 100%.
+        search: the figures of the search that found the layer (`LayerProfile`); None where it was given.
     """
 
     model: str
@@ -60,6 +62,7 @@ class ScorerSpec:
     separation: Mapping[str, Any]
     quantiles: Mapping[str, list[float]]
     packages: Mapping[str, str]
+    search: Mapping[str, Any] | None = None
     formula_version: int = VERSION
     format_version: int = FORMAT_VERSION
 
@@ -79,6 +82,8 @@ class ScorerSpec:
             f"references: {self.references['name']}, {self.references['pairs']} pairs fitted",
             f"separation of unseen pairs: {auc} ({found['method']})",
         ]
+        if self.search is not None:
+            lines.insert(1, f"layer found by search: {LayerProfile.of(self.search).verdict()}")
         return "\n".join(lines + [f"linter: {finding}" for finding in self.references["findings"]])
 
     def to_json(self) -> str:

@@ -251,17 +251,19 @@ def _name(judge: Judge) -> str:
     return repr(judge) if not hasattr(judge, "__name__") else str(judge.__name__)
 
 
-def safety_layer(model: str | Path, **options: Unpack[EncoderOptions]) -> LayerProfile:
+def safety_layer(
+    model: str | Path, *, references: ReferenceSet | None = None, **options: Unpack[EncoderOptions]
+) -> tuple[int, LayerProfile]:
     """The search as `layer="auto"` runs it: packaged prompts, all blocks; once a model, then out of the cache.
 
     Raises:
         ModelError: no block stands out, so that the layer has to be chosen by hand.
     """
-    profile = find_safety_layers(model, **options)
+    profile = find_safety_layers(model, references=references, **options)
     if profile.best is None:
         raise ModelError(
             f"layer 'auto' of {model}: {profile.verdict()}; choose a layer by hand (`larf-curate layers {model}` shows "
             "all figures), or search with prompts of your own"
         )
     say(f"layer auto: {profile.verdict()}")
-    return profile
+    return profile.best, profile

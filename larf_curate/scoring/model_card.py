@@ -6,6 +6,7 @@ import re
 
 from ..inert import markdown
 from .artifact import ScorerSpec
+from .profile import LayerProfile
 
 README = "README.md"
 MARK = "<!-- larf-curate: rewritten at every push; take this line out to keep your own card -->"
@@ -27,6 +28,7 @@ def render_model_card(spec: ScorerSpec, repo: str) -> str:
     rows = {
         "model": f"{markdown(model)}, {markdown(spec.version)}",
         "layer": f"{', '.join(map(str, spec.layers))} of 0..{spec.blocks - 1} (output of that block, counted from 0)",
+        **({"layer search": LayerProfile.of(spec.search).verdict()} if spec.search else {}),
         "formula": f"{markdown(spec.formula)}, version {spec.formula_version}{top}",
         "precision": f"{markdown(spec.dtype)}; {cut}",
         "references": f"{markdown(name)}: {references['pairs']:,} pairs, digest {digest}",

@@ -6,22 +6,24 @@ import hashlib
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..encoding.encoder import Encoder, get_encoder
 from ..encoding.loading import DType, EncoderConfig, EncoderOptions
-from ..errors import Issue, RowFormatError, ScorerError, Unscorable
+from ..errors import Issue, ModelError, RowFormatError, ScorerError, Unscorable
 from ..progress import progress as show_progress
 from ..rows.formats import FORMATS, FormatLike, Row, RowFormat, columns_of, resolve_format
 from .artifact import ScorerSpec, Tensors, read_artifact, write_artifact
 from .columns import Scores, TypedColumn, is_batch, is_lazy, larf_schema, read_column
 from .fitting import CHECK, fit_references, template_text
 from .formulas import FittedFormula, Formula, normalise
+from .layers import safety_layer
 from .model_card import MARK, README, render_model_card
 from .references import ReferenceSet, choose_references
 
@@ -72,7 +74,7 @@ class LARFScorer:
     def fit(
         cls,
         model: str | Path,
-        layer: int | Sequence[int],
+        layer: int | Sequence[int] | Literal["auto"],
         *,
         references: ReferenceSet | str | Path | None = None,
         unsafe: str | Path | None = None,
@@ -86,7 +88,8 @@ class LARFScorer:
 
         Args:
             model: `demo`, a Hub id, a local directory, a GGUF file, or a PEFT adapter.
-            layer: one block or several, counted from 0: the output of block i is `hidden_states[i + 1]`.
+            layer: one block or several, counted from 0: the output of block i is `hidden_states[i + 1]`; or `auto`,
+                which searches all blocks first (`find_safety_layers`: minutes to hours, once a model).
             references: pairs, or a JSONL file of them; the packaged ones by default.
             unsafe, safe: two files instead, paired by their order.
             formula: `larf`, or `subspace`.
@@ -95,14 +98,21 @@ class LARFScorer:
             **options: how the model is loaded and run; see `EncoderConfig`.
 
         Raises:
-            ModelError: the model cannot be used, or has no such block.
+            ModelError: the model cannot be used, or has no such block, or `auto` finds none that stands out.
             ReferencesError: the references cannot be read, do not pair, or do not suit the formula.
         """
         pairs = choose_references(references, unsafe, safe)
         options["chat_template"] = template_text(options.get("chat_template"))
         config = EncoderConfig(str(model), **options)
+        search = None
+        if isinstance(layer, str):
+            if layer != "auto":
+                raise ModelError(f"layer must be a block, several, or 'auto', not {layer!r}")
+            layer, search = safety_layer(model, references=pairs, **options)
         layers = tuple(layer) if isinstance(layer, Sequence) else (layer,)
         spec, tensors = fit_references(config, layers, pairs, formula, top_k, rank)
+        if search is not None:
+            spec = replace(spec, search=search.without_decisions())
         run: RunOptions = {
             "device": config.device,
             "batch_tokens": config.batch_tokens,

@@ -1,4 +1,4 @@
-"""Requests and refusals for the demo model, put together from our own lists; nothing here reads a third party's text."""
+"""Requests and refusals for the demo model, put together from our own lists: no third party's text is read."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ Reads nothing but the package index (for the demo model) and the lists beside it
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import sys
 import time
@@ -135,6 +136,9 @@ def main() -> None:
     model.save_pretrained(chosen.out)
     weights = chosen.out / "adapter_model.safetensors"
     save_file({name: tensor.half() for name, tensor in load_file(weights).items()}, weights)  # 5 MB instead of 10
+    settings = chosen.out / "adapter_config.json"
+    named = {**json.loads(settings.read_text("utf-8")), "base_model_name_or_path": "demo"}  # not this machine's path
+    settings.write_text(json.dumps(named, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     (chosen.out / "README.md").unlink(missing_ok=True)  # peft's empty card
     print(f"written to {chosen.out}: {weights.stat().st_size / 1e6:.2f} MB")
 

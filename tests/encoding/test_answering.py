@@ -33,7 +33,7 @@ CONFIGS: dict[str, Any] = {
     "qwen3 moe": Qwen3MoeConfig(**SIZES, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32),
     "mamba": MambaConfig(vocab_size=512, hidden_size=48, num_hidden_layers=5, state_size=8),
 }
-WORDS = "How do I kill time while seven wizards judge my quick brown fox at the lazy boxing match of bread".split()
+WORDS = ("How do I kill time while seven wizards judge my quick brown fox at the lazy boxing match of bread").split()  # noqa: SIM905
 PROMPTS = [f"{' '.join(WORDS[: 3 + n])}{'?' * (n % 3)}" for n in range(12)]
 TOKENS = 8
 PLAIN = ("mamba", "gemma3, short window")
@@ -50,7 +50,9 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def prompt_ids(tokenizer: Any) -> list[list[int]]:
-    turns = [[{"role": "system", "content": "You are a fox."}, {"role": "user", "content": prompt}] for prompt in PROMPTS]
+    turns = [
+        [{"role": "system", "content": "You are a fox."}, {"role": "user", "content": prompt}] for prompt in PROMPTS
+    ]
     return [tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False) for turn in turns]
 
 
@@ -112,7 +114,9 @@ def test_what_lies_below_a_block_is_not_run_again(tiny_model: Path) -> None:
     answerer = Answerer(loaded, ids, 1)  # one token comes out of reading the prompts alone
     rows: list[tuple[int, int]] = []
     for number, block in enumerate(loaded.blocks):
-        block.register_forward_hook(lambda _m, _a, out, number=number: rows.append((number, out.shape[0] * out.shape[1])))
+        block.register_forward_hook(
+            lambda _m, _a, out, number=number: rows.append((number, out.shape[0] * out.shape[1]))
+        )
     answerer.answers(3)
     assert {number for number, _ in rows} == {3, 4}
     shared = len(ids[0]) - len(prompt_own(ids)[0])
@@ -127,9 +131,7 @@ def prompt_own(ids: list[list[int]]) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("how", ["no error", "error", "interrupted", "interrupted while restoring"])
-def test_weights_are_the_same_bytes_afterwards(
-    tiny_model: Path, how: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_are_the_same_bytes_afterwards(tiny_model: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     block = copy.deepcopy(load_model(EncoderConfig(str(tiny_model)), None, torch.device("cpu")).blocks[2])
     before = {name: parameter.clone() for name, parameter in block.named_parameters()}
     places = {name: parameter.data_ptr() for name, parameter in block.named_parameters()}

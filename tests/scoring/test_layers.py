@@ -1,4 +1,4 @@
-"""The search finds a planted layer, says so where there is none, counts like the plain way, and goes on where it ended."""
+"""The search finds a planted layer, says where there is none, counts like the plain way, and goes on where it ended."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_model_that_never_refuses_has_no_such_layer(tmp_path: Path, capsys: py
     assert profile.unscaled == 0
     assert profile.p_value == 1.0
     assert profile.verdict().startswith("no block stands out: 0 of 52 prompts are refused")
-    with pytest.raises(ModelError, match="layer 'auto' of .*: no block stands out.*choose a layer by hand"):
+    with pytest.raises(ModelError, match=r"layer 'auto' of .*: no block stands out.*choose a layer by hand"):
         LARFScorer.fit(str(home), "auto")
 
 
@@ -189,7 +189,7 @@ def test_layer_auto_is_searched_once_and_stored(tmp_path: Path, references_file:
 
 
 def safety_layer_of(home: Path) -> LayerProfile:
-    return safety_layer(str(home))
+    return safety_layer(str(home))[1]
 
 
 @pytest.mark.parametrize(
