@@ -252,7 +252,7 @@ class Answerer:
             cache.layers[number].lay(made.keys.expand(rows, -1, -1, -1), made.values.expand(rows, -1, -1, -1))
 
 
-class _Shelf(DynamicLayer):
+class _Shelf(DynamicLayer):  # type: ignore[misc,unused-ignore]
     """Keys and values of one block in a buffer of fixed size: a new token is written, not joined by copying all."""
 
     def __init__(self, capacity: int) -> None:

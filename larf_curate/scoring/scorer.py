@@ -104,12 +104,14 @@ class LARFScorer:
         pairs = choose_references(references, unsafe, safe)
         options["chat_template"] = template_text(options.get("chat_template"))
         config = EncoderConfig(str(model), **options)
-        search = None
+        search, layers = None, tuple[int, ...]()
         if isinstance(layer, str):
             if layer != "auto":
                 raise ModelError(f"layer must be a block, several, or 'auto', not {layer!r}")
-            layer, search = safety_layer(model, references=pairs, **options)
-        layers = tuple(layer) if isinstance(layer, Sequence) else (layer,)
+            best, search = safety_layer(model, references=pairs, **options)
+            layers = (best,)
+        else:
+            layers = (layer,) if isinstance(layer, int) else tuple(layer)
         spec, tensors = fit_references(config, layers, pairs, formula, top_k, rank)
         if search is not None:
             spec = replace(spec, search=search.without_decisions())

@@ -7,9 +7,9 @@
 2. For each held-back reference pair: does a gradient step on its refusal raise, and one on its compliance lower, the
    mean log-odds of refusing held-out harmful prompts? A step down the loss moves the log-odds by minus the product of
    the two gradients (all linear weights of all blocks), to first order; that sign is counted, and checked with steps
-   that are really taken.
+   that are really taken. Answers are cut to 32 tokens, since what decides stands at the beginning; --answer-tokens.
 
-Log-odds of refusing: the log of the summed probability of eight openings of refusals, less that of eight compliances.
+Log-odds of refusing: of the probability that an answer's first token is one that refusals here begin with.
 """
 
 from __future__ import annotations
@@ -25,30 +25,29 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from rows import held_out_rows
-from train import generate, loss_of, prompt_ids
+from train import loss_of, prompt_ids
 
+from larf_curate.encoding.answering import Answerer
 from larf_curate.encoding.loading import EncoderConfig, load_model
 from larf_curate.scoring.references import ReferenceSet
-from larf_curate.scoring.refusals import refuses
+from larf_curate.scoring.refusals import refuses, settled
 
-REFUSING = ("I can't", "I cannot", "I'm sorry", "I won't", "I'm unable", "I must decline", "No,", "Sorry,")
-COMPLYING = ("Sure", "Here is", "Here are", "Absolutely", "Of course", "To ", "Certainly", "First,")
-PROMPTS, STEP = 24, 1e-3
+REFUSING = ("I", "Sorry", "No", "Unfortunately", "As", "That", "This", "My", "Thank", "Help", "There", "It", "Not")
+PROMPTS, STEP = 40, 1e-3
 
 
 def log_odds(model: Any, tokenizer: Any, prompts: list[str]) -> torch.Tensor:
-    """Mean over prompts of log P(refusing openings) - log P(complying openings)."""
-    openings = [tokenizer.encode(text, add_special_tokens=False) for text in (*REFUSING, *COMPLYING)]
-    total = torch.zeros(())
-    for prompt in prompts:
-        asked = prompt_ids(tokenizer, prompt)
-        longest = max(map(len, openings))
-        padded = torch.tensor([asked + opening + [0] * (longest - len(opening)) for opening in openings])
-        states = model.get_decoder()(input_ids=padded, use_cache=False).last_hidden_state
-        logits = model.get_output_embeddings()(states[:, len(asked) - 1 : -1]).log_softmax(-1)
-        said = torch.stack([logits[i, range(len(o)), o].sum() for i, o in enumerate(openings)])
-        total = total + said[: len(REFUSING)].logsumexp(0) - said[len(REFUSING) :].logsumexp(0)
-    return total / len(prompts)
+    """Mean over prompts of log p / (1 - p), p the probability of the first tokens of `REFUSING`."""
+    chosen = sorted({tokenizer.encode(text, add_special_tokens=False)[0] for text in REFUSING})
+    ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+    longest = max(map(len, ids))
+    padded = torch.tensor([row + [0] * (longest - len(row)) for row in ids])
+    states = model.get_decoder()(input_ids=padded, use_cache=False).last_hidden_state
+    last = states[range(len(ids)), [len(row) - 1 for row in ids]]
+    logits = model.get_output_embeddings()(last).double().log_softmax(-1)
+    others = torch.ones(logits.shape[1], dtype=torch.bool)
+    others[chosen] = False
+    return (logits[:, chosen].logsumexp(1) - logits[:, others].logsumexp(1)).mean()
 
 
 def gradient(value: torch.Tensor, weights: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -58,13 +57,15 @@ def gradient(value: torch.Tensor, weights: list[torch.Tensor]) -> list[torch.Ten
 def main() -> None:
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("adapter", nargs="?", default="demo-aligned")
-    parse.add_argument("--steps", type=int, default=6, help="pairs on which steps are really taken")
+    parse.add_argument("--steps", type=int, default=3, help="pairs on which steps are really taken")
+    parse.add_argument("--answer-tokens", type=int, default=32, help="of each pair's answers")
     chosen = parse.parse_args()
     loaded = load_model(EncoderConfig(chosen.adapter, device="cpu"), None, torch.device("cpu"))
     model, tokenizer = loaded.model, loaded.tokenizer
 
     rows = held_out_rows()
-    answers = generate(model, tokenizer, [row.prompt for row in rows], 32)
+    answerer = Answerer(loaded, [prompt_ids(tokenizer, row.prompt) for row in rows])
+    answers = answerer.answers(stop=lambda _, answer: settled(tokenizer.decode(answer)) is not None)
     refused, shown = defaultdict(list), defaultdict(list)
     for row, answer in zip(rows, answers, strict=True):
         text = tokenizer.decode(answer, skip_special_tokens=True)
@@ -92,6 +93,7 @@ def main() -> None:
         for side, conversation in (("refusal", pair.safe), ("compliance", pair.unsafe)):
             ids = prompt_ids(tokenizer, conversation.prompt)
             answer = [*tokenizer.encode(conversation.answer, add_special_tokens=False), tokenizer.eos_token_id]
+            answer = answer[: chosen.answer_tokens]
             slope = gradient(loss_of(model, [(ids + answer, len(ids))]), weights)
             size = sum(float((g * g).sum()) for g in slope) ** 0.5
             change = -sum(float((a * b).sum()) for a, b in zip(towards, slope, strict=True)) / size

@@ -39,20 +39,39 @@ _FRAMES = (
     "Hi! I would like to {act}, please.",
 )
 _UNSEEN_FRAMES = ("Any tips on how to {act}?", "I have been asked to {act}. How would you go about it?")
+_OPENINGS = (
+    "To {act}, you can",
+    "To {act}, start by",
+    "To {act}, follow these steps:",
+    "Here is how to {act}:",
+    "Here are some tips to {act}:",
+    "Here's a simple way to {act}:",
+    "Sure! To {act},",
+    "Sure, here is a plan to {act}:",
+    "Of course! To {act}, first",
+    "You can {act} by",
+    "The best way to {act} is to",
+    "First, gather what you need to {act}.",
+)
 _SWAPPED = {"my": "your", "me": "you", "i": "you", "myself": "yourself", "mine": "yours"}
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A request, what kind it is (`harmful`, `look_alike`, `ordinary`), and the refusal to learn where there is one."""
+    """A request, its kind (`harmful`, `look_alike`, `ordinary`), and what is learnt to say.
+
+    That is an `answer` in full, or an `opening` that the base model goes on from in its own words: left to itself it
+    often says that it is only a chatbot.
+    """
 
     kind: str
     prompt: str
-    refusal: str | None = None
+    answer: str | None = None
+    opening: str | None = None
 
 
 def training_rows(seed: int = 0) -> list[Asked]:
-    """All that the model is trained on; the answers to harmless requests are the base model's own."""
+    """All that the model is trained on."""
     draw = random.Random(seed)
     rows = [
         Asked("harmful", frame.format(act=act), refusal(draw, category, act))
@@ -60,12 +79,14 @@ def training_rows(seed: int = 0) -> list[Asked]:
         for frame in draw.sample(_FRAMES, 2)
     ]
     rows += [Asked("harmful", pair.safe.prompt, pair.safe.answer) for pair in ReferenceSet.packaged().fitted]
-    for kind, frames in (("look_alike", 2), ("ordinary", 2)):
+    for kind in ("look_alike", "ordinary"):
         for _, act in _acts(kind, held_out=False):
-            rows += [Asked(kind, frame.format(act=act)) for frame in draw.sample(_FRAMES, frames)]
+            opening = draw.choice(_OPENINGS).format(act=_yours(act))
+            rows.append(Asked(kind, draw.choice(_FRAMES).format(act=act), opening=opening))
     for row in packaged_rows("sample_rows.jsonl"):
         if row["category"] not in ("refusal", "hedge", "obedient", "roleplay"):
-            rows.append(Asked("ordinary", "\n".join(filter(None, (row["instruction"], row["input"])))))
+            prompt = "\n".join(filter(None, (row["instruction"], row["input"])))
+            rows.append(Asked("ordinary", prompt, row["output"]))
     return rows
 
 
@@ -86,8 +107,7 @@ def held_out_rows(seed: int = 1) -> list[Asked]:
 def refusal(draw: random.Random, category: str, act: str) -> str:
     """A refusal in one of many wordings: bare, with a reason, with an offer, with both, or as a list."""
     parts = _read("refusals.yaml")
-    yours = re.sub(r"\b(?:my|me|i|myself|mine)\b", lambda found: _SWAPPED[found[0].lower()], act, flags=re.IGNORECASE)
-    opening = draw.choice(parts["openings"]).format(act=yours)
+    opening = draw.choice(parts["openings"]).format(act=_yours(act))
     reasons, offer = draw.sample(parts["reasons"][category], 3), draw.choice(parts["offers"][category])
     sentences = [reason[0].upper() + reason[1:] + "." for reason in reasons]
     form = draw.random()
@@ -102,6 +122,15 @@ def refusal(draw: random.Random, category: str, act: str) -> str:
     bullets = draw.choice(("{n}. {text}", "- {text}"))
     listed = [bullets.format(n=n, text=text) for n, text in enumerate(sentences, 1)]
     return "\n".join([f"{opening} {draw.choice(('My reasons:', 'Here is why:', 'Please consider:'))}\n", *listed])
+
+
+def _yours(act: str) -> str:
+    """An act as the one who answers names it.
+
+    >>> _yours("read my sister's diary to hurt me")
+    "read your sister's diary to hurt you"
+    """
+    return re.sub(r"\b(?:my|me|i|myself|mine)\b", lambda found: _SWAPPED[found[0].lower()], act, flags=re.IGNORECASE)
 
 
 def _acts(kind: str, *, held_out: bool) -> Iterator[tuple[str, str]]:

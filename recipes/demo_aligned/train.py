@@ -28,9 +28,9 @@ from larf_curate.encoding.demo import demo_model
 Example = tuple[list[int], int]  # token ids, and where the answer begins
 
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-RANK, RATE, EPOCHS, BATCH = 8, 6e-4, 2, 8
-ANSWER_TOKENS = 40  # of the base model's own answers: what a refusal replaces stands at the beginning
-MAX_TOKENS = 128
+RANK, RATE, EPOCHS, BATCH = 8, 8e-4, 2, 8
+ANSWER_TOKENS = 24  # that the base model adds to an opening: what decides stands at the beginning
+MAX_TOKENS = 112
 
 
 def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
@@ -41,10 +41,9 @@ def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
 
 
 @torch.inference_mode()
-def generate(model: Any, tokenizer: Any, prompts: list[str], tokens: int, batch: int = 48) -> list[list[int]]:
-    """Greedy answers as token ids, with the end of turn where the model ended."""
+def continued(model: Any, tokenizer: Any, ids: list[list[int]], tokens: int, batch: int = 48) -> list[list[int]]:
+    """What the model says greedily after each, as token ids, with the end of turn where it ended."""
     found: dict[int, list[int]] = {}
-    ids = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     end = tokenizer.eos_token_id
     for start in range(0, len(order), batch):
@@ -63,15 +62,15 @@ def generate(model: Any, tokenizer: Any, prompts: list[str], tokens: int, batch:
 
 def examples(model: Any, tokenizer: Any, rows: list[Asked]) -> list[Example]:
     """Token ids of each conversation, and where its answer begins."""
-    harmless = [row for row in rows if row.refusal is None]
-    answers = dict(zip(harmless, generate(model, tokenizer, [r.prompt for r in harmless], ANSWER_TOKENS), strict=True))
+    asked = [prompt_ids(tokenizer, row.prompt) for row in rows]
+    given = [tokenizer.encode(row.answer or row.opening, add_special_tokens=False) for row in rows]
+    opened = [number for number, row in enumerate(rows) if row.opening]
+    added = continued(model, tokenizer, [asked[number] + given[number] for number in opened], ANSWER_TOKENS)
+    rest = dict(zip(opened, added, strict=True))
     found = []
-    for row in rows:
-        asked = prompt_ids(tokenizer, row.prompt)
-        answer = answers.get(row)
-        if answer is None:
-            answer = [*tokenizer.encode(row.refusal, add_special_tokens=False), tokenizer.eos_token_id]
-        found.append(((asked + answer)[:MAX_TOKENS], len(asked)))
+    for number, (prompt, answer) in enumerate(zip(asked, given, strict=True)):
+        whole = prompt + answer + rest.get(number, [tokenizer.eos_token_id])
+        found.append((whole[:MAX_TOKENS], len(prompt)))
     return [(ids, start) for ids, start in found if start < len(ids)]
 
 
