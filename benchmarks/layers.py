@@ -1,0 +1,89 @@
+"""The layer search beside the plain way, in one run: seconds an answer, ratio, and whether the verdicts agree.
+
+    python benchmarks/layers.py                          # demo-aligned, a part of the search on both sides
+    python benchmarks/layers.py --blocks 0,7,14,21,29 --prompts 128 --plain 64
+
+The plain way is the authors': a copy of the model with one block's weights multiplied, one prompt at a time, all 32
+tokens, greedily. It runs on a sample, and is extrapolated to as many answers as ours gave; our time includes reading
+the prompts once and all checks of the shortcuts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import random
+import time
+from pathlib import Path
+
+import torch
+
+from larf_curate.encoding.answering import Answerer, scaled
+from larf_curate.encoding.loading import EncoderConfig, LoadedModel, find_device, load_model
+from larf_curate.rows.rendering import Renderer
+from larf_curate.scoring.layers import over_rejection_prompts
+from larf_curate.scoring.profile import SCALES
+from larf_curate.scoring.refusals import refuses, settled
+
+TOKENS = 32
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="demo-aligned")
+    parser.add_argument("--blocks", default="4,14,24")
+    parser.add_argument("--prompts", type=int, default=110)
+    parser.add_argument("--plain", type=int, default=36, help="answers of the plain way")
+    options = parser.parse_args()
+    config = EncoderConfig(str(Path(options.model)))
+    loaded = load_model(config, None, find_device(None))
+    renderer = Renderer(loaded.tokenizer, 4096)
+    ids = [renderer.render_prompt(prompt) for prompt in over_rejection_prompts()[: options.prompts]]
+    blocks = [int(block) for block in options.blocks.split(",")]
+    runs = [(block, scale) for block in blocks for scale in SCALES]
+
+    began = time.perf_counter()
+    answerer = Answerer(loaded, ids, TOKENS)
+    ours: dict[tuple[int, float], list[bool]] = {}
+    for block, scale in runs:
+        with scaled(loaded.blocks[block], scale):
+            answers = answerer.answers(block, lambda _, answer: settled(text(loaded, answer)) is not None)
+        ours[block, scale] = [refuses(text(loaded, answer)) for answer in answers]
+    reused = (time.perf_counter() - began) / (len(runs) * len(ids))
+
+    draw, agree, spent = random.Random(0), 0, 0.0
+    sample = [(run, draw.randrange(len(ids))) for run in draw.choices(runs, k=options.plain)]
+    for (block, scale), number in sample:
+        model = copy.deepcopy(loaded.model)
+        for name, parameter in find(model, loaded, block).named_parameters():
+            if name.endswith("proj.weight"):
+                parameter.data.mul_(scale)
+        began = time.perf_counter()  # the copy is not counted: it serves all prompts of a run
+        row = torch.tensor([ids[number]], device=loaded.device)
+        out = model.generate(
+            row, attention_mask=torch.ones_like(row), max_new_tokens=TOKENS, do_sample=False, pad_token_id=0
+        )
+        said = refuses(text(loaded, out[0, row.shape[1] :].tolist()))
+        spent += time.perf_counter() - began
+        agree += said == ours[block, scale][number]
+    plain = spent / len(sample)
+    whole = (len(SCALES) * loaded.total_blocks + 1) * len(ids)
+    print(f"{'way':8}{'answers':>9}{'s/answer':>10}{'whole search':>14}")
+    for name, count, seconds in (("plain", len(sample), plain), ("ours", len(runs) * len(ids), reused)):
+        print(f"{name:8}{count:9}{seconds:10.4f}{seconds * whole / 60:10.0f} min")
+    print(f"ours is {plain / reused:.1f} times as fast; {agree} of {len(sample)} verdicts agree")
+
+
+def find(model: torch.nn.Module, loaded: LoadedModel, block: int) -> torch.nn.Module:
+    """The copy's block of the same name."""
+    name = next(name for name, module in loaded.model.named_modules() if module is loaded.blocks[block])
+    return model.get_submodule(name)
+
+
+def text(loaded: LoadedModel, answer: list[int]) -> str:
+    decoded: str = loaded.tokenizer.decode(answer, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return decoded
+
+
+if __name__ == "__main__":
+    main()
