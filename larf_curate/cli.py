@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .errors import LarfError, RecipeError, ThresholdError
+from .errors import LarfError, ModelError, RecipeError, ThresholdError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -210,6 +210,7 @@ def layers(
     from .atomic import write_bytes
     from .console import show_layers
     from .scoring.layers import find_safety_layers
+    from .scoring.profile import amplitudes
     from .scoring.references import ReferenceSet
     from .scoring.refusals import EndpointJudge, by_wording
 
@@ -219,6 +220,10 @@ def layers(
         factors = tuple(float(part) for part in scales.split(","))
     except ValueError:
         raise typer.BadParameter(f"{scales!r} are not numbers with commas", param_hint="--scales") from None
+    try:
+        amplitudes(factors)
+    except ModelError as error:
+        raise typer.BadParameter(str(error), param_hint="--scales") from None
     found = find_safety_layers(
         model,
         prompts=prompts,

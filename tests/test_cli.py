@@ -431,13 +431,44 @@ def test_a_scorer_whose_model_is_gone_or_another(scorer, rows, tmp_path):
             ["--references, or"],
         ),
         (["fit", "demo", "--layer", "1", "--out", "o", "--formula", "magic"], ["--formula"]),
+        (["layers", "demo", "--scales", "0.9,1.2"], ["--scales", "in different pairs"]),
+        (["layers", "demo", "--scales", "much"], ["--scales", "not numbers"]),
+        (["layers", "demo", "--blocks", "low"], ["--blocks", "not a block number"]),
+        (["layers", "demo", "--judge-url", "http://127.0.0.1:9/v1"], ["--judge-url and --judge-model go together"]),
         (["bake"], ["bake"]),
     ],
-    ids=lambda value: " ".join(value) if value[0] in ("filter", "score", "fit", "bake") else "",
+    ids=lambda value: " ".join(value) if value[0] in ("filter", "score", "fit", "layers", "bake") else "",
 )
 def test_wrong_usage(arguments, words, tmp_path):
     assert_wrong_usage(larf(*arguments, cwd=tmp_path), *words)
     assert list(tmp_path.iterdir()) == []
+
+
+# The search for the layer --------------------------------------------------------------------------------------------
+
+
+def test_layers_shows_all_figures_and_writes_them(tiny_model, tmp_path):
+    prompts = jsonl(tmp_path / "prompts.jsonl", [{"prompt": f"How do I kill job {number}?"} for number in range(6)])
+    arguments = ["layers", tiny_model, "--prompts", prompts, "--blocks", "1,3", "--scales", "0.9,1.1"]
+    arguments += ["--max-new-tokens", "4", "--out", tmp_path / "layers.json"]
+    env = {**OFFLINE, "LARF_CURATE_CACHE": str(tmp_path / "cache"), "COLUMNS": "140"}
+    done = larf(*arguments, env=env)
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert "refusals of 6 prompts when a block is scaled" in said
+    assert "no block stands out: 0 of 6 prompts are refused as the model is" in said
+    assert "angle gap (degrees) is highest at block" in said
+    found = json.loads((tmp_path / "layers.json").read_text())
+    assert [block["block"] for block in found["blocks"]] == [1, 3]
+    assert found["best"] is None
+    assert (tmp_path / "layers.png").read_bytes().startswith(b"\x89PNG")
+    kept = list((tmp_path / "cache" / "layers").iterdir())
+    assert len(kept) == 1
+    assert len(kept[0].read_text().split("\n")) - 1 == 7, (
+        "what was found is kept: 2 quick looks, the model as it is, 2 x 2"
+    )
+    again = larf(*arguments, env=env)
+    assert again.stdout == done.stdout
 
 
 # Ctrl-C -------------------------------------------------------------------------------------------------------------

@@ -64,7 +64,7 @@ MAY = {
     "publishing": {"errors", "rows", "encoding", "scoring", "progress", "layout", "atomic", "inert"},
     "settings": {"errors"},
     "recipe": {"errors", "settings", "progress", "rows", "encoding", "scoring", "engines", "publishing"},
-    "console": {"errors", "inert", "engines", "publishing", "recipe"},
+    "console": {"errors", "inert", "scoring", "engines", "publishing", "recipe"},
 }
 MODULES = [path for path in sorted(HOME.rglob("*.py")) if "data" not in path.parts]
 

@@ -38,6 +38,12 @@ def changed(line: int, text: str) -> str:
     return "\n".join(lines)
 
 
+def test_a_layer_may_be_searched_for() -> None:
+    recipe = Recipe.from_text(GOOD.replace("layer: 14", "layer: auto"))
+    assert (recipe.scorer.layer, recipe.scorer.layers) == ("auto", [])
+    assert Recipe.from_text(recipe.to_yaml()) == recipe
+
+
 def test_a_recipe_reads_back_equal():
     recipe = Recipe.from_text(GOOD)
     assert recipe.threshold.rule == ("drop_top", 1000)
@@ -109,7 +115,7 @@ def test_recipes_that_we_ship_are_right(path):
         ),
         (4, "executor: {kind: ray, cpus_per_task: many}", "executor.cpus_per_task: must be a valid integer"),
         (4, "executor: {kind: slurm, partition: p, time: '1', job_id_retriever: x}", "unknown key 'job_id_retriever'"),
-        (2, "scorer: {model: demo, layer: '14'}", "line 2: scorer.layer: a block from 0, or a list of different ones"),
+        (2, "scorer: {model: demo, layer: '14'}", "line 2: scorer.layer: a block from 0, a list of different"),
         (2, "scorer: {model: demo, layer: 3, references: ''}", "line 2: scorer.references: must not be blank"),
         (2, "scorer: {model: demo, layer: 3, chat_template: ' '}", "line 2: scorer.chat_template: must not be blank"),
         (2, "scorer: {model: demo, layer: 3, formula: subspace, top_k: 4}", "scorer.top_k: belongs to formula larf"),

@@ -23,6 +23,7 @@ from .references import ReferenceSet, packaged_rows
 from .refusals import Judge, by_wording, judge_all, settled
 
 _UNSCALED = "unscaled"
+_LOCATORS = {"angle gap (degrees)": angle_gap, "separation of references (d)": separation}
 
 
 def over_rejection_prompts() -> list[str]:
@@ -105,12 +106,8 @@ def find_safety_layers(
     if wrong := [block for block in chosen if not 0 <= block < loaded.total_blocks]:
         raise ModelError(f"layer {wrong[0]} is out of range: {config.model} has blocks 0 to {loaded.total_blocks - 1}")
     encoder = Encoder(config, loaded)
-    known = references or ReferenceSet.packaged()
-    located = {
-        "angle gap (degrees)": angle_gap(encoder, known),
-        "separation of references (d)": separation(encoder, known),
-    }
     search = _Search(encoder, asked, max_new_tokens, judge, resume)
+    located = search.locate(references or ReferenceSet.packaged())
     found, unscaled = search.run(chosen, tuple(scales))
     profiles, p_value, best = analyse(found, scales, chosen)
     return LayerProfile(
@@ -141,6 +138,7 @@ class _Search:
     def __init__(
         self, encoder: Encoder, prompts: list[str], tokens: int, judge: Judge, resume: str | Path | None
     ) -> None:
+        self.encoder = encoder
         self.loaded: LoadedModel = encoder.loaded
         self.prompts, self.tokens, self.judge = prompts, tokens, judge
         ids = []
@@ -160,6 +158,16 @@ class _Search:
         if resume is not None:
             return Path(resume)
         return cache_directory() / "layers" / f"{self.key}.jsonl" if self.packaged else None
+
+    def locate(self, references: ReferenceSet) -> dict[str, list[float]]:
+        """What the quicker looks say, by their name."""
+        found = {}
+        for name, locator in _LOCATORS.items():
+            key = f"{name}, {references.digest}"
+            if key not in self.file.located:
+                self.file.add_locator(key, locator(self.encoder, references))
+            found[name] = self.file.located[key]
+        return found
 
     def run(self, blocks: Sequence[int], scales: tuple[float, ...]) -> tuple[Decisions, list[bool]]:
         """Decisions [blocks, scales, prompts], and those of the unscaled model."""
@@ -205,11 +213,12 @@ class _Search:
 
 
 class _Ledger:
-    """What has been decided, one JSON line for each block and scale, appended as it comes."""
+    """What has been decided, one JSON line for each block and scale (and each quicker look), appended as it comes."""
 
     def __init__(self, path: Path | None, key: str) -> None:
         self.path, self.key = path, key
         self.known: dict[tuple[str, float], list[bool]] = {}
+        self.located: dict[str, list[float]] = {}
         if path is None or not path.is_file():
             return
         try:
@@ -219,20 +228,30 @@ class _Ledger:
         for line in lines:
             try:
                 row = json.loads(line)
-                if row["search"] == key:
+                if row["search"] == key and "locator" in row:
+                    self.located[row["locator"]] = [float(value) for value in row["values"]]
+                elif row["search"] == key:
                     self.known[row["block"], row["scale"]] = [mark == "1" for mark in row["refused"]]
             except (ValueError, KeyError, TypeError):  # the last line of a search that was killed
                 continue
 
     def add(self, block: str, scale: float, refused: list[bool]) -> None:
         self.known[block, scale] = refused
+        self._write({"block": block, "scale": scale, "refused": _bits(refused)})
+
+    def add_locator(self, name: str, values: list[float]) -> None:
+        self.located[name] = values
+        self._write({"locator": name, "values": values})
+
+    def _write(self, row: dict[str, Any]) -> None:
         if self.path is None:
             return
-        row = {"search": self.key, "block": block, "scale": scale, "refused": _bits(refused)}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
-                file.write("\n" + json.dumps(row))  # the newline first: the line before may have been cut off
+                file.write(
+                    "\n" + json.dumps({"search": self.key, **row})
+                )  # the newline first: the line before may have been cut off
         except OSError as error:
             raise OutputError(f"{self.path} cannot be written: {error.strerror or error}") from error
 

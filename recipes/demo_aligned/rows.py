@@ -70,8 +70,8 @@ class Asked:
     opening: str | None = None
 
 
-def training_rows(seed: int = 0) -> list[Asked]:
-    """All that the model is trained on."""
+def training_rows(seed: int = 0, harmless_frames: int = 1) -> list[Asked]:
+    """All that the model is trained on; each harmless act is asked in so many wordings, each harmful one in two."""
     draw = random.Random(seed)
     rows = [
         Asked("harmful", frame.format(act=act), refusal(draw, category, act))
@@ -81,8 +81,9 @@ def training_rows(seed: int = 0) -> list[Asked]:
     rows += [Asked("harmful", pair.safe.prompt, pair.safe.answer) for pair in ReferenceSet.packaged().fitted]
     for kind in ("look_alike", "ordinary"):
         for _, act in _acts(kind, held_out=False):
-            opening = draw.choice(_OPENINGS).format(act=_yours(act))
-            rows.append(Asked(kind, draw.choice(_FRAMES).format(act=act), opening=opening))
+            for frame in draw.sample(_FRAMES, harmless_frames):
+                opening = draw.choice(_OPENINGS).format(act=_yours(act))
+                rows.append(Asked(kind, frame.format(act=act), opening=opening))
     for row in packaged_rows("sample_rows.jsonl"):
         if row["category"] not in ("refusal", "hedge", "obedient", "roleplay"):
             prompt = "\n".join(filter(None, (row["instruction"], row["input"])))

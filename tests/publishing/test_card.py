@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from huggingface_hub import DatasetCard
 
 from larf_curate.errors import PublishError
 from larf_curate.publishing.card import CardRequest, render_card, split_card
+from larf_curate.publishing.plots import draw_plots
 from larf_curate.publishing.publication import hub_source, public_recipe, public_report
 from larf_curate.publishing.report import Report
+from larf_curate.publishing.words import describe_run
+from larf_curate.scoring.profile import LayerProfile, analyse
 
+SEARCH = analyse(np.random.default_rng(0).random((3, 2, 30)) < np.array([0.2, 0.8])[:, None], (0.9, 1.1), [4, 5, 6])
 GOLDEN = Path(__file__).with_name("golden_card.md")
 POINTS = {"lowest": -0.2, "5%": -0.1, "median": 0.01, "95%": 0.12, "highest": 0.2}
 RECIPE = """source: {path: acme/base, revision: 0123456789abcdef0123456789abcdef01234567}
@@ -145,3 +151,37 @@ def test_a_card_that_is_there_keeps_what_is_its_own():
 
 if __name__ == "__main__":
     GOLDEN.write_text(render_card(request()), encoding="utf-8")
+
+
+def test_the_search_for_the_layer_is_shown() -> None:
+    blocks, p_value, best = SEARCH
+    profile = LayerProfile(
+        model="/home/someone/model",
+        version="89" * 20,
+        total_blocks=8,
+        dtype="float32",
+        prompts=30,
+        digest="ef" * 32,
+        judge="wording",
+        max_new_tokens=32,
+        scales=(0.9, 1.1),
+        unscaled=12,
+        blocks=blocks,
+        p_value=p_value,
+        best=best,
+        locators={"angle gap (degrees)": [float(number) for number in range(8)]},
+    )
+    assert best is not None
+    searched = replace(REPORT, scorer={**REPORT.scorer, "search": profile.without_decisions()})
+    public = public_report(Report.from_json(searched.to_json()))
+    assert "/home/someone" not in public.to_json()
+    card = render_card(
+        CardRequest(repo="acme/clean", report=public, recipe=None, plots=["search.png"], outcomes=["kept"])
+    )
+    assert f"| layer search | block {best}: kappa" in card
+    assert "angle gap (degrees) is highest at block 7" in card
+    assert "30 harmless prompts that sound harmful, 12 of them refused as the model is" in card
+    assert "![The search for the layer" in card
+    assert draw_plots(public)["search.png"].startswith(b"\x89PNG")
+    assert ("layer search", profile.verdict()) in list(describe_run(public))
+    assert "layer search" not in dict(describe_run(REPORT))

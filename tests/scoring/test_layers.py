@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import CHATML, SIZES, make_model, make_tokenizer
+from conftest import SIZES, make_model, make_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
-from larf_curate import LARFScorer, find_safety_layers
+from larf_curate import LARFScorer, ReferenceSet, find_safety_layers
 from larf_curate.errors import ModelError, OutputError
 from larf_curate.scoring.layers import over_rejection_prompts, read_prompts, safety_layer
 from larf_curate.scoring.profile import LayerProfile
@@ -27,6 +28,12 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.F
     """No search finds what another test has found; the demo model stays where it is."""
     if "demo" not in request.node.name:
         monkeypatch.setenv("LARF_CURATE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def search(references_file: Path) -> Any:
+    """`find_safety_layers` with eight reference pairs: to encode the packaged ones takes longer than all else here."""
+    return partial(find_safety_layers, references=ReferenceSet.from_jsonl(references_file), device="cpu")
 
 
 def plant(home: Path, block: int | None) -> Path:
@@ -58,8 +65,8 @@ def plant(home: Path, block: int | None) -> Path:
     return home
 
 
-def test_a_planted_block_is_found(tmp_path: Path) -> None:
-    profile = find_safety_layers(plant(tmp_path, PLANTED), prompts=PROMPTS, max_new_tokens=4)
+def test_a_planted_block_is_found(tmp_path: Path, search: Any) -> None:
+    profile = search(plant(tmp_path, PLANTED), prompts=PROMPTS, max_new_tokens=4)
     assert profile.best == PLANTED
     planted = profile.blocks[PLANTED]
     assert planted.first == 1.0
@@ -78,9 +85,11 @@ def test_a_planted_block_is_found(tmp_path: Path) -> None:
     assert profile.peers == ()
 
 
-def test_a_model_that_never_refuses_has_no_such_layer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_that_never_refuses_has_no_such_layer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], search: Any
+) -> None:
     home = plant(tmp_path, None)
-    profile = find_safety_layers(home, prompts=PROMPTS, max_new_tokens=4)
+    profile = search(home, prompts=PROMPTS, max_new_tokens=4)
     assert profile.best is None
     assert profile.unscaled == 0
     assert profile.p_value == 1.0
@@ -89,7 +98,7 @@ def test_a_model_that_never_refuses_has_no_such_layer(tmp_path: Path, capsys: py
         LARFScorer.fit(str(home), "auto")
 
 
-def test_counts_are_those_of_the_plain_way(tmp_path: Path) -> None:
+def test_counts_are_those_of_the_plain_way(tmp_path: Path, search: Any) -> None:
     """Against a scaled copy of transformers' own model, one prompt at a time, all tokens, and the judge afterwards."""
     home = make_model(tmp_path, seed=3)
     scales, blocks, prompts = (0.7, 1.3), [0, 2, 4], over_rejection_prompts()[:20]
@@ -99,9 +108,7 @@ def test_counts_are_those_of_the_plain_way(tmp_path: Path) -> None:
         asked.append((prompt, answer))
         return sum(answer.encode()) % 3 == 0  # any rule that hangs on the whole answer
 
-    profile = find_safety_layers(
-        home, prompts=prompts, scales=scales, blocks=blocks, max_new_tokens=6, judge=judge, device="cpu"
-    )
+    profile = search(home, prompts=prompts, scales=scales, blocks=blocks, max_new_tokens=6, judge=judge)
     answers = {"unscaled": plain_answers(home, None, 1.0, prompts)}
     assert asked[: len(prompts)] == list(zip(prompts, answers["unscaled"], strict=True))
     expected = {
@@ -133,11 +140,11 @@ def plain_answers(home: Path, block: int | None, scale: float, prompts: list[str
     return found
 
 
-def test_a_search_that_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_that_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search: Any) -> None:
     from larf_curate.encoding import answering
 
     home, ledger = plant(tmp_path / "model", PLANTED), tmp_path / "search.jsonl"
-    whole = find_safety_layers(home, prompts=PROMPTS, max_new_tokens=4)
+    whole = search(home, prompts=PROMPTS, max_new_tokens=4)
     real, calls = answering.Answerer.answers, []
 
     def counted(self: Any, *arguments: Any) -> Any:
@@ -148,21 +155,21 @@ def test_a_search_that_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(answering.Answerer, "answers", counted)
     with pytest.raises(KeyboardInterrupt):
-        find_safety_layers(home, prompts=PROMPTS, max_new_tokens=4, resume=ledger)
+        search(home, prompts=PROMPTS, max_new_tokens=4, resume=ledger)
     with ledger.open("a") as file:
         file.write('\n{"search": "cut off in the mid')
-    found = find_safety_layers(home, prompts=PROMPTS, max_new_tokens=4, resume=ledger)
+    found = search(home, prompts=PROMPTS, max_new_tokens=4, resume=ledger)
     assert len(calls) == 9 + (1 + 5 * 6 - 8), "eight were done, and only the others are asked"
     assert found == whole
     calls.clear()
-    assert find_safety_layers(home, prompts=PROMPTS, max_new_tokens=4) == whole
+    assert search(home, prompts=PROMPTS, max_new_tokens=4) == whole
     assert not calls, "the first search is in the cache"
-    find_safety_layers(home, prompts=PROMPTS[1:], max_new_tokens=4, blocks=[0], resume=ledger)
+    search(home, prompts=PROMPTS[1:], max_new_tokens=4, blocks=[0], resume=ledger)
     assert len(calls) == 7, "other prompts are another search"
 
 
-def test_a_profile_survives_its_json(tmp_path: Path) -> None:
-    profile = find_safety_layers(plant(tmp_path, 1), prompts=PROMPTS, max_new_tokens=4, blocks=[1, 2])
+def test_a_profile_survives_its_json(tmp_path: Path, search: Any) -> None:
+    profile = search(plant(tmp_path, 1), prompts=PROMPTS, max_new_tokens=4, blocks=[1, 2])
     assert LayerProfile.from_json(profile.to_json()) == profile
     assert [found.block for found in profile.blocks] == [1, 2]
     figures = json.loads(json.dumps(profile.without_decisions()))
@@ -174,11 +181,10 @@ def test_a_profile_survives_its_json(tmp_path: Path) -> None:
 
 
 def test_layer_auto_is_searched_once_and_stored(tmp_path: Path, references_file: Path) -> None:
-    """On a model that can be fitted: random blocks, whose counts by themselves single none out."""
     home = plant(tmp_path / "model", PLANTED)
-    tokenizer = AutoTokenizer.from_pretrained(home)
-    tokenizer.chat_template = CHATML.replace("<|im_start|>assistant\n", "")
-    profile = safety_layer_of(home)
+    references = ReferenceSet.from_jsonl(references_file)
+    best, profile = safety_layer(str(home), references=references)
+    assert best == profile.best
     assert profile.best == PLANTED
     scorer = LARFScorer.fit(str(home), "auto", references=references_file)
     assert scorer.layers == (PLANTED,)
@@ -186,10 +192,6 @@ def test_layer_auto_is_searched_once_and_stored(tmp_path: Path, references_file:
     again = LARFScorer.from_pretrained(tmp_path / "scorer")
     assert again.spec.search == json.loads(json.dumps(profile.without_decisions()))
     assert f"layer found by search: block {PLANTED}" in again.summary()
-
-
-def safety_layer_of(home: Path) -> LayerProfile:
-    return safety_layer(str(home))[1]
 
 
 @pytest.mark.parametrize(
@@ -206,16 +208,14 @@ def safety_layer_of(home: Path) -> LayerProfile:
     ],
     ids=str,
 )
-def test_what_cannot_be_searched_is_told(tiny_model: Path, options: dict[str, Any], words: str) -> None:
+def test_what_cannot_be_searched_is_told(tiny_model: Path, options: dict[str, Any], words: str, search: Any) -> None:
     with pytest.raises(ModelError, match=words):
-        find_safety_layers(tiny_model, **options)
+        search(tiny_model, **options)
 
 
-def test_a_full_disk_is_told(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_told(tiny_model: Path, tmp_path: Path, search: Any) -> None:
     with pytest.raises(OutputError, match="cannot be written"):
-        find_safety_layers(
-            tiny_model, prompts=PROMPTS[:3], blocks=[0], scales=(0.9, 1.1), max_new_tokens=1, resume="/dev/full/x"
-        )
+        search(tiny_model, prompts=PROMPTS[:3], blocks=[0], scales=(0.9, 1.1), max_new_tokens=1, resume="/dev/full/x")
 
 
 def test_prompts_come_from_lines_or_json(tmp_path: Path) -> None:
@@ -230,20 +230,18 @@ def test_prompts_come_from_lines_or_json(tmp_path: Path) -> None:
 def test_the_packaged_prompts() -> None:
     prompts = over_rejection_prompts()
     assert len(prompts) == len(set(prompts)) >= 120
-    from larf_curate.scoring.references import ReferenceSet
 
     asked = {pair.safe.prompt for pair in ReferenceSet.packaged().pairs}
     assert not asked & set(prompts)
 
 
-def test_located_blocks_are_those_of_a_plain_computation(tiny_model: Path, references_file: Path) -> None:
+def test_located_blocks_are_those_of_a_plain_computation(tiny_model: Path, references_file: Path, search: Any) -> None:
     """The angle gap by numpy, from the states of transformers' own forward pass, one prompt at a time."""
     from larf_curate.scoring.fitting import sample_rows
     from larf_curate.scoring.locators import spread
-    from larf_curate.scoring.references import ReferenceSet
 
     references = ReferenceSet.from_jsonl(references_file)
-    profile = find_safety_layers(
+    profile = search(
         tiny_model, prompts=PROMPTS[:4], blocks=[0], scales=(0.9, 1.1), max_new_tokens=1, references=references
     )
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
