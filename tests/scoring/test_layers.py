@@ -85,9 +85,7 @@ def test_a_planted_block_is_found(tmp_path: Path, search: Any) -> None:
     assert profile.peers == ()
 
 
-def test_a_model_that_never_refuses_has_no_such_layer(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], search: Any
-) -> None:
+def test_a_model_that_never_refuses_has_no_such_layer(tmp_path: Path, search: Any, references_file: Path) -> None:
     home = plant(tmp_path, None)
     profile = search(home, prompts=PROMPTS, max_new_tokens=4)
     assert profile.best is None
@@ -95,7 +93,7 @@ def test_a_model_that_never_refuses_has_no_such_layer(
     assert profile.p_value == 1.0
     assert profile.verdict().startswith("no block stands out: 0 of 52 prompts are refused")
     with pytest.raises(ModelError, match=r"layer 'auto' of .*: no block stands out.*choose a layer by hand"):
-        LARFScorer.fit(str(home), "auto")
+        LARFScorer.fit(str(home), "auto", references=references_file)
 
 
 def test_counts_are_those_of_the_plain_way(tmp_path: Path, search: Any) -> None:
@@ -180,7 +178,11 @@ def test_a_profile_survives_its_json(tmp_path: Path, search: Any) -> None:
             LayerProfile.from_json(text)
 
 
-def test_layer_auto_is_searched_once_and_stored(tmp_path: Path, references_file: Path) -> None:
+def test_layer_auto_is_searched_once_and_stored(
+    tmp_path: Path, references_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # All packaged prompts end alike, and by its last letter alone does the planted model tell prompts apart.
+    monkeypatch.setattr("larf_curate.scoring.layers.over_rejection_prompts", lambda: PROMPTS)
     home = plant(tmp_path / "model", PLANTED)
     references = ReferenceSet.from_jsonl(references_file)
     best, profile = safety_layer(str(home), references=references)
