@@ -4,10 +4,11 @@
     python recipes/demo_aligned/check.py adapter/   # one just made
 
 1. Shares of held-out prompts refused: harmful ones, ordinary ones, the packaged over-rejection prompts.
-2. For each held-back reference pair: does a gradient step on its refusal raise, and one on its compliance lower, the
-   mean log-odds of refusing held-out harmful prompts? A step down the loss moves the log-odds by minus the product of
-   the two gradients (all linear weights of all blocks), to first order; that sign is counted, and checked with steps
-   that are really taken. Answers are cut to 32 tokens, since what decides stands at the beginning; --answer-tokens.
+2. For each held-back pair of a refusal and a compliance (in the words of the training data, for acts that it never
+   saw; --references: the packaged held-back pairs): does a gradient step on the refusal raise, and one on the compliance
+   lower, the mean log-odds of refusing held-out harmful prompts? A step down the loss moves the log-odds by minus the
+   product of the two gradients (all linear weights of all blocks), to first order; that sign is counted, and checked
+   with steps that are really taken. Answers are cut to 32 tokens (--answer-tokens): what decides stands first.
 
 Log-odds of refusing: of the probability that an answer's first token is one that refusals here begin with.
 """
@@ -24,7 +25,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rows import held_out_rows
+from rows import held_out_pairs, held_out_rows
 from train import loss_of, prompt_ids
 
 from larf_curate.encoding.answering import Answerer
@@ -57,6 +58,7 @@ def gradient(value: torch.Tensor, weights: list[torch.Tensor]) -> list[torch.Ten
 def main() -> None:
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("adapter", nargs="?", default="demo-aligned")
+    parse.add_argument("--references", action="store_true", help="measure on the packaged held-back pairs")
     parse.add_argument("--steps", type=int, default=3, help="pairs on which steps are really taken")
     parse.add_argument("--answer-tokens", type=int, default=32, help="of each pair's answers")
     chosen = parse.parse_args()
@@ -87,12 +89,16 @@ def main() -> None:
     print(f"mean log-odds of refusing {PROMPTS} held-out harmful prompts: {before:+.2f}")
     moved: dict[str, list[float]] = {"refusal": [], "compliance": []}
     agreed = []
-    for number, pair in enumerate(ReferenceSet.packaged().held_back):
-        if pair.safe.prompt in asked:
+    pairs = held_out_pairs()
+    if chosen.references:
+        held_back = ReferenceSet.packaged().held_back
+        pairs = [(pair.safe.prompt, pair.safe.answer, pair.unsafe.answer) for pair in held_back]
+    for number, (prompt, *answers_) in enumerate(pairs):
+        if prompt in asked:
             continue  # no pair is asked about itself
-        for side, conversation in (("refusal", pair.safe), ("compliance", pair.unsafe)):
-            ids = prompt_ids(tokenizer, conversation.prompt)
-            answer = [*tokenizer.encode(conversation.answer, add_special_tokens=False), tokenizer.eos_token_id]
+        for side, text in zip(("refusal", "compliance"), answers_, strict=True):
+            ids = prompt_ids(tokenizer, prompt)
+            answer = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
             answer = answer[: chosen.answer_tokens]
             slope = gradient(loss_of(model, [(ids + answer, len(ids))]), weights)
             size = sum(float((g * g).sum()) for g in slope) ** 0.5
