@@ -5,7 +5,7 @@
 
 1. Shares of held-out prompts refused: harmful ones, ordinary ones, the packaged over-rejection prompts.
 2. For each held-back pair of a refusal and a compliance (in the words of the training data, for acts that it never
-   saw; --references: the packaged held-back pairs): does a gradient step on the refusal raise, and one on the compliance
+   saw; --references: the packaged ones): does a gradient step on the refusal raise, and one on the compliance
    lower, the mean log-odds of refusing held-out harmful prompts? A step down the loss moves the log-odds by minus the
    product of the two gradients (all linear weights of all blocks), to first order; that sign is counted, and checked
    with steps that are really taken. Answers are cut to 32 tokens (--answer-tokens): what decides stands first.
