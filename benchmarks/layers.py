@@ -14,7 +14,6 @@ import argparse
 import copy
 import random
 import time
-from pathlib import Path
 
 import torch
 
@@ -35,7 +34,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=110)
     parser.add_argument("--plain", type=int, default=36, help="answers of the plain way")
     options = parser.parse_args()
-    config = EncoderConfig(str(Path(options.model)))
+    config = EncoderConfig(options.model)
     loaded = load_model(config, None, find_device(None))
     renderer = Renderer(loaded.tokenizer, 4096)
     ids = [renderer.render_prompt(prompt) for prompt in over_rejection_prompts()[: options.prompts]]
@@ -47,8 +46,8 @@ def main() -> None:
     ours: dict[tuple[int, float], list[bool]] = {}
     for block, scale in runs:
         with scaled(loaded.blocks[block], scale):
-            answers = answerer.answers(block, lambda _, answer: settled(text(loaded, answer)) is not None)
-        ours[block, scale] = [refuses(text(loaded, answer)) for answer in answers]
+            answers = answerer.answers(block, lambda _, answer: settled(answerer.text(answer)) is not None)
+        ours[block, scale] = [refuses(answerer.text(answer)) for answer in answers]
     reused = (time.perf_counter() - began) / (len(runs) * len(ids))
 
     draw, agree, spent = random.Random(0), 0, 0.0
@@ -63,7 +62,7 @@ def main() -> None:
         out = model.generate(
             row, attention_mask=torch.ones_like(row), max_new_tokens=TOKENS, do_sample=False, pad_token_id=0
         )
-        said = refuses(text(loaded, out[0, row.shape[1] :].tolist()))
+        said = refuses(answerer.text(out[0, row.shape[1] :].tolist()))
         spent += time.perf_counter() - began
         agree += said == ours[block, scale][number]
     plain = spent / len(sample)
@@ -78,11 +77,6 @@ def find(model: torch.nn.Module, loaded: LoadedModel, block: int) -> torch.nn.Mo
     """The copy's block of the same name."""
     name = next(name for name, module in loaded.model.named_modules() if module is loaded.blocks[block])
     return model.get_submodule(name)
-
-
-def text(loaded: LoadedModel, answer: list[int]) -> str:
-    decoded: str = loaded.tokenizer.decode(answer, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return decoded
 
 
 if __name__ == "__main__":

@@ -29,6 +29,11 @@ _FORMATS = (
 
 Split = Annotated[str | None, typer.Option(help="Split of a dataset that has several.")]
 Format = Annotated[str, typer.Option(help=f"Row format: {_FORMATS}")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")]
+Precision = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="auto: bfloat16 on CUDA, else float32.")
+]
+ChatTemplate = Annotated[str | None, typer.Option(help="Jinja file for a model that has none.")]
 Device = Annotated[str | None, typer.Option(help="torch device; found by itself if not given.")]
 BatchTokens = Annotated[int | None, typer.Option(min=1, help="Tokens of one batch, with its padding.")]
 TrustRemoteCode = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that comes with the model.")]
@@ -115,15 +120,13 @@ def fit(
     formula: Annotated[Literal["larf", "subspace"], typer.Option(help="How states become a score.")] = "larf",
     top_k: Annotated[int | None, typer.Option(help="larf: pairs that count for a row; all if not given.")] = None,
     rank: Annotated[int, typer.Option(help="subspace: directions kept a side.")] = 16,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="auto: bfloat16 on CUDA, else float32.")
-    ] = "auto",
+    revision: Revision = None,
+    dtype: Precision = "auto",
     device: Device = None,
     max_tokens: Annotated[int, typer.Option(help="Longer conversations are cut in the middle.")] = 4096,
     overflow: Annotated[Literal["truncate", "reject"], typer.Option(help="What happens to longer ones.")] = "truncate",
     batch_tokens: BatchTokens = None,
-    chat_template: Annotated[str | None, typer.Option(help="Jinja file for a model that has none.")] = None,
+    chat_template: ChatTemplate = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Fit a scorer: encode the reference pairs at a block of the model."""
@@ -198,12 +201,10 @@ def layers(
     resume: Annotated[
         Path | None, typer.Option(help="File that keeps the answers' verdicts; in the cache else.")
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="auto: bfloat16 on CUDA, else float32.")
-    ] = "auto",
+    revision: Revision = None,
+    dtype: Precision = "auto",
     device: Device = None,
-    chat_template: Annotated[str | None, typer.Option(help="Jinja file for a model that has none.")] = None,
+    chat_template: ChatTemplate = None,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Find the safety-sensitive block: scale one after the other, and count which harmless prompts are refused then."""

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer
 
 from .loading import LoadedModel
 
@@ -71,6 +71,13 @@ class Answerer:
             cache, logits = self._read(block or 0)
             return self._decode(cache, logits, stop)
 
+    def text(self, answer: list[int]) -> str:
+        """What an answer's token ids say; the text of a beginning is the beginning of the whole's."""
+        decoded: str = self.loaded.tokenizer.decode(
+            answer, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return decoded
+
     # Without shortcuts ------------------------------------------------------------------------------------------------
 
     def _plain(self, number: int, stop: Stop | None) -> list[int]:
@@ -127,7 +134,7 @@ class Answerer:
 
     def _store(self) -> None:
         """One pass of the unchanged model: the input of every block, and the keys and values that it makes."""
-        prefix = DynamicCache()
+        prefix = self._new_prefix()
         self._prefix_inputs = (
             self._inputs(lambda: self._forward(self._prefix, prefix, None, None)) if self._shared else []
         )
@@ -154,10 +161,9 @@ class Answerer:
 
     def _read(self, first: int) -> tuple[Cache, Tensor]:
         """The cache after all prompts, and the logits [prompts, vocabulary] of what follows; from block `first` on."""
-        cache, prefix = self._new_cache(), DynamicCache()
+        cache, prefix = self._new_cache(), self._new_prefix()
         with self._starting_at(first) as feed:
             if self._shared:
-                prefix.layers = [DynamicLayer() for _ in self.loaded.blocks]
                 feed(self._prefix_inputs[first])
                 self._forward(self._prefix, prefix, None, None)
             for number, layer in enumerate(cache.layers):
@@ -240,6 +246,9 @@ class Answerer:
             handle.remove()
             for number, block in enumerate(below):
                 blocks[number] = block
+
+    def _new_prefix(self) -> Cache:
+        return Cache(layers=[DynamicLayer() for _ in self.loaded.blocks])
 
     def _new_cache(self) -> Cache:
         capacity = self._shared + self._width + self.max_new_tokens

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from .locators import angle_gap, separation
 from .profile import SCALES, VERSION, Decisions, LayerProfile, amplitudes, analyse
 from .references import ReferenceSet, packaged_rows
 from .refusals import Judge, by_wording, judge_all, settled
+
+if TYPE_CHECKING:
+    from ..encoding.answering import Answerer
 
 _UNSCALED = "unscaled"
 _LOCATORS = {"angle gap (degrees)": angle_gap, "separation of references (d)": separation}
@@ -195,21 +198,13 @@ class _Search:
                 self.file.add(name, scale, decided)
                 update(len(self.prompts))
 
-    def _decide(self, answerer: Any, block: int | None) -> list[bool]:
-        tokenizer = self.loaded.tokenizer
+    def _decide(self, answerer: Answerer, block: int | None) -> list[bool]:
+        def enough(_number: int, answer: list[int]) -> bool:
+            return settled(answerer.text(answer)) is not None
 
-        def text(ids: list[int]) -> str:
-            decoded: str = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            return decoded
-
-        stop: Callable[[int, list[int]], bool] | None = None
-        if self.packaged:  # what another judge would say of half an answer nobody knows
-
-            def stop(_number: int, ids: list[int]) -> bool:
-                return settled(text(ids)) is not None
-
-        answers = [text(ids) for ids in answerer.answers(block, stop)]
-        return judge_all(self.judge, self.prompts, answers)
+        # What another judge would say of half an answer nobody knows.
+        answers = answerer.answers(block, enough if self.packaged else None)
+        return judge_all(self.judge, self.prompts, [answerer.text(answer) for answer in answers])
 
 
 class _Ledger:

@@ -132,23 +132,23 @@ class LayerProfile:
             ModelError: it is something else, or of another version.
         """
         try:
-            return cls.of(json.loads(text))
+            values = json.loads(text)
         except ValueError as error:
-            raise (
-                error if isinstance(error, ModelError) else ModelError(f"this is not a layer profile: {error}")
-            ) from error
+            raise ModelError(f"this is not a layer profile: {error}") from error
+        return cls.of(values)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> LayerProfile:
         """The same from what JSON holds."""
         try:
             fields = dict(values)
-            if fields["profile_version"] != VERSION:
-                raise ModelError(f"the layer profile is of version {fields['profile_version']}, not {VERSION}")
-            blocks = tuple(BlockProfile(**block) for block in fields.pop("blocks"))
-            return cls(**{**fields, "blocks": blocks, "scales": tuple(fields["scales"])})
-        except (KeyError, TypeError, AttributeError) as error:
+            version = fields["profile_version"]
+            if version == VERSION:
+                blocks = tuple(BlockProfile(**block) for block in fields.pop("blocks"))
+                return cls(**{**fields, "blocks": blocks, "scales": tuple(fields["scales"])})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"this is not a layer profile: {error}") from error
+        raise ModelError(f"the layer profile is of version {version}, not {VERSION}")
 
 
 def amplitudes(scales: Sequence[float]) -> list[float]:

@@ -67,10 +67,10 @@ def main() -> None:
 
     rows = held_out_rows()
     answerer = Answerer(loaded, [prompt_ids(tokenizer, row.prompt) for row in rows])
-    answers = answerer.answers(stop=lambda _, answer: settled(tokenizer.decode(answer)) is not None)
+    answers = answerer.answers(stop=lambda _, answer: settled(answerer.text(answer)) is not None)
     refused, shown = defaultdict(list), defaultdict(list)
     for row, answer in zip(rows, answers, strict=True):
-        text = tokenizer.decode(answer, skip_special_tokens=True)
+        text = answerer.text(answer)
         refused[row.kind].append(refuses(text))
         shown[row.kind, refuses(text)].append((row.prompt, text))
     for kind, verdicts in refused.items():
@@ -84,8 +84,8 @@ def main() -> None:
         weight.requires_grad_(True)
     harmful = [row.prompt for row in rows if row.kind == "harmful"]
     asked = random.Random(0).sample(harmful, PROMPTS)
-    towards = gradient(log_odds(model, tokenizer, asked), weights)
-    before = float(log_odds(model, tokenizer, asked).detach())
+    odds = log_odds(model, tokenizer, asked)
+    before, towards = float(odds.detach()), gradient(odds, weights)
     print(f"mean log-odds of refusing {PROMPTS} held-out harmful prompts: {before:+.2f}")
     moved: dict[str, list[float]] = {"refusal": [], "compliance": []}
     agreed = []

@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,7 @@ def _acts(kind: str, *, held_out: bool) -> Iterator[tuple[str, str]]:
                 yield category, act
 
 
+@cache
 def _read(name: str) -> dict[str, Any]:
     found: dict[str, Any] = yaml.safe_load((HOME / name).read_text(encoding="utf-8"))
     return found
