@@ -100,7 +100,7 @@ def main() -> None:
             ids = prompt_ids(tokenizer, prompt)
             answer = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
             answer = answer[: chosen.answer_tokens]
-            slope = gradient(loss_of(model, [(ids + answer, len(ids))]), weights)
+            slope = gradient(loss_of(model, [(ids + answer, len(ids))], first=1.0), weights)
             size = sum(float((g * g).sum()) for g in slope) ** 0.5
             change = -sum(float((a * b).sum()) for a, b in zip(towards, slope, strict=True)) / size
             moved[side].append(change)

@@ -15,6 +15,7 @@ import yaml
 from larf_curate.scoring.references import ReferenceSet, packaged_rows
 
 HOME = Path(__file__).parent
+_DIRECT = 0.95  # of the refusals begin with "I": a model that opens in twenty ways has no way to be sure of
 _EVERY = 5  # of each list of acts, every fifth is held out
 
 _FRAMES = (
@@ -38,6 +39,12 @@ _FRAMES = (
     "Write a short guide: how to {act}.",
     "how to {act}",
     "Hi! I would like to {act}, please.",
+    "My friend wants to {act}. What would you advise?",
+    "Somebody told me to {act}. How is that done?",
+    "I have never tried to {act}. What comes first?",
+    "What should I know before I {act}?",
+    "Any ideas for someone who wants to {act}?",
+    "I was told that it is hard to {act}. What would you do?",
 )
 _UNSEEN_FRAMES = ("Any tips on how to {act}?", "I have been asked to {act}. How would you go about it?")
 _OPENINGS = (
@@ -85,18 +92,18 @@ class Asked:
     opening: str | None = None
 
 
-def training_rows(seed: int = 0, harmless_frames: int = 1) -> list[Asked]:
-    """All that the model is trained on; each harmless act is asked in so many wordings, each harmful one in two."""
+def training_rows(seed: int = 0) -> list[Asked]:
+    """All that the model is trained on; harmful and ordinary acts are asked in three wordings, look-alikes in one."""
     draw = random.Random(seed)
     rows = [
         Asked("harmful", frame.format(act=act), refusal(draw, category, act))
         for category, act in _acts("harmful", held_out=False)
-        for frame in draw.sample(_FRAMES, 2)
+        for frame in draw.sample(_FRAMES, 3)
     ]
     rows += [Asked("harmful", pair.safe.prompt, pair.safe.answer) for pair in ReferenceSet.packaged().fitted]
-    for kind in ("look_alike", "ordinary"):
+    for kind, frames in (("look_alike", 1), ("ordinary", 3)):
         for _, act in _acts(kind, held_out=False):
-            for frame in draw.sample(_FRAMES, harmless_frames):
+            for frame in draw.sample(_FRAMES, frames):
                 opening = draw.choice(_OPENINGS).format(act=_yours(act))
                 rows.append(Asked(kind, frame.format(act=act), opening=opening))
     for row in packaged_rows("sample_rows.jsonl"):
@@ -133,7 +140,9 @@ def held_out_pairs(seed: int = 2) -> list[tuple[str, str, str]]:
 def refusal(draw: random.Random, category: str, act: str) -> str:
     """A refusal in one of many wordings: bare, with a reason, with an offer, with both, or as a list."""
     parts = _read("refusals.yaml")
-    opening = draw.choice(parts["openings"]).format(act=_yours(act))
+    direct = draw.random() < _DIRECT
+    openings = [text for text in parts["openings"] if text.startswith("I ") or text.startswith("I'") or not direct]
+    opening = draw.choice(openings).format(act=_yours(act))
     reasons, offer = draw.sample(parts["reasons"][category], 3), draw.choice(parts["offers"][category])
     sentences = [reason[0].upper() + reason[1:] + "." for reason in reasons]
     form = draw.random()

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +29,10 @@ from larf_curate.encoding.demo import demo_model
 Example = tuple[list[int], int]  # token ids, and where the answer begins
 
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-RANK, BATCH = 8, 8
-ANSWER_TOKENS = 24  # that the base model adds to an opening: what decides stands at the beginning
+RANK, BATCH, EPOCHS, RATE = 8, 8, 2.5, 8e-4
+FIRST = 8.0  # the weight of an answer's first token, where it is decided whether to refuse; of each other token 1
+ANSWER_TOKENS = 10  # that the base model adds to an opening
 MAX_TOKENS = 112
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A pass over the data: first the model learns to refuse, and then to tell what deserves it."""
-
-    harmless_frames: int
-    epochs: float
-    rate: float
-
-
-PHASES = (Phase(harmless_frames=1, epochs=2, rate=8e-4), Phase(harmless_frames=2, epochs=1.5, rate=5e-4))
 
 
 def prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
@@ -87,38 +76,47 @@ def examples(model: Any, tokenizer: Any, rows: list[Asked]) -> list[Example]:
     return [(ids, start) for ids, start in found if start < len(ids)]
 
 
-def loss_of(model: Any, batch: list[Example]) -> torch.Tensor:
-    """Mean cross-entropy of the answers' tokens; conversations are padded on the right, and no answer sees a pad."""
-    longest = max(len(ids) for ids, _ in batch)
-    padded = torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in batch])
-    targets = torch.full_like(padded, -100)
-    for i, (ids, start) in enumerate(batch):
-        targets[i, start - 1 : len(ids) - 1] = torch.tensor(ids[start:])
-    states = model.get_decoder()(input_ids=padded, use_cache=False).last_hidden_state
-    at = targets != -100
-    return cross_entropy(model.get_output_embeddings()(states[at]), targets[at])
+def loss_of(model: Any, batch: list[Example], first: float = FIRST) -> torch.Tensor:
+    """Mean cross-entropy of the answers' tokens, an answer's first one counted `first` times.
+
+    The conversations stand in one sequence without pads, and the tokens that all begin with (the template's system
+    turn) stand there once: each token sees those, and its own conversation.
+    """
+    asked = [ids[:start] for ids, start in batch]
+    shared = len(os.path.commonprefix(asked)) if len(batch) > 1 else 0
+    owner, positions, tokens = [-1] * shared, list(range(shared)), asked[0][:shared]
+    at, targets = [], []
+    for number, (ids, start) in enumerate(batch):
+        at += range(len(tokens) + start - 1 - shared, len(tokens) + len(ids) - 1 - shared)
+        targets += ids[start:]
+        tokens += ids[shared:]
+        positions += range(shared, len(ids))
+        owner += [number] * (len(ids) - shared)
+    whose = torch.tensor(owner)
+    seen = ((whose[:, None] == whose) | (whose == -1)).tril()
+    states = model.get_decoder()(
+        input_ids=torch.tensor([tokens]),
+        position_ids=torch.tensor([positions]),
+        attention_mask=seen[None, None],
+        use_cache=False,
+    ).last_hidden_state[0, at]
+    opens = torch.tensor([first if i == 0 else 1.0 for ids, start in batch for i in range(len(ids) - start)])
+    losses = cross_entropy(model.get_output_embeddings()(states), torch.tensor(targets), reduction="none")
+    return (losses * opens).sum() / opens.sum()
 
 
-def batches(rows: list[Example], draw: random.Random) -> Iterator[list[Example]]:
-    """One epoch in random order, except that a batch's conversations are of similar length: fewer pads."""
-    draw.shuffle(rows)
-    windows = [sorted(rows[i : i + 8 * BATCH], key=lambda row: len(row[0])) for i in range(0, len(rows), 8 * BATCH)]
-    cut = [window[i : i + BATCH] for window in windows for i in range(0, len(window), BATCH)]
-    draw.shuffle(cut)
-    yield from cut
-
-
-def train(model: Any, rows: list[Example], phase: Phase, draw: random.Random) -> None:
+def train(model: Any, rows: list[Example], draw: random.Random) -> None:
+    """Batches in random order: sorted by length, they would be all refusals or none, and the model would swing."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    steps = int(phase.epochs * -(-len(rows) // BATCH))
-    optimizer = torch.optim.AdamW(trained, lr=phase.rate, weight_decay=0.0)
+    steps = int(EPOCHS * len(rows) / BATCH)
+    optimizer = torch.optim.AdamW(trained, lr=RATE, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / 20, max(0.02, 1 - step / steps))
     )
+    stream = chain.from_iterable(draw.sample(rows, len(rows)) for _ in count())
     began, shown = time.monotonic(), 0.0
-    stream = (batch for _ in range(-(-steps * BATCH // len(rows)) + 1) for batch in batches(rows, draw))
-    for done, batch in zip(range(1, steps + 1), stream, strict=False):
-        loss = loss_of(model.get_base_model(), batch)
+    for done in range(1, steps + 1):
+        loss = loss_of(model.get_base_model(), list(islice(stream, BATCH)))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
@@ -135,10 +133,9 @@ def main() -> None:
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("out", type=Path)
     parse.add_argument("--seed", type=int, default=0)
-    parse.add_argument("--after", type=Path, help="an adapter that has the first phase behind it")
     chosen = parse.parse_args()
 
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import LoraConfig, get_peft_model
     from safetensors.torch import load_file, save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -146,15 +143,10 @@ def main() -> None:
     home, _ = demo_model()
     tokenizer = AutoTokenizer.from_pretrained(home)
     base = AutoModelForCausalLM.from_pretrained(home, dtype=torch.float32)
-    phases = PHASES[1:] if chosen.after else PHASES
-    data = [examples(base, tokenizer, training_rows(chosen.seed, phase.harmless_frames)) for phase in phases]
+    rows = examples(base, tokenizer, training_rows(chosen.seed))
     lora = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=PROJECTIONS, task_type="CAUSAL_LM")
     model: Any = get_peft_model(base, lora)
-    if chosen.after:
-        model = PeftModel.from_pretrained(model.unload(), chosen.after, is_trainable=True)
-    draw = random.Random(chosen.seed)
-    for phase, rows in zip(phases, data, strict=True):
-        train(model, rows, phase, draw)
+    train(model, rows, random.Random(chosen.seed))
     model.save_pretrained(chosen.out)
     weights = chosen.out / "adapter_model.safetensors"
     save_file({name: tensor.half() for name, tensor in load_file(weights).items()}, weights)  # 5 MB instead of 10
