@@ -1,114 +1,256 @@
-"""Scoring rows in batches beside the one-row-at-a-time way, in one run: rows/s, ratio, peak memory, largest difference.
+"""How fast rows are scored, beside two other ways, as a share of what the machine can do; one table, one run.
 
-    python benchmarks/scoring.py                      # the packaged sample rows
-    python benchmarks/scoring.py rows.jsonl --rows 64 --layer 16
+    pip install sentence-transformers                 # the second of the other ways; left out where it is not there
+    python benchmarks/scoring.py                      # short, ordinary and long rows of the package's own
+    python benchmarks/scoring.py rows.jsonl --rows 64 --layer 14
 
-The other way is the authors': the whole model, `output_hidden_states`, one row at a time. It runs on a sample of the
-rows, since it is slow. Each way runs in a process of its own, for its peak memory's sake, on the same threads.
+Ways, on the same rows at the same block, each in a process of its own, on the same threads, after a warm-up:
+
+- `authors`: the whole model, `output_hidden_states`, one row at a time, as LARF's own code does;
+- `sentence-transformers`: its `encode` over the backbone cut after that block, its own batches, the same tokens;
+- `LARFScorer.score`, `Dataset.map` with a scorer, and a local recipe of one task.
+
+The floor is the fewest operations that give the states: the tokens that all rows begin with once, each other token
+once, the blocks up to the layer, and in the last of them keys and values of all tokens and the rest of the last one.
+`share` is the floor's operations over seconds times the machine's matrix rate (float32, measured in the same run).
+Seconds are the median of three passes. A recipe's hold its start, the reading and the writing, and not the loading of
+the model.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import resource
+import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+WAYS = ("authors", "sentence-transformers", "LARFScorer.score", "Dataset.map", "recipe")
+PASSES = 3
+Row = dict[str, Any]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="?", help="JSONL in any row format; the packaged sample rows if not given")
-    parser.add_argument("--layer", type=int, default=16)
-    parser.add_argument("--rows", type=int, help="only the first so many")
-    parser.add_argument("--sample", type=int, default=64, help="rows that the one-at-a-time way runs on")
-    parser.add_argument("--way", choices=["batched", "one-at-a-time"], help=argparse.SUPPRESS)
+    parser.add_argument("data", nargs="?", help="JSONL in any row format")
+    parser.add_argument("--layer", type=int, default=14)
+    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--ways", default=",".join(WAYS))
+    parser.add_argument("--way", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.way:
-        print(json.dumps(measure(options)))
+        print(json.dumps(measure(options.way, Path(options.data), options.layer)))
         return
-    found = {}
-    for way in ("one-at-a-time", "batched"):
-        done = subprocess.run([sys.executable, *sys.argv, "--way", way], check=True, stdout=subprocess.PIPE)
-        found[way] = json.loads(done.stdout.splitlines()[-1])
-    one, batched = found["one-at-a-time"], found["batched"]
-    states = [np.array(way["states"]) for way in (one, batched)]
-    places = one["places"]
-    relative = np.abs(states[0] - states[1][places]).max() / np.abs(states[0]).max()
-    print(f"{'way':16}{'rows':>6}{'tokens':>9}{'rows/s':>9}{'tokens/s':>10}{'load s':>8}{'peak MiB':>10}")
-    for way, figures in found.items():
-        rate, tokens = figures["rows"] / figures["seconds"], figures["tokens"] / figures["seconds"]
+    with tempfile.TemporaryDirectory() as scratch:
+        files = [Path(options.data)] if options.data else made(Path(scratch))
+        rate = matrix_rate()
+        print(f"matrix rate {rate / 1e9:.0f} GFLOP/s (float32), block {options.layer} of the demo model")
+        print(f"{'rows':14}{'way':24}{'tokens':>8}{'rows/s':>9}{'share':>8}{'authors=1':>11}{'peak MiB':>10}")
+        for file in files:
+            few = Path(scratch) / f"few-{file.name}"
+            few.write_text("\n".join(file.read_text("utf-8").split("\n")[: options.rows]) + "\n", "utf-8")
+            table(file.stem, few, options, rate)
+
+
+def table(name: str, file: Path, options: argparse.Namespace, rate: float) -> None:
+    found: dict[str, dict[str, Any]] = {}
+    for way in options.ways.split(","):
+        command = [sys.executable, __file__, str(file), "--layer", str(options.layer), "--way", way]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            print(f"{name:14}{way:24}  {done.stderr.strip().splitlines()[-1]}")
+            continue
+        found[way] = figures = json.loads(done.stdout.splitlines()[-1])
+        per = figures["rows"] / figures["seconds"]
+        share = figures["operations"] / figures["seconds"] / rate
+        first = found.get("authors", figures)
         print(
-            f"{way:16}{figures['rows']:6}{figures['tokens']:9}{rate:9.2f}{tokens:10.0f}{figures['load']:8.1f}"
-            f"{figures['peak_mib']:10.0f}"
+            f"{name:14}{way:24}{figures['tokens']:8}{per:9.2f}{share:8.2f}"
+            f"{per / (first['rows'] / first['seconds']):11.2f}{figures['peak_mib']:10.0f}",
+            flush=True,
         )
-    per_token = (batched["tokens"] / batched["seconds"]) / (one["tokens"] / one["seconds"])
-    print(
-        f"batched is {per_token:.2f} times as fast per token; largest difference of a state {relative:.1e} (relative)"
-    )
+    states = [np.array(figures["states"]) for figures in found.values() if figures["states"]]
+    for other in states[1:]:
+        error = np.abs(other - states[0]).max() / np.abs(other).max()
+        print(f"{'':14}largest difference of a state, relative: {error:.1e}")
 
 
-def measure(options: argparse.Namespace) -> dict[str, object]:
-    from larf_curate.encoding.encoder import get_encoder
-    from larf_curate.encoding.loading import EncoderConfig
-    from larf_curate.errors import Unscorable
-    from larf_curate.rows.formats import columns_of, resolve_format
+def made(home: Path) -> list[Path]:
+    """Three files of rows: short ones, the sample rows, and long ones of many sample rows each."""
     from larf_curate.scoring.fitting import sample_rows
 
-    lines = Path(options.data).read_text(encoding="utf-8").split("\n") if options.data else []
-    rows = [json.loads(line) for line in lines if line] or sample_rows()
+    sys.path.insert(0, str(Path(__file__).parent))
+    from recipe import problem
+
+    rows = [{name: row[name] for name in ("instruction", "input", "output")} for row in sample_rows()]
+    texts = [row["output"] for row in rows]
+    long = [{**row, "output": "\n\n".join(texts[at : at + 12])} for at, row in enumerate(rows)]
+    kinds: dict[str, list[Row]] = {"short": [problem(i) for i in range(200)], "ordinary": rows, "long": long[:32]}
+    files = []
+    for name, listed in kinds.items():
+        files.append(home / f"{name}.jsonl")
+        files[-1].write_text("".join(json.dumps(row) + "\n" for row in listed), "utf-8")
+    return files
+
+
+def matrix_rate() -> float:
+    """Operations a second of a matrix product in float32: the best of a few large shapes."""
+    import torch
+
+    best = 0.0
+    for rows, inner, columns in ((2048, 2048, 2048), (2048, 576, 1536), (2048, 1536, 576), (4096, 4096, 1024)):
+        left, right = torch.randn(rows, inner), torch.randn(columns, inner)
+        for _ in range(12):
+            began = time.perf_counter()
+            torch.nn.functional.linear(left, right)
+            best = max(best, 2 * rows * inner * columns / (time.perf_counter() - began))
+    return best
+
+
+def floor(ids: list[list[int]], layer: int, config: Any) -> float:
+    """The fewest operations that give the states of these conversations after block `layer` (a Llama)."""
+    from larf_curate.encoding.batching import common_prefix
+
+    size, inner = config.hidden_size, config.intermediate_size
+    head = getattr(config, "head_dim", None) or size // config.num_attention_heads
+    heads, kept = config.num_attention_heads * head, config.num_key_value_heads * head
+    keys = 2 * size * 2 * kept  # of a token: two operations a weight
+    rest = 2 * (size * heads * 2 + 3 * size * inner)
+    shared = common_prefix(ids)
+    tokens = shared + sum(len(row) - shared for row in ids)
+    # Scores and their weighted sum: 4 operations for each token seen, each dimension; a row's tokens see those before.
+    seen = shared * (shared + 1) / 2 + sum((len(row) * (len(row) + 1) - shared * (shared + 1)) / 2 for row in ids)
+    whole = tokens * (keys + rest) + 4 * heads * seen
+    last = tokens * keys + len(ids) * rest + 4 * heads * sum(map(len, ids))
+    return float(layer * whole + last)
+
+
+def measure(way: str, file: Path, layer: int) -> dict[str, Any]:
+    from larf_curate import LARFScorer
+    from larf_curate.encoding.encoder import get_encoder, unload_models
+    from larf_curate.encoding.loading import EncoderConfig
+    from larf_curate.rows.formats import columns_of, resolve_format
+
+    rows = [json.loads(line) for line in file.read_text("utf-8").split("\n") if line]
     form = resolve_format("auto", columns_of(rows))
-    started = time.perf_counter()
-    encoder = get_encoder(EncoderConfig("demo"), options.layer)
-    load = time.perf_counter() - started
-    ids = []
-    for row in rows[: options.rows]:
-        try:
-            ids.append(encoder.renderer.render(form.convert(row)).ids)
-        except Unscorable:
-            continue
-    places = list(range(len(ids)))
-    if options.way == "batched":
-        started = time.perf_counter()
-        states = encoder.encode(ids, [options.layer]).values[:, 0]
-    else:
-        places = [int(i) for i in np.linspace(0, len(ids) - 1, min(options.sample, len(ids))).round()]
-        ids = [ids[i] for i in places]
-        states, load, started = one_at_a_time(ids, options.layer)
-    seconds = time.perf_counter() - started
+    encoder = get_encoder(EncoderConfig("demo"), layer)
+    ids = [encoder.renderer.render(form.convert(row)).ids for row in rows]
+    operations = floor(list(map(list, dict.fromkeys(map(tuple, ids)))), layer, encoder.loaded.model.config)
+    states: list[Any] = []
+    with tempfile.TemporaryDirectory() as home, contextlib.redirect_stderr(io.StringIO()):
+        if way in ("LARFScorer.score", "Dataset.map", "recipe"):
+            LARFScorer.fit("demo", layer).save_pretrained(f"{home}/scorer")
+        else:
+            tokenizer = encoder.loaded.tokenizer
+            del encoder
+            unload_models()
+        make: dict[str, Callable[[], Callable[[], Any]]] = {
+            "authors": lambda: authors(ids, layer),
+            "sentence-transformers": lambda: sentence_transformers(ids, layer, tokenizer, Path(home)),
+            "LARFScorer.score": lambda: score(rows, home),
+            "Dataset.map": lambda: mapping(rows, home),
+            "recipe": lambda: recipe(file, home),
+        }
+        run = make[way]()
+        run()  # a warm-up: the model is loaded, buffers are there
+        spent = []
+        for _ in range(PASSES):
+            began = time.perf_counter()
+            found = run()
+            spent.append(time.perf_counter() - began)
+        if way == "authors":
+            states = [state.tolist() for state in found]
+        elif way == "LARFScorer.score":
+            states = get_encoder(EncoderConfig("demo"), layer).encode(ids, [layer]).values[:, 0].tolist()
     return {
-        "rows": len(ids),
+        "rows": len(rows),
         "tokens": sum(map(len, ids)),
-        "seconds": seconds,
-        "load": load,
+        "operations": operations,
+        "seconds": statistics.median(spent),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "places": places,
-        "states": np.asarray(states).tolist(),
+        "states": states,
     }
 
 
-def one_at_a_time(ids: list[list[int]], layer: int) -> tuple[list[np.ndarray], float, float]:
+def authors(ids: list[list[int]], layer: int) -> Callable[[], Any]:
     import torch
     from transformers import AutoModelForCausalLM
 
     from larf_curate.encoding.demo import demo_model
-    from larf_curate.encoding.encoder import unload_models
 
-    unload_models()
-    loading = time.perf_counter()
     model = AutoModelForCausalLM.from_pretrained(demo_model()[0], dtype=torch.float32).eval()
-    load = time.perf_counter() - loading
-    started = time.perf_counter()
-    states = []
-    with torch.inference_mode():
-        for row in ids:
-            output = model(torch.tensor([row]), output_hidden_states=True)
-            states.append(output.hidden_states[layer + 1][0, -1].numpy())
-    return states, load, started
+
+    @torch.inference_mode()
+    def run() -> list[Any]:
+        outputs = (model(torch.tensor([row]), output_hidden_states=True) for row in ids)
+        return [output.hidden_states[layer + 1][0, -1].numpy() for output in outputs]
+
+    return run
+
+
+def sentence_transformers(ids: list[list[int]], layer: int, tokenizer: Any, home: Path) -> Callable[[], Any]:
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
+    from transformers import AutoModel
+
+    from larf_curate.encoding.demo import demo_model
+
+    cut = AutoModel.from_pretrained(demo_model()[0], dtype=torch.float32, num_hidden_layers=layer + 1)
+    cut.save_pretrained(home / "cut")
+    tokenizer.model_max_length = 8192
+    tokenizer.save_pretrained(home / "cut")
+    backbone = Transformer(str(home / "cut"))
+    pooling = Pooling(cut.config.hidden_size, pooling_mode="lasttoken")
+    model = SentenceTransformer(modules=[backbone, pooling], device="cpu")
+    texts = [tokenizer.decode(row) for row in ids]
+    return lambda: model.encode(texts, show_progress_bar=False)
+
+
+def score(rows: list[Row], home: str) -> Callable[[], Any]:
+    from larf_curate import LARFScorer
+
+    scorer = LARFScorer.from_pretrained(f"{home}/scorer")
+    return lambda: scorer.score(rows, progress=False)
+
+
+def mapping(rows: list[Row], home: str) -> Callable[[], Any]:
+    from datasets import Dataset, disable_caching, disable_progress_bars
+
+    from larf_curate import LARFScorer
+
+    disable_caching()
+    disable_progress_bars()
+    scorer, dataset = LARFScorer.from_pretrained(f"{home}/scorer"), Dataset.from_list(rows)
+    return lambda: dataset.map(scorer, batched=True, load_from_cache_file=False)
+
+
+def recipe(file: Path, home: str) -> Callable[[], Any]:
+    from larf_curate import Recipe
+
+    def run() -> None:
+        with tempfile.TemporaryDirectory() as out:
+            fields = {
+                "source": {"path": str(file)},
+                "scorer": {"from": f"{home}/scorer"},
+                "threshold": {"drop_fraction": 0.1},
+                "executor": {"tasks": 1, "workers": 1},
+                "output": f"{out}/run",
+            }
+            with contextlib.redirect_stdout(io.StringIO()):
+                Recipe.from_text(json.dumps(fields)).run()
+
+    return run
 
 
 if __name__ == "__main__":

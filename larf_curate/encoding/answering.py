@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.cache_utils import Cache, DynamicLayer
 
+from .batching import common_prefix
 from .loading import LoadedModel
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Answerer:
         self.loaded, self.max_new_tokens = loaded, max_new_tokens
         self._prompts = [list(prompt) for prompt in prompts]
         self._end = _ends(loaded)
-        shared = _common_prefix(self._prompts)
+        shared = common_prefix(self._prompts)
         own = [prompt[shared:] for prompt in self._prompts]
         width = max(map(len, own))
         pads = torch.tensor([width - len(row) for row in own])
@@ -321,13 +322,6 @@ def scaled(block: nn.Module, factor: float) -> Iterator[None]:
                 interrupted = error
         if interrupted is not None:
             raise interrupted
-
-
-def _common_prefix(prompts: Sequence[list[int]]) -> int:
-    """How many first tokens all prompts share; each keeps one of its own."""
-    first, last = min(prompts), max(prompts)  # what the extremes share, all between them share
-    limit = min(map(len, prompts)) - 1
-    return next((at for at in range(limit) if first[at] != last[at]), limit)
 
 
 def _ends(loaded: LoadedModel) -> set[int]:

@@ -14,9 +14,10 @@ import numpy as np
 
 from ..errors import Issue
 from ..rows.rendering import Renderer
-from .batching import halves, plan_batches
+from .batching import halves, plan_batches, plan_packs
 from .loading import EncoderConfig, LoadedModel, dtype_name, find_device, find_dtype, load_model
 from .locating import commit_of
+from .packing import Enough, PackedPass, can_pack
 
 if TYPE_CHECKING:
     import torch
@@ -32,10 +33,6 @@ class States:
 
     values: NDArray[np.float32]
     issues: list[Issue | None]
-
-
-class _Enough(Exception):  # noqa: N818 - ends a forward pass, nothing is wrong
-    """Raised by the hook on the highest block: what lies above it (the final norm) has nothing to add."""
 
 
 class Encoder:
@@ -56,8 +53,9 @@ class Encoder:
     ) -> States:
         """The state after each of `layers` at the last token of each conversation, in the order given.
 
-        Conversations are padded on the right and attend causally, so that no token of a row ever sees a pad or
-        another row, and the result does not depend on its batch beyond float error. Equal conversations run once.
+        Conversations lie end to end without pads where the architecture allows (`packing`); else they are padded on the
+        right and attend causally. Either way no token of a row ever sees a pad or another row, and the result does not
+        depend on its batch beyond float error. Equal conversations run once; what did not fit in memory is remembered.
 
         Args:
             ids: token ids, none empty.
@@ -67,20 +65,29 @@ class Encoder:
         places: dict[tuple[int, ...], list[int]] = {}
         for index, row in enumerate(ids):
             places.setdefault(tuple(row), []).append(index)
-        distinct = list(places)
+        distinct = [list(row) for row in places]
         values = np.full((len(ids), len(layers), self.loaded.hidden_size), np.nan, np.float32)
         issues: list[Issue | None] = [None] * len(ids)
         with self.loaded.lock:
-            queue = plan_batches([len(row) for row in distinct], self.batch_tokens)[::-1]
+            packed = self._packed()
+            if packed is not None:
+                queue = plan_packs(distinct, self.batch_tokens)[::-1]
+            else:
+                queue = plan_batches([len(row) for row in distinct], self.batch_tokens)[::-1]
             while queue:
                 batch = queue.pop()
-                states = self._try_forward([distinct[i] for i in batch], layers)
-                if states is None and len(batch) > 1:
+                tokens = sum(len(distinct[i]) for i in batch)
+                if len(batch) > 1 and self.loaded.too_much is not None and tokens >= self.loaded.too_much:
                     queue += halves(batch)[::-1]
+                    continue
+                states = self._try_forward([distinct[i] for i in batch], layers, packed)
+                if states is None and len(batch) > 1:
+                    self.loaded.too_much = tokens
+                    queue.append(batch)
                     continue
                 done = 0
                 for position, i in enumerate(batch):
-                    same = places[distinct[i]]
+                    same = places[tuple(distinct[i])]
                     if states is None:
                         issue = Issue.OUT_OF_MEMORY
                     elif np.isfinite(states[position]).all():
@@ -98,9 +105,21 @@ class Encoder:
                     progress(done)
         return States(values, issues)
 
-    def _try_forward(self, rows: Sequence[Sequence[int]], layers: Sequence[int]) -> NDArray[np.float32] | None:
+    def _packed(self) -> PackedPass | None:
+        """The pass without pads, where it gives this architecture's states; found out once for each loaded model."""
+        loaded = self.loaded
+        if loaded.packs is None:
+            loaded.packs = can_pack(loaded, self._forward)
+        return PackedPass(loaded) if loaded.packs else None
+
+    def _try_forward(
+        self, rows: Sequence[list[int]], layers: Sequence[int], packed: PackedPass | None
+    ) -> NDArray[np.float32] | None:
         """States [rows, layers, hidden], or None where the batch does not fit in memory."""
         try:
+            if packed is not None:
+                states: NDArray[np.float32] = packed(rows, layers).cpu().numpy()
+                return states
             return self._forward(rows, layers)
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
@@ -109,7 +128,7 @@ class Encoder:
         _free(self.loaded.device)
         return None
 
-    def _forward(self, rows: Sequence[Sequence[int]], layers: Sequence[int]) -> NDArray[np.float32]:
+    def _forward(self, rows: Sequence[list[int]], layers: Sequence[int]) -> NDArray[np.float32]:
         import torch
 
         device = self.loaded.device
@@ -125,7 +144,7 @@ class Encoder:
                 states = output[0] if isinstance(output, tuple) else output
                 kept[layer] = states[torch.arange(len(rows), device=device), last].float()
                 if len(kept) == len(set(layers)):
-                    raise _Enough
+                    raise Enough
 
             return hook
 
@@ -133,7 +152,7 @@ class Encoder:
         try:
             with torch.inference_mode():
                 self.loaded.model(input_ids=padded.to(device), use_cache=False)
-        except _Enough:
+        except Enough:
             pass
         finally:
             for handle in handles:

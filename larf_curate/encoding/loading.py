@@ -84,6 +84,8 @@ class LoadedModel:
     version: str
     device: torch.device
     dtype: torch.dtype
+    packs: bool | None = None  # whether it runs without pads; None until it was tried
+    too_much: int | None = None  # tokens of the smallest batch that did not fit in memory
     lock: threading.Lock = field(default_factory=threading.Lock)
     checked: set[str] = field(default_factory=set)  # marks of the scorers that found it to be theirs
 

@@ -142,9 +142,12 @@ def llama_states(tiny_model: Path) -> np.ndarray:
     return full_states(tiny_model, random_rows())
 
 
-@pytest.fixture
-def llama(tiny_model: Path) -> Encoder:
-    return encoder_of(tiny_model)
+@pytest.fixture(params=[True, False], ids=["packed", "padded"])
+def llama(request: pytest.FixtureRequest, tiny_model: Path) -> Encoder:
+    """Both ways of running a batch."""
+    encoder = encoder_of(tiny_model)
+    encoder.loaded.packs = request.param
+    return encoder
 
 
 @pytest.fixture(autouse=True)
@@ -192,6 +195,7 @@ def test_no_rows_give_no_states(llama: Encoder) -> None:
 
 def test_batches_stay_within_their_tokens_and_duplicates_run_once(tiny_model: Path, llama_states: np.ndarray) -> None:
     encoder = encoder_of(tiny_model, batch_tokens=40)
+    encoder.loaded.packs = False  # tests/encoding/test_packing.py has the other way
     shapes: list[tuple[int, ...]] = []
     encoder.loaded.model.register_forward_pre_hook(
         lambda _m, _a, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
@@ -209,7 +213,7 @@ def test_blocks_above_the_highest_layer_asked_for_do_not_run(llama: Encoder) -> 
     for i, block in enumerate(llama.loaded.blocks):
         block.register_forward_pre_hook(lambda *_, i=i: ran.append(i))
     llama.encode(random_rows([5]), [1, 2])
-    assert ran == [0, 1, 2]
+    assert ran == [0, 1, 2, 2][: 4 if llama.loaded.packs else 3]  # packed, the highest makes its keys and values first
 
 
 def test_bfloat16_runs_on_the_cpu(tiny_model: Path, llama_states: np.ndarray) -> None:
@@ -250,7 +254,7 @@ def limit_memory(encoder: Encoder, tokens: int, error: Callable[[], BaseExceptio
 
 
 @pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
-@pytest.mark.parametrize("tokens", [40, 200])
+@pytest.mark.parametrize("tokens", [40, 90])
 def test_a_batch_that_does_not_fit_is_halved(
     llama: Encoder, llama_states: np.ndarray, tokens: int, error: Callable[[], BaseException]
 ) -> None:
@@ -261,6 +265,16 @@ def test_a_batch_that_does_not_fit_is_halved(
     assert states.issues == [None] * len(llama_states)
     assert sum(done) == len(llama_states)
     assert hooks_left(llama) == 0
+
+
+def test_what_did_not_fit_is_remembered(llama: Encoder) -> None:
+    tried = limit_memory(llama, 40, ERRORS["cpu"])
+    llama.encode(random_rows(), [4])
+    assert max(tried) > 40
+    tried.clear()
+    llama.encode(random_rows(seed=1), [4])
+    assert len(tried) > 1
+    assert max(tried) <= 40, "the second time, no batch fails"
 
 
 @pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)

@@ -1,0 +1,122 @@
+"""Conversations without pads: nothing is computed twice or for nothing, and a shortcut that is wrong is found out."""
+
+from __future__ import annotations
+
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import make_model
+from test_encoder import ARCHITECTURES, BLOCKS, LAYERS, assert_equal_states, encoder_of, full_states, save_random
+
+from larf_curate.encoding import packing
+from larf_curate.encoding.batching import plan_packs
+from larf_curate.encoding.encoder import Encoder
+from larf_curate.encoding.packing import PackedPass
+
+BEGINNING = [7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24]
+ROWS = [[*BEGINNING, *own] for own in ([30], [31, 32], [33, 34, 35], [40, 41, 42], list(range(50, 90)))]
+
+
+def sizes_seen(module: torch.nn.Module) -> list[int]:
+    """How many tokens a module is given, call by call."""
+    seen: list[int] = []
+    module.register_forward_pre_hook(lambda _m, args: seen.append(args[0].shape[0] * args[0].shape[1]))
+    return seen
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("layers", [[BLOCKS - 1], [0, 2]])
+def test_states_equal_the_full_forward_pass(name: str, layers: list[int], tmp_path: Path) -> None:
+    auto = transformers.AutoModelForCausalLM
+    if name == "gemma3_vision":
+        auto = transformers.AutoModelForImageTextToText
+    save_random(tmp_path, ARCHITECTURES[name](), auto)
+    encoder = encoder_of(tmp_path, max(layers))
+    states = encoder.encode(ROWS, layers)
+    assert encoder.loaded.packs
+    assert_equal_states(states.values, full_states(tmp_path, ROWS, auto)[:, layers])
+
+
+def test_the_common_beginning_runs_once_and_no_pad_does(tiny_model: Path) -> None:
+    encoder = encoder_of(tiny_model, 2)
+    encoder.loaded.packs = True
+    first, mlp = sizes_seen(encoder.loaded.blocks[0]), sizes_seen(encoder.loaded.blocks[2].mlp)
+    encoder.encode([*ROWS, ROWS[0]], [2])
+    own = sum(len(row) - len(BEGINNING) for row in ROWS)
+    assert first == [len(BEGINNING) + own]
+    assert mlp == [len(ROWS)], "in the highest block, what follows attention runs on the last tokens alone"
+
+
+def test_attention_is_as_it_was_afterwards(tiny_model: Path) -> None:
+    encoder = encoder_of(tiny_model)
+    before = encoder.loaded.model.config._attn_implementation
+    encoder.loaded.packs = True
+    encoder.encode(ROWS, LAYERS)
+    assert encoder.loaded.model.config._attn_implementation == before != packing._NAME
+    assert not any(block._forward_hooks or block._forward_pre_hooks for block in encoder.loaded.blocks)
+
+
+def test_mamba_has_no_attention_to_pack(tmp_path: Path) -> None:
+    """It would mix the conversations that lie end to end."""
+    config = transformers.MambaConfig(vocab_size=512, hidden_size=48, num_hidden_layers=BLOCKS, state_size=4)
+    make_model(tmp_path, config)
+    encoder = encoder_of(tmp_path)
+    found = encoder.encode(ROWS[:2], [BLOCKS - 1]).values
+    assert encoder.loaded.packs is False
+    alone = [encoder.encode([row], [BLOCKS - 1]).values[0] for row in ROWS[:2]]
+    assert_equal_states(found, np.stack(alone))
+
+
+@pytest.mark.parametrize("fault", ["positions", "mixed", "prefix", "last"])
+def test_a_pass_that_is_wrong_is_not_used(tiny_model: Path, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong(PackedPass):
+        def __call__(self, rows: Any, layers: Any) -> torch.Tensor:
+            if fault == "mixed":  # as if each row saw those before it
+                rows = [list(chain(*rows[: at + 1])) for at in range(len(rows))]
+            if fault == "positions":
+                rows = [row[1:] for row in rows]
+            if fault == "last":
+                rows = [row[:-1] for row in rows]
+            if fault == "prefix":
+                rows = [[*rows[0][:3], *row[3:]][::-1] for row in rows]
+            return super().__call__(rows, layers)
+
+    monkeypatch.setattr("larf_curate.encoding.encoder.PackedPass", Wrong)
+    encoder = encoder_of(tiny_model)
+    states = encoder.encode(ROWS, LAYERS).values
+    assert encoder.loaded.packs is False
+    assert_equal_states(states, full_states(tiny_model, ROWS))
+
+
+def test_attention_with_something_more_is_not_ours(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = packing._attend
+    with_sinks = lambda *args, **kwargs: plain(*args, **kwargs, s_aux=torch.zeros(4))  # noqa: E731
+    monkeypatch.setitem(transformers.modeling_utils.ALL_ATTENTION_FUNCTIONS._global_mapping, packing._NAME, with_sinks)
+    encoder = encoder_of(tiny_model)
+    states = encoder.encode(ROWS, LAYERS).values
+    assert encoder.loaded.packs is False
+    assert_equal_states(states, full_states(tiny_model, ROWS))
+
+
+def test_rows_that_begin_alike_stand_together() -> None:
+    """A dataset in which a third has a system turn of its own: no batch mixes the two beginnings."""
+    other = [99, *BEGINNING]
+    rows = [[*(other if i % 3 == 0 else BEGINNING), *range(i % 7 + 1)] for i in range(90)]
+    batches = plan_packs(rows, 200)
+    assert sorted(i for batch in batches for i in batch) == list(range(90))
+    assert all(len({rows[i][0] for i in batch}) == 1 for batch in batches)
+    assert all(sum(len(rows[i]) for i in batch) <= 200 for batch in batches)
+
+
+def test_packed_and_padded_agree(tiny_model: Path) -> None:
+    found = []
+    for packs in (True, False):
+        encoder: Encoder = encoder_of(tiny_model, batch_tokens=70)
+        encoder.loaded.packs = packs
+        found.append(encoder.encode(ROWS, LAYERS).values)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-5)
