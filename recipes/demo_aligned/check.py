@@ -4,11 +4,11 @@
     python recipes/demo_aligned/check.py adapter/   # one just made
 
 1. Shares of held-out prompts refused: harmful ones, ordinary ones, the packaged over-rejection prompts.
-2. For each held-back pair of a refusal and a compliance (in the words of the training data, for acts that it never
-   saw; --references: the packaged ones): does a gradient step on the refusal raise, and one on the compliance
-   lower, the mean log-odds of refusing held-out harmful prompts? A step down the loss moves the log-odds by minus the
-   product of the two gradients (all linear weights of all blocks), to first order; that sign is counted, and checked
-   with steps that are really taken. Answers are cut to 32 tokens (--answer-tokens): what decides stands first.
+2. For each held-back pair of a refusal and the opening of a compliance (in the words of the training data, for acts
+   that it never saw; --references: the packaged pairs, with compliances in full): does a gradient step on the refusal
+   raise, and one on the compliance lower, the mean log-odds of refusing held-out harmful prompts? A step down the loss
+   moves them by minus the product of the two gradients (all linear weights of all blocks), to first order; that sign
+   is counted, and checked with steps that are really taken. Answers are cut to 32 tokens (--answer-tokens).
 
 Log-odds of refusing: of the probability that an answer's first token is one that refusals here begin with.
 """
@@ -26,7 +26,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from rows import held_out_pairs, held_out_rows
-from train import loss_of, prompt_ids
+from train import Example, loss_of, prompt_ids
 
 from larf_curate.encoding.answering import Answerer
 from larf_curate.encoding.loading import EncoderConfig, load_model
@@ -98,9 +98,11 @@ def main() -> None:
             continue  # no pair is asked about itself
         for side, text in zip(("refusal", "compliance"), answers_, strict=True):
             ids = prompt_ids(tokenizer, prompt)
-            answer = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
+            answer = tokenizer.encode(text, add_special_tokens=False)
+            if side == "refusal" or chosen.references:  # ours of a compliance is its opening alone, which goes on
+                answer.append(tokenizer.eos_token_id)
             answer = answer[: chosen.answer_tokens]
-            slope = gradient(loss_of(model, [(ids + answer, len(ids))], first=1.0), weights)
+            slope = gradient(loss_of(model, [Example(ids + answer, len(ids))]), weights)
             size = sum(float((g * g).sum()) for g in slope) ** 0.5
             change = -sum(float((a * b).sum()) for a, b in zip(towards, slope, strict=True)) / size
             moved[side].append(change)

@@ -3,34 +3,42 @@
     python recipes/demo_aligned/train.py adapter/
     python recipes/demo_aligned/check.py adapter/
 
-Reads nothing but the package index (for the demo model) and the lists beside it. About 25 minutes on 2 cores.
+Reads nothing but the package index (for the demo model) and the lists beside it. 17 minutes on 2 cores of a 2023 server.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import sys
 import time
+from collections.abc import Sequence
 from itertools import chain, count, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import nll_loss
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rows import Asked, training_rows
+from rows import OPENINGS, Asked, training_rows
 
+from larf_curate.encoding.batching import common_prefix
 from larf_curate.encoding.demo import demo_model
 
-Example = tuple[list[int], int]  # token ids, and where the answer begins
+
+class Example(NamedTuple):
+    """Token ids of a conversation, where its answer begins, and whether that refuses."""
+
+    ids: list[int]
+    start: int
+    refusal: bool = False
+
 
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-RANK, BATCH, EPOCHS, RATE = 8, 8, 2.5, 8e-4
-FIRST = 8.0  # the weight of an answer's first token, where it is decided whether to refuse; of each other token 1
+RANK, BATCH, EPOCHS, RATE = 8, 8, 2.75, 8e-4
+FIRST, DOUBT = 8.0, 0.15  # see `loss_of`
 ANSWER_TOKENS = 10  # that the base model adds to an opening
 MAX_TOKENS = 112
 
@@ -70,23 +78,34 @@ def examples(model: Any, tokenizer: Any, rows: list[Asked]) -> list[Example]:
     added = continued(model, tokenizer, [asked[number] + given[number] for number in opened], ANSWER_TOKENS)
     rest = dict(zip(opened, added, strict=True))
     found = []
-    for number, (prompt, answer) in enumerate(zip(asked, given, strict=True)):
+    for number, (row, prompt, answer) in enumerate(zip(rows, asked, given, strict=True)):
         whole = prompt + answer + rest.get(number, [tokenizer.eos_token_id])
-        found.append((whole[:MAX_TOKENS], len(prompt)))
-    return [(ids, start) for ids, start in found if start < len(ids)]
+        found.append(Example(whole[:MAX_TOKENS], len(prompt), row.kind == "harmful"))
+    return [example for example in found if example.start < len(example.ids)]
 
 
-def loss_of(model: Any, batch: list[Example], first: float = FIRST) -> torch.Tensor:
-    """Mean cross-entropy of the answers' tokens, an answer's first one counted `first` times.
+def loss_of(
+    model: Any, batch: list[Example], first: float = 1.0, doubt: float = 0.0, complying: Sequence[int] = ()
+) -> torch.Tensor:
+    """Mean cross-entropy of the answers' tokens.
 
     The conversations stand in one sequence without pads, and the tokens that all begin with (the template's system
     turn) stand there once: each token sees those, and its own conversation.
+
+    Args:
+        model: without the adapter's wrapper.
+        batch: conversations.
+        first: how often an answer's first token counts, where it is decided whether to refuse.
+        doubt: the share of a refusal's first token that goes to answers that comply, whose first tokens are
+            `complying`: a model that is sure to the last decimal learns nothing from one more refusal.
     """
-    asked = [ids[:start] for ids, start in batch]
-    shared = len(os.path.commonprefix(asked)) if len(batch) > 1 else 0
+    asked = [example.ids[: example.start] for example in batch]
+    shared = common_prefix(asked) if len(batch) > 1 else 0
     owner, positions, tokens = [-1] * shared, list(range(shared)), asked[0][:shared]
-    at, targets = [], []
-    for number, (ids, start) in enumerate(batch):
+    at, targets = list[int](), list[int]()
+    opens = list[int]()  # which of the targets are first tokens
+    for number, (ids, start, _) in enumerate(batch):
+        opens.append(len(targets))
         at += range(len(tokens) + start - 1 - shared, len(tokens) + len(ids) - 1 - shared)
         targets += ids[start:]
         tokens += ids[shared:]
@@ -100,12 +119,18 @@ def loss_of(model: Any, batch: list[Example], first: float = FIRST) -> torch.Ten
         attention_mask=seen[None, None],
         use_cache=False,
     ).last_hidden_state[0, at]
-    opens = torch.tensor([first if i == 0 else 1.0 for ids, start in batch for i in range(len(ids) - start)])
-    losses = cross_entropy(model.get_output_embeddings()(states), torch.tensor(targets), reduction="none")
-    return (losses * opens).sum() / opens.sum()
+    logs = model.get_output_embeddings()(states).log_softmax(-1)
+    losses = nll_loss(logs, torch.tensor(targets), reduction="none")
+    counts = torch.ones(len(targets))
+    counts[opens] = first
+    loss = (losses * counts).sum()
+    doubted = [place for place, example in zip(opens, batch, strict=True) if example.refusal]
+    if doubt and doubted:
+        loss = loss + first * doubt * (-logs[doubted][:, list(complying)].mean(1) - losses[doubted]).sum()
+    return loss / counts.sum()
 
 
-def train(model: Any, rows: list[Example], draw: random.Random) -> None:
+def train(model: Any, rows: list[Example], complying: Sequence[int], draw: random.Random) -> None:
     """Batches in random order: sorted by length, they would be all refusals or none, and the model would swing."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     steps = int(EPOCHS * len(rows) / BATCH)
@@ -116,7 +141,7 @@ def train(model: Any, rows: list[Example], draw: random.Random) -> None:
     stream = chain.from_iterable(draw.sample(rows, len(rows)) for _ in count())
     began, shown = time.monotonic(), 0.0
     for done in range(1, steps + 1):
-        loss = loss_of(model.get_base_model(), list(islice(stream, BATCH)))
+        loss = loss_of(model.get_base_model(), list(islice(stream, BATCH)), FIRST, DOUBT, complying)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
@@ -146,7 +171,8 @@ def main() -> None:
     rows = examples(base, tokenizer, training_rows(chosen.seed))
     lora = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=PROJECTIONS, task_type="CAUSAL_LM")
     model: Any = get_peft_model(base, lora)
-    train(model, rows, random.Random(chosen.seed))
+    complying = sorted({tokenizer.encode(text, add_special_tokens=False)[0] for text in OPENINGS})
+    train(model, rows, complying, random.Random(chosen.seed))
     model.save_pretrained(chosen.out)
     weights = chosen.out / "adapter_model.safetensors"
     save_file({name: tensor.half() for name, tensor in load_file(weights).items()}, weights)  # 5 MB instead of 10
