@@ -44,11 +44,6 @@ def locate(model: str, revision: str | None = None) -> Source:
         home, version = demo.demo_model()
         return Source(home, version, {} if version.startswith("gguf-") else {"revision": version})
     if model == demo.ALIGNED:
-        if not demo.ADAPTER.is_dir():
-            raise ModelError(
-                f"{demo.ALIGNED} is not in this build: make its adapter with `python recipes/demo_aligned/train.py "
-                "DIR`, and give DIR as the model"
-            )
         return _adapter(demo.ADAPTER, local_version(demo.ADAPTER))
     path = Path(model).expanduser()
     if path.is_file() and path.suffix == ".gguf":

@@ -3,7 +3,7 @@
     python recipes/demo_aligned/train.py adapter/
     python recipes/demo_aligned/check.py adapter/
 
-Reads nothing but the package index (for the demo model) and the lists beside it. 17 minutes on 2 cores of a 2023 server.
+Reads nothing but the package index (for the demo model) and the lists beside it. 17 minutes on 2 cores of a server.
 """
 
 from __future__ import annotations
@@ -177,7 +177,8 @@ def main() -> None:
     weights = chosen.out / "adapter_model.safetensors"
     save_file({name: tensor.half() for name, tensor in load_file(weights).items()}, weights)  # 5 MB instead of 10
     settings = chosen.out / "adapter_config.json"
-    named = {**json.loads(settings.read_text("utf-8")), "base_model_name_or_path": "demo"}  # not this machine's path
+    named = json.loads(settings.read_text("utf-8"))
+    named |= {"base_model_name_or_path": "demo", "target_modules": sorted(PROJECTIONS)}  # no path; a set has no order
     settings.write_text(json.dumps(named, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     (chosen.out / "README.md").unlink(missing_ok=True)  # peft's empty card
     print(f"written to {chosen.out}: {weights.stat().st_size / 1e6:.2f} MB")
