@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -115,13 +116,16 @@ def show_report(report: Report, console: Console | None = None) -> None:
 def show_layers(profile: LayerProfile, console: Console | None = None) -> None:
     """A search for the safety-sensitive layer: a line for each block, what the methods say, and the verdict."""
     console = console or Console()
-    table = Table(box=box.SIMPLE_HEAD, title=Text(f"refusals of {profile.prompts} prompts when a block is scaled"))
-    names = [*(f"{scale:g}" for scale in sorted(profile.scales)), "kappa", "95% interval", "first", *profile.locators]
+    title = Text(f"refusals of {profile.prompts} prompts when a block is scaled")
+    table = Table(box=box.SIMPLE_HEAD, title=title, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    # In short, for 80 columns: the lines below the table say them in full.
+    located = [re.split(r" of | \(", name)[0].replace(" ", "\n") for name in profile.locators]
+    names = [*(f"{scale:g}" for scale in sorted(profile.scales)), "kappa", "95%", "first", *located]
     for name in ("block", *names):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for found in profile.blocks:
         figures = [str(found.refusals[f"{scale:g}"]) for scale in sorted(profile.scales)]
-        figures += [f"{found.kappa:.0f}", f"{found.low:.0f} to {found.high:.0f}", f"{found.first:.0%}"]
+        figures += [f"{found.kappa:.0f}", f"{found.low:.0f}..{found.high:.0f}", f"{found.first:.0%}"]
         figures += [f"{values[found.block]:.2f}" for values in profile.locators.values()]
         best = found.block == profile.best
         table.add_row(f"{found.block}{' *' if best else ''}", *figures, style="bold" if best else None)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-_CPU_BATCH_TOKENS = 2_048  # larger batches fall out of the processor's cache and are slower
+_CPU_BATCH_TOKENS = 1_024  # larger batches fall out of the processor's cache, smaller ones make thin matrices
 _ACCELERATOR_BATCH_TOKENS = 16_384
 
 

@@ -45,7 +45,7 @@ class EncoderConfig:
         device: a torch device; None takes CUDA, then MPS, then the CPU.
         max_tokens: longer conversations lose their middle, or are unscorable under overflow="reject".
         overflow: `truncate` or `reject`.
-        batch_tokens: tokens of one batch with its padding; None is 2,048 on CPU and 16,384 on an accelerator.
+        batch_tokens: tokens of one batch; None is 1,024 on CPU and 16,384 on an accelerator.
         chat_template: a Jinja template instead of the tokenizer's own; `LARFScorer.fit` also takes the path of one.
         trust_remote_code: run code that comes with the model. Never stored in an artifact.
     """

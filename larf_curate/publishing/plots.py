@@ -199,7 +199,7 @@ def _profile(axes: Axes, profile: LayerProfile) -> None:
     for (name, values), style in zip(profile.locators.items(), ("--", ":", "-."), strict=False):
         figures = np.array(values)
         shown = (figures - figures.min()) / max(float(np.ptp(figures)), 1e-12)  # each on a scale of its own
-        label = f"{name}, from its lowest to its highest"
+        label = f"{name.partition(' (')[0]}, own scale"
         other.plot(range(len(figures)), shown, style, color=LINE, linewidth=1.4, alpha=0.7, label=label)
     other.set_ylim(-0.05, 1.05)
 

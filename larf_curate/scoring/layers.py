@@ -168,6 +168,7 @@ class _Search:
         for name, locator in _LOCATORS.items():
             key = f"{name}, {references.digest}"
             if key not in self.file.located:
+                say(f"layers: a quick look first: {name} ...")
                 self.file.add_locator(key, locator(self.encoder, references))
             found[name] = self.file.located[key]
         return found
