@@ -195,8 +195,6 @@ def _attend(
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of a packed batch: query [1, heads, tokens, size], key and value [1, fewer heads, tokens, size]."""
-    import torch
-
     if odd := [name for name in _UNKNOWN if others.get(name) is not None]:
         raise NotImplementedError(f"attention with {odd[0]}")
     layout: _Layout = _current.layout
@@ -213,19 +211,20 @@ def _attend(
     out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
     how = _How(scaling, sliding_window, softcap)
     first_keys, first_values = key[:, :, :shared], value[:, :, :shared]
-    if shared and not trimmed:
-        found = _dot(query[:, :, :shared], first_keys, first_values, how, layout.masks)
-        out[0, :shared] = found[0].transpose(0, 1)
     row = 0
     for start, count, length in layout.runs:
         ends = slice(start, start + count * length)
         asking = slice(row, row + count) if trimmed else ends
-        keys, values = _unpacked(key, ends, count), _unpacked(value, ends, count)
+        asked, keys, values = (_unpacked(x, at, count) for x, at in ((query, asking), (key, ends), (value, ends)))
         if shared:
-            keys = torch.cat([first_keys.expand(count, -1, -1, -1), keys], dim=2)
-            values = torch.cat([first_values.expand(count, -1, -1, -1), values], dim=2)
-        found = _dot(_unpacked(query, asking, count), keys, values, how, layout.masks)
-        out[0, asking] = found.transpose(1, 2).reshape(-1, *out.shape[2:])
+            keys, values = _behind(first_keys, keys), _behind(first_values, values)
+            if not trimmed:
+                # The beginning asks with every row, and one answer is kept: a causal square beats a masked oblong.
+                asked = _behind(query[:, :, :shared], asked)
+        found = _dot(asked, keys, values, how, layout.masks).transpose(1, 2)
+        out[0, asking] = found[:, found.shape[1] - (1 if trimmed else length) :].flatten(0, 1)
+        if not trimmed and not row:
+            out[0, :shared] = found[0, :shared]
         row += count
     return out, None
 
@@ -234,6 +233,13 @@ def _unpacked(states: torch.Tensor, at: slice, count: int) -> torch.Tensor:
     """[1, heads, tokens, size] to [rows, heads, tokens of a row, size]."""
     part = states[0, :, at]
     return part.reshape(part.shape[0], count, -1, part.shape[2]).transpose(0, 1)
+
+
+def _behind(first: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """The rows' tokens behind the one beginning that they share."""
+    import torch
+
+    return torch.cat([first.expand(len(rows), -1, -1, -1), rows], dim=2)
 
 
 @dataclass(frozen=True)
@@ -248,18 +254,16 @@ class _How:
 def _dot(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, how: _How, masks: dict[Any, torch.Tensor]
 ) -> torch.Tensor:
-    """Causal attention of the last tokens of each row to all of them; [rows, heads, tokens, size]."""
+    """Causal attention of all tokens of each row, or of its last one; [rows, heads, tokens, size]."""
     import torch
 
-    asked, seen = query.shape[2], key.shape[2]
-    narrow = how.window is not None and seen > how.window
+    asked, seen = query.shape[2], key.shape[2]  # all of them, or the last alone
     mask = None
-    if narrow or 1 < asked < seen:
-        place = asked, seen, how.window if narrow else None
+    if how.window is not None and seen > how.window:
+        place = asked, seen, how.window
         if place not in masks:
             back = torch.arange(seen - asked, seen)[:, None] - torch.arange(seen)[None, :]  # how far a key lies back
-            near = back < (how.window if narrow and how.window else seen)
-            masks[place] = ((back >= 0) & near).to(query.device)
+            masks[place] = ((back >= 0) & (back < how.window)).to(query.device)
         mask = masks[place]
     causal = mask is None and asked > 1
     if how.softcap is None:

@@ -86,7 +86,7 @@ def test_a_pass_that_is_wrong_is_not_used(tiny_model: Path, fault: str, monkeypa
                 rows = [[*rows[0][:3], *row[3:]][::-1] for row in rows]
             return super().__call__(rows, layers)
 
-    monkeypatch.setattr("larf_curate.encoding.encoder.PackedPass", Wrong)
+    monkeypatch.setattr(packing, "PackedPass", Wrong)
     encoder = encoder_of(tiny_model)
     states = encoder.encode(ROWS, LAYERS).values
     assert encoder.loaded.packs is False
