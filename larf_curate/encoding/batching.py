@@ -2,72 +2,103 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import NamedTuple, TypeVar
 
-_BEGINNING = 16
-"""Tokens by which conversations are sorted into those that begin alike: a system turn differs within so many."""
+Row = TypeVar("Row", list[int], tuple[int, ...])
+
+_SET_UP = 512
+"""Tokens' worth of work that a beginning has to save before rows leave the others for it: they get thinner batches."""
+_DEPTH = 16  # beginnings within beginnings
 
 
-def plan_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+class Batch(NamedTuple):
+    """Indices of rows that run together, and how many first tokens all of them share."""
+
+    rows: list[int]
+    shared: int = 0
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """A batch that did not fit in memory, in two."""
+        middle = len(self.rows) // 2
+        return Batch(self.rows[:middle], self.shared), Batch(self.rows[middle:], self.shared)
+
+
+def plan_batches(lengths: Sequence[int], batch_tokens: int) -> list[Batch]:
     """Indices of `lengths` in batches of near-equal length, longest first.
 
     A batch of n conversations of at most m tokens costs n * m <= `batch_tokens` with its padding; one that is longer
     than that alone is a batch of its own. Longest first, so that memory runs out at the start or not at all.
 
-    >>> plan_batches([3, 9, 4, 1], batch_tokens=8)
+    >>> [batch.rows for batch in plan_batches([3, 9, 4, 1], batch_tokens=8)]
     [[1], [2, 0], [3]]
     """
-    batches: list[list[int]] = []
+    batches: list[Batch] = []
     room = 0
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         if room < 1:
-            batches.append([])
+            batches.append(Batch([]))
             room = batch_tokens // max(1, lengths[index])
-        batches[-1].append(index)
+        batches[-1].rows.append(index)
         room -= 1
     return batches
 
 
-def plan_packs(rows: Sequence[Sequence[int]], batch_tokens: int) -> list[list[int]]:
-    """Indices of `rows` in batches of at most `batch_tokens` in all, without padding; longest first.
+def plan_packs(rows: Sequence[Row], batch_tokens: int) -> list[Batch]:
+    """Indices of `rows` in batches that hold at most `batch_tokens` without padding; longest first.
 
-    Rows that begin with the same tokens as many others stand together, so that their batches share that beginning;
-    all others stand in batches of their own.
+    A beginning that batches share runs in the first of them alone: those batches follow each other.
 
-    >>> plan_packs([[1] * 3, [1] * 9, [1] * 4, [1]], batch_tokens=8)
-    [[1], [2, 0, 3]]
+    >>> [(batch.rows, batch.shared) for batch in plan_packs([[1] * 3, [1] * 9, [2] * 4, [1]], batch_tokens=8)]
+    [([1], 0), ([2, 0, 3], 0)]
     """
-    beginnings = [tuple(row[:_BEGINNING]) for row in rows]
-    common = Counter(beginnings)
-    few = max(2, len(rows) // 64)
-    alike: dict[tuple[int, ...], list[int]] = {}
-    for index, beginning in enumerate(beginnings):
-        alike.setdefault(beginning if common[beginning] >= few else (), []).append(index)
-    batches: list[list[int]] = []
-    for indices in alike.values():
-        room = 0
+    batches: list[Batch] = []
+    for indices, shared in sorted(_families(rows), key=lambda family: -max(len(rows[i]) for i in family[0])):
+        room = batch_tokens - shared
+        family = [Batch([], shared)]
         for index in sorted(indices, key=lambda i: (-len(rows[i]), i)):
-            if room < len(rows[index]):
-                batches.append([])
+            own = len(rows[index]) - shared
+            if room < own and family[-1].rows:
+                family.append(Batch([], shared))
                 room = batch_tokens
-            batches[-1].append(index)
-            room -= len(rows[index])
-    return sorted(batches, key=lambda batch: -len(rows[batch[0]]))
+            family[-1].rows.append(index)
+            room -= own
+        batches += family
+    return batches
 
 
-def common_prefix(rows: Sequence[list[int]]) -> int:
+def _families(rows: Sequence[Row]) -> list[tuple[list[int], int]]:
+    """Indices of rows that begin alike, with the number of tokens shared; a family within another where that pays."""
+    found: list[tuple[list[int], int]] = []
+
+    def stay(at: list[int], outer: int, depth: int) -> list[int]:
+        """Those of `at`, in the rows' order, that found no closer family than the one that shares `outer` tokens."""
+        if len(at) < 3 or depth > _DEPTH:
+            return at
+        shared = common_prefix([rows[at[0]], rows[at[-1]]])  # what the extremes share, all between them share
+        pays = (len(at) - 1) * (shared - outer) > shared + _SET_UP
+        inner = shared if pays else outer
+        rest = at[:1]  # it may be the common beginning and its one own token, no more
+        for _, same in groupby(at[1:], key=lambda i: rows[i][shared]):
+            rest += stay(list(same), inner, depth + 1)
+        if pays:
+            found.append((rest, shared))
+        return [] if pays else rest
+
+    rest = stay(sorted(range(len(rows)), key=rows.__getitem__), 0, 0)
+    if rest:
+        found.append((rest, common_prefix([rows[i] for i in rest]) if len(rest) > 1 else 0))
+    return found
+
+
+def common_prefix(rows: Iterable[Row]) -> int:
     """How many first tokens all rows share; each keeps one of its own.
 
     >>> common_prefix([[1, 2, 3], [1, 2, 4], [1, 2]])
     1
     """
+    rows = list(rows)
     first, last = min(rows), max(rows)  # what the extremes share, all between them share
     limit = min(map(len, rows)) - 1
     return next((at for at in range(limit) if first[at] != last[at]), limit)
-
-
-def halves(batch: list[int]) -> tuple[list[int], list[int]]:
-    """A batch that did not fit in memory, in two."""
-    middle = len(batch) // 2
-    return batch[:middle], batch[middle:]

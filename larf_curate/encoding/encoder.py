@@ -14,10 +14,11 @@ import numpy as np
 
 from ..errors import Issue
 from ..rows.rendering import Renderer
-from .batching import halves, plan_batches, plan_packs
+from .batching import Batch
 from .loading import EncoderConfig, LoadedModel, dtype_name, find_device, find_dtype, load_model
 from .locating import commit_of
-from .packing import Enough, PackedPass, can_pack
+from .packing import PackedPass, fastest_pass
+from .padding import PaddedPass
 
 if TYPE_CHECKING:
     import torch
@@ -63,38 +64,36 @@ class Encoder:
             progress: called with the number of conversations just done.
         """
         places: dict[tuple[int, ...], list[int]] = {}
-        for index, row in enumerate(ids):
-            places.setdefault(tuple(row), []).append(index)
-        distinct = [list(row) for row in places]
+        for index, tokens in enumerate(ids):
+            places.setdefault(tuple(tokens), []).append(index)
+        distinct = list(places)
         values = np.full((len(ids), len(layers), self.loaded.hidden_size), np.nan, np.float32)
         issues: list[Issue | None] = [None] * len(ids)
         with self.loaded.lock:
-            packed = self._packed()
-            if packed is not None:
-                queue = plan_packs(distinct, self.batch_tokens)[::-1]
-            else:
-                queue = plan_batches([len(row) for row in distinct], self.batch_tokens)[::-1]
+            forward = fastest_pass(self.loaded)
+            queue = forward.plan(distinct, self.batch_tokens)[::-1]
             while queue:
                 batch = queue.pop()
-                tokens = sum(len(distinct[i]) for i in batch)
-                if len(batch) > 1 and self.loaded.too_much is not None and tokens >= self.loaded.too_much:
-                    queue += halves(batch)[::-1]
+                rows = [distinct[i] for i in batch.rows]
+                size = forward.tokens(rows, batch.shared)
+                if len(rows) > 1 and self.loaded.too_much is not None and size >= self.loaded.too_much:
+                    queue += batch.halves()[::-1]
                     continue
-                states = self._try_forward([distinct[i] for i in batch], layers, packed)
-                if states is None and len(batch) > 1:
-                    self.loaded.too_much = tokens
+                states = self._try(forward, rows, batch.shared, layers)
+                if states is None and len(rows) > 1:
+                    self.loaded.too_much = size
                     queue.append(batch)
                     continue
                 done = 0
-                for position, i in enumerate(batch):
-                    same = places[tuple(distinct[i])]
+                for position, (i, row) in enumerate(zip(batch.rows, rows, strict=True)):
+                    same = places[row]
                     if states is None:
                         issue = Issue.OUT_OF_MEMORY
                     elif np.isfinite(states[position]).all():
                         issue = None
                         values[same] = states[position]
-                    elif len(batch) > 1:
-                        queue.append([i])  # a pad may be at fault (zero times NaN is NaN): alone, none can reach it
+                    elif len(rows) > 1:
+                        queue.append(Batch([i]))  # a pad may be at fault (zero times NaN is NaN): alone, none is there
                         continue
                     else:
                         issue = Issue.NON_FINITE
@@ -105,60 +104,20 @@ class Encoder:
                     progress(done)
         return States(values, issues)
 
-    def _packed(self) -> PackedPass | None:
-        """The pass without pads, where it gives this architecture's states; found out once for each loaded model."""
-        loaded = self.loaded
-        if loaded.packs is None:
-            loaded.packs = can_pack(loaded, self._forward)
-        return PackedPass(loaded) if loaded.packs else None
-
-    def _try_forward(
-        self, rows: Sequence[list[int]], layers: Sequence[int], packed: PackedPass | None
+    def _try(
+        self, forward: PackedPass | PaddedPass, rows: list[tuple[int, ...]], shared: int, layers: Sequence[int]
     ) -> NDArray[np.float32] | None:
         """States [rows, layers, hidden], or None where the batch does not fit in memory."""
         try:
-            if packed is not None:
-                states: NDArray[np.float32] = packed(rows, layers).cpu().numpy()
-                return states
-            return self._forward(rows, layers)
+            states: NDArray[np.float32] = forward(rows, shared, layers).cpu().numpy()
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
+        else:
+            return states
         # Outside the except clause: the traceback there holds the very tensors that have to go.
         _free(self.loaded.device)
         return None
-
-    def _forward(self, rows: Sequence[list[int]], layers: Sequence[int]) -> NDArray[np.float32]:
-        import torch
-
-        device = self.loaded.device
-        longest = max(map(len, rows))
-        padded = torch.zeros((len(rows), longest), dtype=torch.long)
-        for i, row in enumerate(rows):
-            padded[i, : len(row)] = torch.as_tensor(row)
-        last = torch.tensor([len(row) - 1 for row in rows], device=device)
-        kept: dict[int, torch.Tensor] = {}
-
-        def keep(layer: int) -> Callable[..., None]:
-            def hook(_module: object, _args: object, output: Any) -> None:
-                states = output[0] if isinstance(output, tuple) else output
-                kept[layer] = states[torch.arange(len(rows), device=device), last].float()
-                if len(kept) == len(set(layers)):
-                    raise Enough
-
-            return hook
-
-        handles = [self.loaded.blocks[layer].register_forward_hook(keep(layer)) for layer in sorted(set(layers))]
-        try:
-            with torch.inference_mode():
-                self.loaded.model(input_ids=padded.to(device), use_cache=False)
-        except Enough:
-            pass
-        finally:
-            for handle in handles:
-                handle.remove()
-        states: NDArray[np.float32] = torch.stack([kept[layer] for layer in layers], dim=1).cpu().numpy()
-        return states
 
 
 def _free(device: torch.device) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from .lean import LeanBlock
+
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -85,6 +87,7 @@ class LoadedModel:
     device: torch.device
     dtype: torch.dtype
     packs: bool | None = None  # whether it runs without pads; None until it was tried
+    lean: list[LeanBlock] | None = None  # blocks that run in place of its own; None until they were tried
     too_much: int | None = None  # tokens of the smallest batch that did not fit in memory
     lock: threading.Lock = field(default_factory=threading.Lock)
     checked: set[str] = field(default_factory=set)  # marks of the scorers that found it to be theirs

@@ -142,11 +142,14 @@ def llama_states(tiny_model: Path) -> np.ndarray:
     return full_states(tiny_model, random_rows())
 
 
-@pytest.fixture(params=[True, False], ids=["packed", "padded"])
+@pytest.fixture(params=["lean", "packed", "padded"])
 def llama(request: pytest.FixtureRequest, tiny_model: Path) -> Encoder:
-    """Both ways of running a batch."""
+    """All ways of running a batch, tried already."""
     encoder = encoder_of(tiny_model)
-    encoder.loaded.packs = request.param
+    encoder.loaded.packs = None if request.param == "lean" else request.param == "packed"
+    encoder.loaded.lean = None if request.param == "lean" else []
+    encoder.encode(random_rows([5]), [0])
+    assert bool(encoder.loaded.lean) == (request.param == "lean")
     return encoder
 
 

@@ -11,9 +11,18 @@ import pytest
 import torch
 import transformers
 from conftest import make_model
-from test_encoder import ARCHITECTURES, BLOCKS, LAYERS, assert_equal_states, encoder_of, full_states, save_random
+from test_encoder import (
+    ARCHITECTURES,
+    BLOCKS,
+    LAYERS,
+    assert_equal_states,
+    encoder_of,
+    full_states,
+    random_rows,
+    save_random,
+)
 
-from larf_curate.encoding import packing
+from larf_curate.encoding import attention, lean, packing
 from larf_curate.encoding.batching import plan_packs
 from larf_curate.encoding.encoder import Encoder
 from larf_curate.encoding.packing import PackedPass
@@ -25,31 +34,97 @@ ROWS = [[*BEGINNING, *own] for own in ([30], [31, 32], [33, 34, 35], [40, 41, 42
 def sizes_seen(module: torch.nn.Module) -> list[int]:
     """How many tokens a module is given, call by call."""
     seen: list[int] = []
-    module.register_forward_pre_hook(lambda _m, args: seen.append(args[0].shape[0] * args[0].shape[1]))
+    module.register_forward_pre_hook(lambda _m, args: seen.append(args[0].shape[:-1].numel()))
     return seen
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-@pytest.mark.parametrize("layers", [[BLOCKS - 1], [0, 2]])
-def test_states_equal_the_full_forward_pass(name: str, layers: list[int], tmp_path: Path) -> None:
+LEAN = ["llama", "llama3_rope", "mistral", "qwen2", "qwen3"]
+
+
+@pytest.mark.parametrize("layers", [[BLOCKS - 1], [0, 2]], ids=str)
+@pytest.mark.parametrize(
+    ("name", "are_lean"), [*((name, name in LEAN) for name in ARCHITECTURES), *((name, False) for name in LEAN)]
+)
+def test_states_equal_the_full_forward_pass(name: str, layers: list[int], are_lean: bool, tmp_path: Path) -> None:
+    """In one batch, in several that share a beginning, and one by one; in lean blocks and in the model's own."""
     auto = transformers.AutoModelForCausalLM
     if name == "gemma3_vision":
         auto = transformers.AutoModelForImageTextToText
     save_random(tmp_path, ARCHITECTURES[name](), auto)
-    encoder = encoder_of(tmp_path, max(layers))
-    states = encoder.encode(ROWS, layers)
+    expected = full_states(tmp_path, ROWS, auto)[:, layers]
+    for batch_tokens in (None, 25, 1):
+        encoder = encoder_of(tmp_path, max(layers), batch_tokens=batch_tokens)
+        encoder.loaded.lean = [] if name in LEAN and not are_lean else None
+        states = encoder.encode(ROWS, layers)
+        assert encoder.loaded.packs
+        assert bool(encoder.loaded.lean) == are_lean
+        assert_equal_states(states.values, expected)
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma2"])
+@pytest.mark.parametrize("queries", [3, 64])
+@pytest.mark.parametrize("long", [1, 10_000])
+def test_attention_in_chunks_and_in_torch_s_own_kernel(
+    name: str, queries: int, long: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of all lengths, also shorter than the beginning that they share."""
+    monkeypatch.setattr(attention, "_QUERIES", queries)
+    monkeypatch.setattr(attention, "_LONG", long)
+    save_random(tmp_path, ARCHITECTURES[name](), transformers.AutoModelForCausalLM)
+    rows = ROWS + random_rows()
+    encoder = encoder_of(tmp_path)
+    assert_equal_states(encoder.encode(rows, LAYERS).values, full_states(tmp_path, rows))
     assert encoder.loaded.packs
-    assert_equal_states(states.values, full_states(tmp_path, ROWS, auto)[:, layers])
 
 
-def test_the_common_beginning_runs_once_and_no_pad_does(tiny_model: Path) -> None:
-    encoder = encoder_of(tiny_model, 2)
-    encoder.loaded.packs = True
-    first, mlp = sizes_seen(encoder.loaded.blocks[0]), sizes_seen(encoder.loaded.blocks[2].mlp)
+@pytest.mark.parametrize("are_lean", [True, False], ids=["lean", "own"])
+def test_the_common_beginning_runs_once_and_no_pad_does(tiny_model: Path, are_lean: bool) -> None:
+    encoder = encoder_of(tiny_model, 2, batch_tokens=30)
+    encoder.loaded.lean = None if are_lean else []
+    encoder.encode(ROWS[:1], [2])  # what suits the model is found out
+    first, mlp = (sizes_seen(encoder.loaded.blocks[i].mlp.gate_proj) for i in (0, 2))
     encoder.encode([*ROWS, ROWS[0]], [2])
     own = sum(len(row) - len(BEGINNING) for row in ROWS)
-    assert first == [len(BEGINNING) + own]
-    assert mlp == [len(ROWS)], "in the highest block, what follows attention runs on the last tokens alone"
+    assert len(first) > 1
+    assert sum(first) == len(BEGINNING) + own
+    assert sum(mlp) == len(ROWS), "in the highest block, what follows attention runs on the last tokens alone"
+
+
+def test_lean_blocks_leave_the_model_s_own_as_they_were(tiny_model: Path) -> None:
+    encoder = encoder_of(tiny_model)
+    encoder.encode(ROWS, LAYERS)
+    assert encoder.loaded.lean
+    assert not any("forward" in vars(block) for block in encoder.loaded.blocks)
+
+
+@pytest.mark.parametrize("fault", ["norm", "rotation", "bias"])
+def test_lean_blocks_that_are_wrong_are_not_used(tiny_model: Path, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks may have the names of Llama's and do other things."""
+    encoder = encoder_of(tiny_model)
+    block = encoder.loaded.blocks[1]
+    if fault == "norm":  # as Gemma's
+        block.input_layernorm.forward = lambda x, own=block.input_layernorm.forward: own(x) + x
+    if fault == "rotation":
+        monkeypatch.setattr(lean, "_rotated", lambda states, *_: states)
+    if fault == "bias":
+        block.mlp.down_proj.forward = lambda x, own=block.mlp.down_proj.forward: own(x) + 1
+    found = encoder.encode(ROWS, LAYERS).values
+    assert encoder.loaded.packs
+    assert encoder.loaded.lean == []
+    encoder.loaded.packs = False
+    assert_equal_states(found, encoder.encode(ROWS, LAYERS).values)
+
+
+def test_products_that_are_not_plain_have_no_lean_blocks(tiny_model: Path) -> None:
+    """Weights in eight bits or with an adapter beside them: their product is not of the weights alone."""
+
+    class Other(torch.nn.Linear):
+        pass
+
+    encoder = encoder_of(tiny_model)
+    encoder.loaded.blocks[0].mlp.up_proj.__class__ = Other
+    encoder.encode(ROWS, LAYERS)
+    assert encoder.loaded.lean == []
 
 
 def test_attention_is_as_it_was_afterwards(tiny_model: Path) -> None:
@@ -57,7 +132,7 @@ def test_attention_is_as_it_was_afterwards(tiny_model: Path) -> None:
     before = encoder.loaded.model.config._attn_implementation
     encoder.loaded.packs = True
     encoder.encode(ROWS, LAYERS)
-    assert encoder.loaded.model.config._attn_implementation == before != packing._NAME
+    assert encoder.loaded.model.config._attn_implementation == before != attention.NAME
     assert not any(block._forward_hooks or block._forward_pre_hooks for block in encoder.loaded.blocks)
 
 
@@ -75,7 +150,7 @@ def test_mamba_has_no_attention_to_pack(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fault", ["positions", "mixed", "prefix", "last"])
 def test_a_pass_that_is_wrong_is_not_used(tiny_model: Path, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class Wrong(PackedPass):
-        def __call__(self, rows: Any, layers: Any) -> torch.Tensor:
+        def __call__(self, rows: Any, shared: int, layers: Any) -> torch.Tensor:
             if fault == "mixed":  # as if each row saw those before it
                 rows = [list(chain(*rows[: at + 1])) for at in range(len(rows))]
             if fault == "positions":
@@ -83,8 +158,9 @@ def test_a_pass_that_is_wrong_is_not_used(tiny_model: Path, fault: str, monkeypa
             if fault == "last":
                 rows = [row[:-1] for row in rows]
             if fault == "prefix":
-                rows = [[*rows[0][:3], *row[3:]][::-1] for row in rows]
-            return super().__call__(rows, layers)
+                shared -= 1
+                rows = [[*row[:shared], *rows[0][shared : shared + 1], *row[shared + 1 :]][::-1] for row in rows]
+            return super().__call__(rows, shared, layers)
 
     monkeypatch.setattr(packing, "PackedPass", Wrong)
     encoder = encoder_of(tiny_model)
@@ -94,9 +170,9 @@ def test_a_pass_that_is_wrong_is_not_used(tiny_model: Path, fault: str, monkeypa
 
 
 def test_attention_with_something_more_is_not_ours(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = packing._attend
+    plain = attention.attend
     with_sinks = lambda *args, **kwargs: plain(*args, **kwargs, s_aux=torch.zeros(4))  # noqa: E731
-    monkeypatch.setitem(transformers.modeling_utils.ALL_ATTENTION_FUNCTIONS._global_mapping, packing._NAME, with_sinks)
+    monkeypatch.setitem(transformers.modeling_utils.ALL_ATTENTION_FUNCTIONS._global_mapping, attention.NAME, with_sinks)
     encoder = encoder_of(tiny_model)
     states = encoder.encode(ROWS, LAYERS).values
     assert encoder.loaded.packs is False
@@ -108,15 +184,15 @@ def test_rows_that_begin_alike_stand_together() -> None:
     other = [99, *BEGINNING]
     rows = [[*(other if i % 3 == 0 else BEGINNING), *range(i % 7 + 1)] for i in range(90)]
     batches = plan_packs(rows, 200)
-    assert sorted(i for batch in batches for i in batch) == list(range(90))
-    assert all(len({rows[i][0] for i in batch}) == 1 for batch in batches)
-    assert all(sum(len(rows[i]) for i in batch) <= 200 for batch in batches)
+    assert sorted(i for batch in batches for i in batch.rows) == list(range(90))
+    assert all(len({rows[i][0] for i in batch.rows}) == 1 for batch in batches)
+    assert all(sum(len(rows[i]) - batch.shared for i in batch.rows) <= 200 for batch in batches)
 
 
 def test_packed_and_padded_agree(tiny_model: Path) -> None:
     found = []
-    for packs in (True, False):
+    for packs in (None, False):
         encoder: Encoder = encoder_of(tiny_model, batch_tokens=70)
         encoder.loaded.packs = packs
         found.append(encoder.encode(ROWS, LAYERS).values)
-    np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-5)
+    assert_equal_states(found[0], found[1])
