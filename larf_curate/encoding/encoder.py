@@ -19,21 +19,23 @@ from .loading import EncoderConfig, LoadedModel, dtype_name, find_device, find_d
 from .locating import commit_of
 from .packing import PackedPass, fastest_pass
 from .padding import PaddedPass
+from .tuning import batch_tokens_for
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-_CPU_BATCH_TOKENS = 1_024  # larger batches fall out of the processor's cache, smaller ones make thin matrices
-_ACCELERATOR_BATCH_TOKENS = 16_384
-
 
 @dataclass
 class States:
-    """Last-token states, float32 [conversations, layers, hidden size], NaN where `issues` says why there is none."""
+    """Last-token states, float32 [conversations, layers, hidden size], NaN where `issues` says why there is none.
+
+    `how` says in words how they were made: precision, device, batches, and the shortcuts that were on.
+    """
 
     values: NDArray[np.float32]
     issues: list[Issue | None]
+    how: str
 
 
 class Encoder:
@@ -41,8 +43,7 @@ class Encoder:
 
     def __init__(self, config: EncoderConfig, loaded: LoadedModel) -> None:
         self.loaded = loaded
-        default = _CPU_BATCH_TOKENS if loaded.device.type == "cpu" else _ACCELERATOR_BATCH_TOKENS
-        self.batch_tokens = config.batch_tokens or default
+        self.batch_tokens = config.batch_tokens
         limit = loaded.max_positions or config.max_tokens
         self.renderer = Renderer(loaded.tokenizer, min(config.max_tokens, limit), config.overflow)
 
@@ -71,7 +72,9 @@ class Encoder:
         issues: list[Issue | None] = [None] * len(ids)
         with self.loaded.lock:
             forward = fastest_pass(self.loaded)
-            queue = forward.plan(distinct, self.batch_tokens)[::-1]
+            size = self.batch_tokens or batch_tokens_for(self.loaded, forward, sum(map(len, distinct)))
+            how = f"batches of up to {size:,} tokens; {', '.join(forward.shortcuts)}"
+            queue = forward.plan(distinct, size)[::-1]
             while queue:
                 batch = queue.pop()
                 rows = [distinct[i] for i in batch.rows]
@@ -102,7 +105,7 @@ class Encoder:
                     done += len(same)
                 if progress is not None:
                     progress(done)
-        return States(values, issues)
+        return States(values, issues, f"{self.loaded.dtype_name} on {self.loaded.device}, {how}")
 
     def _try(
         self, forward: PackedPass | PaddedPass, rows: list[tuple[int, ...]], shared: int, layers: Sequence[int]

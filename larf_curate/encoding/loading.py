@@ -47,7 +47,7 @@ class EncoderConfig:
         device: a torch device; None takes CUDA, then MPS, then the CPU.
         max_tokens: longer conversations lose their middle, or are unscorable under overflow="reject".
         overflow: `truncate` or `reject`.
-        batch_tokens: tokens of one batch; None is 1,024 on CPU and 16,384 on an accelerator.
+        batch_tokens: tokens of one batch; None finds out what suits the model and the device (`tuning`).
         chat_template: a Jinja template instead of the tokenizer's own; `LARFScorer.fit` also takes the path of one.
         trust_remote_code: run code that comes with the model. Never stored in an artifact.
     """
@@ -88,6 +88,7 @@ class LoadedModel:
     dtype: torch.dtype
     packs: bool | None = None  # whether it runs without pads; None until it was tried
     lean: list[LeanBlock] | None = None  # blocks that run in place of its own; None until they were tried
+    batch_tokens: int | None = None  # those measured to be the fastest
     too_much: int | None = None  # tokens of the smallest batch that did not fit in memory
     lock: threading.Lock = field(default_factory=threading.Lock)
     checked: set[str] = field(default_factory=set)  # marks of the scorers that found it to be theirs

@@ -52,6 +52,12 @@ class PackedPass:
         configs = {id(module.config): module.config for module in loaded.model.modules() if hasattr(module, "config")}
         self._configs = [config for config in configs.values() if hasattr(config, "_attn_implementation_internal")]
 
+    @property
+    def shortcuts(self) -> tuple[str, ...]:
+        """What is left out beside a plain pass, in words."""
+        first = ("blocks up to the layer alone", "equal rows once", "no padding", "common beginnings once")
+        return (*first, "last tokens alone in the last block", *(["lean blocks"] if self._lean else []))
+
     def plan(self, rows: Sequence[Row], batch_tokens: int) -> list[Batch]:
         return plan_packs(rows, batch_tokens)
 

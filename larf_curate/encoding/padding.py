@@ -29,6 +29,8 @@ class PaddedPass:
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
 
+    shortcuts = ("blocks up to the layer alone", "equal rows once", "padded to near-equal lengths")
+
     def plan(self, rows: Sequence[Row], batch_tokens: int) -> list[Batch]:
         return plan_batches([len(row) for row in rows], batch_tokens)
 

@@ -37,7 +37,8 @@ def larf_schema(layers: Sequence[int]) -> dict[str, pa.DataType]:
 
 class Scores:
     """What scoring says of some rows, in their order: `score` float32 [n] and `by_layer` float32 [n, layers], NaN where
-    unscorable; `tokens` of the rendered conversation (None where it could not be rendered); `issues`.
+    unscorable; `tokens` of the rendered conversation (None where it could not be rendered); `issues`; `how` they were
+    made, in words: precision, device, batches, and the shortcuts that were on.
     """
 
     def __init__(self, layers: Sequence[int], count: int) -> None:
@@ -46,6 +47,7 @@ class Scores:
         self.by_layer: NDArray[np.float32] = np.full((count, len(self.layers)), np.nan, np.float32)
         self.tokens: list[int | None] = [None] * count
         self.issues: list[Issue | None] = [None] * count
+        self.how = ""
 
     def columns(self) -> dict[str, list[Any]]:
         """Plain lists by column name, with null for NaN, in the order of `larf_schema`."""

@@ -6,15 +6,16 @@ import hashlib
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..encoding.encoder import Encoder, get_encoder
+from ..encoding.encoder import Encoder, States, get_encoder
 from ..encoding.loading import DType, EncoderConfig, EncoderOptions
 from ..errors import Issue, ModelError, RowFormatError, ScorerError, Unscorable
 from ..progress import progress as show_progress
@@ -30,8 +31,13 @@ from .references import ReferenceSet, choose_references
 if TYPE_CHECKING:
     from datasets import Dataset
 
+_Found = TypeVar("_Found")
 _WINDOW = 4096
-"""Rows rendered and sorted by length at a time: bounds memory, and is plenty for batches of equal length."""
+"""Rows in memory at a time."""
+
+
+_PART = 512
+"""Rows encoded together while the next ones are rendered; enough to find others of equal length among them."""
 
 
 class RunOptions(TypedDict, total=False):
@@ -303,27 +309,38 @@ class LARFScorer:
     ) -> Scores:
         scores = Scores(self.layers, len(rows))
         encoder = self._encoder(rank)
-        ids: list[list[int]] = []
-        places: list[int] = []
-        for place, row in enumerate(rows):
+        parts = [range(start, min(start + _PART, len(rows))) for start in range(0, len(rows), _PART)]
+        for places, ids in _ahead(lambda part: self._render(rows, part, form, encoder, scores), parts):
+            if progress is not None:
+                progress(places.stop - places.start - len(ids))
+            states = encoder.encode(list(ids.values()), self.layers, progress)
+            self._rate(states, list(ids), scores)
+        return scores
+
+    def _render(
+        self, rows: Sequence[Row], places: range, form: RowFormat, encoder: Encoder, scores: Scores
+    ) -> tuple[range, dict[int, list[int]]]:
+        """The token ids of the rows at `places`, by place, where there are any; counts and issues go into `scores`."""
+        found: dict[int, list[int]] = {}
+        for place in places:
             try:
-                rendered = encoder.renderer.render(form.convert(row))
+                rendered = encoder.renderer.render(form.convert(rows[place]))
             except Unscorable as error:
                 scores.issues[place] = error.issue
                 continue
             scores.tokens[place], scores.issues[place] = rendered.tokens, rendered.issue
-            ids.append(rendered.ids)
-            places.append(place)
-        if progress is not None:
-            progress(len(rows) - len(places))
-        states = encoder.encode(ids, self.layers, progress)
+            found[place] = rendered.ids
+        return places, found
+
+    def _rate(self, states: States, places: list[int], scores: Scores) -> None:
+        """States become the scores of the rows at `places`."""
+        scores.how = states.how
         scores.score[places], scores.by_layer[places] = self._formula.score(states.values)
         for place, issue in zip(places, states.issues, strict=True):
             if issue is not None:
                 scores.issues[place] = issue
             elif np.isnan(scores.score[place]):  # the zero vector: a state without a direction
                 scores.issues[place] = Issue.NON_FINITE
-        return scores
 
     @cached_property
     def _formula(self) -> FittedFormula:
@@ -371,6 +388,19 @@ class LARFScorer:
             f"the model found now ({encoder.loaded.version}) is not the one this scorer was fitted on "
             f"({self.spec.model}, {self.spec.version}): fit a scorer on it"
         )
+
+
+def _ahead(work: Callable[[range], _Found], parts: Sequence[range]) -> Iterator[_Found]:
+    """What `work` makes of each part, the next one always in a thread beside whoever uses the last."""
+    if len(parts) < 2:
+        yield from map(work, parts)
+        return
+    with ThreadPoolExecutor(1, "larf-render") as beside:
+        coming = beside.submit(work, parts[0])
+        for part in parts[1:]:
+            found, coming = coming.result(), beside.submit(work, part)
+            yield found
+        yield coming.result()
 
 
 def _windows(rows: Iterable[Row] | Dataset) -> tuple[int, list[str], Iterator[Sequence[Row]]]:

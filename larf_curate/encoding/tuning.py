@@ -1,0 +1,153 @@
+"""How many tokens run together: measured once for a model on a machine, within its free memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+from filelock import Timeout as LockTimeout
+
+from ..atomic import write_text
+from ..errors import OutputError
+from .demo import cache_directory
+
+if TYPE_CHECKING:
+    import torch
+
+    from .loading import LoadedModel
+    from .packing import PackedPass
+    from .padding import PaddedPass
+
+# Larger batches fall out of a processor's cache, smaller ones make thin matrices.
+_CPU_SIZES, _CPU_DEFAULT = (512, 1_024, 2_048), 1_024
+_ACCELERATOR_SIZES, _ACCELERATOR_DEFAULT = (4_096, 8_192, 16_384, 32_768, 65_536), 16_384
+_CPU_WORTH, _ACCELERATOR_WORTH = 32, 8
+"""Jobs of fewer times the default are done before a measurement would pay."""
+_ROW, _BEGINNING = 200, 16  # tokens of the rows measured on, and of those which all begin with
+_SECONDS = 4.0  # of measuring, about: a batch that takes long is worth the same in any size
+_PATIENCE = 60.0  # seconds to wait for another process that measures
+_ALIKE = 0.98  # of the best rate: the smaller batch then
+
+
+def batch_tokens_for(loaded: LoadedModel, forward: PackedPass | PaddedPass, tokens: int) -> int:
+    """Tokens of a batch that suit this model on this device.
+
+    The measurement is kept in the user's cache and shared by all processes, so that they make the same batches. Without
+    a cache that can be written, and for small jobs until there is a measurement, it is a default.
+
+    Args:
+        loaded: the model; whoever calls holds its lock.
+        forward: how its batches run.
+        tokens: how many there are to do.
+    """
+    if loaded.batch_tokens is not None:
+        return loaded.batch_tokens
+    on_cpu = loaded.device.type == "cpu"
+    default = _CPU_DEFAULT if on_cpu else _ACCELERATOR_DEFAULT
+    limit = _room(loaded)
+    place = cache_directory() / "batches" / f"{_digest(loaded, forward)}.json"
+    size = _read(place)
+    if size is None and tokens >= (_CPU_WORTH if on_cpu else _ACCELERATOR_WORTH) * default:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(place.with_suffix(".lock"), timeout=_PATIENCE):
+                size = _read(place)
+                if size is None:
+                    sizes = [size for size in (_CPU_SIZES if on_cpu else _ACCELERATOR_SIZES) if size <= limit]
+                    size = _measured(loaded, forward, sizes) or default
+                    write_text(place, json.dumps({"batch_tokens": size}))
+        except (OSError, OutputError, LockTimeout):
+            size = None
+    if size is not None:
+        loaded.batch_tokens = size
+    return max(1, min(size or default, limit))
+
+
+def _measured(loaded: LoadedModel, forward: PackedPass | PaddedPass, sizes: Sequence[int]) -> int | None:
+    """The smallest of `sizes` that is about as fast as the fastest; None where there is no telling."""
+    rates: dict[int, float] = {}
+    began = time.perf_counter()
+    for size in sizes:
+        try:
+            rates[size] = _rate(loaded, forward, size)
+        except RuntimeError:  # out of memory, most likely: the sizes before it did fit
+            break
+        if time.perf_counter() - began > _SECONDS / 2:  # the next size would take as long as all before it
+            break
+    if len(rates) < 2:
+        return None
+    return next(size for size, rate in rates.items() if rate >= _ALIKE * max(rates.values()))
+
+
+def _rate(loaded: LoadedModel, forward: PackedPass | PaddedPass, size: int) -> float:
+    """Tokens a second in a batch of `size`: the best of three after one that does not count."""
+    rows = _rows(size, min(400, _decoder(loaded).vocab_size))
+    spent = []
+    for _ in range(4):
+        began = time.perf_counter()
+        forward(rows, _BEGINNING, [len(loaded.blocks) - 1]).cpu()
+        spent.append(time.perf_counter() - began)
+    return size / min(spent[1:])
+
+
+def _rows(tokens: int, vocabulary: int) -> list[list[int]]:
+    """Rows with a common beginning, `tokens` in all behind it."""
+    beginning = [i % vocabulary for i in range(_BEGINNING)]
+    own = _ROW - _BEGINNING
+    return [beginning + [(7 * i + j * j) % vocabulary for j in range(own)] for i in range(max(2, tokens // own))]
+
+
+def _room(loaded: LoadedModel) -> int:
+    """Tokens whose activations take half of the memory that is free: about what lives at once within a block."""
+    free = _free_bytes(loaded.device)
+    if free is None:
+        return _ACCELERATOR_SIZES[-1]
+    decoder = _decoder(loaded)
+    wide = getattr(decoder, "intermediate_size", None) or 4 * loaded.hidden_size
+    each = 4 if loaded.dtype_name == "float32" else 2
+    return max(1, free // 2 // (each * (8 * loaded.hidden_size + 3 * int(wide))))
+
+
+def _decoder(loaded: LoadedModel) -> Any:
+    return loaded.model.config.get_text_config(decoder=True)
+
+
+def _free_bytes(device: torch.device) -> int | None:
+    import torch
+
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type != "cpu":
+        return None
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def _digest(loaded: LoadedModel, forward: PackedPass | PaddedPass) -> str:
+    """Stands for all that a measurement depends on."""
+    import torch
+
+    cuda = loaded.device.type == "cuda"
+    machine = torch.cuda.get_device_name(loaded.device) if cuda else f"{platform.machine()} {os.cpu_count()}"
+    named = [loaded.version, loaded.dtype_name, len(loaded.blocks), machine, torch.get_num_threads(), torch.__version__]
+    return hashlib.sha256(repr((*named, forward.shortcuts)).encode()).hexdigest()[:24]
+
+
+def _read(place: Path) -> int | None:
+    try:
+        size = json.loads(place.read_text(encoding="utf-8"))["batch_tokens"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return size if isinstance(size, int) and size > 0 else None
