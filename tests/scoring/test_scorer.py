@@ -216,6 +216,23 @@ def own_pairs(path: Path, held_back: int) -> Path:
     return path
 
 
+@pytest.mark.parametrize("dtype", ["int8", "nf4"])
+def test_a_scorer_fitted_on_quantised_weights_scores_with_them(
+    wide_model: Path, references_file: Path, tmp_path: Path, dtype: Any
+) -> None:
+    scorer = LARFScorer.fit(wide_model, 3, references=references_file, dtype=dtype)
+    scorer.save_pretrained(tmp_path / "scorer")
+    again = LARFScorer.from_pretrained(tmp_path / "scorer")
+    assert again.spec.dtype == dtype
+    assert "bitsandbytes" in again.spec.packages
+    rows = [{"question": f"How do I fake a {thing}?", "answer": "Plan it well."} for thing in ("lock", "bank", "vote")]
+    assert again._encoder().loaded.dtype_name == dtype
+    np.testing.assert_allclose(again.score(rows), scorer.score(rows), atol=1e-6)
+    exact = LARFScorer.fit(wide_model, 3, references=references_file)
+    assert exact._encoder().loaded.dtype_name == "float32"
+    assert np.abs(exact.score(rows) - scorer.score(rows)).max() > 1e-4  # it was quantised indeed
+
+
 @pytest.mark.parametrize("formula", ["larf", "subspace"])
 def test_separation_is_measured_on_pairs_that_were_not_fitted(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, formula: Any, capsys: pytest.CaptureFixture[str]
