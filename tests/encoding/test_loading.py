@@ -716,6 +716,19 @@ def test_states_in_int8_are_near_those_of_the_rounded_weights(wide_model: Path) 
 
 
 @QUANTISING
+def test_a_state_does_not_hang_on_its_batch(wide_model: Path, dtype: Any) -> None:
+    """As it would with LLM.int8's outliers, which are looked for in a whole batch."""
+    config = EncoderConfig(str(wide_model), dtype=dtype)
+    loaded = load_model(config, 3, CPU)
+    with torch.no_grad():
+        loaded.blocks[1].input_layernorm.weight *= 3  # outliers (above 6) in columns that differ from row to row
+    encoder = Encoder(config, loaded)
+    together = encoder.encode(ROWS, [0, 3]).values
+    alone = np.concatenate([encoder.encode([row], [0, 3]).values for row in ROWS])
+    assert_equal_states(together, alone)
+
+
+@QUANTISING
 def test_quantised_loading_and_running_say_nothing(wide_model: Path, dtype: str) -> None:
     """bitsandbytes would tell of every batch that it casts, and of a package that it would fetch kernels with."""
     program = (
