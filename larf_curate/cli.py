@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from .encoding.loading import DType
 from .errors import LarfError, ModelError, RecipeError, ThresholdError
 
 app = typer.Typer(
@@ -31,7 +32,8 @@ Split = Annotated[str | None, typer.Option(help="Split of a dataset that has sev
 Format = Annotated[str, typer.Option(help=f"Row format: {_FORMATS}")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")]
 Precision = Annotated[
-    Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="auto: bfloat16 on CUDA, else float32.")
+    DType,
+    typer.Option(help="auto: bfloat16 on CUDA, else float32. int8, nf4: 8 or 4 bits, for models that do not fit."),
 ]
 ChatTemplate = Annotated[str | None, typer.Option(help="Jinja file for a model that has none.")]
 Device = Annotated[str | None, typer.Option(help="torch device; found by itself if not given.")]

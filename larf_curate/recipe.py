@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from .encoding.loading import DType
 from .errors import DataError, PublishError, RecipeError, hub_errors
 from .progress import say
 from .rows.formats import FORMATS, resolve_format
@@ -105,7 +106,7 @@ class ScorerSection(_Section):
     formula: Literal["larf", "subspace"] = "larf"
     top_k: int | None = Field(None, ge=1)
     rank: int = Field(16, ge=1)
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
+    dtype: DType | None = None
     max_tokens: int = Field(4096, ge=16)
     overflow: Literal["truncate", "reject"] = "truncate"
     chat_template: Text | None = None

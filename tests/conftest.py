@@ -55,6 +55,10 @@ SIZES = {
 }
 
 
+WIDE = {**SIZES, "hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
+"""Multiples of the 64 weights that share a scale in nf4."""
+
+
 def make_model(directory: Path, config: object | None = None, template: str | None = CHATML, seed: int = 0) -> Path:
     """A random model of the config's architecture (Llama by default), saved with its tokenizer."""
     import torch
@@ -73,6 +77,15 @@ def make_model(directory: Path, config: object | None = None, template: str | No
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a random 5-block Llama of hidden size 48."""
     return make_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in sizes that can be quantised to 4 bits; skips where bitsandbytes is not installed."""
+    pytest.importorskip("bitsandbytes", reason="8 and 4 bits need larf-curate[quant]")
+    from transformers import LlamaConfig
+
+    return make_model(tmp_path_factory.mktemp("wide"), LlamaConfig(**WIDE))
 
 
 @pytest.fixture(scope="session")

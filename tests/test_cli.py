@@ -102,6 +102,18 @@ def test_fit_score_filter_one_after_the_other(tiny_model, references_file, tiny_
     assert ["removed", "2"] in [line.split() for line in split.stdout.splitlines()]
 
 
+def test_a_model_can_be_fitted_in_4_bits(wide_model, references_file, tmp_path):
+    options = ("--layer", 1, "--references", references_file, "--dtype", "nf4", "--device", "cpu")
+    fitted = larf("fit", wide_model, *options, "--out", tmp_path / "s")
+    assert fitted.returncode == 0, fitted.stderr
+    assert LARFScorer.from_pretrained(tmp_path / "s").spec.dtype == "nf4"
+
+
+def test_a_dtype_that_is_none_is_told_what_there_is(wide_model, tmp_path):
+    done = larf("fit", wide_model, "--layer", 1, "--dtype", "int4", "--out", tmp_path / "s")
+    assert_wrong_usage(done, "'int4'", "'float16', 'int8', 'nf4'")
+
+
 @pytest.mark.parametrize(
     ("options", "removed"),
     [

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.cache_utils import Cache, DynamicLayer
 
+from ..errors import ModelError
 from .batching import common_prefix
 from .loading import LoadedModel
 
@@ -127,7 +128,7 @@ class Answerer:
                             self.loaded.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1].float()
                         )
                         error = (logits[number] - plain).abs().max() / plain.std().clamp(min=1e-6)
-                        if not error < (1e-3 if self.loaded.dtype == torch.float32 else 0.2):
+                        if not error < (1e-3 if self.loaded.dtype_name == "float32" else 0.2):
                             return False
         except Exception:  # an architecture with a cache or blocks of its own kind may fail anywhere in here
             return False
@@ -299,19 +300,41 @@ def scaled(block: nn.Module, factor: float) -> Iterator[None]:
 
     Biases and norms stay, as in the authors' search; so does the router of a mixture of experts. The weights
     themselves are never written: each parameter points to a scaled copy and back, so that they are the same bytes
-    afterwards whatever happens in between, Ctrl-C included.
+    afterwards whatever happens in between, Ctrl-C included. Where a layer's weights are quantised, or an adapter lies
+    beside them, what the layer gives is scaled instead, which is the same.
+
+    Raises:
+        ModelError: the block has no linear weights that are known as such.
     """
+    whole = {
+        name: module
+        for name, module in block.named_modules()
+        if hasattr(module, "base_layer") or getattr(getattr(module, "weight", None), "itemsize", 2) == 1
+    }
+    within = tuple(f"{name}." for name in whole)
+    layers = [module for name, module in whole.items() if not name.startswith(within)]
     chosen = [
         parameter
         for name, parameter in block.named_parameters()
-        if parameter.ndim >= 2 and not name.endswith(("router.weight", "mlp.gate.weight"))
+        if parameter.ndim >= 2
+        and not name.endswith(("router.weight", "mlp.gate.weight"))
+        and not name.startswith(within)
     ]
+    if not chosen and not layers:
+        raise ModelError(f"{type(block).__name__} keeps its linear weights in a form that the search cannot scale")
     own = [parameter.data for parameter in chosen]
+
+    def scale(layer: Any, _args: object, output: Tensor) -> Tensor:
+        return output * factor if layer.bias is None else output * factor + layer.bias * (1 - factor)
+
+    handles = [layer.register_forward_hook(scale) for layer in layers]
     try:
         for parameter, weights in zip(chosen, own, strict=True):
             parameter.data = weights * factor
         yield
     finally:
+        for handle in handles:
+            handle.remove()
         interrupted: KeyboardInterrupt | None = None
         while True:
             try:

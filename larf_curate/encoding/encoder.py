@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import Issue
 from ..rows.rendering import Renderer
 from .batching import Batch
-from .loading import EncoderConfig, LoadedModel, dtype_name, find_device, find_dtype, load_model
+from .loading import EncoderConfig, LoadedModel, find_device, load_model, settle_dtype
 from .locating import commit_of
 from .packing import PackedPass, fastest_pass
 from .padding import PaddedPass
@@ -168,7 +168,7 @@ def get_encoder(config: EncoderConfig, highest: int, rank: int | None = None) ->
     device = find_device(config.device, rank)
     plain = EncoderConfig(config.model)  # what changes how the model is used, not what is loaded, is not in the key
     how: dict[str, Any] = {name: getattr(plain, name) for name in ("device", "max_tokens", "overflow", "batch_tokens")}
-    how["dtype"] = dtype_name(find_dtype(config.dtype, device))  # "auto" and its outcome are one model
+    how["dtype"] = settle_dtype(config.dtype, device)  # "auto" and its outcome are one model
     key = (replace(config, **how), str(device))
     with _locks["loading"]:
         loaded = _models.get(key)

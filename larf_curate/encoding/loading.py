@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast, get_args
 
 from ..errors import LarfError, MissingExtraError, ModelError, one_line
 from ..rows.rendering import Overflow
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
     from .lean import LeanBlock
 
-DType = Literal["auto", "float32", "bfloat16", "float16"]
+Quantised = Literal["int8", "nf4"]
+DType = Literal["auto", "float32", "bfloat16", "float16", "int8", "nf4"]
+_QUANTISING_DEVICES = ("cuda", "xpu", "cpu")  # on MPS, bitsandbytes fetches its kernels from the Hub, or is very slow
 
 
 class EncoderOptions(TypedDict, total=False):
@@ -43,7 +46,8 @@ class EncoderConfig:
     Attributes:
         model: `demo`, a Hub id, a local directory, a GGUF file, or the directory or Hub id of a PEFT adapter.
         revision: branch, tag or commit of a Hub id.
-        dtype: `auto` is bfloat16 on CUDA and float32 elsewhere.
+        dtype: `auto` is bfloat16 on CUDA and float32 elsewhere. `int8` and `nf4` quantise the linear layers to 8 and 4
+            bits with bitsandbytes, for models that do not fit in memory; the rest of the model is as with `auto`.
         device: a torch device; None takes CUDA, then MPS, then the CPU.
         max_tokens: longer conversations lose their middle, or are unscorable under overflow="reject".
         overflow: `truncate` or `reject`.
@@ -63,8 +67,8 @@ class EncoderConfig:
     trust_remote_code: bool = False
 
     def __post_init__(self) -> None:
-        if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
-            raise ModelError(f"dtype must be auto, float32, bfloat16 or float16, not {self.dtype!r}")
+        if self.dtype not in get_args(DType):
+            raise ModelError(f"dtype must be one of {', '.join(get_args(DType))}, not {self.dtype!r}")
         if self.overflow not in ("truncate", "reject"):
             raise ModelError(f"overflow must be truncate or reject, not {self.overflow!r}")
         if self.max_tokens < 16:
@@ -85,7 +89,8 @@ class LoadedModel:
     max_positions: int | None
     version: str
     device: torch.device
-    dtype: torch.dtype
+    dtype: torch.dtype  # of what is not quantised
+    quantised: Quantised | None = None
     packs: bool | None = None  # whether it runs without pads; None until it was tried
     lean: list[LeanBlock] | None = None  # blocks that run in place of its own; None until they were tried
     batch_tokens: int | None = None  # those measured to be the fastest
@@ -95,7 +100,7 @@ class LoadedModel:
 
     @property
     def dtype_name(self) -> DType:
-        return dtype_name(self.dtype)
+        return self.quantised or dtype_name(self.dtype)
 
 
 def find_device(device: str | None, rank: int | None = None) -> torch.device:
@@ -115,9 +120,10 @@ def find_device(device: str | None, rank: int | None = None) -> torch.device:
 
 
 def find_dtype(dtype: DType, device: torch.device) -> torch.dtype:
+    """The dtype of everything that is not quantised, and of the arithmetic."""
     import torch
 
-    if dtype == "auto":
+    if dtype in ("auto", *get_args(Quantised)):
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     found: torch.dtype = getattr(torch, dtype)
     return found
@@ -125,6 +131,11 @@ def find_dtype(dtype: DType, device: torch.device) -> torch.dtype:
 
 def dtype_name(dtype: torch.dtype) -> DType:
     return cast("DType", str(dtype).removeprefix("torch."))
+
+
+def settle_dtype(dtype: DType, device: torch.device) -> DType:
+    """What `auto` stands for on this device; the others stand for themselves."""
+    return dtype_name(find_dtype(dtype, device)) if dtype == "auto" else dtype
 
 
 @contextlib.contextmanager
@@ -147,8 +158,13 @@ def load_model(config: EncoderConfig, highest: int | None, device: torch.device)
     """Load the blocks 0 to `highest` and nothing above them; with None, the whole model with its language-model head.
 
     Raises:
-        ModelError: the model is unknown or unreadable, has no block `highest`, or misses weights.
+        ModelError: the model is unknown or unreadable, has no block `highest`, misses weights, or cannot be quantised.
+        MissingExtraError: the dtype or the kind of file asks for a package that is not installed.
     """
+    for name in ("autograd._functions", "backends.cpu.ops"):  # peft imports it too, wherever it is installed
+        logging.getLogger(f"bitsandbytes.{name}").addFilter(_is_worth_telling)
+    if config.dtype in get_args(Quantised):
+        _require_bitsandbytes(config.dtype, device)
     source = locate(config.model, config.revision)
     try:
         with quiet():
@@ -171,11 +187,18 @@ def load_model(config: EncoderConfig, highest: int | None, device: torch.device)
 
 @dataclass(frozen=True)
 class Shape:
-    """What the blocks 0 to the highest wanted amount to: all parameters with the embeddings, and the blocks' alone."""
+    """What the blocks 0 to the highest wanted amount to.
+
+    Attributes:
+        parameters: all, with the embeddings.
+        block_parameters: the blocks' alone.
+        linear_parameters: those that int8 and nf4 quantise.
+    """
 
     total_blocks: int
     parameters: int
     block_parameters: int
+    linear_parameters: int
 
 
 def shape_of(model: str, revision: str | None, highest: int | None, *, trust_remote_code: bool = False) -> Shape:
@@ -203,9 +226,22 @@ def shape_of(model: str, revision: str | None, highest: int | None, *, trust_rem
     except Exception as error:  # as in load_model
         raise ModelError(f"{model} cannot be read: {one_line(error)}") from error
     blocks = find_blocks(empty, highest + 1 if cut_early else total)
-    counts = [sum(parameter.numel() for parameter in block.parameters()) for block in blocks]
-    whole = sum(parameter.numel() for parameter in empty.parameters())
-    return Shape(total, whole - sum(counts[highest + 1 :]), sum(counts[: highest + 1]))
+    del blocks[highest + 1 :]
+    return Shape(total, _size(empty.parameters()), _size(blocks.parameters()), _size(_linear_weights(empty)))
+
+
+def _size(parameters: Iterable[Any]) -> int:
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def _linear_weights(model: nn.Module) -> Iterator[Any]:
+    """What bitsandbytes quantises: plain linear layers, not embeddings, nor experts whose weights are one tensor."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    for module in model.modules():
+        if type(module) in (nn.Linear, Conv1D):
+            yield module.weight
 
 
 def _require_block(model: str, highest: int, total: int) -> None:
@@ -223,6 +259,7 @@ def _load(config: EncoderConfig, source: Source, highest: int | None, device: to
     total = int(decoder.num_hidden_layers)
     whole, highest = highest is None, total - 1 if highest is None else highest
     _require_block(config.model, highest, total)
+    options |= _quantising(config, source, model_config, device)
     cut_early = _cut(decoder, highest + 1)
     # An adapter's weights are named after the whole model with its head, so it needs that one around the decoder.
     auto = AutoModelForCausalLM if source.adapter or whole else AutoModel
@@ -235,8 +272,13 @@ def _load(config: EncoderConfig, source: Source, highest: int | None, device: to
         raise ModelError(
             f"{config.model} lacks {len(missing)} of its weights (first: {missing[0]}); they would be random numbers"
         )
+    quantised = config.dtype if config.dtype in get_args(Quantised) else None
+    if quantised and all(parameter.is_floating_point() for parameter in model.parameters()):
+        raise ModelError(f"{config.model} has no linear layers that could be quantised to {quantised}")
+    if "device_map" in options and device.type == "cpu":
+        _settle_on_cpu(config.model, model)
     if source.adapter:
-        adapted = _apply_adapter(model, source.adapter, highest)
+        adapted = _apply_adapter(model, source.adapter, highest, merge="device_map" not in options)
         model = adapted if whole else adapted.base_model
     blocks = find_blocks(model, highest + 1 if cut_early else total)
     if not cut_early:
@@ -248,8 +290,9 @@ def _load(config: EncoderConfig, source: Source, highest: int | None, device: to
     if config.chat_template is not None:
         tokenizer.chat_template = config.chat_template
     tokenizer.model_max_length = int(1e30)  # the renderer cuts; the tokenizer need not warn
+    model = model.requires_grad_(False).eval()
     return LoadedModel(
-        model=model.requires_grad_(False).eval().to(device),
+        model=model if "device_map" in options else model.to(device),
         tokenizer=tokenizer,
         blocks=blocks,
         total_blocks=total,
@@ -258,7 +301,84 @@ def _load(config: EncoderConfig, source: Source, highest: int | None, device: to
         version=source.version,
         device=device,
         dtype=dtype,
+        quantised=cast("Quantised | None", quantised),
     )
+
+
+def _require_bitsandbytes(dtype: DType, device: torch.device) -> None:
+    for package in ("bitsandbytes", "accelerate"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, "quant", f"dtype {dtype} (--dtype {dtype})")
+    if device.type not in _QUANTISING_DEVICES:
+        raise ModelError(
+            f"dtype {dtype} runs on {', '.join(_QUANTISING_DEVICES)}, not on {device.type}: choose another dtype, or "
+            "another device (--device cpu)"
+        )
+
+
+def _quantising(config: EncoderConfig, source: Source, model_config: Any, device: torch.device) -> dict[str, Any]:
+    """More words for `from_pretrained` where weights are quantised: they are made on their device, and stay there."""
+    from transformers import BitsAndBytesConfig
+
+    stored = "gguf_file" not in source.options and _stored_quantisation(model_config)
+    if config.dtype not in get_args(Quantised):
+        return {"device_map": {"": device}} if stored else {}
+    if "gguf_file" in source.options:
+        raise ModelError(
+            f"{config.model} is a GGUF file, which cannot be quantised to {config.dtype} again: give the model's own "
+            "weights (a directory or a Hub id), or another dtype"
+        )
+    if stored:
+        raise ModelError(
+            f"{config.model} is quantised already ({stored}), and cannot be quantised to {config.dtype} again: leave "
+            "dtype at auto, which loads it as it is"
+        )
+    if config.dtype == "int8":
+        # With a threshold, a column of activations that holds an outlier anywhere in a batch is left as it is in all of
+        # the batch: a row's state would hang on its neighbours, by as much as 8 bits cost it.
+        how = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
+    else:
+        how = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=find_dtype(config.dtype, device),
+        )
+    return {"quantization_config": how, "device_map": {"": device}}
+
+
+def _settle_on_cpu(name: str, model: Any) -> None:
+    """Keep bitsandbytes' CPU kernels for 4 bits to what they do right.
+
+    Raises:
+        ModelError: the model has layers of a size that they get wrong.
+    """
+    for module_name, module in model.named_modules():
+        # On CPUs that know bfloat16, weights would be repacked at their first use: for bfloat16 products, so that
+        # scores would differ from CPU to CPU, and at half the speed for batches like ours.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        # Blocks of weights that share a scale run on from row to row; the kernel lets every row begin a new one.
+        if state is not None and state.shape[-1] % state.blocksize:
+            raise ModelError(
+                f"{name} cannot run in 4 bits on a CPU: {module_name} has {state.shape[-1]} inputs, and bitsandbytes "
+                f"gives wrong weights where that is no multiple of {state.blocksize}; take int8, or a GPU"
+            )
+
+
+def _stored_quantisation(config: Any) -> str | None:
+    """The method by which the weights in a model's files are quantised already."""
+    for part in (config, config.get_text_config(decoder=True)):
+        if stored := getattr(part, "quantization_config", None):
+            given = stored if isinstance(stored, dict) else stored.to_dict()
+            return str(given.get("quant_method", "unknown method"))
+    return None
+
+
+def _is_worth_telling(record: logging.LogRecord) -> bool:
+    """Not that a layer's input is not float16 (told for every batch), nor that the package `kernels` is not there."""
+    return not record.getMessage().startswith(("MatMul8bitLt: inputs", "Failed to load CPU"))
 
 
 def _cut(config: Any, blocks: int) -> bool:
@@ -277,12 +397,21 @@ def _cut(config: Any, blocks: int) -> bool:
     return True
 
 
-def _apply_adapter(model: Any, adapter: Path, highest: int) -> Any:
+def _apply_adapter(model: Any, adapter: Path, highest: int, merge: bool) -> Any:
+    """The model with the adapter in it: merged, which costs nothing later, or beside weights that are quantised.
+
+    Merging into quantised weights would round a second time, to steps that an adapter's changes are smaller than.
+    """
     import warnings
 
     from peft import PeftConfig, PeftModel
 
-    only = getattr(PeftConfig.from_pretrained(str(adapter)), "layers_to_transform", None)
+    config = PeftConfig.from_pretrained(str(adapter))
+    if config.is_prompt_learning:
+        raise ModelError(f"the adapter {adapter} changes the prompt, not the model: it cannot be used here")
+    if getattr(config, "use_dora", False) and getattr(model, "is_loaded_in_8bit", False):
+        raise ModelError(f"the adapter {adapter} is a DoRA, which peft cannot run beside int8: take nf4, or bfloat16")
+    only = getattr(config, "layers_to_transform", None)
     if only is not None and min([only] if isinstance(only, int) else only) > highest:
         return model  # it changes blocks that were cut away, and no other
     with warnings.catch_warnings(record=True) as told:
@@ -290,7 +419,7 @@ def _apply_adapter(model: Any, adapter: Path, highest: int) -> Any:
         adapted = PeftModel.from_pretrained(model, str(adapter))
     if any("missing adapter keys" in str(warning.message) for warning in told):
         raise ModelError(f"the adapter {adapter} lacks some of its weights; they would be random numbers")
-    return adapted.merge_and_unload()
+    return adapted.merge_and_unload() if merge else adapted.get_base_model()
 
 
 def find_blocks(model: nn.Module, count: int) -> nn.ModuleList:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..encoding.loading import find_device, find_dtype, shape_of
+from ..encoding.loading import DType, Shape, find_device, find_dtype, settle_dtype, shape_of
 from ..rows.arrow import rows_of
 from ..rows.formats import resolve_format
 from .documents import row_text
@@ -15,6 +15,7 @@ from .tables import Source
 
 _SPOTS, _ROWS = 8, 32
 _CHARACTERS_PER_TOKEN = 4
+_QUANTISED = {"int8": 1.0, "nf4": 0.52}  # bytes a weight, with the scales of its rows or blocks
 _SHARE = 0.6  # of the matrix rate; what batches of real rows reach on the machines measured
 
 
@@ -63,7 +64,8 @@ def estimate(
     import torch
 
     device = find_device(options.get("device"))
-    dtype = find_dtype(options.get("dtype") or "auto", device)
+    asked: DType = options.get("dtype") or "auto"
+    dtype = find_dtype(asked, device)
     shape = shape_of(
         model, revision, max(layers, default=None), trust_remote_code=bool(options.get("trust_remote_code"))
     )
@@ -76,14 +78,20 @@ def estimate(
         blocks=max(layers, default=shape.total_blocks - 1) + 1,
         total_blocks=shape.total_blocks,
         parameters=shape.parameters,
-        bytes=shape.parameters * dtype.itemsize,
+        bytes=_bytes(shape, asked, dtype.itemsize),
         tokens=tokens,
         operations=operations,
         rate=rate,
         seconds=operations / rate / max(1, workers),
         device=str(device),
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=settle_dtype(asked, device),
     )
+
+
+def _bytes(shape: Shape, dtype: DType, plain: int) -> int:
+    """Of the weights; those that are not quantised take `plain` each."""
+    linear = shape.linear_parameters if dtype in _QUANTISED else 0
+    return round((shape.parameters - linear) * plain + linear * _QUANTISED.get(dtype, 0))
 
 
 def _tokens_of_a_row(source: Source, format: str) -> float:  # noqa: A002 - the word users know

@@ -53,6 +53,7 @@ def fit_references(
     states = _encode(encoder, references, layers)
     fitted = FittedFormula(formula, states["unsafe"], states["safe"], top_k, rank)
     quantiles = {side: np.quantile(fitted.score(states[side])[0], QUANTILES) for side in ("unsafe", "safe")}
+    packages = ["larf-curate", "torch", "transformers"] + ["bitsandbytes"] * (encoder.loaded.quantised is not None)
     spec = ScorerSpec(
         model=config.model,
         version=encoder.loaded.version,
@@ -70,7 +71,7 @@ def fit_references(
         references=_describe(references),
         separation=_separation(states, fitted, formula, top_k, rank),
         quantiles={side: [float(q) for q in values] for side, values in quantiles.items()},
-        packages={name: importlib.metadata.version(name) for name in ("larf-curate", "torch", "transformers")},
+        packages={name: importlib.metadata.version(name) for name in packages},
     )
     tensors = {
         "unsafe": states["unsafe"],

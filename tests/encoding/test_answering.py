@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SIZES, make_model
+from conftest import SIZES, WIDE, make_model
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -22,6 +22,7 @@ from transformers import (
 
 from larf_curate.encoding.answering import Answerer, scaled
 from larf_curate.encoding.loading import EncoderConfig, LoadedModel, load_model
+from larf_curate.errors import ModelError
 
 CONFIGS: dict[str, Any] = {
     "llama": LlamaConfig(**SIZES),
@@ -92,6 +93,55 @@ def test_answers_are_those_of_the_plain_way(loaded: LoadedModel, block: int | No
     else:
         with scaled(loaded.blocks[block], scale):
             assert answerer.answers(block) == expected
+
+
+@pytest.mark.parametrize("adapter", [False, True], ids=["no adapter", "adapter"])
+@pytest.mark.parametrize("dtype", ["int8", "nf4"])
+def test_quantised_layers_are_scaled_like_the_weights_they_stand_for(
+    wide_model: Path, tmp_path: Path, dtype: Any, adapter: bool
+) -> None:
+    """Beside them an adapter has two factors, whose product is to be scaled once."""
+    home = wide_model
+    if adapter:
+        peft = pytest.importorskip("peft")
+        config = peft.LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+        adapted = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(wide_model, dtype=torch.float32), config)
+        adapted.save_pretrained(home := tmp_path)
+    loaded = load_model(EncoderConfig(str(home), dtype=dtype), None, torch.device("cpu"))
+    block = loaded.blocks[2]
+    layers = {name: getattr(block.mlp, name) for name in ("up_proj", "down_proj")} | {"q_proj": block.self_attn.q_proj}
+    states = {name: torch.randn(3, layer.in_features) for name, layer in layers.items()}
+    before = {name: parameter.clone() for name, parameter in block.named_parameters()}
+    with torch.inference_mode():
+        plain = {name: layer(states[name]) for name, layer in layers.items()}
+        with scaled(block, 1.3):
+            for name, layer in layers.items():
+                torch.testing.assert_close(layer(states[name]), plain[name] * 1.3)
+        for name, layer in layers.items():
+            torch.testing.assert_close(layer(states[name]), plain[name])
+    assert all(torch.equal(parameter, before[name]) for name, parameter in block.named_parameters())
+    answerer = Answerer(loaded, prompt_ids(loaded.tokenizer), TOKENS)
+    unscaled = answerer.answers()
+    with scaled(block, 0.5):
+        assert answerer.answers(2) != unscaled
+    assert answerer.answers(2) == unscaled
+
+
+def test_a_bias_is_not_scaled_with_quantised_weights(wide_model: Path, tmp_path: Path) -> None:
+    make_model(tmp_path, LlamaConfig(**WIDE, attention_bias=True))
+    loaded = load_model(EncoderConfig(str(tmp_path), dtype="nf4"), 1, torch.device("cpu"))
+    layer = loaded.blocks[1].self_attn.q_proj
+    states = torch.randn(3, layer.in_features)
+    with torch.inference_mode():
+        product = layer(states) - layer.bias
+        with scaled(loaded.blocks[1], 0.8):
+            torch.testing.assert_close(layer(states), product * 0.8 + layer.bias)
+
+
+def test_a_block_without_weights_that_are_known_is_not_searched() -> None:
+    """Such as one of GPTQ's, whose codes are no parameters: all of its answers would be the unscaled model's."""
+    with pytest.raises(ModelError, match="in a form that the search cannot scale"), scaled(torch.nn.LayerNorm(4), 1.1):
+        pass
 
 
 def test_an_answer_ends_when_it_has_been_seen_enough_of(tiny_model: Path) -> None:

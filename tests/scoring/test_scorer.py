@@ -15,20 +15,24 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import scipy.stats
+from conftest import WIDE, make_model
 from datasets import Dataset, load_from_disk
 from datasets.fingerprint import Hasher
+from transformers import LlamaConfig
 
 from larf_curate import LARFScorer
 from larf_curate.encoding import encoder as encoding
-from larf_curate.errors import ModelError, ReferencesError, RowFormatError
+from larf_curate.errors import ModelError, ReferencesError, RowFormatError, ScorerError
 
 Rows = list[dict[str, Any]]
 COLUMNS = ["larf_score", "larf_score_l1", "larf_score_l3", "larf_tokens", "larf_issue"]
@@ -214,6 +218,47 @@ def own_pairs(path: Path, held_back: int) -> Path:
     ]
     path.write_text("\n".join(map(json.dumps, rows)))
     return path
+
+
+@pytest.mark.parametrize("dtype", ["int8", "nf4"])
+def test_a_scorer_fitted_on_quantised_weights_scores_with_them(
+    wide_model: Path, references_file: Path, tmp_path: Path, dtype: Any
+) -> None:
+    other = make_model(tmp_path / "other", LlamaConfig(**WIDE), seed=1)
+    scorer = LARFScorer.fit(wide_model, 3, references=references_file, dtype=dtype)
+    scorer.save_pretrained(tmp_path / "scorer")
+    again = LARFScorer.from_pretrained(tmp_path / "scorer")
+    assert again.spec.dtype == dtype
+    assert "bitsandbytes" in again.spec.packages
+    rows = [{"question": f"How do I fake a {thing}?", "answer": "Plan it well."} for thing in ("lock", "bank", "vote")]
+    assert again._encoder().loaded.dtype_name == dtype
+    np.testing.assert_allclose(again.score(rows), scorer.score(rows), atol=1e-6)
+    with pytest.raises(ScorerError, match="is not the one this scorer was fitted on"):
+        LARFScorer.from_pretrained(tmp_path / "scorer", model=str(other)).score(rows)
+    exact = LARFScorer.fit(wide_model, 3, references=references_file)
+    assert exact._encoder().loaded.dtype_name == "float32"
+    assert np.abs(exact.score(rows) - scorer.score(rows)).max() > 1e-4  # it was quantised indeed
+    assert np.isfinite(exact.with_options(dtype="int8").score(rows)).all()
+
+
+@pytest.mark.parametrize(
+    ("fitted", "loaded", "least"),
+    [
+        ("float32", "float32", 0.9999),
+        ("float32", "bfloat16", 0.99),
+        ("bfloat16", "bfloat16", 0.99),
+        ("nf4", "nf4", 0.99),
+        ("float32", "nf4", 0.9),
+        ("int8", "nf4", 0.9),
+    ],
+)
+def test_how_far_the_model_may_be_from_the_one_fitted_on(
+    tiny_scorer: LARFScorer, fitted: Any, loaded: Any, least: float
+) -> None:
+    """By the cosine of one state: 4 bits are further from float32 than one machine's float32 from another's."""
+    found: Any = SimpleNamespace(dtype_name=loaded, quantised=loaded if loaded == "nf4" else None)
+    scorer = LARFScorer(replace(tiny_scorer.spec, dtype=fitted), tiny_scorer._tensors)
+    assert scorer._least_cosine(found) == least
 
 
 @pytest.mark.parametrize("formula", ["larf", "subspace"])
