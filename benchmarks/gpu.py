@@ -14,7 +14,7 @@ import argparse
 import random
 import statistics
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +23,7 @@ import torch
 from transformers import AutoModel, LlamaConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
-from scoring import floor
+from floor import matrix_rate, operations, timed
 
 from larf_curate.encoding.encoder import Encoder
 from larf_curate.encoding.loading import EncoderConfig, LoadedModel, find_blocks, find_device
@@ -70,13 +70,13 @@ def main() -> None:
     print(f"{name}, {str(dtype).removeprefix('torch.')}, matrix rate {rate / 1e12:.2f} TFLOP/s, block {layer}")
 
     model = random_model(config, device, dtype)
-    seconds = timed(lambda: one_at_a_time(model, rows[: options.plain], layer, device), device, passes=1)
+    seconds = median_seconds(lambda: one_at_a_time(model, rows[: options.plain], layer, device), device, passes=1)
     plain = report("authors", rows[: options.plain], seconds, rate, layer, config, device)
     del find_blocks(model, config.num_hidden_layers)[layer + 1 :]
     encoder = encoder_of(model, layer, device, dtype, options.batch_tokens)
-    seconds = timed(lambda: encoder.encode(rows, [layer]), device, PASSES)
+    seconds = median_seconds(lambda: encoder.encode(rows, [layer]), device, PASSES)
     ours = report("ours", rows, seconds, rate, layer, config, device)
-    print(f"ours is {ours / plain:.1f} times as fast a token; without pads: {bool(encoder.loaded.packs)}")
+    print(f"ours is {ours / plain:.1f} times as fast a token: {encoder.encode(rows[:1], [layer]).how}")
 
 
 def conversations(count: int, vocabulary: int) -> list[list[int]]:
@@ -119,37 +119,12 @@ def one_at_a_time(model: Any, rows: list[list[int]], layer: int, device: torch.d
         output.hidden_states[layer + 1][0, -1].float().cpu()
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    size = 8192 if device.type == "cuda" else 1024
-    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    best = 0.0
-    for _ in range(10):
-        synchronize(device)
-        began = time.perf_counter()
-        left @ right
-        synchronize(device)
-        best = max(best, 2 * size**3 / (time.perf_counter() - began))
-    return best
-
-
-def timed(run: Any, device: torch.device, passes: int) -> float:
-    """The median of some passes, after one that is not counted."""
+def median_seconds(run: Callable[[], object], device: torch.device, passes: int) -> float:
+    """Of some passes, after one that is not counted."""
     run()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    spent = []
-    for _ in range(passes):
-        synchronize(device)
-        began = time.perf_counter()
-        run()
-        synchronize(device)
-        spent.append(time.perf_counter() - began)
-    return statistics.median(spent)
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    return statistics.median(timed(run, device) for _ in range(passes))
 
 
 def report(
@@ -158,7 +133,7 @@ def report(
     """Prints a line; tokens a second."""
     tokens = sum(map(len, rows))
     peak = f"{torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB" if device.type == "cuda" else "not measured"
-    share = floor(rows, layer, config) / seconds / rate
+    share = operations(rows, layer, config) / seconds / rate
     print(
         f"{way:8} {len(rows):6} rows of {tokens / len(rows):.0f} tokens: {len(rows) / seconds:9.2f} rows/s, "
         f"{tokens / seconds:10.0f} tokens/s, {share:.2f} of the matrix rate, peak memory {peak}"

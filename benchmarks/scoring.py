@@ -12,9 +12,9 @@ Ways, on the same rows at the same block, each in a process of its own, on the s
 
 The floor is the fewest operations that give the states: the tokens that all rows begin with once, each other token
 once, the blocks up to the layer, and in the last of them keys and values of all tokens and the rest of the last one.
-`share` is the floor's operations over seconds times the machine's matrix rate (float32, measured in the same run).
-Seconds are the median of three passes. A recipe's hold its start, the reading and the writing, and not the loading of
-the model.
+`share` is the floor's operations over seconds times the machine's matrix rate: float32, sustained, measured after each
+pass for a second, since a shared machine is not always as fast. Seconds and shares are medians of three passes. A
+recipe's hold its start, the reading and the writing, and not the loading of the model.
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from floor import matrix_rate, operations
 
 WAYS = ("authors", "sentence-transformers", "LARFScorer.score", "Dataset.map", "recipe")
 PASSES = 3
@@ -53,43 +57,44 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         files = [Path(options.data)] if options.data else made(Path(scratch))
-        rate = matrix_rate()
-        print(f"matrix rate {rate / 1e9:.0f} GFLOP/s (float32), block {options.layer} of the demo model")
-        print(f"{'rows':14}{'way':24}{'tokens':>8}{'rows/s':>9}{'share':>8}{'authors=1':>11}{'peak MiB':>10}")
+        print(f"float32 on {torch.get_num_threads()} threads, block {options.layer} of the demo model")
+        print(
+            f"{'rows':10}{'way':24}{'tokens':>8}{'rows/s':>9}{'GFLOP/s':>9}{'of':>6}{'share':>7}{'authors=1':>11}"
+            f"{'peak MiB':>10}"
+        )
         for file in files:
             few = Path(scratch) / f"few-{file.name}"
             few.write_text("\n".join(file.read_text("utf-8").split("\n")[: options.rows]) + "\n", "utf-8")
-            table(file.stem, few, options, rate)
+            table(file.stem.removeprefix("few-"), few, options)
 
 
-def table(name: str, file: Path, options: argparse.Namespace, rate: float) -> None:
+def table(name: str, file: Path, options: argparse.Namespace) -> None:
     found: dict[str, dict[str, Any]] = {}
     for way in options.ways.split(","):
         command = [sys.executable, __file__, str(file), "--layer", str(options.layer), "--way", way]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            print(f"{name:14}{way:24}  {done.stderr.strip().splitlines()[-1]}")
+            print(f"{name[:9]:10}{way:24}  {done.stderr.strip().splitlines()[-1]}")
             continue
         found[way] = figures = json.loads(done.stdout.splitlines()[-1])
         per = figures["rows"] / figures["seconds"]
-        share = figures["operations"] / figures["seconds"] / rate
         first = found.get("authors", figures)
         print(
-            f"{name:14}{way:24}{figures['tokens']:8}{per:9.2f}{share:8.2f}"
-            f"{per / (first['rows'] / first['seconds']):11.2f}{figures['peak_mib']:10.0f}",
+            f"{name[:9]:10}{way:24}{figures['tokens']:8}{per:9.2f}{figures['operations'] / figures['seconds'] / 1e9:9.0f}"
+            f"{figures['rate'] / 1e9:6.0f}{figures['share']:7.2f}{per / (first['rows'] / first['seconds']):11.2f}"
+            f"{figures['peak_mib']:10.0f}",
             flush=True,
         )
     states = [np.array(figures["states"]) for figures in found.values() if figures["states"]]
     for other in states[1:]:
         error = np.abs(other - states[0]).max() / np.abs(other).max()
-        print(f"{'':14}largest difference of a state, relative: {error:.1e}")
+        print(f"{'':10}largest difference of a state, relative: {error:.1e}")
 
 
 def made(home: Path) -> list[Path]:
     """Three files of rows: short ones, the sample rows, and long ones of many sample rows each."""
     from larf_curate.scoring.fitting import sample_rows
 
-    sys.path.insert(0, str(Path(__file__).parent))
     from recipe import problem
 
     rows = [{name: row[name] for name in ("instruction", "input", "output")} for row in sample_rows()]
@@ -103,38 +108,6 @@ def made(home: Path) -> list[Path]:
     return files
 
 
-def matrix_rate() -> float:
-    """Operations a second of a matrix product in float32: the best of a few large shapes."""
-    import torch
-
-    best = 0.0
-    for rows, inner, columns in ((2048, 2048, 2048), (2048, 576, 1536), (2048, 1536, 576), (4096, 4096, 1024)):
-        left, right = torch.randn(rows, inner), torch.randn(columns, inner)
-        for _ in range(12):
-            began = time.perf_counter()
-            torch.nn.functional.linear(left, right)
-            best = max(best, 2 * rows * inner * columns / (time.perf_counter() - began))
-    return best
-
-
-def floor(ids: list[list[int]], layer: int, config: Any) -> float:
-    """The fewest operations that give the states of these conversations after block `layer` (a Llama)."""
-    from larf_curate.encoding.batching import common_prefix
-
-    size, inner = config.hidden_size, config.intermediate_size
-    head = getattr(config, "head_dim", None) or size // config.num_attention_heads
-    heads, kept = config.num_attention_heads * head, config.num_key_value_heads * head
-    keys = 2 * size * 2 * kept  # of a token: two operations a weight
-    rest = 2 * (size * heads * 2 + 3 * size * inner)
-    shared = common_prefix(ids)
-    tokens = shared + sum(len(row) - shared for row in ids)
-    # Scores and their weighted sum: 4 operations for each token seen, each dimension; a row's tokens see those before.
-    seen = shared * (shared + 1) / 2 + sum((len(row) * (len(row) + 1) - shared * (shared + 1)) / 2 for row in ids)
-    whole = tokens * (keys + rest) + 4 * heads * seen
-    last = tokens * keys + len(ids) * rest + 4 * heads * sum(map(len, ids))
-    return float(layer * whole + last)
-
-
 def measure(way: str, file: Path, layer: int) -> dict[str, Any]:
     from larf_curate import LARFScorer
     from larf_curate.encoding.encoder import get_encoder, unload_models
@@ -145,7 +118,7 @@ def measure(way: str, file: Path, layer: int) -> dict[str, Any]:
     form = resolve_format("auto", columns_of(rows))
     encoder = get_encoder(EncoderConfig("demo"), layer)
     ids = [encoder.renderer.render(form.convert(row)).ids for row in rows]
-    operations = floor(list(map(list, dict.fromkeys(map(tuple, ids)))), layer, encoder.loaded.model.config)
+    fewest = operations(list(map(list, dict.fromkeys(map(tuple, ids)))), layer, encoder.loaded.model.config)
     states: list[Any] = []
     with tempfile.TemporaryDirectory() as home, contextlib.redirect_stderr(io.StringIO()):
         if way in ("LARFScorer.score", "Dataset.map", "recipe"):
@@ -163,11 +136,12 @@ def measure(way: str, file: Path, layer: int) -> dict[str, Any]:
         }
         run = make[way]()
         run()  # a warm-up: the model is loaded, buffers are there
-        spent = []
+        spent, rates, cpu = [], [], torch.device("cpu")
         for _ in range(PASSES):
             began = time.perf_counter()
             found = run()
             spent.append(time.perf_counter() - began)
+            rates.append(matrix_rate(cpu, torch.float32))
         if way == "authors":
             states = [state.tolist() for state in found]
         elif way == "LARFScorer.score":
@@ -175,15 +149,16 @@ def measure(way: str, file: Path, layer: int) -> dict[str, Any]:
     return {
         "rows": len(rows),
         "tokens": sum(map(len, ids)),
-        "operations": operations,
+        "operations": fewest,
         "seconds": statistics.median(spent),
+        "rate": statistics.median(rates),
+        "share": statistics.median(fewest / s / rate for s, rate in zip(spent, rates, strict=True)),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "states": states,
     }
 
 
 def authors(ids: list[list[int]], layer: int) -> Callable[[], Any]:
-    import torch
     from transformers import AutoModelForCausalLM
 
     from larf_curate.encoding.demo import demo_model
@@ -199,7 +174,6 @@ def authors(ids: list[list[int]], layer: int) -> Callable[[], Any]:
 
 
 def sentence_transformers(ids: list[list[int]], layer: int, tokenizer: Any, home: Path) -> Callable[[], Any]:
-    import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Pooling, Transformer
     from transformers import AutoModel

@@ -45,6 +45,8 @@ def show_summary(summary: Summary, console: Console | None = None) -> None:
     for outcome, count in summary.outcomes.items():
         counts.add_row(outcome, f"{count:,}")
     console.print(counts)
+    if summary.how:
+        console.print(Text(f"scored in {summary.how}", style="dim"))
     if summary.threshold is not None and summary.threshold.value is not None:
         console.print(_describe(summary))
     if summary.quantiles:

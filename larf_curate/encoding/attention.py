@@ -10,7 +10,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
+
+from .memory import moved
 
 if TYPE_CHECKING:
     import torch
@@ -113,9 +116,9 @@ class Layout:
                 count += 1
             segment = _segment(first, lengths[first : first + count], at, beginning, beginning - offset, device)
             segments.append(segment)
-            ends += [at + int(end) - 1 for end in segment.lengths.cumsum(0)]
+            ends += [at + end - 1 for end in accumulate(lengths[first : first + count])]
             first, at = first + count, segment.stop
-        return cls(beginning, known, segments, torch.tensor(ends).to(device))
+        return cls(beginning, known, segments, moved(torch.tensor(ends), device))
 
 
 def _segment(first: int, lengths: Sequence[int], start: int, before: int, behind: int, device: torch.device) -> Segment:
@@ -135,10 +138,10 @@ def _segment(first: int, lengths: Sequence[int], start: int, before: int, behind
         stop=start + sum(lengths),
         before=before,
         length=length,
-        asking=at.flatten().to(device) if ragged else None,
-        seen=seen.flatten().to(device),
-        real=(places < own[:, None]).flatten().nonzero()[:, 0].to(device) if ragged else None,
-        lengths=own.to(device),
+        asking=moved(at.flatten(), device) if ragged else None,
+        seen=moved(seen.flatten(), device),
+        real=moved((places < own[:, None]).flatten().nonzero()[:, 0], device) if ragged else None,
+        lengths=moved(own, device),
     )
 
 
@@ -281,7 +284,8 @@ def _by_chunks(
     found = out if segment.real is None else out.new_empty(count * length, *out.shape[1:])
     side_by_side = found.view(count, length, *out.shape[1:]).permute(2, 0, 3, 1, 4)
     key, value = key.flatten(0, 1), value.flatten(0, 1)  # [key heads * rows, tokens, size]
-    step = _QUERIES if query.device.type == "cpu" else length
+    parts = max(1, round(length / _QUERIES)) if query.device.type == "cpu" else 1
+    step = -(-length // parts)
     for start in range(0, length, step):
         stop = min(start + step, length)
         low = 0 if how.window is None else max(0, before + start - how.window + 1)

@@ -17,6 +17,7 @@ from ..rows.rendering import Renderer
 from .batching import Batch
 from .loading import EncoderConfig, LoadedModel, find_device, load_model, settle_dtype
 from .locating import commit_of
+from .memory import reuse_memory
 from .packing import PackedPass, fastest_pass
 from .padding import PaddedPass
 from .tuning import batch_tokens_for
@@ -176,6 +177,8 @@ def get_encoder(config: EncoderConfig, highest: int, rank: int | None = None) ->
             for known in [name for name, model in _models.items() if model is loaded]:
                 del _models[known]
             loaded = None  # the old copy goes before the new one comes
+            if device.type == "cpu":
+                reuse_memory()
             loaded = _models[key] = load_model(config, highest, device)
             # A scorer asks for the commit it was fitted on, where the user asked for a branch: the same model.
             _models.setdefault((replace(key[0], revision=commit_of(loaded.version)), key[1]), loaded)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import logging
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -13,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast, get_args
 
 from ..errors import LarfError, MissingExtraError, ModelError, one_line
 from ..rows.rendering import Overflow
+from . import quantising
 from .locating import Source, locate
+from .quantising import Quantised
 
 if TYPE_CHECKING:
     import torch
@@ -21,9 +22,7 @@ if TYPE_CHECKING:
 
     from .lean import LeanBlock
 
-Quantised = Literal["int8", "nf4"]
 DType = Literal["auto", "float32", "bfloat16", "float16", "int8", "nf4"]
-_QUANTISING_DEVICES = ("cuda", "xpu", "cpu")  # on MPS, bitsandbytes fetches its kernels from the Hub, or is very slow
 
 
 class EncoderOptions(TypedDict, total=False):
@@ -161,10 +160,9 @@ def load_model(config: EncoderConfig, highest: int | None, device: torch.device)
         ModelError: the model is unknown or unreadable, has no block `highest`, misses weights, or cannot be quantised.
         MissingExtraError: the dtype or the kind of file asks for a package that is not installed.
     """
-    for name in ("autograd._functions", "backends.cpu.ops"):  # peft imports it too, wherever it is installed
-        logging.getLogger(f"bitsandbytes.{name}").addFilter(_is_worth_telling)
+    quantising.hush()
     if config.dtype in get_args(Quantised):
-        _require_bitsandbytes(config.dtype, device)
+        quantising.require(config.dtype, device)
     source = locate(config.model, config.revision)
     try:
         with quiet():
@@ -227,21 +225,11 @@ def shape_of(model: str, revision: str | None, highest: int | None, *, trust_rem
         raise ModelError(f"{model} cannot be read: {one_line(error)}") from error
     blocks = find_blocks(empty, highest + 1 if cut_early else total)
     del blocks[highest + 1 :]
-    return Shape(total, _size(empty.parameters()), _size(blocks.parameters()), _size(_linear_weights(empty)))
+    return Shape(total, _size(empty.parameters()), _size(blocks.parameters()), _size(quantising.linear_weights(empty)))
 
 
 def _size(parameters: Iterable[Any]) -> int:
     return sum(parameter.numel() for parameter in parameters)
-
-
-def _linear_weights(model: nn.Module) -> Iterator[Any]:
-    """What bitsandbytes quantises: plain linear layers, not embeddings, nor experts whose weights are one tensor."""
-    from torch import nn
-    from transformers.pytorch_utils import Conv1D
-
-    for module in model.modules():
-        if type(module) in (nn.Linear, Conv1D):
-            yield module.weight
 
 
 def _require_block(model: str, highest: int, total: int) -> None:
@@ -259,7 +247,7 @@ def _load(config: EncoderConfig, source: Source, highest: int | None, device: to
     total = int(decoder.num_hidden_layers)
     whole, highest = highest is None, total - 1 if highest is None else highest
     _require_block(config.model, highest, total)
-    options |= _quantising(config, source, model_config, device)
+    options |= quantising.options(config, source, model_config, device, find_dtype(config.dtype, device))
     cut_early = _cut(decoder, highest + 1)
     # An adapter's weights are named after the whole model with its head, so it needs that one around the decoder.
     auto = AutoModelForCausalLM if source.adapter or whole else AutoModel
@@ -276,7 +264,7 @@ def _load(config: EncoderConfig, source: Source, highest: int | None, device: to
     if quantised and all(parameter.is_floating_point() for parameter in model.parameters()):
         raise ModelError(f"{config.model} has no linear layers that could be quantised to {quantised}")
     if "device_map" in options and device.type == "cpu":
-        _settle_on_cpu(config.model, model)
+        quantising.settle_on_cpu(config.model, model)
     if source.adapter:
         adapted = _apply_adapter(model, source.adapter, highest, merge="device_map" not in options)
         model = adapted if whole else adapted.base_model
@@ -303,82 +291,6 @@ def _load(config: EncoderConfig, source: Source, highest: int | None, device: to
         dtype=dtype,
         quantised=cast("Quantised | None", quantised),
     )
-
-
-def _require_bitsandbytes(dtype: DType, device: torch.device) -> None:
-    for package in ("bitsandbytes", "accelerate"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(package, "quant", f"dtype {dtype} (--dtype {dtype})")
-    if device.type not in _QUANTISING_DEVICES:
-        raise ModelError(
-            f"dtype {dtype} runs on {', '.join(_QUANTISING_DEVICES)}, not on {device.type}: choose another dtype, or "
-            "another device (--device cpu)"
-        )
-
-
-def _quantising(config: EncoderConfig, source: Source, model_config: Any, device: torch.device) -> dict[str, Any]:
-    """More words for `from_pretrained` where weights are quantised: they are made on their device, and stay there."""
-    from transformers import BitsAndBytesConfig
-
-    stored = "gguf_file" not in source.options and _stored_quantisation(model_config)
-    if config.dtype not in get_args(Quantised):
-        return {"device_map": {"": device}} if stored else {}
-    if "gguf_file" in source.options:
-        raise ModelError(
-            f"{config.model} is a GGUF file, which cannot be quantised to {config.dtype} again: give the model's own "
-            "weights (a directory or a Hub id), or another dtype"
-        )
-    if stored:
-        raise ModelError(
-            f"{config.model} is quantised already ({stored}), and cannot be quantised to {config.dtype} again: leave "
-            "dtype at auto, which loads it as it is"
-        )
-    if config.dtype == "int8":
-        # With a threshold, a column of activations that holds an outlier anywhere in a batch is left as it is in all of
-        # the batch: a row's state would hang on its neighbours, by as much as 8 bits cost it.
-        how = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
-    else:
-        how = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=find_dtype(config.dtype, device),
-        )
-    return {"quantization_config": how, "device_map": {"": device}}
-
-
-def _settle_on_cpu(name: str, model: Any) -> None:
-    """Keep bitsandbytes' CPU kernels for 4 bits to what they do right.
-
-    Raises:
-        ModelError: the model has layers of a size that they get wrong.
-    """
-    for module_name, module in model.named_modules():
-        # On CPUs that know bfloat16, weights would be repacked at their first use: for bfloat16 products, so that
-        # scores would differ from CPU to CPU, and at half the speed for batches like ours.
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-        state = getattr(getattr(module, "weight", None), "quant_state", None)
-        # Blocks of weights that share a scale run on from row to row; the kernel lets every row begin a new one.
-        if state is not None and state.shape[-1] % state.blocksize:
-            raise ModelError(
-                f"{name} cannot run in 4 bits on a CPU: {module_name} has {state.shape[-1]} inputs, and bitsandbytes "
-                f"gives wrong weights where that is no multiple of {state.blocksize}; take int8, or a GPU"
-            )
-
-
-def _stored_quantisation(config: Any) -> str | None:
-    """The method by which the weights in a model's files are quantised already."""
-    for part in (config, config.get_text_config(decoder=True)):
-        if stored := getattr(part, "quantization_config", None):
-            given = stored if isinstance(stored, dict) else stored.to_dict()
-            return str(given.get("quant_method", "unknown method"))
-    return None
-
-
-def _is_worth_telling(record: logging.LogRecord) -> bool:
-    """Not that a layer's input is not float16 (told for every batch), nor that the package `kernels` is not there."""
-    return not record.getMessage().startswith(("MatMul8bitLt: inputs", "Failed to load CPU"))
 
 
 def _cut(config: Any, blocks: int) -> bool:

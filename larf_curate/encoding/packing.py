@@ -19,6 +19,7 @@ import numpy as np
 from .attention import NAME, How, Layout, Made, attend, set_layout
 from .batching import Batch, Row, plan_packs
 from .lean import LeanBlock, lean_blocks
+from .memory import moved
 from .padding import Enough, PaddedPass
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class PackedPass:
         for row in rows:
             tokens += row[shared:]
             positions += range(shared, len(row))
-        ids, places = (torch.tensor([listed]).to(loaded.device) for listed in (tokens, positions))
+        ids, places = (moved(torch.tensor([listed]), loaded.device) for listed in (tokens, positions))
         highest = max(layers)
         kept: dict[int, torch.Tensor] = {}
 

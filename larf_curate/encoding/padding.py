@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .batching import Batch, Row, plan_batches
+from .memory import moved
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +62,7 @@ class PaddedPass:
         handles = [self.loaded.blocks[layer].register_forward_hook(keep(layer)) for layer in sorted(set(layers))]
         try:
             with torch.inference_mode():
-                self.loaded.model(input_ids=padded.to(device), use_cache=False)
+                self.loaded.model(input_ids=moved(padded, device), use_cache=False)
         except Enough:
             pass
         finally:

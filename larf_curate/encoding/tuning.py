@@ -17,10 +17,9 @@ from filelock import Timeout as LockTimeout
 from ..atomic import write_text
 from ..errors import OutputError
 from .demo import cache_directory
+from .memory import free_bytes
 
 if TYPE_CHECKING:
-    import torch
-
     from .loading import LoadedModel
     from .packing import PackedPass
     from .padding import PaddedPass
@@ -106,33 +105,16 @@ def _rows(tokens: int, vocabulary: int) -> list[list[int]]:
 
 def _room(loaded: LoadedModel) -> int:
     """Tokens whose activations take half of the memory that is free: about what lives at once within a block."""
-    free = _free_bytes(loaded.device)
+    free = free_bytes(loaded.device)
     if free is None:
         return _ACCELERATOR_SIZES[-1]
     decoder = _decoder(loaded)
     wide = getattr(decoder, "intermediate_size", None) or 4 * loaded.hidden_size
-    each = 4 if loaded.dtype_name == "float32" else 2
-    return max(1, free // 2 // (each * (8 * loaded.hidden_size + 3 * int(wide))))
+    return max(1, free // 2 // (loaded.dtype.itemsize * (8 * loaded.hidden_size + 3 * int(wide))))
 
 
 def _decoder(loaded: LoadedModel) -> Any:
     return loaded.model.config.get_text_config(decoder=True)
-
-
-def _free_bytes(device: torch.device) -> int | None:
-    import torch
-
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    if device.type != "cpu":
-        return None
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    return None
 
 
 def _digest(loaded: LoadedModel, forward: PackedPass | PaddedPass) -> str:

@@ -34,7 +34,7 @@ def score_file(source: Source, scorer: LARFScorer, out: str | Path) -> Summary:
     kept = [name for name in schema.names if name not in larf_dtypes(scorer.layers)]
     columns = form.columns(kept)
     tally = Tally()
-    found = []
+    found, how = [], ""
     with write_file(Path(out), schema) as writer, progress(source.rows, "scoring") as update:
         for table in source.tables(ROWS_AT_ONCE):
             rows = rows_of(table, columns)
@@ -43,7 +43,9 @@ def score_file(source: Source, scorer: LARFScorer, out: str | Path) -> Summary:
             writer.write(pa.table(new, schema=schema))
             tally.add(rows, form, scores.score, scores.issues)
             found.append(scores.score)
+            how = scores.how or how
     summary = tally.summary()
+    summary.how = how
     summary.quantiles = quantiles_of(lambda: found)
     return summary
 

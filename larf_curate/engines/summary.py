@@ -43,6 +43,7 @@ class Summary:
         quantiles: of the scores, by their name; empty where no row has one.
         highest: the rows with the highest scores, from the highest down.
         outcomes: rows kept, removed and unscorable; empty where nothing was split.
+        how: the states were made, where this pass made them: precision, device, batches, shortcuts.
         run: of a recipe, what else there is to say: source, model, layers, digests, times.
     """
 
@@ -53,6 +54,7 @@ class Summary:
     highest: list[Excerpt] = field(default_factory=list)
     outcomes: dict[str, int] = field(default_factory=dict)
     threshold: Threshold | None = None
+    how: str = ""
     run: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -65,6 +67,7 @@ class Summary:
                 "score_quantiles": self.quantiles,
                 "threshold": json.loads(self.threshold.to_json()) if self.threshold else None,
                 "highest": [asdict(excerpt) for excerpt in self.highest],
+                **({"how": self.how} if self.how else {}),
                 **({"run": self.run} if self.run else {}),
             },
             indent=2,
@@ -83,6 +86,7 @@ class Summary:
             highest=[Excerpt(**excerpt) for excerpt in found["highest"]],
             outcomes={outcome: found[outcome] for outcome in OUTCOMES if outcome in found},
             threshold=Threshold.from_json(json.dumps(found["threshold"])) if found["threshold"] else None,
+            how=found.get("how", ""),
             run=found.get("run", {}),
         )
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, Unpack
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.filters.base_filter import BaseFilter
+from datatrove.utils.logging import logger
 from datatrove.utils.typeshelper import StatHints
 
 from ..errors import ThresholdError
@@ -74,14 +75,18 @@ class LARFScore(PipelineStep):
     def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # noqa: ARG002
         """Yield every document, annotated."""
         columns: dict[str, None] = {}
-        scorer = None
+        scorer, told = None, False
         for batch in self._batches(data):
             with self.track_time("batch"):
                 rows = [row_of(document) for document in batch]
                 columns |= dict.fromkeys(columns_of(rows))
                 _limit_threads(self.threads)
                 scorer = scorer or self._ready()
-                found = scorer.annotate(rows, columns, rank=process_number()).columns()
+                scores = scorer.annotate(rows, columns, rank=process_number())
+                found = scores.columns()
+            if scores.how and not told:
+                logger.info(f"scoring in {scores.how}")
+                told = True
             for place, document in enumerate(batch):
                 document.metadata |= {name: values[place] for name, values in found.items()}
                 if self.counts:

@@ -36,7 +36,7 @@ _WINDOW = 4096
 """Rows in memory at a time."""
 
 
-_PART = 512
+_PART = 256
 """Rows encoded together while the next ones are rendered; enough to find others of equal length among them."""
 
 

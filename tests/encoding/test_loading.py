@@ -788,7 +788,7 @@ def test_sizes_that_the_cpu_gets_wrong_in_4_bits_are_refused(wide_model: Path, t
 def test_a_model_without_linear_layers_is_not_called_quantised(
     wide_model: Path, monkeypatch: pytest.MonkeyPatch, dtype: Any
 ) -> None:
-    monkeypatch.setattr("larf_curate.encoding.loading._quantising", lambda *_: {})
+    monkeypatch.setattr("larf_curate.encoding.quantising.options", lambda *_: {})
     with pytest.raises(ModelError, match=f"no linear layers that could be quantised to {dtype}"):
         load(wide_model, 0, dtype=dtype)
 
