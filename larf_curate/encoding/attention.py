@@ -7,13 +7,9 @@ last token; what a pad sees is dropped, and no row sees a pad, for pads come las
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from .memory import moved
+from .packs import How, Pack, Segment, get_pack
 
 if TYPE_CHECKING:
     import torch
@@ -22,141 +18,8 @@ NAME = "larf_packed"
 """What transformers' configs call this attention."""
 
 _UNKNOWN = ("s_aux", "position_bias", "cache", "block_mask")  # attention of other kinds; not ours to compute
-_ALIKE = 0.85  # rows shorter than this share of the longest beside them are laid side by side by themselves
-_QUERIES = 64  # at once, on a CPU: their scores stay in its cache, and keys that they cannot see are left out
+_QUERIES = 64  # at once, about, on a CPU: their scores stay in its cache, and keys that they cannot see are left out
 _LONG = 768  # tokens from which torch's fused kernel is the faster on a CPU
-
-
-class Made(Exception):  # noqa: N818 - ends the making of keys and values, nothing is wrong
-    """The highest block's keys and values are there."""
-
-
-@dataclass(frozen=True)
-class How:
-    """What else a block's attention does: scale, look back only so far, squash the scores."""
-
-    scale: float
-    window: int | None = None
-    softcap: float | None = None
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Conversations side by side.
-
-    Attributes:
-        first, count: the rows of the batch that they are.
-        start, stop: their own tokens, in the sequence that the model is given.
-        before, length: tokens of the beginning that they see, and of the longest of them behind it.
-        asking: index of their own tokens, [count * length] with pads; None where there are no pads.
-        seen: index of the keys that they see, [count * (before + length)], in the beginning and the sequence behind it.
-        real: index of what are not pads in `asking`.
-        lengths: of each behind the beginning, [count].
-    """
-
-    first: int
-    count: int
-    start: int
-    stop: int
-    before: int
-    length: int
-    asking: torch.Tensor | None
-    seen: torch.Tensor
-    real: torch.Tensor | None
-    lengths: torch.Tensor
-
-
-@dataclass
-class Layout:
-    """Where the tokens of a packed batch lie, and what was made of them on the way through the blocks.
-
-    Attributes:
-        beginning: how many tokens all rows begin with.
-        known: keys and values of the beginning, by call of attention, from a batch before; empty where it comes first
-            in this sequence and is to be computed.
-        making: keys and values of the highest block are wanted, and nothing else.
-        made: those.
-        asked: how each module's attention was asked for.
-    """
-
-    beginning: int
-    known: dict[int, tuple[torch.Tensor, torch.Tensor]]
-    segments: list[Segment]
-    last: torch.Tensor
-    making: bool = False
-    made: tuple[torch.Tensor, torch.Tensor] | None = None
-    learnt: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
-    asked: dict[Any, How] = field(default_factory=dict)
-    masks: dict[Any, torch.Tensor] = field(default_factory=dict)
-    calls: int = 0
-
-    @classmethod
-    def of(
-        cls,
-        lengths: Sequence[int],
-        beginning: int,
-        known: dict[int, tuple[torch.Tensor, torch.Tensor]],
-        device: torch.device,
-    ) -> Layout:
-        """The layout of rows with so many tokens behind the beginning, as they come."""
-        import torch
-
-        offset = 0 if known else beginning  # of the first row's own tokens in the sequence
-        segments = []
-        if beginning and not known:
-            segments.append(_segment(0, [beginning], 0, 0, 0, device))
-        first, at, ends = 0, offset, []
-        while first < len(lengths):
-            count = 1
-            longest = shortest = lengths[first]
-            while first + count < len(lengths):
-                longest, shortest = max(longest, lengths[first + count]), min(shortest, lengths[first + count])
-                if shortest < _ALIKE * longest:
-                    break
-                count += 1
-            segment = _segment(first, lengths[first : first + count], at, beginning, beginning - offset, device)
-            segments.append(segment)
-            ends += [at + end - 1 for end in accumulate(lengths[first : first + count])]
-            first, at = first + count, segment.stop
-        return cls(beginning, known, segments, moved(torch.tensor(ends), device))
-
-
-def _segment(first: int, lengths: Sequence[int], start: int, before: int, behind: int, device: torch.device) -> Segment:
-    """`behind` tokens of the beginning are not in the sequence but before it."""
-    import torch
-
-    own = torch.tensor(lengths)
-    length, count = int(own.max()), len(lengths)
-    places = torch.arange(length)
-    at = start + (own.cumsum(0) - own)[:, None] + places.minimum(own[:, None] - 1)
-    ragged = bool((own < length).any())
-    seen = torch.cat([torch.arange(before).expand(count, -1), at + behind], dim=1)
-    return Segment(
-        first=first,
-        count=count,
-        start=start,
-        stop=start + sum(lengths),
-        before=before,
-        length=length,
-        asking=moved(at.flatten(), device) if ragged else None,
-        seen=moved(seen.flatten(), device),
-        real=moved((places < own[:, None]).flatten().nonzero()[:, 0], device) if ragged else None,
-        lengths=moved(own, device),
-    )
-
-
-_current = threading.local()
-
-
-def set_layout(layout: Layout | None) -> None:
-    """The batch that this thread runs next."""
-    _current.layout = layout
-
-
-def get_layout() -> Layout:
-    """The batch that this thread runs."""
-    layout: Layout = _current.layout
-    return layout
 
 
 def attend(
@@ -177,48 +40,21 @@ def attend(
     if odd := [name for name in _UNKNOWN if others.get(name) is not None]:
         raise NotImplementedError(f"attention with {odd[0]}")
     how = How(query.shape[3] ** -0.5 if scaling is None else scaling, sliding_window, softcap)
-    layout = get_layout()
-    layout.asked[module] = how
-    if layout.made is None:
-        key, value = hold(layout, key[0].transpose(0, 1), value[0].transpose(0, 1))
-    else:
-        key, value = layout.made
-    return answer(layout, query[0].transpose(0, 1), key, value, how)[None], None
+    pack = get_pack()
+    pack.asked[module] = how
+    key, value = pack.made or pack.hold(key[0].transpose(0, 1), value[0].transpose(0, 1))
+    return answer(pack, query[0].transpose(0, 1), key, value, how)[None], None
 
 
-def hold(layout: Layout, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys and values [beginning and sequence, heads, size] from those of the sequence.
-
-    The beginning's are kept for the batches that follow.
-
-    Raises:
-        Made: they are all that was wanted.
-    """
-    import torch
-
-    call, layout.calls = layout.calls, layout.calls + 1
-    if layout.known:
-        first, second = layout.known[call]
-        key, value = torch.cat([first, key]), torch.cat([second, value])
-    elif layout.beginning:
-        layout.learnt[call] = key[: layout.beginning].clone(), value[: layout.beginning].clone()
-    if layout.making:
-        layout.made = key, value
-        raise Made
-    return key, value
-
-
-def answer(layout: Layout, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, how: How) -> torch.Tensor:
+def answer(pack: Pack, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, how: How) -> torch.Tensor:
     """The values that each query [tokens, heads, size] finds: [tokens, heads, size]."""
-    trimmed = layout.made is not None
+    trimmed = pack.made is not None
     query = query.reshape(
         len(query), key.shape[1], -1, query.shape[2]
     )  # [tokens, key heads, query heads of each, size]
     out = query.new_empty(*query.shape[:3], value.shape[2])
     key, value = key.transpose(0, 1), value.transpose(0, 1)
-    for segment in layout.segments:
-        if trimmed and segment.before < layout.beginning:
-            continue  # the beginning itself has no last token to ask
+    for segment in pack.segments:
         keys, values = (_seen(x, segment) for x in (key, value))
         if trimmed:
             rows = slice(segment.first, segment.first + segment.count)
@@ -226,7 +62,7 @@ def answer(layout: Layout, query: torch.Tensor, key: torch.Tensor, value: torch.
         elif how.softcap is None and _fused_pays(segment, how.window, query.device):
             out[segment.start : segment.stop] = _fused(query, keys, values, segment, how)
         else:
-            _by_chunks(query, keys, values, segment, how, layout, out[segment.start : segment.stop])
+            _by_chunks(query, keys, values, segment, how, pack, out[segment.start : segment.stop])
     return out.flatten(1, 2)
 
 
@@ -273,7 +109,7 @@ def _by_chunks(
     value: torch.Tensor,
     segment: Segment,
     how: How,
-    layout: Layout,
+    pack: Pack,
     out: torch.Tensor,
 ) -> None:
     """A few tokens of all rows at a time, and the heads that share keys as one matrix; written to `out`."""
@@ -290,7 +126,7 @@ def _by_chunks(
         stop = min(start + step, length)
         low = 0 if how.window is None else max(0, before + start - how.window + 1)
         seen = slice(low, before + stop)
-        mask = _mask(stop - start, before + start - low, how.window, layout.masks, query)
+        mask = _mask(stop - start, before + start - low, how.window, pack.masks, query)
         asked = own[:, :, :, start:stop]
         part = _softmaxed(asked.flatten(0, 1).flatten(1, 2), key[:, seen], value[:, seen], mask, how)
         side_by_side[:, :, :, start:stop] = part.view(*asked.shape[:-1], -1)

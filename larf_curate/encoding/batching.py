@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 Row = TypeVar("Row", list[int], tuple[int, ...])
 
 _SET_UP = 512
-"""Tokens' worth of work that a beginning has to save before rows leave the others for it: they get thinner batches."""
+"""Tokens' worth of work that a beginning has to save: it runs by itself, and the rows that have it by themselves."""
 _DEPTH = 16  # beginnings within beginnings
 
 
@@ -46,20 +46,19 @@ def plan_batches(lengths: Sequence[int], batch_tokens: int) -> list[Batch]:
 
 
 def plan_packs(rows: Sequence[Row], batch_tokens: int) -> list[Batch]:
-    """Indices of `rows` in batches that hold at most `batch_tokens` without padding; longest first.
+    """Indices of `rows` in batches of at most `batch_tokens` behind what their rows share; longest first.
 
-    A beginning that batches share runs in the first of them alone: those batches follow each other.
+    Batches that share a beginning follow each other.
 
     >>> [(batch.rows, batch.shared) for batch in plan_packs([[1] * 3, [1] * 9, [2] * 4, [1]], batch_tokens=8)]
     [([1], 0), ([2, 0, 3], 0)]
     """
     batches: list[Batch] = []
     for indices, shared in sorted(_families(rows), key=lambda family: -max(len(rows[i]) for i in family[0])):
-        room = batch_tokens - shared
-        family = [Batch([], shared)]
+        room, family = 0, list[Batch]()
         for index in sorted(indices, key=lambda i: (-len(rows[i]), i)):
             own = len(rows[index]) - shared
-            if room < own and family[-1].rows:
+            if room < own or not family:
                 family.append(Batch([], shared))
                 room = batch_tokens
             family[-1].rows.append(index)
@@ -87,9 +86,7 @@ def _families(rows: Sequence[Row]) -> list[tuple[list[int], int]]:
         return [] if pays else rest
 
     rest = stay(sorted(range(len(rows)), key=rows.__getitem__), 0, 0)
-    if rest:
-        found.append((rest, common_prefix([rows[i] for i in rest]) if len(rest) > 1 else 0))
-    return found
+    return [*found, (rest, 0)] if rest else found
 
 
 def common_prefix(rows: Iterable[Row]) -> int:

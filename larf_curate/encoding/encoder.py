@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from .locating import commit_of
 from .memory import reuse_memory
 from .packing import PackedPass, fastest_pass
 from .padding import PaddedPass
+from .threads import each
 from .tuning import batch_tokens_for
 
 if TYPE_CHECKING:
@@ -65,55 +67,36 @@ class Encoder:
             layers: block indices, at most `highest`.
             progress: called with the number of conversations just done.
         """
-        places: dict[tuple[int, ...], list[int]] = {}
-        for index, tokens in enumerate(ids):
-            places.setdefault(tuple(tokens), []).append(index)
-        distinct = list(places)
-        values = np.full((len(ids), len(layers), self.loaded.hidden_size), np.nan, np.float32)
-        issues: list[Issue | None] = [None] * len(ids)
+        job = _Job(ids, len(layers), self.loaded.hidden_size)
         with self.loaded.lock:
             forward = fastest_pass(self.loaded)
-            size = self.batch_tokens or batch_tokens_for(self.loaded, forward, sum(map(len, distinct)))
-            how = f"batches of up to {size:,} tokens; {', '.join(forward.shortcuts)}"
-            queue = forward.plan(distinct, size)[::-1]
-            while queue:
-                batch = queue.pop()
-                rows = [distinct[i] for i in batch.rows]
-                size = forward.tokens(rows, batch.shared)
-                if len(rows) > 1 and self.loaded.too_much is not None and size >= self.loaded.too_much:
-                    queue += batch.halves()[::-1]
-                    continue
-                states = self._try(forward, rows, batch.shared, layers)
-                if states is None and len(rows) > 1:
-                    self.loaded.too_much = size
-                    queue.append(batch)
-                    continue
-                done = 0
-                for position, (i, row) in enumerate(zip(batch.rows, rows, strict=True)):
-                    same = places[row]
-                    if states is None:
-                        issue = Issue.OUT_OF_MEMORY
-                    elif np.isfinite(states[position]).all():
-                        issue = None
-                        values[same] = states[position]
-                    elif len(rows) > 1:
-                        queue.append(Batch([i]))  # a pad may be at fault (zero times NaN is NaN): alone, none is there
-                        continue
-                    else:
-                        issue = Issue.NON_FINITE
-                    for index in same:
-                        issues[index] = issue
-                    done += len(same)
-                if progress is not None:
-                    progress(done)
-        return States(values, issues, f"{self.loaded.dtype_name} on {self.loaded.device}, {how}")
+            size = self.batch_tokens or batch_tokens_for(self.loaded, forward, sum(map(len, job.rows)))
+            with forward.at_work(layers):
+                queue, alone = forward.plan(job.rows, size), False
+                while queue:
+                    run = partial(self._try, forward, job.rows)
+                    again: list[Batch] = []
+                    # What failed runs again, but not beside others that take the memory.
+                    for batch, states in each(run, queue, in_threads=forward.in_threads and not alone):
+                        left, done = job.settle(batch, states, alone=alone)
+                        again += left
+                        if progress is not None and done:
+                            progress(done)
+                    queue, alone = again, True
+            shortcuts = ", ".join(forward.shortcuts)
+        how = f"{self.loaded.dtype_name} on {self.loaded.device}, batches of up to {size:,} tokens; {shortcuts}"
+        return States(job.values, job.issues, how)
 
     def _try(
-        self, forward: PackedPass | PaddedPass, rows: list[tuple[int, ...]], shared: int, layers: Sequence[int]
+        self, forward: PackedPass | PaddedPass, rows: Sequence[tuple[int, ...]], batch: Batch
     ) -> NDArray[np.float32] | None:
         """States [rows, layers, hidden], or None where the batch does not fit in memory."""
+        chosen = [rows[i] for i in batch.rows]
+        tokens = forward.tokens(chosen, batch.shared)
+        if len(chosen) > 1 and self.loaded.too_much is not None and tokens >= self.loaded.too_much:
+            return None
         try:
-            states: NDArray[np.float32] = forward(rows, shared, layers).cpu().numpy()
+            states: NDArray[np.float32] = forward(chosen, batch.shared).cpu().numpy()
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -121,7 +104,54 @@ class Encoder:
             return states
         # Outside the except clause: the traceback there holds the very tensors that have to go.
         _free(self.loaded.device)
+        if len(chosen) > 1:
+            self.loaded.too_much = tokens
         return None
+
+
+class _Job:
+    """Conversations to encode, and what is known of them so far.
+
+    Attributes:
+        rows: the different ones.
+        values, issues: see `States`, of all.
+    """
+
+    def __init__(self, ids: Sequence[list[int]], layers: int, size: int) -> None:
+        self._places: dict[tuple[int, ...], list[int]] = {}
+        for index, tokens in enumerate(ids):
+            self._places.setdefault(tuple(tokens), []).append(index)
+        self.rows = list(self._places)
+        self.values = np.full((len(ids), layers, size), np.nan, np.float32)
+        self.issues: list[Issue | None] = [None] * len(ids)
+
+    def settle(self, batch: Batch, states: NDArray[np.float32] | None, *, alone: bool) -> tuple[list[Batch], int]:
+        """Put the states of a batch, None where it did not fit, in their places.
+
+        Returns what is to run again, and how many conversations are done. `alone`: no other batch ran beside it.
+        """
+        if states is None and len(batch.rows) > 1:
+            return list(batch.halves()), 0
+        if states is None and not alone:
+            return [batch], 0
+        again: list[Batch] = []
+        done = 0
+        for position, i in enumerate(batch.rows):
+            if states is None:
+                issue = Issue.OUT_OF_MEMORY
+            elif np.isfinite(states[position]).all():
+                issue = None
+            elif len(batch.rows) > 1:
+                again.append(Batch([i]))  # a pad may be at fault (zero times NaN is NaN): alone, none is there
+                continue
+            else:
+                issue = Issue.NON_FINITE
+            for place in self._places[self.rows[i]]:
+                self.issues[place] = issue
+                if states is not None and issue is None:
+                    self.values[place] = states[position]
+                done += 1
+        return again, done
 
 
 def _free(device: torch.device) -> None:

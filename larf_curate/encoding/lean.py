@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .attention import How, answer, get_layout, hold
+from .attention import answer
+from .packs import How, get_pack
 
 if TYPE_CHECKING:
     import torch
@@ -76,17 +77,17 @@ class LeanBlock:
         import torch
 
         stream = hidden_states[0]
-        attention, mlp, layout = self.block.self_attn, self.block.mlp, get_layout()
+        attention, mlp, pack = self.block.self_attn, self.block.mlp, get_pack()
         cosines, sines = (x[0][:, None] for x in position_embeddings)
         normed = _normed(stream, self.block.input_layernorm)
-        if layout.made is None:
+        if pack.made is None:
             keys = _heads(attention.k_proj(normed), attention, "k_norm")
             values = _heads(attention.v_proj(normed), attention, "")
-            key, value = hold(layout, _rotated(keys, cosines, sines), values)
+            key, value = pack.hold(_rotated(keys, cosines, sines), values)
         else:
-            key, value = layout.made
+            key, value = pack.made
         queries = _rotated(_heads(attention.q_proj(normed), attention, "q_norm"), cosines, sines)
-        _add(stream, answer(layout, queries, key, value, self.how).flatten(1, 2), attention.o_proj)
+        _add(stream, answer(pack, queries, key, value, self.how).flatten(1, 2), attention.o_proj)
         normed = _normed(stream, self.block.post_attention_layernorm)
         gate = mlp.gate_proj(normed)
         gate = torch.nn.functional.silu(gate, inplace=True) if self.swish else mlp.act_fn(gate)

@@ -1,9 +1,9 @@
 """One forward pass at the floor: no pads, a common beginning once, in the highest block the last tokens alone.
 
 The conversations of a batch lie end to end in one sequence, behind the tokens that all of them begin with (the chat
-template's system turn). Everything but attention works on single tokens and does not notice; attention is ours
-(`attention`), handed to transformers through its attention interface. The batches that follow keep the beginning's keys
-and values. The highest block makes keys and values of all tokens, then runs on the last ones only.
+template's system turn), whose keys and values are made once for all batches. Everything but attention works on single
+tokens and does not notice; attention is ours (`attention`), handed to transformers through its attention interface. The
+highest block makes keys and values of all tokens, then runs on the last ones only.
 
 An architecture whose attention does not go through that interface would mix conversations. `can_pack` finds that out.
 """
@@ -11,15 +11,17 @@ An architecture whose attention does not go through that interface would mix con
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .attention import NAME, How, Layout, Made, attend, set_layout
+from .attention import NAME, attend
 from .batching import Batch, Row, plan_packs
 from .lean import LeanBlock, lean_blocks
 from .memory import moved
+from .packs import How, Known, Made, Pack, get_pack, set_pack
 from .padding import Enough, PaddedPass
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ _PROBED_WINDOW = 512  # tokens; wider sliding windows are not tried on every mod
 
 
 class PackedPass:
-    """Runs batches of conversations through the blocks of a loaded model.
+    """Runs batches of conversations through the blocks of a loaded model, in any number of threads.
 
     It holds keys and values of the beginning that its last batch had. Make one for each list of rows.
 
@@ -47,9 +49,9 @@ class PackedPass:
             ALL_ATTENTION_FUNCTIONS.register(NAME, attend)
         self.loaded = loaded
         self._lean = dict(zip(loaded.blocks, lean, strict=False))
-        self._beginning: list[int] = []
-        self._known: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
-        self.asked: dict[Any, How] = {}
+        self._layers: Sequence[int] = ()
+        self._beginning: tuple[list[int], Known] = ([], {})
+        self._learning = threading.Lock()
         configs = {id(module.config): module.config for module in loaded.model.modules() if hasattr(module, "config")}
         self._configs = [config for config in configs.values() if hasattr(config, "_attn_implementation_internal")]
 
@@ -59,72 +61,84 @@ class PackedPass:
         first = ("blocks up to the layer alone", "equal rows once", "no padding", "common beginnings once")
         return (*first, "last tokens alone in the last block", *(["lean blocks"] if self._lean else []))
 
+    @property
+    def in_threads(self) -> bool:
+        """Whether batches may run side by side: not where code that we do not know may keep something between them."""
+        own = type(self.loaded.model).__module__.startswith("transformers.")
+        return own and self.loaded.quantised is None and self.loaded.device.type == "cpu"
+
     def plan(self, rows: Sequence[Row], batch_tokens: int) -> list[Batch]:
         return plan_packs(rows, batch_tokens)
 
     def tokens(self, rows: Sequence[Row], shared: int) -> int:
-        """How many tokens run for these rows, at most."""
-        return shared + sum(len(row) - shared for row in rows)
+        """How many tokens run for these rows."""
+        return sum(len(row) - shared for row in rows)
 
-    def __call__(self, rows: Sequence[Row], shared: int, layers: Sequence[int]) -> torch.Tensor:
-        """States float32 [rows, layers, hidden size] after each of `layers`, at the last token of each row.
+    @contextlib.contextmanager
+    def at_work(self, layers: Sequence[int]) -> Iterator[None]:
+        """Within, calls give the states after each of `layers`."""
+        blocks, highest = self.loaded.blocks, max(layers)
+        self._layers, self._beginning = layers, ([], {})
+        before = [config._attn_implementation_internal for config in self._configs]
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._set_attention, before)
+            self._set_attention([NAME] * len(before))
+            for block, lean in self._lean.items():
+                stack.callback(delattr, block, "forward")
+                block.forward = lean
+            for layer in set(layers):
+                stack.callback(blocks[layer].register_forward_hook(_keeper(layer, layer == highest)).remove)
+            stack.callback(blocks[highest].register_forward_pre_hook(_trim, with_kwargs=True).remove)
+            yield
 
-        All rows begin with the same `shared` tokens. `layers` are the same in every call. Rows of near-equal length
-        are fastest side by side.
+    def __call__(self, rows: Sequence[Row], shared: int) -> torch.Tensor:
+        """States float32 [rows, layers, hidden size] at the last token of each row.
+
+        All rows begin with the same `shared` tokens. Rows of near-equal length are fastest side by side.
         """
         import torch
 
-        loaded = self.loaded
-        beginning = list(rows[0][:shared])
-        if beginning != self._beginning:
-            self._known = {}  # that of another family of rows goes before memory is asked for more
-        layout = Layout.of([len(row) - shared for row in rows], shared, self._known, loaded.device)
-        tokens, positions = ([], []) if self._known else (beginning, list(range(shared)))
-        for row in rows:
-            tokens += row[shared:]
-            positions += range(shared, len(row))
-        ids, places = (moved(torch.tensor([listed]), loaded.device) for listed in (tokens, positions))
-        highest = max(layers)
-        kept: dict[int, torch.Tensor] = {}
+        known = self._known(list(rows[0][:shared]))
+        pack = Pack.of([len(row) - shared for row in rows], shared, known, self.loaded.device)
+        self._run(pack, [row[shared:] for row in rows], shared)
+        return torch.stack([pack.states[layer] for layer in self._layers], dim=1)
 
-        def keep(layer: int) -> Callable[..., None]:
-            def hook(_module: object, _args: object, output: Any) -> None:
-                states = (output[0] if isinstance(output, tuple) else output)[0]
-                kept[layer] = (states if layer == highest else states[layout.last]).float()
-                if layer == highest:
-                    raise Enough
+    def asked(self) -> dict[Any, How]:
+        """How each module asks for its attention: seen in a pass over one row."""
+        with self.at_work([len(self.loaded.blocks) - 1]):
+            pack = Pack.of([2], 0, {}, self.loaded.device)
+            self._run(pack, [[0, 0]], 0)
+        return pack.asked
 
-            return hook
+    def _known(self, beginning: list[int]) -> Known:
+        """Keys and values of a beginning. One thread makes them; the other ones wait."""
+        if not beginning:
+            return {}
+        with self._learning:
+            if beginning != self._beginning[0]:
+                self._beginning = ([], {})  # another family's goes before memory is asked for more
+                pack = Pack.of([len(beginning)], 0, {}, self.loaded.device, learning=True)
+                self._run(pack, [beginning], 0)
+                self._beginning = (beginning, pack.learnt)
+            return self._beginning[1]
 
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(self._attending(layout))
-            for layer in set(layers):
-                stack.callback(loaded.blocks[layer].register_forward_hook(keep(layer)).remove)
-            trim = loaded.blocks[highest].register_forward_pre_hook(_trimmer(layout), with_kwargs=True)
-            stack.callback(trim.remove)
-            stack.enter_context(torch.inference_mode())
-            with contextlib.suppress(Enough):
-                loaded.model(input_ids=ids, position_ids=places, use_cache=False)
-        self.asked = layout.asked
-        self._beginning, self._known = list(rows[0][:shared]), self._known or layout.learnt
-        return torch.stack([kept[layer] for layer in layers], dim=1)
+    def _run(self, pack: Pack, rows: Sequence[Row], shared: int) -> None:
+        """All tokens of the rows, which follow `shared` others, through the blocks."""
+        import torch
 
-    @contextlib.contextmanager
-    def _attending(self, layout: Layout) -> Iterator[None]:
-        before = [config._attn_implementation_internal for config in self._configs]
-        set_layout(layout)
+        tokens = [token for row in rows for token in row]
+        positions = [place for row in rows for place in range(shared, shared + len(row))]
+        ids, places = (moved(torch.tensor([listed]), self.loaded.device) for listed in (tokens, positions))
+        set_pack(pack)
         try:
-            for config in self._configs:
-                config._attn_implementation_internal = NAME
-            for block, lean in self._lean.items():
-                block.forward = lean
-            yield
+            with torch.inference_mode(), contextlib.suppress(Enough):
+                self.loaded.model(input_ids=ids, position_ids=places, use_cache=False)
         finally:
-            set_layout(None)
-            for block in self._lean:
-                del block.forward
-            for config, name in zip(self._configs, before, strict=True):
-                config._attn_implementation_internal = name
+            set_pack(None)
+
+    def _set_attention(self, names: Sequence[str]) -> None:
+        for config, name in zip(self._configs, names, strict=True):
+            config._attn_implementation_internal = name
 
 
 def fastest_pass(loaded: LoadedModel) -> PackedPass | PaddedPass:
@@ -134,16 +148,9 @@ def fastest_pass(loaded: LoadedModel) -> PackedPass | PaddedPass:
     if not loaded.packs:
         return PaddedPass(loaded)
     if loaded.lean is None:
-        lean = lean_blocks(loaded.blocks, _asked(loaded))
+        lean = lean_blocks(loaded.blocks, PackedPass(loaded).asked())
         loaded.lean = lean if lean and _agrees(loaded, lean) else []
     return PackedPass(loaded, loaded.lean)
-
-
-def _asked(loaded: LoadedModel) -> dict[Any, How]:
-    """How each module asks for its attention: seen in a pass over one row."""
-    packed = PackedPass(loaded)
-    packed([[0, 0]], 0, [len(loaded.blocks) - 1])
-    return packed.asked
 
 
 def _agrees(loaded: LoadedModel, lean: Sequence[LeanBlock]) -> bool:
@@ -155,35 +162,47 @@ def _agrees(loaded: LoadedModel, lean: Sequence[LeanBlock]) -> bool:
     vocabulary = range(min(3, decoder.vocab_size - 1), min(400, decoder.vocab_size))
     shared, *own = ([int(token) for token in draw.choice(vocabulary, length)] for length in [5, *lengths])
     rows, layers = [shared + row for row in own], sorted({0, len(loaded.blocks) - 1})
+    packed, padded = PackedPass(loaded, lean), PaddedPass(loaded)
     try:
-        # Twice: the second batch finds the beginning's keys and values.
-        packed = PackedPass(loaded, lean)
-        found = np.concatenate([packed(part, len(shared), layers).cpu().numpy() for part in (rows[3:], rows)])
-        wanted = PaddedPass(loaded)(rows, 0, layers).cpu().numpy()
+        with packed.at_work(layers):
+            found = packed(rows, len(shared)).cpu().numpy()
+        with padded.at_work(layers):
+            wanted = padded(rows, 0).cpu().numpy()
     except Exception:  # an architecture with attention or blocks of its own kind may fail anywhere in there
         return False
-    wanted = np.concatenate([wanted[3:], wanted])
     error = np.linalg.norm(found - wanted, axis=-1) / np.linalg.norm(wanted, axis=-1)
     return bool((error < (1e-4 if loaded.dtype_name == "float32" else 3e-2)).all())
 
 
-def _trimmer(layout: Layout) -> Callable[..., Any]:
+def _keeper(layer: int, highest: bool) -> Callable[..., None]:
+    """After a block: the states of the last tokens are kept; after the highest, it is enough."""
+
+    def keep(_module: object, _args: object, output: Any) -> None:
+        pack = get_pack()
+        states = (output[0] if isinstance(output, tuple) else output)[0]
+        pack.states[layer] = (states if highest else states[pack.last]).float()
+        if highest:
+            raise Enough
+
+    return keep
+
+
+def _trim(block: Any, args: Any, kwargs: Any) -> Any:
     """Before the highest block runs: its keys and values are made, and its input is cut to the last tokens."""
-
-    def trim(block: Any, args: Any, kwargs: Any) -> Any:
-        if layout.making:
-            return None
-        layout.making = True
-        try:
-            block(*args, **kwargs)
-        except Made:
-            pass
-        finally:
-            layout.making = False
-        size = (args[0] if args else kwargs["hidden_states"]).shape[1]
-        return _cut(args, size, layout.last), _cut(kwargs, size, layout.last)
-
-    return trim
+    pack = get_pack()
+    if pack.making:
+        return None
+    pack.making = True
+    try:
+        block(*args, **kwargs)
+    except Made:
+        pass
+    finally:
+        pack.making = False
+    if pack.learning:
+        raise Enough
+    size = (args[0] if args else kwargs["hidden_states"]).shape[1]
+    return _cut(args, size, pack.last), _cut(kwargs, size, pack.last)
 
 
 def _cut(value: Any, size: int, at: torch.Tensor) -> Any:

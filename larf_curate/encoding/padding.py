@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .batching import Batch, Row, plan_batches
@@ -29,7 +30,10 @@ class PaddedPass:
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
+        self._layers: Sequence[int] = ()
+        self._kept: dict[int, torch.Tensor] = {}
 
+    in_threads = False
     shortcuts = ("blocks up to the layer alone", "equal rows once", "padded to near-equal lengths")
 
     def plan(self, rows: Sequence[Row], batch_tokens: int) -> list[Batch]:
@@ -39,33 +43,36 @@ class PaddedPass:
         """How many tokens, pads among them, run for these rows."""
         return len(rows) * max(map(len, rows))
 
-    def __call__(self, rows: Sequence[Row], _shared: int, layers: Sequence[int]) -> torch.Tensor:
-        """States float32 [rows, layers, hidden size] after each of `layers`, at the last token of each row."""
+    @contextlib.contextmanager
+    def at_work(self, layers: Sequence[int]) -> Iterator[None]:
+        """Within, calls give the states after each of `layers`."""
+        with contextlib.ExitStack() as stack:
+            self._layers = layers
+            for layer in set(layers):
+                stack.callback(self.loaded.blocks[layer].register_forward_hook(self._keeper(layer)).remove)
+            yield
+
+    def __call__(self, rows: Sequence[Row], _shared: int) -> torch.Tensor:
+        """States float32 [rows, layers, hidden size] at the last token of each row."""
         import torch
 
         device = self.loaded.device
         padded = torch.zeros((len(rows), max(map(len, rows))), dtype=torch.long)
         for i, row in enumerate(rows):
             padded[i, : len(row)] = torch.as_tensor(row)
-        last = torch.tensor([len(row) - 1 for row in rows], device=device)
-        kept: dict[int, torch.Tensor] = {}
+        self._last = moved(torch.tensor([len(row) - 1 for row in rows]), device)
+        self._kept.clear()
+        with torch.inference_mode(), contextlib.suppress(Enough):
+            self.loaded.model(input_ids=moved(padded, device), use_cache=False)
+        return torch.stack([self._kept[layer] for layer in self._layers], dim=1)
 
-        def keep(layer: int) -> Callable[..., None]:
-            def hook(_module: object, _args: object, output: Any) -> None:
-                states = output[0] if isinstance(output, tuple) else output
-                kept[layer] = states[torch.arange(len(rows), device=device), last].float()
-                if len(kept) == len(set(layers)):
-                    raise Enough
+    def _keeper(self, layer: int) -> Callable[..., None]:
+        import torch
 
-            return hook
+        def keep(_module: object, _args: object, output: Any) -> None:
+            states = output[0] if isinstance(output, tuple) else output
+            self._kept[layer] = states[torch.arange(len(states), device=states.device), self._last].float()
+            if layer == max(self._layers):
+                raise Enough
 
-        handles = [self.loaded.blocks[layer].register_forward_hook(keep(layer)) for layer in sorted(set(layers))]
-        try:
-            with torch.inference_mode():
-                self.loaded.model(input_ids=moved(padded, device), use_cache=False)
-        except Enough:
-            pass
-        finally:
-            for handle in handles:
-                handle.remove()
-        return torch.stack([kept[layer] for layer in layers], dim=1)
+        return keep

@@ -18,6 +18,7 @@ from ..atomic import write_text
 from ..errors import OutputError
 from .demo import cache_directory
 from .memory import free_bytes
+from .threads import each
 
 if TYPE_CHECKING:
     from .loading import LoadedModel
@@ -86,14 +87,19 @@ def _measured(loaded: LoadedModel, forward: PackedPass | PaddedPass, sizes: Sequ
 
 
 def _rate(loaded: LoadedModel, forward: PackedPass | PaddedPass, size: int) -> float:
-    """Tokens a second in a batch of `size`: the best of three after one that does not count."""
+    """Tokens a second in batches of `size`, as many as run side by side: the best of three after one."""
+    import torch
+
     rows = _rows(size, min(400, _decoder(loaded).vocab_size))
+    batches = [rows] * (2 * torch.get_num_threads() if forward.in_threads else 1)
     spent = []
-    for _ in range(4):
-        began = time.perf_counter()
-        forward(rows, _BEGINNING, [len(loaded.blocks) - 1]).cpu()
-        spent.append(time.perf_counter() - began)
-    return size / min(spent[1:])
+    with forward.at_work([len(loaded.blocks) - 1]):
+        for _ in range(4):
+            began = time.perf_counter()
+            for _ in each(lambda batch: forward(batch, _BEGINNING).cpu(), batches, in_threads=forward.in_threads):
+                pass
+            spent.append(time.perf_counter() - began)
+    return len(batches) * size / min(spent[1:])
 
 
 def _rows(tokens: int, vocabulary: int) -> list[list[int]]:
@@ -104,13 +110,19 @@ def _rows(tokens: int, vocabulary: int) -> list[list[int]]:
 
 
 def _room(loaded: LoadedModel) -> int:
-    """Tokens whose activations take half of the memory that is free: about what lives at once within a block."""
+    """Tokens of a batch, where the activations of all that run take half of the memory that is free.
+
+    Reckoned with about what lives at once within a block.
+    """
+    import torch
+
     free = free_bytes(loaded.device)
     if free is None:
         return _ACCELERATOR_SIZES[-1]
     decoder = _decoder(loaded)
     wide = getattr(decoder, "intermediate_size", None) or 4 * loaded.hidden_size
-    return max(1, free // 2 // (loaded.dtype.itemsize * (8 * loaded.hidden_size + 3 * int(wide))))
+    free //= 2 * (torch.get_num_threads() if loaded.device.type == "cpu" else 1)
+    return max(1, free // (loaded.dtype.itemsize * (8 * loaded.hidden_size + 3 * int(wide))))
 
 
 def _decoder(loaded: LoadedModel) -> Any:

@@ -1,0 +1,126 @@
+"""Batches side by side give what they give one by one."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_encoder import LAYERS, assert_equal_states, encoder_of, full_states, limit_memory, random_rows
+
+from larf_curate.encoding import batching
+from larf_curate.encoding.encoder import Encoder
+from larf_curate.encoding.threads import each
+from larf_curate.errors import Issue
+
+
+@pytest.fixture(autouse=True)
+def _three_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    assert torch.get_num_threads() == 3, "as many as there were"
+    torch.set_num_threads(before)
+
+
+def rows_alike(families: int = 3) -> list[list[int]]:
+    """Rows of a few beginnings, in more batches than threads."""
+    own = random_rows([3 + i % 30 for i in range(90)])
+    return [[*range(3 + i % families, 40), *row] for i, row in enumerate(own)]
+
+
+def threads_of(encoder: Encoder) -> set[str]:
+    seen: set[str] = set()
+    encoder.loaded.blocks[0].register_forward_pre_hook(lambda *_: seen.add(threading.current_thread().name))
+    return seen
+
+
+@pytest.mark.parametrize("setting_up", [0, 10_000], ids=["beginnings", "none"])
+def test_states_are_those_of_the_full_forward_pass(
+    tiny_model: Path, setting_up: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batching, "_SET_UP", setting_up)
+    rows = rows_alike()
+    encoder = encoder_of(tiny_model, batch_tokens=100)
+    encoder.encode(rows[:1], LAYERS)
+    seen, done = threads_of(encoder), list[int]()
+    found = encoder.encode(rows, LAYERS, progress=done.append)
+    assert len([name for name in seen if name.startswith("larf-forward")]) == 3
+    assert sum(done) == len(rows)
+    assert_equal_states(found.values, full_states(tiny_model, rows))
+
+
+def test_few_batches_share_the_threads(tiny_model: Path) -> None:
+    encoder = encoder_of(tiny_model, batch_tokens=100)
+    seen = threads_of(encoder)
+    encoder.encode(rows_alike()[:8], LAYERS)
+    assert seen == {"MainThread"}
+
+
+def test_what_did_not_fit_beside_others_runs_alone(tiny_model: Path) -> None:
+    """A row that fits only where nothing else runs has a state; one that never fits has none."""
+    rows = [*rows_alike(), list(range(3, 153))]
+    encoder = encoder_of(tiny_model, batch_tokens=100)
+    encoder.encode(rows[:1], LAYERS)
+
+    def full(_module: object, args: tuple[torch.Tensor, ...]) -> None:
+        beside = threading.current_thread() is not threading.main_thread()
+        if beside or args[0].shape[1] > 120:
+            raise MemoryError
+
+    encoder.loaded.blocks[2].register_forward_pre_hook(full)
+    found = encoder.encode(rows, LAYERS)
+    assert found.issues == [*[None] * 90, Issue.OUT_OF_MEMORY]
+    assert_equal_states(found.values[:-1], full_states(tiny_model, rows[:-1]))
+
+
+def test_a_batch_that_does_not_fit_is_halved(tiny_model: Path) -> None:
+    encoder = encoder_of(tiny_model, batch_tokens=200)
+    encoder.encode(rows_alike()[:1], LAYERS)
+    tried = limit_memory(encoder, 100, MemoryError)
+    found = encoder.encode(rows_alike(), LAYERS)
+    assert max(tried) > 100
+    assert_equal_states(found.values, full_states(tiny_model, rows_alike()))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2"), KeyboardInterrupt("Ctrl-C")])
+def test_an_error_ends_all_and_leaves_nothing_behind(tiny_model: Path, error: BaseException) -> None:
+    encoder = encoder_of(tiny_model, batch_tokens=100)
+    encoder.encode(rows_alike()[:1], LAYERS)
+
+    def fail(*_: object) -> None:
+        raise error
+
+    handle = encoder.loaded.blocks[2].register_forward_pre_hook(fail)
+    with pytest.raises(type(error), match=str(error)):
+        encoder.encode(rows_alike(), LAYERS)
+    handle.remove()
+    assert torch.get_num_threads() == 3
+    assert not any(block._forward_hooks for block in encoder.loaded.blocks)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("larf-forward")]
+    assert_equal_states(encoder.encode(rows_alike(), LAYERS).values, full_states(tiny_model, rows_alike()))
+
+
+def test_results_come_in_order_and_not_all_at_once() -> None:
+    begun: list[int] = []
+
+    def work(item: int) -> int:
+        begun.append(item)
+        time.sleep(0.01 * (item % 3))
+        return item * item
+
+    results = each(work, list(range(50)), in_threads=True)
+    assert next(results) == (0, 0)
+    assert len(begun) < 25, "results are waited for, so that memory does not grow with the items"
+    assert [result for _, result in results] == [i * i for i in range(1, 50)]
+    assert torch.get_num_threads() == 3
+
+
+def test_torch_computes_on_one_thread_within() -> None:
+    counts = [count for _, count in each(lambda _: torch.get_num_threads(), list(range(9)), in_threads=True)]
+    assert counts == [1] * 9
+    assert np.all([count == 3 for _, count in each(lambda _: torch.get_num_threads(), [0, 1], in_threads=True)])
