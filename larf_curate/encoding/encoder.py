@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -77,11 +78,12 @@ class Encoder:
                     run = partial(self._try, forward, job.rows)
                     again: list[Batch] = []
                     # What failed runs again, but not beside others that take the memory.
-                    for batch, states in each(run, queue, in_threads=forward.in_threads and not alone):
-                        left, done = job.settle(batch, states, alone=alone)
-                        again += left
-                        if progress is not None and done:
-                            progress(done)
+                    with closing(each(run, queue, in_threads=forward.in_threads and not alone)) as found:
+                        for batch, states in found:
+                            left, done = job.settle(batch, states, alone=alone)
+                            again += left
+                            if progress is not None and done:
+                                progress(done)
                     queue, alone = again, True
             shortcuts = ", ".join(forward.shortcuts)
         how = f"{self.loaded.dtype_name} on {self.loaded.device}, batches of up to {size:,} tokens; {shortcuts}"

@@ -5,7 +5,7 @@ template's system turn), whose keys and values are made once for all batches. Ev
 tokens and does not notice; attention is ours (`attention`), handed to transformers through its attention interface. The
 highest block makes keys and values of all tokens, then runs on the last ones only.
 
-An architecture whose attention does not go through that interface would mix conversations. `can_pack` finds that out.
+An architecture whose attention does not go through that interface mixes conversations. `fastest_pass` finds that out.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -14,11 +14,11 @@ Result = TypeVar("Result")
 
 def each(
     function: Callable[[Item], Result], items: Sequence[Item], *, in_threads: bool
-) -> Iterator[tuple[Item, Result]]:
+) -> Generator[tuple[Item, Result]]:
     """Every item with what the function makes of it, in order.
 
     With `in_threads`, as many run at once as torch has threads, each of them on one; where there are too few items for
-    that, torch's threads share the work of one.
+    that, torch's threads share the work of one. Close it if it is not read to its end.
     """
     import torch
 

@@ -124,3 +124,11 @@ def test_torch_computes_on_one_thread_within() -> None:
     counts = [count for _, count in each(lambda _: torch.get_num_threads(), list(range(9)), in_threads=True)]
     assert counts == [1] * 9
     assert np.all([count == 3 for _, count in each(lambda _: torch.get_num_threads(), [0, 1], in_threads=True)])
+
+
+def test_a_progress_bar_that_fails_stops_the_threads(tiny_model: Path) -> None:
+    encoder = encoder_of(tiny_model, batch_tokens=100)
+    with pytest.raises(BrokenPipeError):
+        encoder.encode(rows_alike(), LAYERS, progress=lambda _: (_ for _ in ()).throw(BrokenPipeError()))
+    assert torch.get_num_threads() == 3
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("larf-forward")]

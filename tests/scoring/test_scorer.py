@@ -12,6 +12,7 @@ import pickletools
 import signal
 import subprocess
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -32,7 +33,9 @@ from transformers import LlamaConfig
 
 from larf_curate import LARFScorer
 from larf_curate.encoding import encoder as encoding
-from larf_curate.errors import ModelError, ReferencesError, RowFormatError, ScorerError
+from larf_curate.errors import Issue, ModelError, ReferencesError, RowFormatError, ScorerError
+from larf_curate.rows.rendering import Renderer
+from larf_curate.scoring import scorer as scorer_module
 
 Rows = list[dict[str, Any]]
 COLUMNS = ["larf_score", "larf_score_l1", "larf_score_l3", "larf_tokens", "larf_issue"]
@@ -651,3 +654,37 @@ def test_unloading_gives_the_memory_back(fresh: LARFScorer) -> None:
     encoding.unload_models()
     gc.collect()
     assert model() is None
+
+
+# How it is done ------------------------------------------------------------------------------------------------------
+
+
+def test_scores_say_how_they_were_made(tiny_scorer: LARFScorer) -> None:
+    rows = [{"prompt": f"Say {i}.", "completion": "Well " * i} for i in range(1, 4)]
+    how = tiny_scorer.with_options(batch_tokens=99).annotate(rows).how
+    assert how.startswith("float32 on cpu, batches of up to 99 tokens; ")
+    assert "lean blocks" in how
+
+
+def test_rows_are_rendered_beside_the_encoding_of_those_before(
+    tiny_scorer: LARFScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In several parts, with what they say of each row in its place."""
+    rows: list[dict[str, Any]] = [{"prompt": f"Say {i}.", "completion": "Well " * (i % 7)} for i in range(50)]
+    whole = tiny_scorer.annotate(rows)
+    monkeypatch.setattr(scorer_module, "_PART", 8)
+    threads: list[str] = []
+    render = Renderer.render
+    monkeypatch.setattr(
+        Renderer,
+        "render",
+        lambda self, messages: (threads.append(threading.current_thread().name), render(self, messages))[1],
+    )
+    done: list[int] = []
+    parts = tiny_scorer.annotate(rows, progress=done.append)
+    assert {name[:11] for name in threads} == {"larf-render"}
+    assert (parts.tokens, parts.issues) == (whole.tokens, whole.issues)
+    assert parts.issues.count(Issue.EMPTY_ANSWER) == 8
+    np.testing.assert_allclose(parts.score, whole.score, atol=1e-6)
+    assert sum(done) == 50
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("larf-render")]
