@@ -1,4 +1,4 @@
-"""The fewest operations that give the states, and how many a second this machine can do: what a speed is measured by."""
+"""What a speed is measured by: the fewest operations that give the states, and how many a second a machine can do."""
 
 from __future__ import annotations
 

@@ -79,8 +79,9 @@ def table(name: str, file: Path, options: argparse.Namespace) -> None:
         found[way] = figures = json.loads(done.stdout.splitlines()[-1])
         per = figures["rows"] / figures["seconds"]
         first = found.get("authors", figures)
+        done = figures["operations"] / figures["seconds"]
         print(
-            f"{name[:9]:10}{way:24}{figures['tokens']:8}{per:9.2f}{figures['operations'] / figures['seconds'] / 1e9:9.0f}"
+            f"{name[:9]:10}{way:24}{figures['tokens']:8}{per:9.2f}{done / 1e9:9.0f}"
             f"{figures['rate'] / 1e9:6.0f}{figures['share']:7.2f}{per / (first['rows'] / first['seconds']):11.2f}"
             f"{figures['peak_mib']:10.0f}",
             flush=True,
@@ -93,9 +94,9 @@ def table(name: str, file: Path, options: argparse.Namespace) -> None:
 
 def made(home: Path) -> list[Path]:
     """Three files of rows: short ones, the sample rows, and long ones of many sample rows each."""
-    from larf_curate.scoring.fitting import sample_rows
-
     from recipe import problem
+
+    from larf_curate.scoring.fitting import sample_rows
 
     rows = [{name: row[name] for name in ("instruction", "input", "output")} for row in sample_rows()]
     texts = [row["output"] for row in rows]

@@ -19,6 +19,7 @@ NAME = "larf_packed"
 
 _UNKNOWN = ("s_aux", "position_bias", "cache", "block_mask")  # attention of other kinds; not ours to compute
 _QUERIES = 64  # at once, about, on a CPU: their scores stay in its cache, and keys that they cannot see are left out
+_QUERIES_OF_ACCELERATORS = 512  # their scores are the largest tensor there is
 _LONG = 768  # tokens from which torch's fused kernel is the faster on a CPU
 
 
@@ -120,7 +121,7 @@ def _by_chunks(
     found = out if segment.real is None else out.new_empty(count * length, *out.shape[1:])
     side_by_side = found.view(count, length, *out.shape[1:]).permute(2, 0, 3, 1, 4)
     key, value = key.flatten(0, 1), value.flatten(0, 1)  # [key heads * rows, tokens, size]
-    parts = max(1, round(length / _QUERIES)) if query.device.type == "cpu" else 1
+    parts = max(1, round(length / (_QUERIES if query.device.type == "cpu" else _QUERIES_OF_ACCELERATORS)))
     step = -(-length // parts)
     for start in range(0, length, step):
         stop = min(start + step, length)
