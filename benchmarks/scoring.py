@@ -101,7 +101,7 @@ def made(home: Path) -> list[Path]:
     rows = [{name: row[name] for name in ("instruction", "input", "output")} for row in sample_rows()]
     texts = [row["output"] for row in rows]
     long = [{**row, "output": "\n\n".join(texts[at : at + 12])} for at, row in enumerate(rows)]
-    kinds: dict[str, list[Row]] = {"short": [problem(i) for i in range(200)], "ordinary": rows, "long": long[:32]}
+    kinds: dict[str, list[Row]] = {"short": [problem(i) for i in range(200)], "ordinary": rows, "long": long[:8]}
     files = []
     for name, listed in kinds.items():
         files.append(home / f"{name}.jsonl")

@@ -50,9 +50,8 @@ def attend(
 def answer(pack: Pack, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, how: How) -> torch.Tensor:
     """The values that each query [tokens, heads, size] finds: [tokens, heads, size]."""
     trimmed = pack.made is not None
-    query = query.reshape(
-        len(query), key.shape[1], -1, query.shape[2]
-    )  # [tokens, key heads, query heads of each, size]
+    # Heads that share keys together: [tokens, key heads, query heads of each, size]
+    query = query.reshape(len(query), key.shape[1], -1, query.shape[2])
     out = query.new_empty(*query.shape[:3], value.shape[2])
     key, value = key.transpose(0, 1), value.transpose(0, 1)
     for segment in pack.segments:

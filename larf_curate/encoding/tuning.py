@@ -18,7 +18,6 @@ from ..atomic import write_text
 from ..errors import OutputError
 from .demo import cache_directory
 from .memory import free_bytes
-from .threads import each
 
 if TYPE_CHECKING:
     from .loading import LoadedModel
@@ -28,10 +27,10 @@ if TYPE_CHECKING:
 # Larger batches fall out of a processor's cache, smaller ones make thin matrices.
 _CPU_SIZES, _CPU_DEFAULT = (512, 1_024, 2_048), 1_024
 _ACCELERATOR_SIZES, _ACCELERATOR_DEFAULT = (4_096, 8_192, 16_384, 32_768, 65_536), 16_384
-_CPU_WORTH, _ACCELERATOR_WORTH = 32, 8
-"""Jobs of fewer times the default are done before a measurement would pay."""
+_WORTH = 4_096
+"""Tokens of jobs that are not measured for. Any shard of a run has more: all of them run in batches of one size."""
 _ROW, _BEGINNING = 200, 16  # tokens of the rows measured on, and of those which all begin with
-_SECONDS = 4.0  # of measuring, about: a batch that takes long is worth the same in any size
+_LONGEST = 1.0  # seconds of a batch that is measured on: all in all, it is a matter of seconds
 _PATIENCE = 60.0  # seconds to wait for another process that measures
 _ALIKE = 0.98  # of the best rate: the smaller batch then
 
@@ -40,7 +39,7 @@ def batch_tokens_for(loaded: LoadedModel, forward: PackedPass | PaddedPass, toke
     """Tokens of a batch that suit this model on this device.
 
     The measurement is kept in the user's cache and shared by all processes, so that they make the same batches. Without
-    a cache that can be written, and for small jobs until there is a measurement, it is a default.
+    a cache that can be written, and for small jobs as long as there is no measurement, it is a default.
 
     Args:
         loaded: the model; whoever calls holds its lock.
@@ -54,7 +53,7 @@ def batch_tokens_for(loaded: LoadedModel, forward: PackedPass | PaddedPass, toke
     limit = _room(loaded)
     place = cache_directory() / "batches" / f"{_digest(loaded, forward)}.json"
     size = _read(place)
-    if size is None and tokens >= (_CPU_WORTH if on_cpu else _ACCELERATOR_WORTH) * default:
+    if size is None and tokens >= _WORTH:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(place.with_suffix(".lock"), timeout=_PATIENCE):
@@ -66,40 +65,38 @@ def batch_tokens_for(loaded: LoadedModel, forward: PackedPass | PaddedPass, toke
         except (OSError, OutputError, LockTimeout):
             size = None
     if size is not None:
-        loaded.batch_tokens = size
-    return max(1, min(size or default, limit))
+        loaded.batch_tokens = min(size, limit)
+    return min(size or default, limit)
 
 
 def _measured(loaded: LoadedModel, forward: PackedPass | PaddedPass, sizes: Sequence[int]) -> int | None:
-    """The smallest of `sizes` that is about as fast as the fastest; None where there is no telling."""
+    """The smallest of `sizes` that is about as fast as the fastest; None where it would take too long to tell."""
     rates: dict[int, float] = {}
-    began = time.perf_counter()
     for size in sizes:
         try:
-            rates[size] = _rate(loaded, forward, size)
+            rate = _rate(loaded, forward, size)
         except RuntimeError:  # out of memory, most likely: the sizes before it did fit
             break
-        if time.perf_counter() - began > _SECONDS / 2:  # the next size would take as long as all before it
+        if rate is None:
             break
+        rates[size] = rate
     if len(rates) < 2:
         return None
     return next(size for size, rate in rates.items() if rate >= _ALIKE * max(rates.values()))
 
 
-def _rate(loaded: LoadedModel, forward: PackedPass | PaddedPass, size: int) -> float:
-    """Tokens a second in batches of `size`, as many as run side by side: the best of three after one."""
-    import torch
-
+def _rate(loaded: LoadedModel, forward: PackedPass | PaddedPass, size: int) -> float | None:
+    """Tokens a second in a batch of `size`: the best of two after one more; None where that one drags."""
     rows = _rows(size, min(400, _decoder(loaded).vocab_size))
-    batches = [rows] * (2 * torch.get_num_threads() if forward.in_threads else 1)
-    spent = []
+    spent: list[float] = []
     with forward.at_work([len(loaded.blocks) - 1]):
-        for _ in range(4):
+        while len(spent) < 3:
             began = time.perf_counter()
-            for _ in each(lambda batch: forward(batch, _BEGINNING).cpu(), batches, in_threads=forward.in_threads):
-                pass
+            forward(rows, _BEGINNING).cpu()
             spent.append(time.perf_counter() - began)
-    return len(batches) * size / min(spent[1:])
+            if spent[0] > _LONGEST:
+                return None
+    return size / min(spent[1:])
 
 
 def _rows(tokens: int, vocabulary: int) -> list[list[int]]:
@@ -130,12 +127,19 @@ def _decoder(loaded: LoadedModel) -> Any:
 
 
 def _digest(loaded: LoadedModel, forward: PackedPass | PaddedPass) -> str:
-    """Stands for all that a measurement depends on."""
+    """Stands for what a measurement depends on, but the threads: any number of workers make the same batches."""
     import torch
 
     cuda = loaded.device.type == "cuda"
     machine = torch.cuda.get_device_name(loaded.device) if cuda else f"{platform.machine()} {os.cpu_count()}"
-    named = [loaded.version, loaded.dtype_name, len(loaded.blocks), machine, torch.get_num_threads(), torch.__version__]
+    named = [
+        loaded.version,
+        loaded.dtype_name,
+        len(loaded.blocks),
+        loaded.hidden_size,
+        machine,
+        torch.__version__,
+    ]
     return hashlib.sha256(repr((*named, forward.shortcuts)).encode()).hexdigest()[:24]
 
 

@@ -16,7 +16,7 @@ from larf_curate.encoding.encoder import Encoder
 from larf_curate.encoding.packing import fastest_pass
 from larf_curate.encoding.tuning import batch_tokens_for
 
-MANY = tuning._CPU_WORTH * tuning._CPU_DEFAULT  # tokens for which a measurement pays
+MANY = tuning._WORTH  # tokens for which a measurement pays
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +71,17 @@ def test_it_is_really_measured_and_the_states_stay(tiny_model: Path, cache: Path
     assert size in tuning._CPU_SIZES
     assert f"batches of up to {size:,} tokens" in states.how
     assert_equal_states(states.values[:9], full_states(tiny_model, rows[:9]))
+
+
+def test_a_model_whose_batches_drag_is_not_measured(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[int] = []
+    encoder = encoder_of(tiny_model)
+    forward = fastest_pass(encoder.loaded)
+    call = type(forward).__call__
+    monkeypatch.setattr(type(forward), "__call__", lambda *args: (ran.append(1), call(*args))[1])
+    monkeypatch.setattr(tuning, "_LONGEST", 0.0)
+    assert size_for(encoder) == tuning._CPU_DEFAULT
+    assert len(ran) == 1, "one batch, no more"
 
 
 def test_it_is_measured_once_for_all_processes(tiny_model: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
