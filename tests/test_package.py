@@ -58,7 +58,7 @@ MAY = {
     "inert": set(),
     "atomic": {"errors"},
     "rows": {"errors"},
-    "encoding": {"errors", "rows"},
+    "encoding": {"errors", "rows", "atomic"},
     "scoring": {"errors", "rows", "encoding", "progress", "atomic", "inert"},
     "engines": {"errors", "rows", "encoding", "scoring", "progress", "layout", "atomic"},
     "publishing": {"errors", "rows", "encoding", "scoring", "progress", "layout", "atomic", "inert"},

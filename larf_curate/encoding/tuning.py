@@ -62,7 +62,7 @@ def batch_tokens_for(loaded: LoadedModel, forward: PackedPass | PaddedPass, toke
                     sizes = [size for size in (_CPU_SIZES if on_cpu else _ACCELERATOR_SIZES) if size <= limit]
                     size = _measured(loaded, forward, sizes) or default
                     write_text(place, json.dumps({"batch_tokens": size}))
-        except (OSError, OutputError, LockTimeout):
+        except (OSError, OutputError, LockTimeout, NotImplementedError):  # the last: no locks on this file system
             size = None
     if size is not None:
         loaded.batch_tokens = min(size, limit)
@@ -75,7 +75,7 @@ def _measured(loaded: LoadedModel, forward: PackedPass | PaddedPass, sizes: Sequ
     for size in sizes:
         try:
             rate = _rate(loaded, forward, size)
-        except RuntimeError:  # out of memory, most likely: the sizes before it did fit
+        except (RuntimeError, MemoryError):  # out of memory, most likely: the sizes before it did fit
             break
         if rate is None:
             break
