@@ -145,8 +145,7 @@ def _last_tokens(
     seen = place < end
     if how.window is not None:
         seen &= place >= end - how.window
-    mask = torch.zeros(seen.shape, dtype=query.dtype, device=query.device).masked_fill_(~seen, float("-inf"))
-    mask = mask.repeat(len(key), 1)[:, None]  # [key heads * rows, 1, tokens]
+    mask = _unseen(seen, query).repeat(len(key), 1)[:, None]  # [key heads * rows, 1, tokens]
     asked = query.transpose(0, 1)
     found = _softmaxed(asked.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1), mask, how)
     out[:] = found.view(*asked.shape[:-1], -1).transpose(0, 1)
@@ -167,8 +166,13 @@ def _mask(
         seen = back >= 0
         if bites:
             seen &= back < reach
-        masks[place] = torch.zeros(seen.shape).masked_fill_(~seen, float("-inf")).to(like)
+        masks[place] = _unseen(seen, like)
     return masks[place]
+
+
+def _unseen(seen: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """What to add to scores, of the kind of `like`: zero where a key is seen, else minus infinity."""
+    return like.new_zeros(seen.shape).masked_fill_(~seen.to(like.device), float("-inf"))
 
 
 def _softmaxed(

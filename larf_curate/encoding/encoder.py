@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import threading
@@ -19,14 +18,13 @@ from ..rows.rendering import Renderer
 from .batching import Batch
 from .loading import EncoderConfig, LoadedModel, find_device, load_model, settle_dtype
 from .locating import commit_of
-from .memory import reuse_memory
+from .memory import give_back, is_out_of_memory, reuse_memory
 from .packing import PackedPass, fastest_pass
 from .padding import PaddedPass
 from .threads import each
 from .tuning import batch_tokens_for
 
 if TYPE_CHECKING:
-    import torch
     from numpy.typing import NDArray
 
 
@@ -100,12 +98,12 @@ class Encoder:
         try:
             states: NDArray[np.float32] = forward(chosen, batch.shared).cpu().numpy()
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         else:
             return states
         # Outside the except clause: the traceback there holds the very tensors that have to go.
-        _free(self.loaded.device)
+        give_back(self.loaded.device)
         if len(chosen) > 1:
             self.loaded.too_much = tokens
         return None
@@ -154,24 +152,6 @@ class _Job:
                     self.values[place] = states[position]
                 done += 1
         return again, done
-
-
-def _free(device: torch.device) -> None:
-    import torch
-
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """CUDA has a class for it; the CPU's and MPS's allocators say it in words."""
-    import torch
-
-    text = str(error).lower()
-    return (
-        isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in text or "can't allocate" in text
-    )
 
 
 # One model load per process and device ------------------------------------------------------------------------------
@@ -223,4 +203,4 @@ def unload_models() -> None:
         devices = {loaded.device for loaded in _models.values()}
         _models.clear()
         for device in devices:
-            _free(device)
+            give_back(device)

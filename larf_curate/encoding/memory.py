@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import sys
 from functools import cache
@@ -19,7 +20,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's numbers for them
 
 @cache
 def reuse_memory() -> bool:
-    """Let tensors come out of the memory that the last ones left, for a tenth of the time on a CPU.
+    """Let tensors come out of the memory that the last ones left, which saves a tenth of the time on a CPU.
 
     By default, glibc gives the memory of large tensors back to the system as soon as they go, and the next ones cost a
     page fault for every 4 KiB. Says whether it could be changed: not where another allocator is at work, or where the
@@ -45,9 +46,8 @@ def free_bytes(device: torch.device) -> int | None:
     import torch
 
     if device.type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(
-            device
-        )  # by torch, for the next tensors
+        # torch holds some in reserve for the next tensors.
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + kept
     if device.type != "cpu":
         return None
@@ -58,3 +58,22 @@ def free_bytes(device: torch.device) -> int | None:
     except (OSError, ValueError):
         pass
     return None
+
+
+def give_back(device: torch.device) -> None:
+    """What is not referred to any more goes back, on an accelerator to others too."""
+    import torch
+
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """CUDA has a class for it; the CPU's and MPS's allocators say it in words."""
+    import torch
+
+    text = str(error).lower()
+    return (
+        isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in text or "can't allocate" in text
+    )

@@ -28,13 +28,14 @@ class PaddedPass:
         loaded: the model; whoever calls holds its lock.
     """
 
+    in_threads = False
+    shortcuts = ("blocks up to the layer alone", "equal rows once", "padded to near-equal lengths")
+
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
         self._layers: Sequence[int] = ()
+        self._last: torch.Tensor | None = None
         self._kept: dict[int, torch.Tensor] = {}
-
-    in_threads = False
-    shortcuts = ("blocks up to the layer alone", "equal rows once", "padded to near-equal lengths")
 
     def plan(self, rows: Sequence[Row], batch_tokens: int) -> list[Batch]:
         return plan_batches([len(row) for row in rows], batch_tokens)

@@ -1,4 +1,4 @@
-"""Batches side by side on a CPU: a core for each, instead of all cores for every small step of one."""
+"""Work in threads, with its results in order: batches side by side on a CPU, and what comes next prepared meanwhile."""
 
 from __future__ import annotations
 
@@ -28,14 +28,34 @@ def each(
             yield item, function(item)
         return
     with _pool(threads) as pool:
-        waiting: deque[tuple[Item, Future[Result]]] = deque()
-        for item in items:
-            waiting.append((item, pool.submit(function, item)))
-            if len(waiting) > 2 * threads:
-                first, result = waiting.popleft()
-                yield first, result.result()
-        for item, result in waiting:
-            yield item, result.result()
+        yield from _in_order(pool, function, items, 2 * threads)
+
+
+def ahead(function: Callable[[Item], Result], items: Sequence[Item]) -> Generator[Result]:
+    """What the function makes of each item, the next one always in a thread beside whoever uses the last.
+
+    Close it if it is not read to its end.
+    """
+    if len(items) < 2:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(1, "larf-render") as pool:
+        for _, result in _in_order(pool, function, items, 1):
+            yield result
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Sequence[Item], beyond: int
+) -> Iterator[tuple[Item, Result]]:
+    """Items and results, with so many items at most begun `beyond` the one that is waited for."""
+    waiting: deque[tuple[Item, Future[Result]]] = deque()
+    for item in items:
+        waiting.append((item, pool.submit(function, item)))
+        if len(waiting) > beyond:
+            first, result = waiting.popleft()
+            yield first, result.result()
+    for item, result in waiting:
+        yield item, result.result()
 
 
 @contextlib.contextmanager

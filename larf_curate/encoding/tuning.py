@@ -17,7 +17,7 @@ from filelock import Timeout as LockTimeout
 from ..atomic import write_text
 from ..errors import OutputError
 from .demo import cache_directory
-from .memory import free_bytes
+from .memory import free_bytes, is_out_of_memory
 
 if TYPE_CHECKING:
     from .loading import LoadedModel
@@ -63,7 +63,7 @@ def batch_tokens_for(loaded: LoadedModel, forward: PackedPass | PaddedPass, toke
                     size = _measured(loaded, forward, sizes) or default
                     write_text(place, json.dumps({"batch_tokens": size}))
         except (OSError, OutputError, LockTimeout, NotImplementedError):  # the last: no locks on this file system
-            size = None
+            size = default  # and not tried again with every job
     if size is not None:
         loaded.batch_tokens = min(size, limit)
     return min(size or default, limit)
@@ -75,8 +75,10 @@ def _measured(loaded: LoadedModel, forward: PackedPass | PaddedPass, sizes: Sequ
     for size in sizes:
         try:
             rate = _rate(loaded, forward, size)
-        except (RuntimeError, MemoryError):  # out of memory, most likely: the sizes before it did fit
-            break
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            rate = None  # the sizes before it did fit
         if rate is None:
             break
         rates[size] = rate

@@ -6,17 +6,18 @@ import hashlib
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..encoding.encoder import Encoder, States, get_encoder
 from ..encoding.loading import DType, EncoderConfig, EncoderOptions, LoadedModel
+from ..encoding.threads import ahead
 from ..errors import Issue, ModelError, RowFormatError, ScorerError, Unscorable
 from ..progress import progress as show_progress
 from ..rows.formats import FORMATS, FormatLike, Row, RowFormat, columns_of, resolve_format
@@ -31,11 +32,8 @@ from .references import ReferenceSet, choose_references
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_Found = TypeVar("_Found")
 _WINDOW = 4096
 """Rows in memory at a time."""
-
-
 _PART = 256
 """Rows encoded together while the next ones are rendered; enough to find others of equal length among them."""
 
@@ -310,11 +308,12 @@ class LARFScorer:
         scores = Scores(self.layers, len(rows))
         encoder = self._encoder(rank)
         parts = [range(start, min(start + _PART, len(rows))) for start in range(0, len(rows), _PART)]
-        for places, ids in _ahead(lambda part: self._render(rows, part, form, encoder, scores), parts):
-            if progress is not None:
-                progress(places.stop - places.start - len(ids))
-            states = encoder.encode(list(ids.values()), self.layers, progress)
-            self._rate(states, list(ids), scores)
+        with closing(ahead(lambda part: self._render(rows, part, form, encoder, scores), parts)) as rendered:
+            for places, ids in rendered:
+                if progress is not None:
+                    progress(len(places) - len(ids))
+                states = encoder.encode(list(ids.values()), self.layers, progress)
+                self._rate(states, list(ids), scores)
         return scores
 
     def _render(
@@ -392,19 +391,6 @@ class LARFScorer:
             f"the model found now ({encoder.loaded.version}) is not the one this scorer was fitted on "
             f"({self.spec.model}, {self.spec.version}): fit a scorer on it"
         )
-
-
-def _ahead(work: Callable[[range], _Found], parts: Sequence[range]) -> Iterator[_Found]:
-    """What `work` makes of each part, the next one always in a thread beside whoever uses the last."""
-    if len(parts) < 2:
-        yield from map(work, parts)
-        return
-    with ThreadPoolExecutor(1, "larf-render") as beside:
-        coming = beside.submit(work, parts[0])
-        for part in parts[1:]:
-            found, coming = coming.result(), beside.submit(work, part)
-            yield found
-        yield coming.result()
 
 
 def _windows(rows: Iterable[Row] | Dataset) -> tuple[int, list[str], Iterator[Sequence[Row]]]:
