@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from . import kernels
 from .packs import How, Pack, Segment, get_pack
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ def attend(
 def answer(pack: Pack, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, how: How) -> torch.Tensor:
     """The values that each query [tokens, heads, size] finds: [tokens, heads, size]."""
     trimmed = pack.made is not None
+    if not trimmed and how.softcap is None and _all_seen(pack, how.window) and kernels.suits(query, key):
+        pack.compiled = True
+        return kernels.attend(query, key, value, pack.last + 1, pack.segments[0].before, how.scale)
     # Heads that share keys together: [tokens, key heads, query heads of each, size]
     query = query.reshape(len(query), key.shape[1], -1, query.shape[2])
     out = query.new_empty(*query.shape[:3], value.shape[2])
@@ -64,6 +68,11 @@ def answer(pack: Pack, query: torch.Tensor, key: torch.Tensor, value: torch.Tens
         else:
             _by_chunks(query, keys, values, segment, how, pack, out[segment.start : segment.stop])
     return out.flatten(1, 2)
+
+
+def _all_seen(pack: Pack, window: int | None) -> bool:
+    """Whether each token sees all those before it."""
+    return window is None or all(segment.before + segment.length <= window for segment in pack.segments)
 
 
 def _seen(states: torch.Tensor, segment: Segment) -> torch.Tensor:

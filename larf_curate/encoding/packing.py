@@ -49,6 +49,7 @@ class PackedPass:
             ALL_ATTENTION_FUNCTIONS.register(NAME, attend)
         self.loaded = loaded
         self._lean = dict(zip(loaded.blocks, lean, strict=False))
+        self._compiled = False
         self._layers: Sequence[int] = ()
         self._beginning: tuple[list[int], Known] = ([], {})
         self._learning = threading.Lock()
@@ -59,7 +60,8 @@ class PackedPass:
     def shortcuts(self) -> tuple[str, ...]:
         """What is left out beside a plain pass, in words."""
         first = ("blocks up to the layer alone", "equal rows once", "no padding", "common beginnings once")
-        return (*first, "last tokens alone in the last block", *(["lean blocks"] if self._lean else []))
+        more = [name for name, on in (("lean blocks", self._lean), ("compiled attention", self._compiled)) if on]
+        return (*first, "last tokens alone in the last block", *more)
 
     @property
     def in_threads(self) -> bool:
@@ -135,6 +137,7 @@ class PackedPass:
                 self.loaded.model(input_ids=ids, position_ids=places, use_cache=False)
         finally:
             set_pack(None)
+        self._compiled |= pack.compiled
 
     def _set_attention(self, names: Sequence[str]) -> None:
         for config, name in zip(self._configs, names, strict=True):

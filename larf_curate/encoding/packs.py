@@ -95,6 +95,7 @@ class Pack:
         making: keys and values of the highest block are wanted, and nothing else: `made`.
         asked: how each module's attention was asked for.
         states: after each block that is asked for, at the last tokens.
+        compiled: attention was (`kernels`).
     """
 
     known: Known
@@ -108,6 +109,7 @@ class Pack:
     states: dict[int, torch.Tensor] = field(default_factory=dict)
     masks: dict[Any, torch.Tensor] = field(default_factory=dict)
     calls: int = 0
+    compiled: bool = False
 
     @classmethod
     def of(

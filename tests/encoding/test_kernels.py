@@ -1,0 +1,145 @@
+"""Compiled attention against torch's own, and how it gets by without a compiler."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from larf_curate.encoding import kernels
+
+needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.setenv("LARF_CURATE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("LARF_CURATE_COMPILE", raising=False)
+    monkeypatch.delenv("CXX", raising=False)
+    kernels.load.cache_clear()
+    yield
+    kernels.load.cache_clear()
+
+
+def made(lengths: list[int], before: int, heads: int, kept: int, size: int) -> tuple[torch.Tensor, ...]:
+    draw = torch.Generator().manual_seed(sum(lengths))
+    tokens = sum(lengths)
+    query = torch.randn(tokens, heads, size, generator=draw)
+    key, value = (torch.randn(before + tokens, kept, size, generator=draw) for _ in range(2))
+    return query, key, value, torch.tensor(lengths).cumsum(0)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("lengths", "before", "heads", "kept", "size"),
+    [
+        ([1], 0, 1, 1, 16),
+        ([1, 2, 3, 16, 17], 0, 4, 2, 48),
+        ([63, 64, 65, 200], 24, 9, 3, 64),
+        ([5, 5], 130, 8, 1, 80),
+        ([40, 1], 64, 100, 2, 32),
+        ([900], 1, 2, 2, 128),
+    ],
+)
+def test_every_row_attends_as_in_torch_by_itself(
+    lengths: list[int], before: int, heads: int, kept: int, size: int
+) -> None:
+    query, key, value, ends = made(lengths, before, heads, kept, size)
+    assert kernels.suits(query, key)
+    found = kernels.attend(query, key, value, ends, before, 0.2)
+    for start, end in zip([0, *ends.tolist()], ends.tolist(), strict=False):
+        own = [torch.cat([x[:before], x[before + start : before + end]]).double() for x in (key, value)]
+        scores = torch.einsum("qhd,khd->hqk", query[start:end].double(), own[0].repeat_interleave(heads // kept, 1))
+        unseen = torch.ones(scores.shape[1:], dtype=torch.bool).triu(before + 1)
+        shares = (scores * 0.2).masked_fill(unseen, float("-inf")).softmax(-1)
+        wanted = torch.einsum("hqk,khd->qhd", shares, own[1].repeat_interleave(heads // kept, 1))
+        torch.testing.assert_close(found[start:end].double(), wanted, rtol=0, atol=1e-5)
+
+
+@needs_compiler
+def test_large_scores_and_views_of_other_tensors() -> None:
+    query, key, value, ends = made([30, 7], 9, 4, 2, 32)
+    views = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in (query * 40, key, value)]
+    found = kernels.attend(*views, ends, 9, 1.0)  # type: ignore[misc]
+    assert torch.equal(found, kernels.attend(query * 40, key, value, ends, 9, 1.0))
+    keys, values = (torch.cat([x[:9], x[39:]]).repeat_interleave(2, 1).transpose(0, 1)[None] for x in (key, value))
+    last = (query * 40)[-1][None, :, None]
+    wanted = torch.nn.functional.scaled_dot_product_attention(last, keys, values, scale=1.0)[0, :, 0]
+    torch.testing.assert_close(found[-1], wanted, rtol=1e-5, atol=1e-5)
+
+
+@needs_compiler
+def test_what_is_not_finite_stays_in_its_row_and_is_seen_there() -> None:
+    query, key, value, ends = made([20, 30], 4, 2, 2, 32)
+    clean = kernels.attend(query, key, value, ends, 4, 0.2)
+    key[4 + 10] = float("nan")
+    found = kernels.attend(query, key, value, ends, 4, 0.2)
+    assert torch.isnan(found[10:20]).all()
+    assert torch.equal(found[:10], clean[:10])
+    assert torch.equal(found[20:], clean[20:])
+
+
+@needs_compiler
+def test_the_same_bits_on_any_number_of_threads() -> None:
+    query, key, value, ends = made([50, 41, 7], 12, 6, 3, 64)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for number in (1, 2, 5):
+            torch.set_num_threads(number)
+            found.append(kernels.attend(query, key, value, ends, 12, 0.2))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+@needs_compiler
+def test_it_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kernels.load() is not None
+    (built,) = (tmp_path / "cache" / "kernels").iterdir()
+    written = built.stat().st_mtime_ns
+    kernels.load.cache_clear()
+    assert kernels.load() is not None
+    assert [path.stat().st_mtime_ns for path in built.parent.iterdir()] == [written]
+    monkeypatch.setattr(kernels, "_processor", lambda: "another")
+    kernels.load.cache_clear()
+    assert kernels.load() is not None
+    assert len(list(built.parent.iterdir())) == 2, "code for another processor lies beside it"
+
+
+@needs_compiler
+def test_heads_of_another_kind_are_not_taken() -> None:
+    query, key, _, _ = made([3], 0, 2, 2, 32)
+    assert kernels.suits(query, key)
+    assert not kernels.suits(query.half(), key.half())
+    assert not kernels.suits(query[..., :31], key[..., :31])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("LARF_CURATE_COMPILE", "0"), ("CXX", "no-such-compiler"), ("CXX", "false")]
+)
+def test_without_a_compiler_torch_attends(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    query, key, value_, ends = made([3], 0, 2, 2, 32)
+    assert not kernels.suits(query, key)
+    with pytest.raises(RuntimeError, match="no compiled attention"):
+        kernels.attend(query, key, value_, ends, 0, 1.0)
+
+
+@needs_compiler
+def test_loops_that_differ_from_torch_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = tmp_path / "kernels.cpp"
+    text = kernels._SOURCE.read_text(encoding="utf-8")
+    assert "1.0f / 24" in text
+    wrong.write_text(text.replace("1.0f / 24", "1.0f / 20"), encoding="utf-8")
+    monkeypatch.setattr(kernels, "_SOURCE", wrong)
+    assert kernels.load() is None
+
+
+def test_a_cache_that_cannot_be_written_costs_speed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("LARF_CURATE_CACHE", str(tmp_path / "file"))
+    assert kernels.load() is None
