@@ -51,7 +51,7 @@ def attend(
 def answer(pack: Pack, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, how: How) -> torch.Tensor:
     """The values that each query [tokens, heads, size] finds: [tokens, heads, size]."""
     trimmed = pack.made is not None
-    if not trimmed and how.softcap is None and _all_seen(pack, how.window) and kernels.suits(query, key):
+    if not trimmed and how.softcap is None and _all_seen(pack, how.window) and _compiled(query, value):
         pack.compiled = True
         return kernels.attend(query, key, value, pack.last + 1, pack.segments[0].before, how.scale)
     # Heads that share keys together: [tokens, key heads, query heads of each, size]
@@ -68,6 +68,11 @@ def answer(pack: Pack, query: torch.Tensor, key: torch.Tensor, value: torch.Tens
         else:
             _by_chunks(query, keys, values, segment, how, pack, out[segment.start : segment.stop])
     return out.flatten(1, 2)
+
+
+def _compiled(query: torch.Tensor, value: torch.Tensor) -> bool:
+    size = query.shape[2]
+    return value.shape[2] == size and kernels.suits(query, size)
 
 
 def _all_seen(pack: Pack, window: int | None) -> bool:

@@ -1,6 +1,7 @@
-// Attention of conversations that lie end to end behind a beginning that all of them share, for one core of a CPU.
+// What a block does beside its matrix products, for one core of a CPU: norms, rotary positions, the MLP's gate, each in
+// one pass over memory, and attention of conversations that lie end to end behind a beginning that all of them share.
 //
-// The keys of a row lie in panels, so that a tile of scores is a sum of products in registers; the scores of a few
+// In attention, the keys of a row lie in panels, so that a tile of scores is a sum of products in registers; the scores of a few
 // queries stay in the cache until their softmax has weighed the values. Keys that a query cannot see are never touched.
 // Compile with -O3: without it the tiles are not unrolled and run at a third of the speed. Not with -ffast-math: states
 // that are not finite have to come out as such.
@@ -35,10 +36,11 @@ inline lanes load(const float *at) {
 inline void store(float *at, lanes x) { std::memcpy(at, &x, sizeof x); }
 inline lanes all(float x) { return x - lanes{}; }
 
-// e^x for x <= 0, to float error: x = n ln 2 + r, Taylor's series of e^r with |r| <= ln 2 / 2 (the rest is below 6e-9),
+// e^x to float error, for x of -87 to 88 and the nearest of these beyond: x = n ln 2 + r, Taylor's series of e^r with |r| <= ln 2 / 2 (the rest is below 6e-9),
 // and n added to the exponent. NaN stays NaN.
 inline lanes exponential(lanes x) {
     x = x < -87.0f ? all(-87.0f) : x;
+    x = x > 88.0f ? all(88.0f) : x;
     lanes shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the last bits of the sum are n
     lanes power = shifted - 12582912.0f;
     lanes rest = (x - power * 0.693145752f) - power * 1.42860677e-6f;  // ln 2 in two parts
@@ -145,6 +147,44 @@ void softmax(float *scores, count seen, count end, float scale) {
 }  // namespace
 
 extern "C" int larf_lanes() { return LANES; }
+
+// Root mean square normalisation of the rows from `row` to `stop` of states [rows][size].
+extern "C" void larf_norm(const float *states, const float *weight, float *out, count size, float epsilon, count row,
+                          count stop) {
+    for (; row < stop; row++) {
+        const float *from = states + row * size;
+        lanes squares = {};
+        for (count d = 0; d < size; d += LANES) squares += load(from + d) * load(from + d);
+        float sum = across(squares, [](float x, float y) { return x + y; });
+        float scale = 1 / std::sqrt(sum / size + epsilon);
+        for (count d = 0; d < size; d += LANES) store(out + row * size + d, load(from + d) * scale * load(weight + d));
+    }
+}
+
+// Rotary positions, in place: states [tokens][heads][size], the halves of a head being the two coordinates; cosines and
+// sines [tokens][size].
+extern "C" void larf_rotate(float *states, const float *cosines, const float *sines, count heads, count size,
+                            count token, count stop) {
+    count half = size / 2;
+    for (; token < stop; token++)
+        for (count h = 0; h < heads; h++) {
+            float *first = states + (token * heads + h) * size, *second = first + half;
+            const float *cosine = cosines + token * size, *sine = sines + token * size;
+            for (count d = 0; d < half; d += LANES) {
+                lanes x = load(first + d), y = load(second + d);
+                store(first + d, x * load(cosine + d) - y * load(sine + d));
+                store(second + d, y * load(cosine + half + d) + x * load(sine + half + d));
+            }
+        }
+}
+
+// SiLU of the gate times `up`, in place, for the rows from `row` to `stop` of [rows][size].
+extern "C" void larf_gate(float *gate, const float *up, count size, count row, count stop) {
+    for (count i = row * size; i < stop * size; i += LANES) {
+        lanes x = load(gate + i);
+        store(gate + i, x / (1.0f + exponential(-x)) * load(up + i));
+    }
+}
 
 // Causal attention of `rows` conversations whose tokens lie end to end, each up to its entry in `ends`, behind `before`
 // tokens that all of them see. query, out [tokens][heads][size]; key, value [before + tokens][kept][size]; `size` is a

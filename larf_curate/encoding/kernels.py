@@ -1,7 +1,8 @@
-"""Attention compiled for this machine's CPU where it has a C++ compiler: `kernels.cpp`, built once, kept in the cache.
+"""What a block does beside its products, compiled for this machine's CPU: `kernels.cpp`, built once, kept in the cache.
 
-torch makes tensors of the scores and passes over them a few times; the compiled loop keeps them in the core's cache and
-takes half the time. It is checked against torch's own attention when it is loaded, and left out where it differs.
+torch makes a tensor of every step and passes over it; the compiled loops keep what they work on in the core's cache and
+take half the time. They need a C++ compiler, are checked against torch when they are loaded, and left out where they
+differ. All of them are for float32, contiguous or made so, and give the same bits on any number of threads.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ..atomic import scratch_path
 from ..errors import OutputError
@@ -25,28 +26,28 @@ from .demo import cache_directory
 if TYPE_CHECKING:
     import torch
 
+Result = TypeVar("Result")
+
 _SOURCE = Path(__file__).with_name("kernels.cpp")
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 _SECONDS = 120  # a compiler that takes longer hangs
 _COUNT, _AT = ctypes.c_int64, ctypes.c_void_p
 
 
-def suits(query: torch.Tensor, key: torch.Tensor) -> bool:
-    """Whether the compiled loop is there and takes these heads [tokens, heads, size]."""
+def suits(states: torch.Tensor, size: int) -> bool:
+    """Whether the compiled loops are there and take such states, in steps of `size`."""
     import torch
 
-    if query.device.type != "cpu" or query.dtype != torch.float32 or key.dtype != torch.float32:
+    if states.device.type != "cpu" or states.dtype != torch.float32:
         return False
     library = load()
-    return library is not None and query.shape[2] == key.shape[2] and query.shape[2] % library.larf_lanes() == 0
+    return library is not None and size > 0 and size % library.larf_lanes() == 0
 
 
 def attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, ends: torch.Tensor, before: int, scale: float
 ) -> torch.Tensor:
     """softmax(scale query key') value, each row causally behind `before` tokens that all rows see; float32.
-
-    The same bits on any number of threads.
 
     Args:
         query: [tokens, heads, size], the rows end to end.
@@ -56,10 +57,42 @@ def attend(
     Raises:
         MemoryError: no room for the scores of a few queries.
     """
+    return _attend(_loaded(), query, key, value, ends, before, scale)
+
+
+def normed(states: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """Root mean square normalisation [..., size]."""
+    import torch
+
+    library, states, weight = _loaded(), states.contiguous(), weight.contiguous()
+    out, size = torch.empty_like(states), states.shape[-1]
+    places = states.data_ptr(), weight.data_ptr(), out.data_ptr()
+    _spread(states.numel() // size, lambda first, stop: library.larf_norm(*places, size, epsilon, first, stop))
+    return out
+
+
+def rotate_(states: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
+    """Rotary positions of contiguous states [tokens, heads, size], in place; cosines and sines [tokens, size]."""
+    library, cosines, sines = _loaded(), cosines.contiguous(), sines.contiguous()
+    places = states.data_ptr(), cosines.data_ptr(), sines.data_ptr()
+    tokens, *sizes = states.shape
+    _spread(tokens, lambda first, stop: library.larf_rotate(*places, *sizes, first, stop))
+    return states
+
+
+def gate_(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """SiLU of the contiguous gate [rows, size] times `up`, in place."""
+    library, up = _loaded(), up.contiguous()
+    places, (rows, size) = (gate.data_ptr(), up.data_ptr()), gate.shape
+    _spread(rows, lambda first, stop: library.larf_gate(*places, size, first, stop))
+    return gate
+
+
+def _loaded() -> ctypes.CDLL:
     library = load()
     if library is None:
-        raise RuntimeError("no compiled attention on this machine")
-    return _attend(library, query, key, value, ends, before, scale)
+        raise RuntimeError("no compiled loops on this machine")
+    return library
 
 
 @functools.cache
@@ -73,6 +106,9 @@ def load() -> ctypes.CDLL | None:
     try:
         library = ctypes.CDLL(str(_built(compiler)))
         library.larf_attend.argtypes = [*[_AT] * 5, *[_COUNT] * 5, ctypes.c_float, _COUNT, _COUNT]
+        library.larf_norm.argtypes = [*[_AT] * 3, _COUNT, ctypes.c_float, _COUNT, _COUNT]
+        library.larf_rotate.argtypes = [*[_AT] * 3, *[_COUNT] * 4]
+        library.larf_gate.argtypes = [*[_AT] * 2, *[_COUNT] * 3]
         return library if _agrees(library) else None
     except (OSError, OutputError, AttributeError, subprocess.SubprocessError):
         return None
@@ -122,22 +158,22 @@ def _attend(
     out = torch.empty_like(query)
     rows, heads, kept, size = len(ends), query.shape[1], key.shape[1], query.shape[2]
     places = [x.data_ptr() for x in (query, key, value, out, ends)]
-
-    def run(part: Sequence[int]) -> int:
-        failed: int = library.larf_attend(*places, rows, before, heads, kept, size, scale, part[0], part[-1] + 1)
-        return failed
-
-    units = range(rows * kept)
-    threads = min(torch.get_num_threads(), len(units))
-    parts = [units[len(units) * i // threads : len(units) * (i + 1) // threads] for i in range(threads)]
-    if threads == 1:
-        failed = run(parts[0])
-    else:
-        with ThreadPoolExecutor(threads, "larf-attention") as pool:
-            failed = any(pool.map(run, parts))
-    if failed:
+    sizes = rows, before, heads, kept, size, scale
+    if any(_spread(rows * kept, lambda first, stop: library.larf_attend(*places, *sizes, first, stop))):
         raise MemoryError("attention")
     return out
+
+
+def _spread(count: int, run: Callable[[int, int], Result]) -> list[Result]:
+    """What `run` gives for the parts of so many pieces of work, one for each of torch's threads."""
+    import torch
+
+    threads = min(torch.get_num_threads(), count)
+    if threads < 2:
+        return [run(0, count)]
+    starts = [count * i // threads for i in range(threads + 1)]
+    with ThreadPoolExecutor(threads, "larf-kernel") as pool:
+        return list(pool.map(run, starts[:-1], starts[1:]))
 
 
 def _agrees(library: ctypes.CDLL) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from . import kernels
 from .attention import answer
 from .packs import How, get_pack
 
@@ -78,7 +79,7 @@ class LeanBlock:
 
         stream = hidden_states[0]
         attention, mlp, pack = self.block.self_attn, self.block.mlp, get_pack()
-        cosines, sines = (x[0][:, None] for x in position_embeddings)
+        cosines, sines = (x[0] for x in position_embeddings)
         normed = _normed(stream, self.block.input_layernorm)
         if pack.made is None:
             keys = _heads(attention.k_proj(normed), attention, "k_norm")
@@ -89,9 +90,12 @@ class LeanBlock:
         queries = _rotated(_heads(attention.q_proj(normed), attention, "q_norm"), cosines, sines)
         _add(stream, answer(pack, queries, key, value, self.how).flatten(1, 2), attention.o_proj)
         normed = _normed(stream, self.block.post_attention_layernorm)
-        gate = mlp.gate_proj(normed)
-        gate = torch.nn.functional.silu(gate, inplace=True) if self.swish else mlp.act_fn(gate)
-        _add(stream, gate.mul_(mlp.up_proj(normed)), mlp.down_proj)
+        gate, up = mlp.gate_proj(normed), mlp.up_proj(normed)
+        if self.swish and kernels.suits(gate, gate.shape[1]):
+            gated = kernels.gate_(gate, up)
+        else:
+            gated = (torch.nn.functional.silu(gate, inplace=True) if self.swish else mlp.act_fn(gate)).mul_(up)
+        _add(stream, gated, mlp.down_proj)
         return hidden_states
 
 
@@ -101,6 +105,8 @@ def _normed(states: torch.Tensor, norm: Any) -> torch.Tensor:
 
     if states.dtype != torch.float32 or states.device.type != "cpu":
         return torch.nn.functional.rms_norm(states, states.shape[-1:], norm.weight, norm.variance_epsilon)
+    if kernels.suits(states, states.shape[-1]):
+        return kernels.normed(states, norm.weight, norm.variance_epsilon)
     length = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
     scale = length.square_().div_(states.shape[-1]).add_(norm.variance_epsilon).rsqrt_()
     normed: torch.Tensor = (states * scale).mul_(norm.weight)
@@ -114,8 +120,14 @@ def _heads(states: torch.Tensor, attention: Any, norm: str) -> torch.Tensor:
 
 
 def _rotated(states: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
-    """Rotary positions, arXiv 2104.09864, with the halves of a head as the two coordinates."""
+    """Rotary positions, arXiv 2104.09864, with the halves of a head as the two coordinates.
+
+    States [tokens, heads, size], which may be written to; cosines and sines [tokens, size].
+    """
     half = states.shape[2] // 2
+    if cosines.dtype == states.dtype and cosines.shape[1] == states.shape[2] and kernels.suits(states, half):
+        return kernels.rotate_(states.contiguous(), cosines, sines)
+    cosines, sines = cosines[:, None], sines[:, None]
     rotated = states * cosines
     rotated[..., :half].addcmul_(states[..., half:], sines[..., :half], value=-1)
     rotated[..., half:].addcmul_(states[..., :half], sines[..., half:])

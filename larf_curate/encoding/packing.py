@@ -60,7 +60,7 @@ class PackedPass:
     def shortcuts(self) -> tuple[str, ...]:
         """What is left out beside a plain pass, in words."""
         first = ("blocks up to the layer alone", "equal rows once", "no padding", "common beginnings once")
-        more = [name for name, on in (("lean blocks", self._lean), ("compiled attention", self._compiled)) if on]
+        more = [name for name, on in (("lean blocks", self._lean), ("compiled loops", self._compiled)) if on]
         return (*first, "last tokens alone in the last block", *more)
 
     @property

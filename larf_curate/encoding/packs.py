@@ -95,7 +95,7 @@ class Pack:
         making: keys and values of the highest block are wanted, and nothing else: `made`.
         asked: how each module's attention was asked for.
         states: after each block that is asked for, at the last tokens.
-        compiled: attention was (`kernels`).
+        compiled: loops of `kernels` took part.
     """
 
     known: Known

@@ -1,4 +1,4 @@
-"""Compiled attention against torch's own, and how it gets by without a compiler."""
+"""Compiled loops against torch's own functions, and how the library gets by without a compiler."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_every_row_attends_as_in_torch_by_itself(
     lengths: list[int], before: int, heads: int, kept: int, size: int
 ) -> None:
     query, key, value, ends = made(lengths, before, heads, kept, size)
-    assert kernels.suits(query, key)
+    assert kernels.suits(query, size)
     found = kernels.attend(query, key, value, ends, before, 0.2)
     for start, end in zip([0, *ends.tolist()], ends.tolist(), strict=False):
         own = [torch.cat([x[:before], x[before + start : before + end]]).double() for x in (key, value)]
@@ -57,6 +57,28 @@ def test_every_row_attends_as_in_torch_by_itself(
         shares = (scores * 0.2).masked_fill(unseen, float("-inf")).softmax(-1)
         wanted = torch.einsum("hqk,khd->qhd", shares, own[1].repeat_interleave(heads // kept, 1))
         torch.testing.assert_close(found[start:end].double(), wanted, rtol=0, atol=1e-5)
+
+
+@needs_compiler
+@pytest.mark.parametrize("threads", [1, 3])
+def test_norms_rotation_and_gate(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    draw = torch.Generator().manual_seed(0)
+    states, weight = torch.randn(7, 3, 64, generator=draw) * 5, torch.randn(64, generator=draw)
+    wanted = torch.nn.functional.rms_norm(states.double(), (64,), weight.double(), 1e-5)
+    torch.testing.assert_close(kernels.normed(states, weight, 1e-5).double(), wanted, rtol=1e-6, atol=1e-6)
+
+    cosines, sines = torch.randn(2, 7, 64, generator=draw)
+    halves = torch.cat([-states[..., 32:], states[..., :32]], dim=-1)
+    wanted = states * cosines[:, None] + halves * sines[:, None]
+    torch.testing.assert_close(kernels.rotate_(states.clone(), cosines, sines), wanted, rtol=1e-6, atol=1e-5)
+
+    gate, up = torch.randn(2, 7, 192, generator=draw) * 30
+    gate[0, :4] = torch.tensor([float("nan"), 1e4, -1e4, 0.0])
+    wanted = torch.nn.functional.silu(gate.double()) * up.double()
+    found = kernels.gate_(gate, up)
+    assert found is gate
+    torch.testing.assert_close(found.double(), wanted, rtol=2e-6, atol=1e-30, equal_nan=True)
 
 
 @needs_compiler
@@ -111,11 +133,12 @@ def test_it_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @needs_compiler
-def test_heads_of_another_kind_are_not_taken() -> None:
-    query, key, _, _ = made([3], 0, 2, 2, 32)
-    assert kernels.suits(query, key)
-    assert not kernels.suits(query.half(), key.half())
-    assert not kernels.suits(query[..., :31], key[..., :31])
+def test_states_of_another_kind_are_not_taken() -> None:
+    query = torch.randn(3, 2, 32)
+    assert kernels.suits(query, 32)
+    assert not kernels.suits(query.half(), 32)
+    assert not kernels.suits(query, 31)
+    assert not kernels.suits(query, 0)
 
 
 @pytest.mark.parametrize(
@@ -124,8 +147,8 @@ def test_heads_of_another_kind_are_not_taken() -> None:
 def test_without_a_compiler_torch_attends(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     query, key, value_, ends = made([3], 0, 2, 2, 32)
-    assert not kernels.suits(query, key)
-    with pytest.raises(RuntimeError, match="no compiled attention"):
+    assert not kernels.suits(query, 32)
+    with pytest.raises(RuntimeError, match="no compiled loops"):
         kernels.attend(query, key, value_, ends, 0, 1.0)
 
 
