@@ -72,7 +72,7 @@ def answer(pack: Pack, query: torch.Tensor, key: torch.Tensor, value: torch.Tens
 
 def _compiled(query: torch.Tensor, value: torch.Tensor) -> bool:
     size = query.shape[2]
-    return value.shape[2] == size and kernels.suits(query, size)
+    return value.shape[2] == size and kernels.suits(query, size, any_precision=True)
 
 
 def _all_seen(pack: Pack, window: int | None) -> bool:

@@ -2,7 +2,7 @@
 
 torch makes a tensor of every step and passes over it; the compiled loops keep what they work on in the core's cache and
 take half the time. They need a C++ compiler, are checked against torch when they are loaded, and left out where they
-differ. All of them are for float32, contiguous or made so, and give the same bits on any number of threads.
+differ. All of them compute in float32, and give the same bits on any number of threads.
 """
 
 from __future__ import annotations
@@ -34,11 +34,14 @@ _SECONDS = 120  # a compiler that takes longer hangs
 _COUNT, _AT = ctypes.c_int64, ctypes.c_void_p
 
 
-def suits(states: torch.Tensor, size: int) -> bool:
-    """Whether the compiled loops are there and take such states, in steps of `size`."""
+def suits(states: torch.Tensor, size: int, *, any_precision: bool = False) -> bool:
+    """Whether the compiled loops are there and take such states, in steps of `size`.
+
+    `any_precision`: of float32 made of them too, which pays in attention alone.
+    """
     import torch
 
-    if states.device.type != "cpu" or states.dtype != torch.float32:
+    if states.device.type != "cpu" or not (any_precision or states.dtype == torch.float32):
         return False
     library = load()
     return library is not None and size > 0 and size % library.larf_lanes() == 0
@@ -47,7 +50,9 @@ def suits(states: torch.Tensor, size: int) -> bool:
 def attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, ends: torch.Tensor, before: int, scale: float
 ) -> torch.Tensor:
-    """softmax(scale query key') value, each row causally behind `before` tokens that all rows see; float32.
+    """softmax(scale query key') value, each row causally behind `before` tokens that all rows see.
+
+    Computed in float32, whatever the precision of the query, in which the result comes.
 
     Args:
         query: [tokens, heads, size], the rows end to end.
@@ -57,7 +62,7 @@ def attend(
     Raises:
         MemoryError: no room for the scores of a few queries.
     """
-    return _attend(_loaded(), query, key, value, ends, before, scale)
+    return _attend(_loaded(), query.float(), key.float(), value.float(), ends, before, scale).to(query.dtype)
 
 
 def normed(states: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:

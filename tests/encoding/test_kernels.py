@@ -94,6 +94,16 @@ def test_large_scores_and_views_of_other_tensors() -> None:
 
 
 @needs_compiler
+def test_half_the_precision_is_lost_in_what_is_given_alone() -> None:
+    query, key, value, ends = made([30, 7], 9, 4, 2, 32)
+    rounded = [x.bfloat16() for x in (query, key, value)]
+    found = kernels.attend(*rounded, ends, 9, 0.2)  # type: ignore[misc]
+    assert found.dtype == torch.bfloat16
+    exact = kernels.attend(*(x.float() for x in rounded), ends, 9, 0.2)  # type: ignore[misc]
+    assert torch.equal(found, exact.bfloat16())
+
+
+@needs_compiler
 def test_what_is_not_finite_stays_in_its_row_and_is_seen_there() -> None:
     query, key, value, ends = made([20, 30], 4, 2, 2, 32)
     clean = kernels.attend(query, key, value, ends, 4, 0.2)
@@ -137,6 +147,7 @@ def test_states_of_another_kind_are_not_taken() -> None:
     query = torch.randn(3, 2, 32)
     assert kernels.suits(query, 32)
     assert not kernels.suits(query.half(), 32)
+    assert kernels.suits(query.half(), 32, any_precision=True)
     assert not kernels.suits(query, 31)
     assert not kernels.suits(query, 0)
 
