@@ -43,8 +43,7 @@ def suits(states: torch.Tensor, size: int, *, any_precision: bool = False) -> bo
 
     if states.device.type != "cpu" or not (any_precision or states.dtype == torch.float32):
         return False
-    library = load()
-    return library is not None and size > 0 and size % library.larf_lanes() == 0
+    return ready() and size > 0 and size % _library().larf_lanes() == 0
 
 
 def attend(
@@ -62,14 +61,24 @@ def attend(
     Raises:
         MemoryError: no room for the scores of a few queries.
     """
-    return _attend(_loaded(), query.float(), key.float(), value.float(), ends, before, scale).to(query.dtype)
+    import torch
+
+    library, precision = _library(), query.dtype
+    query, key, value = (x.float().contiguous() for x in (query, key, value))
+    ends, out = ends.contiguous(), torch.empty_like(query)
+    (rows, (heads, size), kept) = len(ends), query.shape[1:], key.shape[1]
+    places = [x.data_ptr() for x in (query, key, value, out, ends)]
+    sizes = rows, before, heads, kept, size, scale
+    if any(_spread(rows * kept, lambda first, stop: library.larf_attend(*places, *sizes, first, stop))):
+        raise MemoryError("attention")
+    return out.to(precision)
 
 
 def normed(states: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
     """Root mean square normalisation [..., size]."""
     import torch
 
-    library, states, weight = _loaded(), states.contiguous(), weight.contiguous()
+    library, states, weight = _library(), states.contiguous(), weight.contiguous()
     out, size = torch.empty_like(states), states.shape[-1]
     places = states.data_ptr(), weight.data_ptr(), out.data_ptr()
     _spread(states.numel() // size, lambda first, stop: library.larf_norm(*places, size, epsilon, first, stop))
@@ -78,7 +87,7 @@ def normed(states: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.
 
 def rotate_(states: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
     """Rotary positions of contiguous states [tokens, heads, size], in place; cosines and sines [tokens, size]."""
-    library, cosines, sines = _loaded(), cosines.contiguous(), sines.contiguous()
+    library, cosines, sines = _library(), cosines.contiguous(), sines.contiguous()
     places = states.data_ptr(), cosines.data_ptr(), sines.data_ptr()
     tokens, *sizes = states.shape
     _spread(tokens, lambda first, stop: library.larf_rotate(*places, *sizes, first, stop))
@@ -87,36 +96,59 @@ def rotate_(states: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) ->
 
 def gate_(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """SiLU of the contiguous gate [rows, size] times `up`, in place."""
-    library, up = _loaded(), up.contiguous()
+    library, up = _library(), up.contiguous()
     places, (rows, size) = (gate.data_ptr(), up.data_ptr()), gate.shape
     _spread(rows, lambda first, stop: library.larf_gate(*places, size, first, stop))
     return gate
 
 
-def _loaded() -> ctypes.CDLL:
-    library = load()
-    if library is None:
-        raise RuntimeError("no compiled loops on this machine")
-    return library
+@functools.cache
+def ready() -> bool:
+    """Whether the loops are there; not without a compiler, with `LARF_CURATE_COMPILE=0`, or where torch differs."""
+    try:
+        return _agree()
+    except (OSError, OutputError, AttributeError, subprocess.SubprocessError):
+        return False
+
+
+def _agree() -> bool:
+    """Whether they find what torch finds."""
+    import torch
+
+    lanes, draw = _library().larf_lanes(), torch.Generator().manual_seed(0)
+    before, own, size = 5, 70, 2 * lanes
+    query = torch.randn(before + own, 4, size, generator=draw)
+    key, value = torch.randn(2, before + own, 2, size, generator=draw)
+    asked, keys, values = (x.transpose(0, 1)[None] for x in (query, key, value))
+    whole = torch.nn.functional.scaled_dot_product_attention(asked, keys, values, is_causal=True, enable_gqa=True)
+    up, (cosines, sines) = query[:, 0], query[:, 1:3].unbind(1)
+    halves = torch.cat([-key[..., lanes:], key[..., :lanes]], dim=-1)
+    answers = attend(query[before:], key, value, torch.tensor([own]), before, size**-0.5)
+    pairs = (
+        (answers, whole[0, :, before:].transpose(0, 1)),
+        (normed(query, up[0], 1e-5), torch.nn.functional.rms_norm(query, (size,), up[0], 1e-5)),
+        (rotate_(key.clone(), cosines, sines), key * cosines[:, None] + halves * sines[:, None]),
+        (gate_(key[:, 0].clone(), up), torch.nn.functional.silu(key[:, 0]) * up),
+    )
+    return all(torch.allclose(found, wanted, rtol=1e-5, atol=1e-5) for found, wanted in pairs)
 
 
 @functools.cache
-def load() -> ctypes.CDLL | None:
-    """The compiled loops; None without a compiler, with `LARF_CURATE_COMPILE=0`, or where they differ from torch."""
-    if os.environ.get("LARF_CURATE_COMPILE") == "0":
-        return None
+def _library() -> ctypes.CDLL:
+    """What was compiled.
+
+    Raises:
+        OSError, OutputError, SubprocessError: there is no compiler, or it does not compile, or nothing can be written.
+    """
     compiler = _compiler()
-    if compiler is None:
-        return None
-    try:
-        library = ctypes.CDLL(str(_built(compiler)))
-        library.larf_attend.argtypes = [*[_AT] * 5, *[_COUNT] * 5, ctypes.c_float, _COUNT, _COUNT]
-        library.larf_norm.argtypes = [*[_AT] * 3, _COUNT, ctypes.c_float, _COUNT, _COUNT]
-        library.larf_rotate.argtypes = [*[_AT] * 3, *[_COUNT] * 4]
-        library.larf_gate.argtypes = [*[_AT] * 2, *[_COUNT] * 3]
-        return library if _agrees(library) else None
-    except (OSError, OutputError, AttributeError, subprocess.SubprocessError):
-        return None
+    if compiler is None or os.environ.get("LARF_CURATE_COMPILE") == "0":
+        raise FileNotFoundError("no compiler")
+    library = ctypes.CDLL(str(_built(compiler)))
+    library.larf_attend.argtypes = [*[_AT] * 5, *[_COUNT] * 5, ctypes.c_float, _COUNT, _COUNT]
+    library.larf_norm.argtypes = [*[_AT] * 3, _COUNT, ctypes.c_float, _COUNT, _COUNT]
+    library.larf_rotate.argtypes = [*[_AT] * 3, *[_COUNT] * 4]
+    library.larf_gate.argtypes = [*[_AT] * 2, *[_COUNT] * 3]
+    return library
 
 
 def _compiler() -> str | None:
@@ -148,27 +180,6 @@ def _processor() -> str:
     return f"{platform.system()} {platform.machine()} {flags}"
 
 
-def _attend(
-    library: ctypes.CDLL,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    ends: torch.Tensor,
-    before: int,
-    scale: float,
-) -> torch.Tensor:
-    import torch
-
-    query, key, value, ends = (x.contiguous() for x in (query, key, value, ends))
-    out = torch.empty_like(query)
-    rows, heads, kept, size = len(ends), query.shape[1], key.shape[1], query.shape[2]
-    places = [x.data_ptr() for x in (query, key, value, out, ends)]
-    sizes = rows, before, heads, kept, size, scale
-    if any(_spread(rows * kept, lambda first, stop: library.larf_attend(*places, *sizes, first, stop))):
-        raise MemoryError("attention")
-    return out
-
-
 def _spread(count: int, run: Callable[[int, int], Result]) -> list[Result]:
     """What `run` gives for the parts of so many pieces of work, one for each of torch's threads."""
     import torch
@@ -179,18 +190,3 @@ def _spread(count: int, run: Callable[[int, int], Result]) -> list[Result]:
     starts = [count * i // threads for i in range(threads + 1)]
     with ThreadPoolExecutor(threads, "larf-kernel") as pool:
         return list(pool.map(run, starts[:-1], starts[1:]))
-
-
-def _agrees(library: ctypes.CDLL) -> bool:
-    """Whether it finds what torch's own attention finds, on a row behind a beginning."""
-    import torch
-
-    before, own, size = 5, 70, 2 * library.larf_lanes()
-    generator = torch.Generator().manual_seed(0)
-    query = torch.randn(before + own, 4, size, generator=generator)
-    key, value = (torch.randn(before + own, 2, size, generator=generator) for _ in range(2))
-    asked, keys, values = (x.transpose(0, 1)[None] for x in (query, key, value))
-    whole = torch.nn.functional.scaled_dot_product_attention(asked, keys, values, is_causal=True, enable_gqa=True)
-    wanted = whole[0, :, before:].transpose(0, 1)
-    found = _attend(library, query[before:], key, value, torch.tensor([own]), before, size**-0.5)
-    return bool(torch.allclose(found, wanted, rtol=0, atol=1e-5))

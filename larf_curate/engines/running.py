@@ -198,9 +198,13 @@ def _stages(request: RunRequest, plan: Plan, job: Job) -> list[StagePlan]:
         score = LARFScore(job.scorer, batch_size=_BATCH, **options)
         steps = [ReadShards(job.path), score, WriteShards(job.path)]
         stages.append(StagePlan("score", steps, min(tasks, len(job.pending)), model=True))
-    stages.append(StagePlan("threshold", [FindThreshold(job.path)], 1))
-    stages.append(StagePlan("filter", [SplitShards(job.path)], tasks))
-    stages.append(StagePlan("finish", [Finish(job.path, tasks)], 1))
+    threshold, split, finish = FindThreshold(job.path), SplitShards(job.path), Finish(job.path, tasks)
+    if tasks == 1:  # what one task does in a row needs no jobs that wait for each other
+        stages.append(StagePlan("filter", [threshold, split, finish], 1))
+    else:
+        stages.append(StagePlan("threshold", [threshold], 1))
+        stages.append(StagePlan("filter", [split], tasks))
+        stages.append(StagePlan("finish", [finish], 1))
     return stages
 
 

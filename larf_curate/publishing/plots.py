@@ -92,7 +92,8 @@ def _png(figure: Figure) -> bytes:
 
     out = io.BytesIO()
     warnings.filterwarnings("ignore", "Glyph")  # a name in a script that the font lacks shows as boxes
-    FigureCanvasAgg(figure).print_figure(out, format="png", dpi=figure.dpi, metadata={"Software": None})
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.print_png(out, metadata={"Software": None})  # print_figure would lay it out once more
     return out.getvalue()
 
 

@@ -19,9 +19,14 @@ def _fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("LARF_CURATE_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("LARF_CURATE_COMPILE", raising=False)
     monkeypatch.delenv("CXX", raising=False)
-    kernels.load.cache_clear()
+    forget()
     yield
-    kernels.load.cache_clear()
+    forget()
+
+
+def forget() -> None:
+    kernels.ready.cache_clear()
+    kernels._library.cache_clear()
 
 
 def made(lengths: list[int], before: int, heads: int, kept: int, size: int) -> tuple[torch.Tensor, ...]:
@@ -130,15 +135,15 @@ def test_the_same_bits_on_any_number_of_threads() -> None:
 
 @needs_compiler
 def test_it_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert kernels.load() is not None
+    assert kernels.ready()
     (built,) = (tmp_path / "cache" / "kernels").iterdir()
     written = built.stat().st_mtime_ns
-    kernels.load.cache_clear()
-    assert kernels.load() is not None
+    forget()
+    assert kernels.ready()
     assert [path.stat().st_mtime_ns for path in built.parent.iterdir()] == [written]
     monkeypatch.setattr(kernels, "_processor", lambda: "another")
-    kernels.load.cache_clear()
-    assert kernels.load() is not None
+    forget()
+    assert kernels.ready()
     assert len(list(built.parent.iterdir())) == 2, "code for another processor lies beside it"
 
 
@@ -157,23 +162,32 @@ def test_states_of_another_kind_are_not_taken() -> None:
 )
 def test_without_a_compiler_torch_attends(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
-    query, key, value_, ends = made([3], 0, 2, 2, 32)
-    assert not kernels.suits(query, 32)
-    with pytest.raises(RuntimeError, match="no compiled loops"):
-        kernels.attend(query, key, value_, ends, 0, 1.0)
+    assert not kernels.ready()
+    assert not kernels.suits(torch.randn(3, 2, 32), 32)
 
 
 @needs_compiler
-def test_loops_that_differ_from_torch_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = tmp_path / "kernels.cpp"
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("1.0f / 24", "1.0f / 20"),
+        ("sum / size + epsilon", "sum / size + 1"),
+        ("x * load(cosine + d) - y", "x * load(cosine + d) + y"),
+        ("1.0f + exponential(-x)", "1.0f + exponential(x)"),
+    ],
+)
+def test_loops_that_differ_from_torch_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: str, wrong: str
+) -> None:
+    source = tmp_path / "kernels.cpp"
     text = kernels._SOURCE.read_text(encoding="utf-8")
-    assert "1.0f / 24" in text
-    wrong.write_text(text.replace("1.0f / 24", "1.0f / 20"), encoding="utf-8")
-    monkeypatch.setattr(kernels, "_SOURCE", wrong)
-    assert kernels.load() is None
+    assert text.count(right) == 1
+    source.write_text(text.replace(right, wrong), encoding="utf-8")
+    monkeypatch.setattr(kernels, "_SOURCE", source)
+    assert not kernels.ready()
 
 
 def test_a_cache_that_cannot_be_written_costs_speed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LARF_CURATE_CACHE", str(tmp_path / "file"))
-    assert kernels.load() is None
+    assert not kernels.ready()
