@@ -1,8 +1,10 @@
 // What a block does beside its matrix products, for one core of a CPU: norms, rotary positions, the MLP's gate, each in
 // one pass over memory, and attention of conversations that lie end to end behind a beginning that all of them share.
 //
-// In attention, the keys of a row lie in panels, so that a tile of scores is a sum of products in registers; the scores of a few
-// queries stay in the cache until their softmax has weighed the values. Keys that a query cannot see are never touched.
+// In attention, the keys of a row lie in panels, so that a tile of scores is a sum of products in registers; the scores
+// of a few queries stay in the cache until their softmax has weighed the values. Keys that a query cannot see are never
+// touched.
+//
 // Compile with -O3: without it the tiles are not unrolled and run at a third of the speed. Not with -ffast-math: states
 // that are not finite have to come out as such.
 #include <cmath>
@@ -36,8 +38,8 @@ inline lanes load(const float *at) {
 inline void store(float *at, lanes x) { std::memcpy(at, &x, sizeof x); }
 inline lanes all(float x) { return x - lanes{}; }
 
-// e^x to float error, for x of -87 to 88 and the nearest of these beyond: x = n ln 2 + r, Taylor's series of e^r with |r| <= ln 2 / 2 (the rest is below 6e-9),
-// and n added to the exponent. NaN stays NaN.
+// e^x to float error, for x of -87 to 88 and the nearest of these beyond: x = n ln 2 + r, Taylor's series of e^r with
+// |r| <= ln 2 / 2 (the rest is below 6e-9), and n added to the exponent. NaN stays NaN.
 inline lanes exponential(lanes x) {
     x = x < -87.0f ? all(-87.0f) : x;
     x = x > 88.0f ? all(88.0f) : x;
@@ -105,7 +107,8 @@ struct Mix {
             for (int a = 0; a < A; a++) sum[i][a] = load(found[i] + d + a * LANES);
         for (count j = 0; j < seen; j++)
             for (int i = 0; i < N; i++)
-                for (int a = 0; a < A; a++) sum[i][a] += shares[i * width + j] * load(values + j * step + d + a * LANES);
+                for (int a = 0; a < A; a++)
+                    sum[i][a] += shares[i * width + j] * load(values + j * step + d + a * LANES);
         for (int i = 0; i < N; i++)
             for (int a = 0; a < A; a++) store(found[i] + d + a * LANES, sum[i][a]);
     }

@@ -75,10 +75,10 @@ def attend(
 
 
 def normed(states: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """Root mean square normalisation [..., size]."""
+    """Root mean square normalisation of float32 [..., size]."""
     import torch
 
-    library, states, weight = _library(), states.contiguous(), weight.contiguous()
+    library, states, weight = _library(), states.contiguous(), weight.float().contiguous()
     out, size = torch.empty_like(states), states.shape[-1]
     places = states.data_ptr(), weight.data_ptr(), out.data_ptr()
     _spread(states.numel() // size, lambda first, stop: library.larf_norm(*places, size, epsilon, first, stop))
@@ -86,8 +86,8 @@ def normed(states: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.
 
 
 def rotate_(states: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
-    """Rotary positions of contiguous states [tokens, heads, size], in place; cosines and sines [tokens, size]."""
-    library, cosines, sines = _library(), cosines.contiguous(), sines.contiguous()
+    """Rotary positions of contiguous float32 [tokens, heads, size], in place; cosines and sines [tokens, size]."""
+    library, cosines, sines = _library(), cosines.float().contiguous(), sines.float().contiguous()
     places = states.data_ptr(), cosines.data_ptr(), sines.data_ptr()
     tokens, *sizes = states.shape
     _spread(tokens, lambda first, stop: library.larf_rotate(*places, *sizes, first, stop))
@@ -95,8 +95,8 @@ def rotate_(states: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) ->
 
 
 def gate_(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """SiLU of the contiguous gate [rows, size] times `up`, in place."""
-    library, up = _library(), up.contiguous()
+    """SiLU of the contiguous float32 gate [rows, size] times `up`, in place."""
+    library, up = _library(), up.float().contiguous()
     places, (rows, size) = (gate.data_ptr(), up.data_ptr()), gate.shape
     _spread(rows, lambda first, stop: library.larf_gate(*places, size, first, stop))
     return gate

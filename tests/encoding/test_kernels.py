@@ -72,6 +72,8 @@ def test_norms_rotation_and_gate(threads: int, monkeypatch: pytest.MonkeyPatch) 
     states, weight = torch.randn(7, 3, 64, generator=draw) * 5, torch.randn(64, generator=draw)
     wanted = torch.nn.functional.rms_norm(states.double(), (64,), weight.double(), 1e-5)
     torch.testing.assert_close(kernels.normed(states, weight, 1e-5).double(), wanted, rtol=1e-6, atol=1e-6)
+    halved = weight.bfloat16()
+    assert torch.equal(kernels.normed(states, halved, 1e-5), kernels.normed(states, halved.float(), 1e-5))
 
     cosines, sines = torch.randn(2, 7, 64, generator=draw)
     halves = torch.cat([-states[..., 32:], states[..., :32]], dim=-1)
