@@ -14,9 +14,14 @@ from larf_curate.encoding import kernels
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(autouse=True)
-def _fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    monkeypatch.setenv("LARF_CURATE_CACHE", str(tmp_path / "cache"))
+def _fresh(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[None]:
+    monkeypatch.setenv("LARF_CURATE_CACHE", str(cache))
     monkeypatch.delenv("LARF_CURATE_COMPILE", raising=False)
     monkeypatch.delenv("CXX", raising=False)
     forget()
@@ -137,8 +142,9 @@ def test_the_same_bits_on_any_number_of_threads() -> None:
 
 @needs_compiler
 def test_it_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LARF_CURATE_CACHE", str(tmp_path))
     assert kernels.ready()
-    (built,) = (tmp_path / "cache" / "kernels").iterdir()
+    (built,) = (tmp_path / "kernels").iterdir()
     written = built.stat().st_mtime_ns
     forget()
     assert kernels.ready()
