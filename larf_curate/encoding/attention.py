@@ -51,9 +51,10 @@ def attend(
 def answer(pack: Pack, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, how: How) -> torch.Tensor:
     """The values that each query [tokens, heads, size] finds: [tokens, heads, size]."""
     trimmed = pack.made is not None
-    if not trimmed and how.softcap is None and _all_seen(pack, how.window) and _compiled(query, value):
+    loops = None if trimmed or query.shape[2] != value.shape[2] else _loops(pack, query, how)
+    if loops is not None:
         pack.compiled = True
-        return kernels.attend(query, key, value, pack.last + 1, pack.segments[0].before, how.scale)
+        return loops.attend(query, key, value, pack.last + 1, pack.segments[0].before, how.scale)
     # Heads that share keys together: [tokens, key heads, query heads of each, size]
     query = query.reshape(len(query), key.shape[1], -1, query.shape[2])
     out = query.new_empty(*query.shape[:3], value.shape[2])
@@ -70,14 +71,12 @@ def answer(pack: Pack, query: torch.Tensor, key: torch.Tensor, value: torch.Tens
     return out.flatten(1, 2)
 
 
-def _compiled(query: torch.Tensor, value: torch.Tensor) -> bool:
-    size = query.shape[2]
-    return value.shape[2] == size and kernels.suits(query, size, any_precision=True)
-
-
-def _all_seen(pack: Pack, window: int | None) -> bool:
-    """Whether each token sees all those before it."""
-    return window is None or all(segment.before + segment.length <= window for segment in pack.segments)
+def _loops(pack: Pack, query: torch.Tensor, how: How) -> kernels.Loops | None:
+    """The compiled loops, where nothing but the order of tokens hides a key from a query."""
+    all_seen = how.window is None or all(part.before + part.length <= how.window for part in pack.segments)
+    if how.softcap is not None or not all_seen:
+        return None
+    return kernels.suiting(query, query.shape[2], any_precision=True)
 
 
 def _seen(states: torch.Tensor, segment: Segment) -> torch.Tensor:

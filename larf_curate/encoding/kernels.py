@@ -34,121 +34,119 @@ _SECONDS = 120  # a compiler that takes longer hangs
 _COUNT, _AT = ctypes.c_int64, ctypes.c_void_p
 
 
-def suits(states: torch.Tensor, size: int, *, any_precision: bool = False) -> bool:
-    """Whether the compiled loops are there and take such states, in steps of `size`.
+class Loops:
+    """What was compiled, to be had from `suiting`."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        library.larf_attend.argtypes = [*[_AT] * 5, *[_COUNT] * 5, ctypes.c_float, _COUNT, _COUNT]
+        library.larf_norm.argtypes = [*[_AT] * 3, _COUNT, ctypes.c_float, _COUNT, _COUNT]
+        library.larf_rotate.argtypes = [*[_AT] * 3, *[_COUNT] * 4]
+        library.larf_gate.argtypes = [*[_AT] * 2, *[_COUNT] * 3]
+        self.lanes: int = library.larf_lanes()
+        self._library = library
+
+    def attend(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, ends: torch.Tensor, before: int, scale: float
+    ) -> torch.Tensor:
+        """softmax(scale query key') value, each row causally behind `before` tokens that all rows see.
+
+        Computed in float32, whatever the precision of the query, in which the result comes.
+
+        Args:
+            query: [tokens, heads, size], the rows end to end.
+            key, value: [before + tokens, fewer heads, size].
+            ends: where each row ends in the tokens, int64 [rows].
+
+        Raises:
+            MemoryError: no room for the scores of a few queries.
+        """
+        import torch
+
+        precision = query.dtype
+        query, key, value = (x.float().contiguous() for x in (query, key, value))
+        ends, out = ends.contiguous(), torch.empty_like(query)
+        (rows, (heads, size), kept) = len(ends), query.shape[1:], key.shape[1]
+        places = [x.data_ptr() for x in (query, key, value, out, ends)]
+        sizes = rows, before, heads, kept, size, scale
+        if any(_spread(rows * kept, lambda first, stop: self._library.larf_attend(*places, *sizes, first, stop))):
+            raise MemoryError("attention")
+        return out.to(precision)
+
+    def normed(self, states: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+        """Root mean square normalisation of float32 [..., size]."""
+        import torch
+
+        states, weight = states.contiguous(), weight.float().contiguous()
+        out, size = torch.empty_like(states), states.shape[-1]
+        places = states.data_ptr(), weight.data_ptr(), out.data_ptr()
+        _spread(
+            states.numel() // size, lambda first, stop: self._library.larf_norm(*places, size, epsilon, first, stop)
+        )
+        return out
+
+    def rotate_(self, states: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
+        """Rotary positions of contiguous float32 [tokens, heads, size], in place; cosines and sines [tokens, size]."""
+        cosines, sines = cosines.float().contiguous(), sines.float().contiguous()
+        places = states.data_ptr(), cosines.data_ptr(), sines.data_ptr()
+        tokens, *sizes = states.shape
+        _spread(tokens, lambda first, stop: self._library.larf_rotate(*places, *sizes, first, stop))
+        return states
+
+    def gate_(self, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        """SiLU of the contiguous float32 gate [rows, size] times `up`, in place."""
+        up = up.float().contiguous()
+        places, (rows, size) = (gate.data_ptr(), up.data_ptr()), gate.shape
+        _spread(rows, lambda first, stop: self._library.larf_gate(*places, size, first, stop))
+        return gate
+
+    def agree(self) -> bool:
+        """Whether they find what torch finds."""
+        import torch
+
+        lanes, draw = self.lanes, torch.Generator().manual_seed(0)
+        before, own, size = 5, 70, 2 * lanes
+        query = torch.randn(before + own, 4, size, generator=draw)
+        key, value = torch.randn(2, before + own, 2, size, generator=draw)
+        asked, keys, values = (x.transpose(0, 1)[None] for x in (query, key, value))
+        whole = torch.nn.functional.scaled_dot_product_attention(asked, keys, values, is_causal=True, enable_gqa=True)
+        up, (cosines, sines) = query[:, 0], query[:, 1:3].unbind(1)
+        halves = torch.cat([-key[..., lanes:], key[..., :lanes]], dim=-1)
+        answers = self.attend(query[before:], key, value, torch.tensor([own]), before, size**-0.5)
+        pairs = (
+            (answers, whole[0, :, before:].transpose(0, 1)),
+            (self.normed(query, up[0], 1e-5), torch.nn.functional.rms_norm(query, (size,), up[0], 1e-5)),
+            (self.rotate_(key.clone(), cosines, sines), key * cosines[:, None] + halves * sines[:, None]),
+            (self.gate_(key[:, 0].clone(), up), torch.nn.functional.silu(key[:, 0]) * up),
+        )
+        return all(torch.allclose(found, wanted, rtol=0, atol=1e-5) for found, wanted in pairs)
+
+
+def suiting(states: torch.Tensor, size: int, *, any_precision: bool = False) -> Loops | None:
+    """The compiled loops, where they are there and take such states, in steps of `size`.
 
     `any_precision`: of float32 made of them too, which pays in attention alone.
     """
     import torch
 
     if states.device.type != "cpu" or not (any_precision or states.dtype == torch.float32):
-        return False
-    return ready() and size > 0 and size % _library().larf_lanes() == 0
-
-
-def attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, ends: torch.Tensor, before: int, scale: float
-) -> torch.Tensor:
-    """softmax(scale query key') value, each row causally behind `before` tokens that all rows see.
-
-    Computed in float32, whatever the precision of the query, in which the result comes.
-
-    Args:
-        query: [tokens, heads, size], the rows end to end.
-        key, value: [before + tokens, fewer heads, size].
-        ends: where each row ends in the tokens, int64 [rows].
-
-    Raises:
-        MemoryError: no room for the scores of a few queries.
-    """
-    import torch
-
-    library, precision = _library(), query.dtype
-    query, key, value = (x.float().contiguous() for x in (query, key, value))
-    ends, out = ends.contiguous(), torch.empty_like(query)
-    (rows, (heads, size), kept) = len(ends), query.shape[1:], key.shape[1]
-    places = [x.data_ptr() for x in (query, key, value, out, ends)]
-    sizes = rows, before, heads, kept, size, scale
-    if any(_spread(rows * kept, lambda first, stop: library.larf_attend(*places, *sizes, first, stop))):
-        raise MemoryError("attention")
-    return out.to(precision)
-
-
-def normed(states: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """Root mean square normalisation of float32 [..., size]."""
-    import torch
-
-    library, states, weight = _library(), states.contiguous(), weight.float().contiguous()
-    out, size = torch.empty_like(states), states.shape[-1]
-    places = states.data_ptr(), weight.data_ptr(), out.data_ptr()
-    _spread(states.numel() // size, lambda first, stop: library.larf_norm(*places, size, epsilon, first, stop))
-    return out
-
-
-def rotate_(states: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
-    """Rotary positions of contiguous float32 [tokens, heads, size], in place; cosines and sines [tokens, size]."""
-    library, cosines, sines = _library(), cosines.float().contiguous(), sines.float().contiguous()
-    places = states.data_ptr(), cosines.data_ptr(), sines.data_ptr()
-    tokens, *sizes = states.shape
-    _spread(tokens, lambda first, stop: library.larf_rotate(*places, *sizes, first, stop))
-    return states
-
-
-def gate_(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """SiLU of the contiguous float32 gate [rows, size] times `up`, in place."""
-    library, up = _library(), up.float().contiguous()
-    places, (rows, size) = (gate.data_ptr(), up.data_ptr()), gate.shape
-    _spread(rows, lambda first, stop: library.larf_gate(*places, size, first, stop))
-    return gate
+        return None
+    loops = load()
+    return loops if loops is not None and size > 0 and size % loops.lanes == 0 else None
 
 
 @functools.cache
-def ready() -> bool:
-    """Whether the loops are there; not without a compiler, with `LARF_CURATE_COMPILE=0`, or where torch differs."""
-    try:
-        return _agree()
-    except (OSError, OutputError, AttributeError, subprocess.SubprocessError):
-        return False
-
-
-def _agree() -> bool:
-    """Whether they find what torch finds."""
-    import torch
-
-    lanes, draw = _library().larf_lanes(), torch.Generator().manual_seed(0)
-    before, own, size = 5, 70, 2 * lanes
-    query = torch.randn(before + own, 4, size, generator=draw)
-    key, value = torch.randn(2, before + own, 2, size, generator=draw)
-    asked, keys, values = (x.transpose(0, 1)[None] for x in (query, key, value))
-    whole = torch.nn.functional.scaled_dot_product_attention(asked, keys, values, is_causal=True, enable_gqa=True)
-    up, (cosines, sines) = query[:, 0], query[:, 1:3].unbind(1)
-    halves = torch.cat([-key[..., lanes:], key[..., :lanes]], dim=-1)
-    answers = attend(query[before:], key, value, torch.tensor([own]), before, size**-0.5)
-    pairs = (
-        (answers, whole[0, :, before:].transpose(0, 1)),
-        (normed(query, up[0], 1e-5), torch.nn.functional.rms_norm(query, (size,), up[0], 1e-5)),
-        (rotate_(key.clone(), cosines, sines), key * cosines[:, None] + halves * sines[:, None]),
-        (gate_(key[:, 0].clone(), up), torch.nn.functional.silu(key[:, 0]) * up),
-    )
-    return all(torch.allclose(found, wanted, rtol=1e-5, atol=1e-5) for found, wanted in pairs)
-
-
-@functools.cache
-def _library() -> ctypes.CDLL:
-    """What was compiled.
-
-    Raises:
-        OSError, OutputError, SubprocessError: there is no compiler, or it does not compile, or nothing can be written.
-    """
+def load() -> Loops | None:
+    """The compiled loops; None without a compiler, with `LARF_CURATE_COMPILE=0`, or where they differ from torch."""
+    if os.environ.get("LARF_CURATE_COMPILE") == "0":
+        return None
     compiler = _compiler()
-    if compiler is None or os.environ.get("LARF_CURATE_COMPILE") == "0":
-        raise FileNotFoundError("no compiler")
-    library = ctypes.CDLL(str(_built(compiler)))
-    library.larf_attend.argtypes = [*[_AT] * 5, *[_COUNT] * 5, ctypes.c_float, _COUNT, _COUNT]
-    library.larf_norm.argtypes = [*[_AT] * 3, _COUNT, ctypes.c_float, _COUNT, _COUNT]
-    library.larf_rotate.argtypes = [*[_AT] * 3, *[_COUNT] * 4]
-    library.larf_gate.argtypes = [*[_AT] * 2, *[_COUNT] * 3]
-    return library
+    if compiler is None:
+        return None
+    try:
+        loops = Loops(ctypes.CDLL(str(_built(compiler))))
+        return loops if loops.agree() else None
+    except (OSError, OutputError, AttributeError, subprocess.SubprocessError):
+        return None
 
 
 def _compiler() -> str | None:

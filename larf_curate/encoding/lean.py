@@ -91,8 +91,9 @@ class LeanBlock:
         _add(stream, answer(pack, queries, key, value, self.how).flatten(1, 2), attention.o_proj)
         normed = _normed(stream, self.block.post_attention_layernorm)
         gate, up = mlp.gate_proj(normed), mlp.up_proj(normed)
-        if self.swish and kernels.suits(gate, gate.shape[1]):
-            gated = kernels.gate_(gate, up)
+        loops = kernels.suiting(gate, gate.shape[1]) if self.swish else None
+        if loops is not None:
+            gated = loops.gate_(gate, up)
         else:
             gated = (torch.nn.functional.silu(gate, inplace=True) if self.swish else mlp.act_fn(gate)).mul_(up)
         _add(stream, gated, mlp.down_proj)
@@ -105,8 +106,9 @@ def _normed(states: torch.Tensor, norm: Any) -> torch.Tensor:
 
     if states.dtype != torch.float32 or states.device.type != "cpu":
         return torch.nn.functional.rms_norm(states, states.shape[-1:], norm.weight, norm.variance_epsilon)
-    if kernels.suits(states, states.shape[-1]):
-        return kernels.normed(states, norm.weight, norm.variance_epsilon)
+    loops = kernels.suiting(states, states.shape[-1])
+    if loops is not None:
+        return loops.normed(states, norm.weight, norm.variance_epsilon)
     length = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
     scale = length.square_().div_(states.shape[-1]).add_(norm.variance_epsilon).rsqrt_()
     normed: torch.Tensor = (states * scale).mul_(norm.weight)
@@ -125,8 +127,9 @@ def _rotated(states: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -
     States [tokens, heads, size], which may be written to; cosines and sines [tokens, size].
     """
     half = states.shape[2] // 2
-    if cosines.dtype == states.dtype and cosines.shape[1] == states.shape[2] and kernels.suits(states, half):
-        return kernels.rotate_(states.contiguous(), cosines, sines)
+    loops = kernels.suiting(states, half) if cosines.shape[1] == states.shape[2] else None
+    if loops is not None and cosines.dtype == states.dtype:
+        return loops.rotate_(states.contiguous(), cosines, sines)
     cosines, sines = cosines[:, None], sines[:, None]
     rotated = states * cosines
     rotated[..., :half].addcmul_(states[..., half:], sines[..., :half], value=-1)

@@ -30,8 +30,13 @@ def _fresh(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[None]:
 
 
 def forget() -> None:
-    kernels.ready.cache_clear()
-    kernels._library.cache_clear()
+    kernels.load.cache_clear()
+
+
+def loops() -> kernels.Loops:
+    found = kernels.load()
+    assert found is not None
+    return found
 
 
 def made(lengths: list[int], before: int, heads: int, kept: int, size: int) -> tuple[torch.Tensor, ...]:
@@ -58,8 +63,8 @@ def test_every_row_attends_as_in_torch_by_itself(
     lengths: list[int], before: int, heads: int, kept: int, size: int
 ) -> None:
     query, key, value, ends = made(lengths, before, heads, kept, size)
-    assert kernels.suits(query, size)
-    found = kernels.attend(query, key, value, ends, before, 0.2)
+    assert kernels.suiting(query, size) is not None
+    found = loops().attend(query, key, value, ends, before, 0.2)
     for start, end in zip([0, *ends.tolist()], ends.tolist(), strict=False):
         own = [torch.cat([x[:before], x[before + start : before + end]]).double() for x in (key, value)]
         scores = torch.einsum("qhd,khd->hqk", query[start:end].double(), own[0].repeat_interleave(heads // kept, 1))
@@ -76,19 +81,19 @@ def test_norms_rotation_and_gate(threads: int, monkeypatch: pytest.MonkeyPatch) 
     draw = torch.Generator().manual_seed(0)
     states, weight = torch.randn(7, 3, 64, generator=draw) * 5, torch.randn(64, generator=draw)
     wanted = torch.nn.functional.rms_norm(states.double(), (64,), weight.double(), 1e-5)
-    torch.testing.assert_close(kernels.normed(states, weight, 1e-5).double(), wanted, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(loops().normed(states, weight, 1e-5).double(), wanted, rtol=1e-6, atol=1e-6)
     halved = weight.bfloat16()
-    assert torch.equal(kernels.normed(states, halved, 1e-5), kernels.normed(states, halved.float(), 1e-5))
+    assert torch.equal(loops().normed(states, halved, 1e-5), loops().normed(states, halved.float(), 1e-5))
 
     cosines, sines = torch.randn(2, 7, 64, generator=draw)
     halves = torch.cat([-states[..., 32:], states[..., :32]], dim=-1)
     wanted = states * cosines[:, None] + halves * sines[:, None]
-    torch.testing.assert_close(kernels.rotate_(states.clone(), cosines, sines), wanted, rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(loops().rotate_(states.clone(), cosines, sines), wanted, rtol=1e-6, atol=1e-5)
 
     gate, up = torch.randn(2, 7, 192, generator=draw) * 30
     gate[0, :4] = torch.tensor([float("nan"), 1e4, -1e4, 0.0])
     wanted = torch.nn.functional.silu(gate.double()) * up.double()
-    found = kernels.gate_(gate, up)
+    found = loops().gate_(gate, up)
     assert found is gate
     torch.testing.assert_close(found.double(), wanted, rtol=2e-6, atol=1e-30, equal_nan=True)
 
@@ -97,8 +102,8 @@ def test_norms_rotation_and_gate(threads: int, monkeypatch: pytest.MonkeyPatch) 
 def test_large_scores_and_views_of_other_tensors() -> None:
     query, key, value, ends = made([30, 7], 9, 4, 2, 32)
     views = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in (query * 40, key, value)]
-    found = kernels.attend(*views, ends, 9, 1.0)  # type: ignore[misc]
-    assert torch.equal(found, kernels.attend(query * 40, key, value, ends, 9, 1.0))
+    found = loops().attend(*views, ends, 9, 1.0)  # type: ignore[misc]
+    assert torch.equal(found, loops().attend(query * 40, key, value, ends, 9, 1.0))
     keys, values = (torch.cat([x[:9], x[39:]]).repeat_interleave(2, 1).transpose(0, 1)[None] for x in (key, value))
     last = (query * 40)[-1][None, :, None]
     wanted = torch.nn.functional.scaled_dot_product_attention(last, keys, values, scale=1.0)[0, :, 0]
@@ -109,18 +114,18 @@ def test_large_scores_and_views_of_other_tensors() -> None:
 def test_half_the_precision_is_lost_in_what_is_given_alone() -> None:
     query, key, value, ends = made([30, 7], 9, 4, 2, 32)
     rounded = [x.bfloat16() for x in (query, key, value)]
-    found = kernels.attend(*rounded, ends, 9, 0.2)  # type: ignore[misc]
+    found = loops().attend(*rounded, ends, 9, 0.2)  # type: ignore[misc]
     assert found.dtype == torch.bfloat16
-    exact = kernels.attend(*(x.float() for x in rounded), ends, 9, 0.2)  # type: ignore[misc]
+    exact = loops().attend(*(x.float() for x in rounded), ends, 9, 0.2)  # type: ignore[misc]
     assert torch.equal(found, exact.bfloat16())
 
 
 @needs_compiler
 def test_what_is_not_finite_stays_in_its_row_and_is_seen_there() -> None:
     query, key, value, ends = made([20, 30], 4, 2, 2, 32)
-    clean = kernels.attend(query, key, value, ends, 4, 0.2)
+    clean = loops().attend(query, key, value, ends, 4, 0.2)
     key[4 + 10] = float("nan")
-    found = kernels.attend(query, key, value, ends, 4, 0.2)
+    found = loops().attend(query, key, value, ends, 4, 0.2)
     assert torch.isnan(found[10:20]).all()
     assert torch.equal(found[:10], clean[:10])
     assert torch.equal(found[20:], clean[20:])
@@ -133,7 +138,7 @@ def test_the_same_bits_on_any_number_of_threads() -> None:
     try:
         for number in (1, 2, 5):
             torch.set_num_threads(number)
-            found.append(kernels.attend(query, key, value, ends, 12, 0.2))
+            found.append(loops().attend(query, key, value, ends, 12, 0.2))
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(found[0], found[1])
@@ -143,26 +148,26 @@ def test_the_same_bits_on_any_number_of_threads() -> None:
 @needs_compiler
 def test_it_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LARF_CURATE_CACHE", str(tmp_path))
-    assert kernels.ready()
+    assert kernels.load() is not None
     (built,) = (tmp_path / "kernels").iterdir()
     written = built.stat().st_mtime_ns
     forget()
-    assert kernels.ready()
+    assert kernels.load() is not None
     assert [path.stat().st_mtime_ns for path in built.parent.iterdir()] == [written]
     monkeypatch.setattr(kernels, "_processor", lambda: "another")
     forget()
-    assert kernels.ready()
+    assert kernels.load() is not None
     assert len(list(built.parent.iterdir())) == 2, "code for another processor lies beside it"
 
 
 @needs_compiler
 def test_states_of_another_kind_are_not_taken() -> None:
     query = torch.randn(3, 2, 32)
-    assert kernels.suits(query, 32)
-    assert not kernels.suits(query.half(), 32)
-    assert kernels.suits(query.half(), 32, any_precision=True)
-    assert not kernels.suits(query, 31)
-    assert not kernels.suits(query, 0)
+    assert kernels.suiting(query, 32) is not None
+    assert kernels.suiting(query.half(), 32) is None
+    assert kernels.suiting(query.half(), 32, any_precision=True) is not None
+    assert kernels.suiting(query, 31) is None
+    assert kernels.suiting(query, 0) is None
 
 
 @pytest.mark.parametrize(
@@ -170,8 +175,8 @@ def test_states_of_another_kind_are_not_taken() -> None:
 )
 def test_without_a_compiler_torch_attends(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
-    assert not kernels.ready()
-    assert not kernels.suits(torch.randn(3, 2, 32), 32)
+    assert kernels.load() is None
+    assert kernels.suiting(torch.randn(3, 2, 32), 32) is None
 
 
 @needs_compiler
@@ -192,10 +197,10 @@ def test_loops_that_differ_from_torch_are_left_out(
     assert text.count(right) == 1
     source.write_text(text.replace(right, wrong), encoding="utf-8")
     monkeypatch.setattr(kernels, "_SOURCE", source)
-    assert not kernels.ready()
+    assert kernels.load() is None
 
 
 def test_a_cache_that_cannot_be_written_costs_speed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LARF_CURATE_CACHE", str(tmp_path / "file"))
-    assert not kernels.ready()
+    assert kernels.load() is None

@@ -80,6 +80,15 @@ def told(path: Path, first: str = "pass") -> str:
     return said[0]
 
 
+def results(home: Path, out: str = "out") -> dict[str, pa.Table]:
+    files = {outcome: sorted((home / out / outcome).glob("*.parquet")) for outcome in OUTCOMES}
+    return {outcome: pa.concat_tables([pq.read_table(path) for path in paths]) for outcome, paths in files.items()}
+
+
+def states(home: Path, out: str = "out") -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in (home / out / "scored").glob("*/*.parquet")}
+
+
 @pytest.mark.parametrize(
     ("tasks", "stages"), [(1, ["score", "filter"]), (2, ["score", "threshold", "filter", "finish"])]
 )
@@ -90,17 +99,7 @@ def test_one_task_needs_no_stages_that_wait_for_each_other(
     run(recipe(tmp_path, scorer, executor={"tasks": tasks, "workers": 1}))
     logs = sorted(path.parent.name for path in (tmp_path / "out" / "logs").glob("*/*/stats.json"))
     assert logs == [f"{number}-{name}" for number, name in enumerate(stages, 1)]
-    counts = [pq.read_table(tmp_path / "out" / outcome).num_rows for outcome in OUTCOMES]
-    assert sum(counts) == 130
-
-
-def results(home: Path, out: str = "out") -> dict[str, pa.Table]:
-    files = {outcome: sorted((home / out / outcome).glob("*.parquet")) for outcome in OUTCOMES}
-    return {outcome: pa.concat_tables([pq.read_table(path) for path in paths]) for outcome, paths in files.items()}
-
-
-def states(home: Path, out: str = "out") -> dict[str, int]:
-    return {str(path): path.stat().st_mtime_ns for path in (home / out / "scored").glob("*/*.parquet")}
+    assert sum(map(len, results(tmp_path).values())) == 130
 
 
 @pytest.fixture(scope="module")
