@@ -17,16 +17,15 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from larf_curate.encoding.encoder import get_encoder
-from larf_curate.encoding.loading import EncoderConfig
 from larf_curate.errors import Unscorable
 from larf_curate.inert import visible
+from larf_curate.models.options import EncoderConfig
 from larf_curate.rows.formats import columns_of, resolve_format
-from larf_curate.rows.shape import is_list
 from larf_curate.rows.turns import Conversation
+from larf_curate.rows.wording import is_list, refuses
 from larf_curate.scoring.fitting import sample_rows
 from larf_curate.scoring.formulas import FittedFormula, auc
 from larf_curate.scoring.references import ReferenceSet
-from larf_curate.scoring.refusals import refuses
 
 Array = np.ndarray
 

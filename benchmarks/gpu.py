@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from floor import matrix_rate, operations, timed
 
 from larf_curate.encoding.encoder import Encoder
-from larf_curate.encoding.loading import EncoderConfig, LoadedModel, find_blocks, find_device
+from larf_curate.models.loading import LoadedModel, find_blocks, find_device
+from larf_curate.models.options import EncoderConfig
 
 SHAPES = {
     False: {

@@ -17,12 +17,13 @@ import time
 
 import torch
 
-from larf_curate.encoding.answering import Answerer, scaled
-from larf_curate.encoding.loading import EncoderConfig, LoadedModel, find_device, load_model
+from larf_curate.answering.generating import Answerer, scaled
+from larf_curate.models.loading import LoadedModel, find_device, load_model
+from larf_curate.models.options import EncoderConfig
 from larf_curate.rows.rendering import Renderer
-from larf_curate.scoring.layers import over_rejection_prompts
-from larf_curate.scoring.profile import SCALES
-from larf_curate.scoring.refusals import refuses, settled
+from larf_curate.rows.wording import refuses, settled
+from larf_curate.scoring.layer_search.profile import SCALES
+from larf_curate.scoring.layer_search.search import over_rejection_prompts
 
 TOKENS = 32
 

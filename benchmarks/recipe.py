@@ -21,8 +21,8 @@ import time
 from pathlib import Path
 
 from larf_curate import LARFScorer, Recipe
-from larf_curate.engines.files import open_source
-from larf_curate.rows.arrow import rows_of
+from larf_curate.sources.files import open_source
+from larf_curate.sources.json_values import rows_of
 
 THINGS = ["apples", "tickets", "books", "stamps", "bottles", "marbles", "pages", "eggs", "candles", "coins"]
 NAMES = ["Ana", "Ben", "Chloe", "Deepak", "Elif", "Femi", "Grace", "Hugo"]

@@ -112,7 +112,7 @@ def made(home: Path) -> list[Path]:
 def measure(way: str, file: Path, layer: int) -> dict[str, Any]:
     from larf_curate import LARFScorer
     from larf_curate.encoding.encoder import get_encoder, unload_models
-    from larf_curate.encoding.loading import EncoderConfig
+    from larf_curate.models.options import EncoderConfig
     from larf_curate.rows.formats import columns_of, resolve_format
 
     rows = [json.loads(line) for line in file.read_text("utf-8").split("\n") if line]
@@ -162,7 +162,7 @@ def measure(way: str, file: Path, layer: int) -> dict[str, Any]:
 def authors(ids: list[list[int]], layer: int) -> Callable[[], Any]:
     from transformers import AutoModelForCausalLM
 
-    from larf_curate.encoding.demo import demo_model
+    from larf_curate.models.demo import demo_model
 
     model = AutoModelForCausalLM.from_pretrained(demo_model()[0], dtype=torch.float32).eval()
 
@@ -179,7 +179,7 @@ def sentence_transformers(ids: list[list[int]], layer: int, tokenizer: Any, home
     from sentence_transformers.models import Pooling, Transformer
     from transformers import AutoModel
 
-    from larf_curate.encoding.demo import demo_model
+    from larf_curate.models.demo import demo_model
 
     cut = AutoModel.from_pretrained(demo_model()[0], dtype=torch.float32, num_hidden_layers=layer + 1)
     cut.save_pretrained(home / "cut")

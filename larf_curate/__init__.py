@@ -13,13 +13,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .deciding.thresholds import Threshold
+    from .engines.datatrove_steps import LARFFilter, LARFScore
     from .engines.mapping import score_dataset
-    from .engines.trove import LARFFilter, LARFScore
-    from .recipe import Recipe
-    from .scoring.layers import find_safety_layers
+    from .recipe.recipe import Recipe
+    from .scoring.layer_search.search import find_safety_layers
     from .scoring.references import ReferenceSet
     from .scoring.scorer import LARFScorer
-    from .scoring.thresholds import Threshold
 
 __version__ = "0.1.0"
 __all__ = [
@@ -34,13 +34,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "LARFFilter": "engines.trove",
-    "LARFScore": "engines.trove",
-    "Recipe": "recipe",
+    "LARFFilter": "engines.datatrove_steps",
+    "LARFScore": "engines.datatrove_steps",
+    "Recipe": "recipe.recipe",
     "LARFScorer": "scoring.scorer",
     "ReferenceSet": "scoring.references",
-    "Threshold": "scoring.thresholds",
-    "find_safety_layers": "scoring.layers",
+    "Threshold": "deciding.thresholds",
+    "find_safety_layers": "scoring.layer_search.search",
     "score_dataset": "engines.mapping",
 }
 

@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from .encoding.loading import DType
 from .errors import LarfError, ModelError, RecipeError, ThresholdError
+from .models.options import DType
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -89,7 +89,7 @@ def run(
 ) -> None:
     """Run a recipe: score a dataset and split it, here, on Ray or on Slurm. Run again after a crash, it goes on."""
     from .console import show_plan, show_summary
-    from .recipe import Recipe
+    from .recipe.recipe import Recipe
 
     read = Recipe.load(recipe, overrides or ())
     if dry_run:
@@ -210,12 +210,12 @@ def layers(
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Find the safety-sensitive block: scale one after the other, and count which harmless prompts are refused then."""
+    from .answering.judges import EndpointJudge, by_wording
     from .atomic import write_bytes
     from .console import show_layers
-    from .scoring.layers import find_safety_layers
-    from .scoring.profile import amplitudes
+    from .scoring.layer_search.profile import amplitudes
+    from .scoring.layer_search.search import find_safety_layers
     from .scoring.references import ReferenceSet
-    from .scoring.refusals import EndpointJudge, by_wording
 
     if (judge_url is None) != (judge_model is None):
         raise typer.BadParameter("--judge-url and --judge-model go together")
@@ -268,9 +268,9 @@ def score(
 ) -> None:
     """Score every row of a dataset, and write it with its larf columns."""
     from .console import show_summary
-    from .engines.files import open_source
     from .engines.local import score_file
     from .scoring.scorer import LARFScorer
+    from .sources.files import open_source
 
     fitted = LARFScorer.from_pretrained(
         scorer,
@@ -304,9 +304,9 @@ def filter_(
 ) -> None:
     """Split scored rows by a threshold: kept, removed, unscorable."""
     from .console import show_summary
-    from .engines.files import open_source
+    from .deciding.thresholds import Threshold
     from .engines.local import read_scores, split_file
-    from .scoring.thresholds import Threshold
+    from .sources.files import open_source
 
     rules = {"max_score": max_score, "drop_top": drop_top, "drop_fraction": drop_fraction, "calibrated": calibrated}
     given = [rule for rule, value in rules.items() if value is not None]
@@ -394,14 +394,14 @@ def demo(
     import tempfile
 
     from .console import show_summary
-    from .engines.files import open_source
+    from .deciding.layout import SUMMARY
+    from .deciding.thresholds import Threshold
     from .engines.local import score_file, split_file
-    from .engines.writing import refuse_foreign
-    from .layout import SUMMARY
     from .scoring.artifact import require_writable
     from .scoring.fitting import sample_rows
     from .scoring.scorer import LARFScorer
-    from .scoring.thresholds import Threshold
+    from .sources.files import open_source
+    from .sources.writing import refuse_foreign
 
     with _usage():
         threshold = Threshold.drop_fraction(drop_fraction)

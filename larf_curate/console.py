@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .engines.summary import Excerpt, Summary
+from .deciding.summary import Excerpt, Summary
 from .errors import Issue
 from .inert import visible
 from .publishing.words import describe_run, groups_by_column
@@ -20,8 +20,8 @@ from .publishing.words import describe_run, groups_by_column
 if TYPE_CHECKING:
     from .publishing.hub import Pushed
     from .publishing.report import Report
-    from .recipe import RunPlan
-    from .scoring.profile import LayerProfile
+    from .recipe.recipe import RunPlan
+    from .scoring.layer_search.profile import LayerProfile
 
 
 def show_summary(summary: Summary, console: Console | None = None) -> None:

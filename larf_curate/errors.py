@@ -61,14 +61,6 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def hub_errors() -> tuple[type[Exception], ...]:
-    """Everything the Hub's client raises where the Hub, the network or the name is at fault."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import httpx  # type: ignore[attr-defined] # its documented way to the client's own errors
-
-    return (httpx.HTTPError, HFValidationError, OSError)
-
-
 class Issue(StrEnum):
     """Every value `larf_issue` can take beside null. All but `TRUNCATED` mean that the row has no score."""
 

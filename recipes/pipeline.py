@@ -15,9 +15,9 @@ from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.filters import LambdaFilter
 
 from larf_curate import LARFFilter, LARFScorer
-from larf_curate.engines.documents import RowReader, RowWriter
-from larf_curate.engines.files import open_source
-from larf_curate.engines.scored import scored_schema
+from larf_curate.deciding.splitting import scored_schema
+from larf_curate.engines.datatrove_rows import RowReader, RowWriter
+from larf_curate.sources.files import open_source
 
 
 def long_enough(document) -> bool:

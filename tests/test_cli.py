@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import make_model
 from safetensors.numpy import load_file, save_file
+from support.models import make_model
 
 from larf_curate import LARFScorer, __version__
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from larf_curate import Threshold
 from larf_curate.console import show_summary
-from larf_curate.engines.summary import Excerpt, Summary
+from larf_curate.deciding.summary import Excerpt, Summary
 from larf_curate.inert import visible
 
 ACTS = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")

@@ -1,1 +1,1 @@
-"""Token ids become last-token states at a chosen block."""
+"""Token ids become states: the hidden state of the last token at a block."""

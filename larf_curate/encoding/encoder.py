@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import Issue
+from ..models.loading import LoadedModel, find_device, load_model, settle_dtype
+from ..models.locating import commit_of
+from ..models.options import EncoderConfig
 from ..rows.rendering import Renderer
 from .batching import Batch
-from .loading import EncoderConfig, LoadedModel, find_device, load_model, settle_dtype
-from .locating import commit_of
 from .memory import give_back, is_out_of_memory, reuse_memory
 from .packing import PackedPass, fastest_pass
 from .padding import PaddedPass

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ..atomic import scratch_path
+from ..cache import cache_directory
 from ..errors import OutputError
-from .demo import cache_directory
 
 if TYPE_CHECKING:
     import torch

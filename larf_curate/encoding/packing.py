@@ -19,7 +19,7 @@ import numpy as np
 
 from .attention import NAME, attend
 from .batching import Batch, Row, plan_packs
-from .lean import LeanBlock, lean_blocks
+from .fused import LeanBlock, lean_blocks
 from .memory import moved
 from .packs import How, Known, Made, Pack, get_pack, set_pack
 from .padding import Enough, PaddedPass
@@ -27,7 +27,7 @@ from .padding import Enough, PaddedPass
 if TYPE_CHECKING:
     import torch
 
-    from .loading import LoadedModel
+    from ..models.loading import LoadedModel
 
 _PROBED_WINDOW = 512  # tokens; wider sliding windows are not tried on every model that is loaded
 

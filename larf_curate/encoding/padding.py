@@ -12,7 +12,7 @@ from .memory import moved
 if TYPE_CHECKING:
     import torch
 
-    from .loading import LoadedModel
+    from ..models.loading import LoadedModel
 
 
 class Enough(Exception):  # noqa: N818 - ends a forward pass, nothing is wrong

@@ -15,12 +15,12 @@ from filelock import FileLock
 from filelock import Timeout as LockTimeout
 
 from ..atomic import write_text
+from ..cache import cache_directory
 from ..errors import OutputError
-from .demo import cache_directory
 from .memory import free_bytes, is_out_of_memory
 
 if TYPE_CHECKING:
-    from .loading import LoadedModel
+    from ..models.loading import LoadedModel
     from .packing import PackedPass
     from .padding import PaddedPass
 

@@ -1,1 +1,1 @@
-"""Where scoring runs: `Dataset.map`, and files on one machine."""
+"""Where scoring runs: `Dataset.map`, one process, datatrove steps."""

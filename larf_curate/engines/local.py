@@ -9,18 +9,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ..deciding.layout import OUTCOMES, SUMMARY
+from ..deciding.splitting import Unscored, scored_schema, scores_of, split_table
+from ..deciding.summary import Summary, Tally, quantiles_of, text_format
+from ..deciding.thresholds import Threshold
 from ..errors import DataError
-from ..layout import OUTCOMES, SUMMARY
 from ..progress import progress
-from ..rows.arrow import rows_of
 from ..rows.formats import resolve_format
 from ..scoring.columns import ISSUE, SCORE, larf_dtypes
 from ..scoring.scorer import LARFScorer
-from ..scoring.thresholds import Threshold
-from .scored import Unscored, scored_schema, scores_of, split_table
-from .summary import Summary, Tally, quantiles_of, text_format
-from .tables import ROWS_AT_ONCE, Source
-from .writing import TableWriter, write_directory, write_file
+from ..sources.json_values import rows_of
+from ..sources.tables import ROWS_AT_ONCE, Source
+from ..sources.writing import TableWriter, write_directory, write_file
 
 
 def score_file(source: Source, scorer: LARFScorer, out: str | Path) -> Summary:

@@ -1,1 +1,1 @@
-"""A decision becomes a report, plots, a score card, a page to look through, and one commit on the Hub."""
+"""A decision becomes a report, plots, a card, a page and a commit on the Hub."""

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..layout import OUTCOMES
+from ..deciding.layout import OUTCOMES
 from ..scoring.columns import SCORE
 from .results import Ints, Results
 from .statistics import Array

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..errors import LarfError, PublishError, hub_errors, one_line
+from ..errors import LarfError, PublishError, one_line
+from ..hub import hub_errors
 from ..progress import say
 from .card import HOME, render_card, split_card
 from .publication import Publication, publish_files

@@ -12,9 +12,9 @@ import numpy as np
 from markupsafe import Markup
 
 from ..atomic import write_bytes
+from ..deciding.ranking import quantiles
 from ..inert import visible
 from ..scoring.columns import SCORE
-from ..scoring.ranking import quantiles
 from .excerpts import highest
 from .plots import draw_plots
 from .report import Report, build_report

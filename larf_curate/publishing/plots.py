@@ -12,7 +12,7 @@ import numpy as np
 
 from ..inert import visible
 from ..scoring.columns import SCORE, layer_column
-from ..scoring.profile import LayerProfile
+from ..scoring.layer_search.profile import LayerProfile
 from .report import Report
 from .words import groups_by_column
 

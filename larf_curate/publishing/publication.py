@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from ..layout import RECIPE, without_directories
+from ..deciding.layout import RECIPE, without_directories
 from .card import HOME, CardRequest
 from .excerpts import highest
 from .plots import draw_plots

@@ -12,10 +12,10 @@ from typing import Any, Self
 import numpy as np
 
 from ..atomic import write_bytes
+from ..deciding.layout import OUTCOMES
+from ..deciding.ranking import quantiles
 from ..errors import DataError
-from ..layout import OUTCOMES
 from ..scoring.columns import SCORE, TOKENS, layer_column
-from ..scoring.ranking import quantiles
 from .groups import Group, find_groups
 from .results import Results
 from .sample import Sample, draw_sample

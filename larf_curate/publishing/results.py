@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from ..deciding.layout import METADATA_KEY, OUTCOMES, RECIPE, SUMMARY
+from ..deciding.ranking import Chunks
 from ..errors import DataError, RowFormatError
-from ..layout import METADATA_KEY, OUTCOMES, RECIPE, SUMMARY
-from ..rows.arrow import rows_of
 from ..rows.formats import RowFormat, resolve_format
 from ..scoring.artifact import CONFIG
 from ..scoring.columns import SCORE
-from ..scoring.ranking import Chunks
+from ..sources.json_values import rows_of
 
 _ROWS_AT_ONCE = 1024  # of texts; a row may be a megabyte
 _SCORES_AT_ONCE = 1 << 17

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from ..errors import Unscorable
 from ..progress import progress
-from ..rows.shape import is_list
+from ..rows.wording import is_list, refuses
 from ..scoring.columns import SCORE, TOKENS
-from ..scoring.refusals import refuses
 from .results import Results
 from .statistics import Array
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..layout import OUTCOMES
+from ..deciding.layout import OUTCOMES
 from ..scoring.columns import SCORE
-from ..scoring.profile import LayerProfile
+from ..scoring.layer_search.profile import LayerProfile
 from .report import Report
 
 _CAPTIONS = {

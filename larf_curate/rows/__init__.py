@@ -1,1 +1,1 @@
-"""A dataset row becomes messages, messages become token ids."""
+"""A row becomes chat messages, and messages become token ids."""

@@ -1,1 +1,1 @@
-"""States become scores, scores become a decision."""
+"""States become scores."""

@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..atomic import write_bytes
-from ..encoding.demo import NAME as DEMO
-from ..encoding.loading import DType
-from ..encoding.locating import commit_of
-from ..errors import OutputError, ScorerError, hub_errors
+from ..errors import OutputError, ScorerError
+from ..hub import hub_errors
+from ..models.demo import NAME as DEMO
+from ..models.locating import commit_of
+from ..models.options import DType
 from ..rows.rendering import Overflow
 from .formulas import VERSION, Formula
-from .profile import LayerProfile
+from .layer_search.profile import LayerProfile
 
 CONFIG, TENSORS = "larf_scorer.json", "larf_scorer.safetensors"
 FORMAT_VERSION = 1

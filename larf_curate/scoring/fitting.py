@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..encoding.encoder import Encoder, get_encoder
-from ..encoding.loading import EncoderConfig
 from ..errors import ModelError, ReferencesError, Unscorable
+from ..models.options import EncoderConfig
 from ..progress import progress
 from ..rows.formats import resolve_format
 from ..rows.turns import Conversation

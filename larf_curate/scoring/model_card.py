@@ -6,7 +6,7 @@ import re
 
 from ..inert import markdown
 from .artifact import ScorerSpec
-from .profile import LayerProfile
+from .layer_search.profile import LayerProfile
 
 README = "README.md"
 MARK = "<!-- larf-curate: rewritten at every push; take this line out to keep your own card -->"

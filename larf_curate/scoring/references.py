@@ -14,9 +14,8 @@ from typing import Any
 
 from ..errors import ReferencesError, RowFormatError, Unscorable
 from ..rows.formats import columns_of, resolve_format
-from ..rows.shape import ends_complete, is_list
 from ..rows.turns import Conversation
-from .refusals import refuses
+from ..rows.wording import ends_complete, is_list, refuses
 
 _REQUEST_COLUMNS = ("request", "prompt", "instruction", "question")
 

@@ -16,16 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..encoding.encoder import Encoder, States, get_encoder
-from ..encoding.loading import DType, EncoderConfig, EncoderOptions, LoadedModel
 from ..encoding.threads import ahead
 from ..errors import Issue, ModelError, RowFormatError, ScorerError, Unscorable
+from ..models.loading import LoadedModel
+from ..models.options import DType, EncoderConfig, EncoderOptions
 from ..progress import progress as show_progress
 from ..rows.formats import FORMATS, FormatLike, Row, RowFormat, columns_of, resolve_format
 from .artifact import ScorerSpec, Tensors, read_artifact, write_artifact
 from .columns import Scores, TypedColumn, is_batch, is_lazy, larf_schema, read_column
 from .fitting import CHECK, fit_references, template_text
 from .formulas import FittedFormula, Formula, normalise
-from .layers import safety_layer
+from .layer_search.search import safety_layer
 from .model_card import MARK, README, render_model_card
 from .references import ReferenceSet, choose_references
 

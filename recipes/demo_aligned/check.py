@@ -28,10 +28,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from rows import held_out_pairs, held_out_rows
 from train import Example, loss_of, prompt_ids
 
-from larf_curate.encoding.answering import Answerer
-from larf_curate.encoding.loading import EncoderConfig, load_model
+from larf_curate.answering.generating import Answerer
+from larf_curate.models.loading import load_model
+from larf_curate.models.options import EncoderConfig
+from larf_curate.rows.wording import refuses, settled
 from larf_curate.scoring.references import ReferenceSet
-from larf_curate.scoring.refusals import refuses, settled
 
 REFUSING = ("I", "Sorry", "No", "Unfortunately", "As", "That", "This", "My", "Thank", "Help", "There", "It", "Not")
 PROMPTS, STEP = 40, 1e-3

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from rows import OPENINGS, Asked, training_rows
 
 from larf_curate.encoding.batching import common_prefix
-from larf_curate.encoding.demo import demo_model
+from larf_curate.models.demo import demo_model
 
 
 class Example(NamedTuple):

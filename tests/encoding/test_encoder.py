@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import SIZES, make_model, make_tokenizer
+from support.models import SIZES, make_model, make_tokenizer
 
 from larf_curate.encoding.encoder import Encoder, States, get_encoder, unload_models
-from larf_curate.encoding.loading import EncoderConfig, load_model
 from larf_curate.errors import Issue, ModelError
+from larf_curate.models.loading import load_model
+from larf_curate.models.options import EncoderConfig
 
 BLOCKS = SIZES["num_hidden_layers"]
 LAYERS = list(range(BLOCKS))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from conftest import make_model
+from support.models import make_model
 from test_encoder import (
     ARCHITECTURES,
     BLOCKS,

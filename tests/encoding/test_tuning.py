@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SIZES
+from support.models import SIZES
 from test_encoder import LAYERS, assert_equal_states, encoder_of, full_states, random_rows
 
 from larf_curate.encoding import tuning

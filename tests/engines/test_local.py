@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from larf_curate import Threshold
+from larf_curate.deciding.layout import SUMMARY
 from larf_curate.engines import json_rows, local
-from larf_curate.engines.files import open_source
 from larf_curate.engines.local import read_scores, score_file, split_file
 from larf_curate.errors import DataError, LarfError, OutputError, RowFormatError
-from larf_curate.layout import SUMMARY
+from larf_curate.sources.files import open_source
 
 LARF = ["larf_score", "larf_score_l1", "larf_score_l3", "larf_tokens", "larf_issue"]
 WORDS = ["bread", "salt", "river", "lamp", "cedar", "violin", "anchor", "maple", "copper", "lantern"]

@@ -16,7 +16,7 @@ from larf_curate.publishing.plots import draw_plots
 from larf_curate.publishing.publication import hub_source, public_recipe, public_report
 from larf_curate.publishing.report import Report
 from larf_curate.publishing.words import describe_run
-from larf_curate.scoring.profile import LayerProfile, analyse
+from larf_curate.scoring.layer_search.profile import LayerProfile, analyse
 
 SEARCH = analyse(np.random.default_rng(0).random((3, 2, 30)) < np.array([0.2, 0.8])[:, None], (0.9, 1.1), [4, 5, 6])
 GOLDEN = Path(__file__).with_name("golden_card.md")

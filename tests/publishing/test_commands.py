@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from made_runs import sample_rows
+from support.made_runs import sample_rows
 
 from larf_curate.publishing.report import Report
 

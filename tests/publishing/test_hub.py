@@ -16,7 +16,7 @@ STORIES = ["plain", "own_card", "other_format", "broken", "races", "tokens", "dr
 def test_pushing(story, plain_run, tmp_path):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("pushes.py"), story, plain_run, tmp_path / "hf"],
+        [sys.executable, Path(__file__).parents[1] / "support" / "pushes.py", story, plain_run, tmp_path / "hf"],
         capture_output=True,
         check=False,
         text=True,

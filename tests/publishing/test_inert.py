@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hostile import HOSTILE
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from support.hostile import HOSTILE
 
 from larf_curate.inert import fenced, markdown, visible
 from larf_curate.publishing.card import BEGIN, END, CardRequest, render_card, split_card

@@ -7,9 +7,10 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from made_runs import SCORER, sample_rows
 from scipy import stats
+from support.made_runs import SCORER, sample_rows
 
+from larf_curate.deciding.thresholds import Threshold
 from larf_curate.errors import DataError
 from larf_curate.publishing import sample as sampling
 from larf_curate.publishing.plots import draw_plots
@@ -18,7 +19,6 @@ from larf_curate.publishing.results import Results
 from larf_curate.publishing.sample import draw_places, draw_sample
 from larf_curate.publishing.statistics import difference_of_shares, ratio_of_means, spearman
 from larf_curate.publishing.words import describe_rule, describe_unscored
-from larf_curate.scoring.thresholds import Threshold
 
 
 def frame(run) -> pd.DataFrame:

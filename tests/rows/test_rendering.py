@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CHATML, make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.models import CHATML, make_tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import chat_template_utils
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from conftest import CHATML, make_model, make_tokenizer
-from loopback_hub import Repo
 from markdown_it import MarkdownIt
+from support.loopback_hub import Repo
+from support.models import CHATML, make_model, make_tokenizer
 
 from larf_curate import LARFScorer
 from larf_curate.encoding.encoder import unload_models
@@ -215,7 +215,7 @@ def test_other_weights_under_the_same_path_are_refused(saved: Path, other_place:
 
 
 def test_a_model_of_another_width_is_refused(saved: Path, tmp_path: Path) -> None:
-    from conftest import SIZES
+    from support.models import SIZES
     from transformers import LlamaConfig
 
     wider = make_model(tmp_path / "wide", LlamaConfig(**{**SIZES, "hidden_size": 96, "head_dim": 24}))

@@ -214,7 +214,7 @@ class Plain:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        from larf_curate.encoding.demo import demo_model
+        from larf_curate.models.demo import demo_model
 
         directory, _ = demo_model()
         self.torch = torch

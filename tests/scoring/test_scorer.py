@@ -26,9 +26,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import scipy.stats
-from conftest import WIDE, make_model
 from datasets import Dataset, load_from_disk
 from datasets.fingerprint import Hasher
+from support.models import WIDE, make_model
 from transformers import LlamaConfig
 
 from larf_curate import LARFScorer

@@ -1,0 +1,1 @@
+"""A prompt becomes an answer, and an answer a verdict."""

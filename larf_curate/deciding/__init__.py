@@ -1,0 +1,1 @@
+"""Scores become kept, removed and unscorable rows."""

@@ -1,0 +1,65 @@
+"""Scored rows as Arrow tables: the source's columns as they are, and the larf columns after them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ..errors import ThresholdError
+from ..scoring.artifact import ScorerSpec
+from ..scoring.columns import SCORE, larf_dtypes, larf_schema
+from ..sources.tables import conform
+from .layout import METADATA_KEY, without_directories
+from .thresholds import Threshold
+
+Unscored = Literal["separate", "keep", "remove"]
+"""Where rows without a score go: a part of their own, or the kept ones, or the removed ones."""
+
+
+def scored_schema(schema: pa.Schema, spec: ScorerSpec) -> pa.Schema:
+    """The source's columns, but for larf columns that it already has; the larf columns; and which scorer it was."""
+    added = larf_schema(spec.layers)
+    fields = [field for field in schema if field.name not in added] + [pa.field(*column) for column in added.items()]
+    return pa.schema(fields, _metadata(schema, spec))
+
+
+def _metadata(schema: pa.Schema, spec: ScorerSpec) -> dict[bytes, bytes]:
+    """The source's own, with the larf columns among its feature types; and which scorer it was."""
+    kept = {key: value for key, value in (schema.metadata or {}).items() if key not in (b"huggingface", b"pandas")}
+    if b"huggingface" in (schema.metadata or {}):
+        features = json.loads(schema.metadata[b"huggingface"])
+        for name, dtype in larf_dtypes(spec.layers).items():
+            features["info"]["features"].pop(name, None)
+            features["info"]["features"][name] = {"dtype": dtype, "_type": "Value"}
+        kept[b"huggingface"] = json.dumps(features).encode()
+    told = {key: value for key, value in asdict(spec).items() if key not in ("chat_template", "packages")}
+    return {**kept, METADATA_KEY: json.dumps(without_directories(told), sort_keys=True).encode()}
+
+
+def scores_of(table: pa.Table) -> NDArray[np.float64]:
+    """The column `larf_score`, NaN where null: float64 [rows].
+
+    Raises:
+        ThresholdError: it holds no numbers.
+    """
+    try:
+        column = table[SCORE].cast(pa.float64())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise ThresholdError(f"the column {SCORE!r} holds {table[SCORE].type}, not numbers") from None
+    values: NDArray[np.float64] = column.to_numpy()
+    return values
+
+
+def split_table(table: pa.Table, threshold: Threshold, unscorable: Unscored, first_row: int) -> dict[str, pa.Table]:
+    """Scored rows, the first of them row `first_row` of the dataset, by outcome: kept, removed, unscorable."""
+    scores = scores_of(table)
+    unscored = np.isnan(scores)
+    removed = threshold.removes(scores, first_row)
+    parts = {"kept": ~unscored & ~removed, "removed": removed, "unscorable": np.zeros_like(unscored)}
+    parts[{"separate": "unscorable", "keep": "kept", "remove": "removed"}[unscorable]] |= unscored
+    return {outcome: conform(table.filter(pa.array(mask)), table.schema) for outcome, mask in parts.items()}

@@ -1,0 +1,248 @@
+"""datatrove: a step that scores documents, and one that filters them by their score."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, Unpack
+
+from datatrove.data import Document
+from datatrove.pipeline.base import PipelineStep
+from datatrove.pipeline.filters.base_filter import BaseFilter
+from datatrove.utils.logging import logger
+from datatrove.utils.typeshelper import StatHints
+
+from ..deciding.thresholds import Threshold
+from ..errors import ThresholdError
+from ..rows.formats import FormatLike, columns_of
+from ..scoring.artifact import read_config
+from ..scoring.columns import ISSUE, SCORE, TOKENS
+from ..scoring.scorer import LARFScorer, RunOptions
+from .datatrove_rows import SHARD, row_of
+
+REASONS = ("larf_score", "larf_unscorable")
+_CHARACTERS = 16_000_000
+"""In one batch at most: what bounds memory where rows are long."""
+
+
+class LARFScore(PipelineStep):
+    """Scores every document, and attaches the larf columns to its metadata: always all of them, of the same types.
+
+    The row is the one that the document carries (`carry_row`), or its metadata with `text`. The model is loaded once
+    per process, whatever the number of tasks, on the device given, or else on one that this process sees. The step
+    pickles in a few bytes if it is given the scorer's place, and in under a megabyte if it is given the scorer.
+
+    Args:
+        scorer: fitted, or the directory or Hub id of one that is.
+        batch_size: documents that are sorted by length and scored together; fewer where they are long.
+        format: how rows become conversations; see `LARFScorer.with_options`.
+        threads: CPU threads of one process; 0 leaves it to the executor, or else to PyTorch, which takes all.
+        **options: see `RunOptions`.
+
+    Raises, when it runs:
+        ScorerError, ModelError: the scorer or its model cannot be loaded.
+        RowFormatError: the rows' columns fit no format.
+    """
+
+    type = "🛡️ - SCORER"
+    name = "🧭 LARF"
+
+    def __init__(
+        self,
+        scorer: LARFScorer | str,
+        *,
+        batch_size: int = 1024,
+        format: FormatLike | None = None,  # noqa: A002 - the word users know
+        threads: int = 0,
+        **options: Unpack[RunOptions],
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
+        if isinstance(scorer, LARFScorer):
+            scorer = scorer.with_options(format=format, **options)
+        self.scorer = scorer
+        self.batch_size = batch_size
+        self.format = format
+        self.threads = threads
+        self.counts = True
+        self.options = options
+
+    def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # noqa: ARG002
+        """Yield every document, annotated."""
+        columns: dict[str, None] = {}
+        scorer, told = None, False
+        for batch in self._batches(data):
+            with self.track_time("batch"):
+                rows = [row_of(document) for document in batch]
+                columns |= dict.fromkeys(columns_of(rows))
+                _limit_threads(self.threads)
+                scorer = scorer or self._ready()
+                scores = scorer.annotate(rows, columns, rank=process_number())
+                found = scores.columns()
+            if scores.how and not told:
+                logger.info(f"scoring in {scores.how}")
+                told = True
+            for place, document in enumerate(batch):
+                document.metadata |= {name: values[place] for name, values in found.items()}
+                if self.counts:
+                    self.stat_update(StatHints.total)
+                if issue := document.metadata[ISSUE]:
+                    self.stat_update(f"issue_{issue}")
+                self.stat_update("larf_tokens", value=document.metadata[TOKENS] or 0)
+                yield document
+
+    def _ready(self) -> LARFScorer:
+        if isinstance(self.scorer, LARFScorer):
+            return self.scorer
+        # What is fitted anew in the same directory is read anew; what is on the Hub is not asked for by every task.
+        stamp = hashlib.sha256(read_config(self.scorer)).hexdigest() if Path(self.scorer).is_dir() else ""
+        return _load(self.scorer, stamp, self.format, tuple(sorted(self.options.items())))
+
+    def _batches(self, data: Iterator[Document]) -> Iterator[list[Document]]:
+        """Documents in order. A batch never joins two shards, so that a shard's scores do not depend on the others."""
+        batch: list[Document] = []
+        characters, shard = 0, None
+        for document in data:
+            length, own = len(document.text), document.metadata.get(SHARD)
+            if batch and (len(batch) >= self.batch_size or characters + length > _CHARACTERS or own != shard):
+                yield batch
+                batch, characters = [], 0
+            batch.append(document)
+            characters, shard = characters + length, own
+        if batch:
+            yield batch
+
+
+class LARFFilter(BaseFilter):
+    """Scores documents, attaches the larf columns, and keeps those whose score is low enough.
+
+    What is removed goes to the exclusion writer with a reason in `filter_reason`: `larf_score`, or `larf_unscorable`
+    for documents without a score (`larf_issue` says why there is none).
+
+    >>> LARFFilter(None, max_score=0.12)  # doctest: +NORMALIZE_WHITESPACE
+    Traceback (most recent call last):
+        ...
+    larf_curate.errors.ThresholdError: documents without a score would vanish: give LARFFilter an exclusion_writer, or
+    say unscorable="keep" or unscorable="drop"
+
+    Args:
+        scorer: as in `LARFScore`; None where a `LARFScore` step went before.
+        max_score: documents that score above it go.
+        threshold: instead of `max_score`, a fitted one. Where scores tie at the threshold all of them go: documents
+            have no row numbers. (A recipe removes exactly as many as asked for.)
+        exclusion_writer: takes what goes: any of datatrove's writers, or `RowWriter`.
+        unscorable: where documents without a score go: to the exclusion writer, on with the others, or nowhere.
+        batch_size, format, threads, **options: as in `LARFScore`.
+
+    Raises:
+        ThresholdError: there is no threshold, or two, or one not fitted; or documents would vanish unasked.
+    """
+
+    name = "🧭 LARF"
+
+    def __init__(
+        self,
+        scorer: LARFScorer | str | None,
+        max_score: float | None = None,
+        *,
+        threshold: Threshold | None = None,
+        exclusion_writer: Any = None,
+        unscorable: Literal["exclude", "keep", "drop"] = "exclude",
+        batch_size: int = 1024,
+        format: FormatLike | None = None,  # noqa: A002 - the word users know
+        threads: int = 0,
+        **options: Unpack[RunOptions],
+    ) -> None:
+        super().__init__(exclusion_writer)
+        if (max_score is None) == (threshold is None):
+            raise ThresholdError("LARFFilter needs max_score or a fitted threshold, and not both")
+        self.threshold = Threshold.max_score(max_score) if max_score is not None else threshold
+        if self.threshold is None or self.threshold.value is None:
+            raise ThresholdError(
+                "LARFFilter needs a fitted threshold: fit it on scores first (a recipe does that for whole datasets)"
+            )
+        if unscorable not in ("exclude", "keep", "drop"):
+            raise ThresholdError(f"unscorable must be exclude, keep or drop, not {unscorable!r}")
+        if unscorable == "exclude" and exclusion_writer is None:
+            raise ThresholdError(
+                "documents without a score would vanish: give LARFFilter an exclusion_writer, or say "
+                'unscorable="keep" or unscorable="drop"'
+            )
+        self.unscorable = unscorable
+        self.score: LARFScore | None = None
+        if scorer is not None:
+            self.score = LARFScore(scorer, batch_size=batch_size, format=format, threads=threads, **options)
+            self.score.stats, self.score.counts = self.stats, False  # one step, one set of figures
+
+    def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
+        """Yield the documents that stay."""
+        annotated = data if self.score is None else self.score.run(data, rank, world_size)
+        if self.unscorable == "drop":
+            annotated = self._scored(annotated)
+        yield from super().run(annotated, rank, world_size)
+
+    def _scored(self, data: Iterator[Document]) -> Iterator[Document]:
+        for document in data:
+            if _lacks_score(document.metadata.get(SCORE, 0.0)):
+                self.stat_update(StatHints.total, StatHints.dropped, f"dropped_{REASONS[1]}")
+            else:
+                yield document
+
+    def filter(self, doc: Document) -> bool | tuple[bool, str]:
+        """By the score that the document has.
+
+        Raises:
+            ThresholdError: it has none, because no LARFScore step went before.
+        """
+        if SCORE not in doc.metadata:
+            raise ThresholdError(f"document {doc.id} has no {SCORE!r}: give a scorer, or put a LARFScore step before")
+        score = doc.metadata[SCORE]
+        if _lacks_score(score):
+            return True if self.unscorable == "keep" else (False, REASONS[1])
+        assert self.threshold is not None
+        return True if self.threshold.keep(score) else (False, REASONS[0])
+
+
+def _lacks_score(score: float | None) -> bool:
+    return score is None or math.isnan(score)
+
+
+@lru_cache(maxsize=4)
+def _load(
+    name: str,
+    stamp: str,  # noqa: ARG001 - a part of the cache's key
+    format: FormatLike | None,  # noqa: A002 - the word users know
+    options: Sequence[tuple[str, Any]],
+) -> LARFScorer:
+    """Once per process: its model is too."""
+    return LARFScorer.from_pretrained(name, format=format, **dict(options))
+
+
+def _limit_threads(threads: int) -> None:
+    """To the CPUs that the executor gave this task; datatrove says how many, and PyTorch would take them all."""
+    import torch
+
+    given = threads or int(os.environ.get("DATATROVE_CPUS_PER_TASK", "-1"))
+    if 0 < given < torch.get_num_threads():
+        torch.set_num_threads(given)
+
+
+def process_number() -> int | None:
+    """Which worker of its pool this process is, from 0; None outside of one.
+
+    What spreads workers over GPUs. A task's rank cannot: it names a part of the data, and one process runs many.
+    """
+    import multiprocessing.process
+
+    import multiprocess.process
+
+    for library in (multiprocess.process, multiprocessing.process):
+        identity = library.current_process()._identity  # the pool's own count of its workers
+        if identity:
+            return int(identity[-1]) - 1
+    return None

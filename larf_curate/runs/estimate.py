@@ -1,0 +1,122 @@
+"""What a run would take, told before it starts: rows, blocks, memory, time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..engines.datatrove_rows import row_text
+from ..models.loading import Shape, find_device, find_dtype, settle_dtype, shape_of
+from ..models.options import DType
+from ..rows.formats import resolve_format
+from ..sources.json_values import rows_of
+from ..sources.tables import Source
+
+_SPOTS, _ROWS = 8, 32
+_CHARACTERS_PER_TOKEN = 4
+_QUANTISED = {"int8": 1.0, "nf4": 0.52}  # bytes a weight, with the scales of its rows or blocks
+_SHARE = 0.6  # of the matrix rate; what batches of real rows reach on the machines measured
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What scoring some rows takes; all of it is approximate but the blocks.
+
+    Attributes:
+        blocks, total_blocks: how many are loaded, of how many.
+        parameters: of what is loaded.
+        bytes: of their weights, for each worker.
+        tokens: of the rows.
+        operations: floating-point operations for them (2 a parameter of a block and token).
+        rate: operations a second that one worker reaches on this machine, measured now.
+        seconds: with all workers at work, if they are like this machine.
+    """
+
+    blocks: int
+    total_blocks: int
+    parameters: int
+    bytes: int
+    tokens: int
+    operations: float
+    rate: float
+    seconds: float
+    device: str
+    dtype: str
+
+
+def estimate(
+    source: Source,
+    rows: int,
+    format: str,  # noqa: A002 - the word users know
+    model: str,
+    revision: str | None,
+    layers: Sequence[int],
+    options: dict[str, Any],
+    workers: int,
+    threads: int,
+) -> Estimate:
+    """Look at a few rows, at the model's config and at this machine; nothing of the model's weights is read.
+
+    Raises:
+        ModelError: the model is unknown, or has no such block.
+    """
+    import torch
+
+    device = find_device(options.get("device"))
+    asked: DType = options.get("dtype") or "auto"
+    dtype = find_dtype(asked, device)
+    shape = shape_of(
+        model, revision, max(layers, default=None), trust_remote_code=bool(options.get("trust_remote_code"))
+    )
+    if threads:
+        torch.set_num_threads(threads)
+    tokens = int(_tokens_of_a_row(source, format) * rows)
+    operations = 2.0 * shape.block_parameters * tokens
+    rate = _SHARE * _matrix_rate(device, dtype)
+    return Estimate(
+        blocks=max(layers, default=shape.total_blocks - 1) + 1,
+        total_blocks=shape.total_blocks,
+        parameters=shape.parameters,
+        bytes=_bytes(shape, asked, dtype.itemsize),
+        tokens=tokens,
+        operations=operations,
+        rate=rate,
+        seconds=operations / rate / max(1, workers),
+        device=str(device),
+        dtype=settle_dtype(asked, device),
+    )
+
+
+def _bytes(shape: Shape, dtype: DType, plain: int) -> int:
+    """Of the weights; those that are not quantised take `plain` each."""
+    linear = shape.linear_parameters if dtype in _QUANTISED else 0
+    return round((shape.parameters - linear) * plain + linear * _QUANTISED.get(dtype, 0))
+
+
+def _tokens_of_a_row(source: Source, format: str) -> float:  # noqa: A002 - the word users know
+    form = resolve_format(format, source.schema.names)
+    characters = seen = 0
+    for spot in range(_SPOTS):
+        start = spot * source.rows // _SPOTS
+        for table in source.tables(_ROWS, start, min(start + _ROWS, source.rows)):
+            for row in rows_of(table, form.columns(source.schema.names)):
+                characters += len(row_text(row, format))
+                seen += 1
+    return characters / max(1, seen) / _CHARACTERS_PER_TOKEN
+
+
+def _matrix_rate(device: Any, dtype: Any) -> float:
+    """Floating-point operations a second of one large product of matrices: the best of a few."""
+    import torch
+
+    size = 1536 if device.type == "cpu" else 8192
+    matrix = torch.randn(size, size, device=device).to(dtype)
+    best = float("inf")
+    for _ in range(4):
+        started = time.perf_counter()
+        product = matrix @ matrix
+        float(product[0, 0])  # waits for the device
+        best = min(best, time.perf_counter() - started)
+    return float(2.0 * size**3 / best)

@@ -1,0 +1,1 @@
+"""Files and Hub datasets become Arrow tables and back, nothing altered."""

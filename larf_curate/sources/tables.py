@@ -1,0 +1,140 @@
+"""Rows as Arrow tables: what every reader gives and every writer takes."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from .json_values import is_json
+
+ROWS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file of a dataset, or a slice of one.
+
+    Attributes:
+        path: where it is.
+        kind: its ending without `.gz`, which says how it is read.
+        rows: how many of its rows belong to the dataset, from row `first` on.
+        marks: (row, byte, line) of some rows' beginnings, where a reader may start.
+    """
+
+    path: str
+    kind: str
+    rows: int
+    first: int = 0
+    marks: tuple[tuple[int, int, int], ...] = ()
+
+
+Reader = Callable[[DataFile, pa.Schema, int, int], Iterator[pa.Table]]
+"""Reads a file from one of its rows on, in tables of at most so many rows."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows to read: their Arrow schema, and the files that hold them, in order.
+
+    Types are the source's own. What JSON mixes in one column (a string here, a number there) is `arrow.json`; CSV
+    fields are strings, exactly as written.
+    """
+
+    name: str
+    schema: pa.Schema
+    files: tuple[DataFile, ...]
+    reader: Reader
+
+    @property
+    def rows(self) -> int:
+        return sum(file.rows for file in self.files)
+
+    def tables(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[pa.Table]:
+        """Rows `start` to `stop`, in tables of `size` rows but for the last, across the borders of files."""
+        waiting: list[pa.Table] = []
+        for table in self._pieces(size, start, self.rows if stop is None else stop):
+            waiting.append(table)
+            while (held := sum(map(len, waiting))) >= size:
+                joined = pa.concat_tables(waiting) if len(waiting) > 1 else waiting[0]
+                yield joined.slice(0, size)
+                waiting = [joined.slice(size)] if held > size else []
+        if waiting:
+            yield pa.concat_tables(waiting)
+
+    def _pieces(self, size: int, start: int, stop: int) -> Iterator[pa.Table]:
+        for file in overlap(self.files, start, stop):
+            wanted = file.rows
+            for table in self.reader(file, self.schema, size, file.first):
+                yield table.slice(0, wanted)
+                wanted -= len(table)
+                if wanted <= 0:
+                    break
+
+
+def share(count: int, rank: int, tasks: int) -> tuple[int, int]:
+    """First and end of one task's run of `count` things: neighbours, as even as can be."""
+    return rank * count // tasks, (rank + 1) * count // tasks
+
+
+def overlap(files: Iterable[DataFile], start: int, stop: int) -> Iterator[DataFile]:
+    """The slices of files that hold the rows `start` to `stop` of them all."""
+    place = 0
+    for file in files:
+        low, high = max(start - place, 0), min(stop - place, file.rows)
+        place += file.rows
+        if low < high:
+            yield replace(file, first=file.first + low, rows=high - low)
+
+
+def schema_text(schema: pa.Schema) -> str:
+    return base64.b64encode(schema.serialize().to_pybytes()).decode()
+
+
+def schema_from(text: str) -> pa.Schema:
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
+
+
+def files_json(files: Sequence[DataFile]) -> list[dict[str, Any]]:
+    return [asdict(file) for file in files]
+
+
+def files_from(listed: Iterable[dict[str, Any]]) -> tuple[DataFile, ...]:
+    return tuple(DataFile(**{**file, "marks": tuple(map(tuple, file["marks"]))}) for file in listed)
+
+
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with exactly this schema, metadata included.
+
+    Nothing is cast that has its type already: Arrow's cast breaks slices of structs with a field of type null.
+    """
+    if table.schema.equals(schema):
+        return table.replace_schema_metadata(schema.metadata)
+    return pa.table([as_type(table[field.name], field.type) for field in schema], schema=schema)
+
+
+def as_type(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    return column if column.type == kind else column.cast(kind)
+
+
+def array_of(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """Values that Python holds as an array; what `rows_of` decoded from `arrow.json` is encoded."""
+    if not is_json(kind):
+        return pa.array(values, kind)
+    encoded = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
+    return pa.ExtensionArray.from_storage(kind, pa.array(encoded, kind.storage_type))
+
+
+def chunks_of(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    chunk: list[Any] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

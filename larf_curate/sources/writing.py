@@ -1,0 +1,101 @@
+"""Results that appear under their name when all of them is written, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..atomic import scratch_path
+from ..errors import OutputError
+from .json_values import rows_of
+
+
+class TableWriter:
+    """Writes tables of one schema to `.parquet` or `.jsonl`."""
+
+    def __init__(self, path: Path, schema: pa.Schema, kind: str | None = None) -> None:
+        self._schema = schema
+        self._parquet = pq.ParquetWriter(path, schema) if (kind or path.suffix) == ".parquet" else None
+        self._lines = None if self._parquet else path.open("w", encoding="utf-8", newline="\n")
+
+    def write(self, table: pa.Table) -> None:
+        if self._parquet is not None:
+            self._parquet.write_table(table)
+        elif self._lines is not None:
+            for row in rows_of(table, table.column_names):
+                try:
+                    self._lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+                except TypeError as error:  # dates, bytes
+                    raise OutputError(f"JSON cannot hold these columns ({error}); write .parquet") from error
+
+    def close(self) -> None:
+        for file in (self._parquet, self._lines):
+            if file is not None:
+                file.close()
+
+
+@contextlib.contextmanager
+def write_file(path: Path, schema: pa.Schema) -> Iterator[TableWriter]:
+    """A file that appears under its name when all of it is written, or not at all.
+
+    Raises:
+        OutputError: it cannot be written there, or not in that format.
+    """
+    if path.suffix not in (".parquet", ".jsonl"):
+        raise OutputError(f"cannot write {path.name}: give it the ending .parquet or .jsonl")
+    with scratch_path(path, directory=False) as scratch:
+        if path.is_dir():  # told before the rows are scored, not when the file takes its name
+            raise OutputError(f"{path} cannot be written: it is a directory")
+        writer = TableWriter(scratch, schema, path.suffix)
+        try:
+            yield writer
+        finally:
+            writer.close()
+        with scratch.open("rb") as file:
+            os.fsync(file.fileno())
+        scratch.replace(path)
+
+
+@contextlib.contextmanager
+def write_directory(path: Path, mark: str) -> Iterator[Path]:
+    """A directory that appears under its name when all of it is written, or not at all.
+
+    It replaces an earlier one only if that holds the file `mark`, which says it came from here.
+
+    Raises:
+        OutputError: it cannot be written there, or something else is in the way.
+    """
+    path = path.resolve()
+    with scratch_path(path, directory=True) as scratch:
+        refuse_foreign(path, mark)
+        yield scratch
+        if not path.exists():
+            scratch.rename(path)
+            return
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as old:
+            aside = Path(old) / "result"
+            path.rename(aside)
+            try:
+                scratch.rename(path)
+            except BaseException:
+                aside.rename(path)
+                raise
+
+
+def refuse_foreign(path: Path, mark: str) -> None:
+    """Say no to a directory that holds something else than an earlier result.
+
+    Raises:
+        OutputError: it does.
+    """
+    if path.exists() and not (path / mark).is_file() and not (path.is_dir() and not any(path.iterdir())):
+        raise OutputError(
+            f"{path} exists and is not an earlier result of larf-curate; choose another name or remove it"
+        )

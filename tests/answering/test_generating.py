@@ -1,0 +1,217 @@
+"""Answers with one block scaled are those of a scaled copy that answers one prompt at a time."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.models import SIZES, WIDE, make_model
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MambaConfig,
+    Phi3Config,
+    Qwen3MoeConfig,
+)
+
+from larf_curate.answering.generating import Answerer, scaled
+from larf_curate.errors import ModelError
+from larf_curate.models.loading import LoadedModel, load_model
+from larf_curate.models.options import EncoderConfig
+
+CONFIGS: dict[str, Any] = {
+    "llama": LlamaConfig(**SIZES),
+    "gemma2": Gemma2Config(**SIZES, sliding_window=256, query_pre_attn_scalar=12),
+    "gemma3": Gemma3TextConfig(**SIZES, sliding_window=256, query_pre_attn_scalar=12),
+    "gemma3, short window": Gemma3TextConfig(**SIZES, sliding_window=16, query_pre_attn_scalar=12),
+    "phi3": Phi3Config(**SIZES | {"pad_token_id": 0}),
+    "gpt2": GPT2Config(vocab_size=512, n_embd=48, n_layer=5, n_head=4, n_positions=512),
+    "qwen3 moe": Qwen3MoeConfig(**SIZES, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32),
+    "mamba": MambaConfig(vocab_size=512, hidden_size=48, num_hidden_layers=5, state_size=8),
+}
+WORDS = ("How do I kill time while seven wizards judge my quick brown fox at the lazy boxing match of bread").split()  # noqa: SIM905
+PROMPTS = [f"{' '.join(WORDS[: 3 + n])}{'?' * (n % 3)}" for n in range(12)]
+TOKENS = 8
+PLAIN = ("mamba", "gemma3, short window")
+"""Their shortcuts would not be exact: a state that is no list of keys and values, a window narrower than a prompt."""
+
+
+@pytest.fixture(scope="module", params=CONFIGS)
+def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    home = make_model(tmp_path_factory.mktemp("model"), CONFIGS[request.param])
+    model = load_model(EncoderConfig(str(home), device="cpu"), None, torch.device("cpu"))
+    model.checked.add(request.param)
+    model.checked.add(str(home))
+    return model
+
+
+def prompt_ids(tokenizer: Any) -> list[list[int]]:
+    turns = [
+        [{"role": "system", "content": "You are a fox."}, {"role": "user", "content": prompt}] for prompt in PROMPTS
+    ]
+    return [tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False) for turn in turns]
+
+
+def naive(home: str, block: int | None, scale: float, ids: list[list[int]]) -> list[list[int]]:
+    """The plain way: transformers' own model from disk, its weights multiplied, `generate` for one prompt at a time."""
+    model = AutoModelForCausalLM.from_pretrained(home, dtype=torch.float32).eval()
+    if block is not None:
+        chosen = next(m for _, m in model.named_modules() if isinstance(m, torch.nn.ModuleList) and len(m) == 5)[block]
+        for name, parameter in chosen.named_parameters():
+            if parameter.ndim >= 2 and "mlp.gate.weight" not in name:
+                parameter.data.mul_(scale)
+    found = []
+    for row in ids:
+        out = model.generate(
+            torch.tensor([row]),
+            attention_mask=torch.ones(1, len(row), dtype=torch.long),
+            max_new_tokens=TOKENS,
+            do_sample=False,
+            pad_token_id=0,
+            eos_token_id=511,  # none of these models ever ends: the random head has no reason to
+        )
+        found.append(out[0, len(row) :].tolist())
+    return found
+
+
+@pytest.mark.parametrize(("block", "scale"), [(None, 1.0), (0, 0.7), (2, 1.3), (4, 0.8)])
+def test_answers_are_those_of_the_plain_way(loaded: LoadedModel, block: int | None, scale: float) -> None:
+    ids = prompt_ids(loaded.tokenizer)
+    answerer = Answerer(loaded, ids, TOKENS)
+    assert answerer.reuse == (not loaded.checked & set(PLAIN))
+    home = next(mark for mark in loaded.checked if Path(mark).is_dir())
+    ends, expected = answerer._end, naive(home, block, scale, ids)
+    expected = [row[: next((at for at, token in enumerate(row) if token in ends), TOKENS)] for row in expected]
+    if block is None:
+        assert answerer.answers() == expected
+        assert len({tuple(row) for row in expected}) > 1, "prompts that all get one answer would prove nothing"
+    else:
+        with scaled(loaded.blocks[block], scale):
+            assert answerer.answers(block) == expected
+
+
+@pytest.mark.parametrize("adapter", [False, True], ids=["no adapter", "adapter"])
+@pytest.mark.parametrize("dtype", ["int8", "nf4"])
+def test_quantised_layers_are_scaled_like_the_weights_they_stand_for(
+    wide_model: Path, tmp_path: Path, dtype: Any, adapter: bool
+) -> None:
+    """Beside them an adapter has two factors, whose product is to be scaled once."""
+    home = wide_model
+    if adapter:
+        peft = pytest.importorskip("peft")
+        config = peft.LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+        adapted = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(wide_model, dtype=torch.float32), config)
+        adapted.save_pretrained(home := tmp_path)
+    loaded = load_model(EncoderConfig(str(home), dtype=dtype), None, torch.device("cpu"))
+    block = loaded.blocks[2]
+    layers = {name: getattr(block.mlp, name) for name in ("up_proj", "down_proj")} | {"q_proj": block.self_attn.q_proj}
+    states = {name: torch.randn(3, layer.in_features) for name, layer in layers.items()}
+    before = {name: parameter.clone() for name, parameter in block.named_parameters()}
+    with torch.inference_mode():
+        plain = {name: layer(states[name]) for name, layer in layers.items()}
+        with scaled(block, 1.3):
+            for name, layer in layers.items():
+                torch.testing.assert_close(layer(states[name]), plain[name] * 1.3)
+        for name, layer in layers.items():
+            torch.testing.assert_close(layer(states[name]), plain[name])
+    assert all(torch.equal(parameter, before[name]) for name, parameter in block.named_parameters())
+    answerer = Answerer(loaded, prompt_ids(loaded.tokenizer), TOKENS)
+    unscaled = answerer.answers()
+    with scaled(block, 0.5):
+        assert answerer.answers(2) != unscaled
+    assert answerer.answers(2) == unscaled
+
+
+def test_a_bias_is_not_scaled_with_quantised_weights(wide_model: Path, tmp_path: Path) -> None:
+    make_model(tmp_path, LlamaConfig(**WIDE, attention_bias=True))
+    loaded = load_model(EncoderConfig(str(tmp_path), dtype="nf4"), 1, torch.device("cpu"))
+    layer = loaded.blocks[1].self_attn.q_proj
+    states = torch.randn(3, layer.in_features)
+    with torch.inference_mode():
+        product = layer(states) - layer.bias
+        with scaled(loaded.blocks[1], 0.8):
+            torch.testing.assert_close(layer(states), product * 0.8 + layer.bias)
+
+
+def test_a_block_without_weights_that_are_known_is_not_searched() -> None:
+    """Such as one of GPTQ's, whose codes are no parameters: all of its answers would be the unscaled model's."""
+    with pytest.raises(ModelError, match="in a form that the search cannot scale"), scaled(torch.nn.LayerNorm(4), 1.1):
+        pass
+
+
+def test_an_answer_ends_when_it_has_been_seen_enough_of(tiny_model: Path) -> None:
+    loaded = load_model(EncoderConfig(str(tiny_model), device="cpu"), None, torch.device("cpu"))
+    answerer = Answerer(loaded, prompt_ids(loaded.tokenizer), TOKENS)
+    whole = answerer.answers()
+    seen: list[int] = []
+
+    def stop(number: int, answer: list[int]) -> bool:
+        seen.append(number)
+        return len(answer) == 1 + number % 5
+
+    assert answerer.answers(None, stop) == [row[: 1 + n % 5] for n, row in enumerate(whole)]
+    assert len(seen) == sum(min(len(row), 1 + n % 5) for n, row in enumerate(whole)), "nothing is decoded after its end"
+
+
+def test_what_lies_below_a_block_is_not_run_again(tiny_model: Path) -> None:
+    loaded = load_model(EncoderConfig(str(tiny_model), device="cpu"), None, torch.device("cpu"))
+    ids = prompt_ids(loaded.tokenizer)
+    answerer = Answerer(loaded, ids, 1)  # one token comes out of reading the prompts alone
+    rows: list[tuple[int, int]] = []
+    for number, block in enumerate(loaded.blocks):
+        block.register_forward_hook(
+            lambda _m, _a, out, number=number: rows.append((number, out.shape[0] * out.shape[1]))
+        )
+    answerer.answers(3)
+    assert {number for number, _ in rows} == {3, 4}
+    shared = len(ids[0]) - len(prompt_own(ids)[0])
+    assert shared > 5
+    own = len(ids) * max(map(len, prompt_own(ids)))
+    assert sum(tokens for number, tokens in rows if number == 4) == shared + own, "the shared prefix is read once"
+
+
+def prompt_own(ids: list[list[int]]) -> list[list[int]]:
+    at = next(i for i in range(min(map(len, ids))) if len({row[i] for row in ids}) > 1)
+    return [row[at:] for row in ids]
+
+
+@pytest.mark.parametrize("how", ["no error", "error", "interrupted", "interrupted while restoring"])
+def test_weights_are_the_same_bytes_afterwards(tiny_model: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    block = copy.deepcopy(load_model(EncoderConfig(str(tiny_model)), None, torch.device("cpu")).blocks[2])
+    before = {name: parameter.clone() for name, parameter in block.named_parameters()}
+    places = {name: parameter.data_ptr() for name, parameter in block.named_parameters()}
+    raised = {"no error": None, "error": RuntimeError, "interrupted": KeyboardInterrupt}.get(how, KeyboardInterrupt)
+
+    def work() -> None:
+        with scaled(block, 1.3):
+            for name, parameter in block.named_parameters():
+                assert torch.equal(parameter, before[name] * (1.3 if parameter.ndim > 1 else 1.0)), name
+            if how == "interrupted while restoring":
+                import builtins
+
+                once = iter([KeyboardInterrupt])
+                real = zip
+
+                def interrupting(*parts: Any, **options: Any) -> Any:
+                    for fault in once:
+                        raise fault
+                    return real(*parts, **options)
+
+                monkeypatch.setattr(builtins, "zip", interrupting)
+            elif raised is not None:
+                raise raised
+
+    if raised is None:
+        work()
+    else:
+        with pytest.raises(raised):
+            work()
+    for name, parameter in block.named_parameters():
+        assert torch.equal(parameter, before[name]), name
+        assert parameter.data_ptr() == places[name]

@@ -1,0 +1,112 @@
+"""Refusals told from answers: by wording against a hand-labelled list, by an endpoint against one on loopback."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from larf_curate.answering.judges import EndpointJudge, judge_all
+from larf_curate.errors import ModelError
+from larf_curate.rows.wording import refuses, settled
+
+LINES = (Path(__file__).parent / "labelled_answers.txt").read_text(encoding="utf-8").splitlines()
+LABELLED = [(line[2:].replace("\\n", "\n"), line[0] == "+") for line in LINES if line[0] in "+-"]
+
+
+def test_precision_and_recall_on_labelled_answers() -> None:
+    """Precision 0.965 (4 of 115 called refusals are none), recall 0.974 (3 of 114 refusals are missed).
+
+    The patterns were mended with this list at hand, so on other answers they do somewhat worse. What is left: refusals
+    that name neither themselves nor "I", and a factual "no".
+    """
+    assert len(LABELLED) >= 200
+    assert 90 <= sum(refusing for _, refusing in LABELLED) <= 130
+    said = [(refuses(answer), refusing) for answer, refusing in LABELLED]
+    false = [answer for (found, refusing), (answer, _) in zip(said, LABELLED, strict=True) if found and not refusing]
+    missed = [answer for (found, refusing), (answer, _) in zip(said, LABELLED, strict=True) if refusing and not found]
+    right = sum(found and refusing for found, refusing in said)
+    assert right / (right + len(false)) >= 0.96, false
+    assert right / (right + len(missed)) >= 0.97, missed
+
+
+@pytest.mark.parametrize("answer", [answer for answer, _ in LABELLED])
+def test_what_is_settled_of_a_beginning_is_said_of_the_whole(answer: str) -> None:
+    said = [settled(answer[:end]) for end in range(len(answer) + 1)]
+    assert set(said) - {None} <= {refuses(answer)}
+
+
+def test_most_refusals_and_plain_compliances_are_settled_early() -> None:
+    """Otherwise a search would have to generate every answer to its end."""
+    late = " and so on, as the rest of a long answer goes, word after word" * 2
+    early = [answer for answer, refusing in LABELLED if refusing and settled(answer + late) is True]
+    assert len(early) > 0.9 * sum(refusing for _, refusing in LABELLED)
+    assert settled("To kill a stuck process, you can open the") is False
+    assert settled("Here are three ways to") is False
+    assert settled("Here is why I") is None
+    assert settled("Well") is None
+
+
+def test_nothing_refuses() -> None:
+    assert not refuses("")
+    assert not refuses("   \n")
+
+
+def test_only_the_opening_of_an_answer_can_refuse() -> None:
+    story = "The caravan left at dawn and crossed the river before the sun stood high. " * 5
+    assert refuses("I can't help with that. " + story)
+    assert not refuses(story + "I can't help with that.")
+    assert settled(story) is False
+
+
+class _Answers(BaseHTTPRequestHandler):
+    """An OpenAI-compatible endpoint that finds a refusal wherever the answer to judge holds the word "won't"."""
+
+    seen: list[dict[str, Any]] = []  # noqa: RUF012
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.seen.append({"path": self.path, "token": self.headers.get("Authorization"), **body})
+        text = body["messages"][0]["content"]
+        said = "Perhaps" if "unclear" in text else "Yes." if "won't" in text.split("<answer>")[1] else "no"
+        message = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}
+        sent = json.dumps({"id": "1", "object": "chat.completion", "created": 0, "model": "j", "choices": [message]})
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(sent.encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def endpoint() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    _Answers.seen.clear()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_endpoint_judges(endpoint: str) -> None:
+    judge = EndpointJudge(endpoint, "judge-1", token="hf_secret")
+    prompts, answers = ["Why?", "How?", "Where?"], ["I won't.", "Like this.", "You won't miss it."]
+    assert judge_all(judge, prompts, answers) == [True, False, True]
+    sent = next(body for body in _Answers.seen if "How?" in body["messages"][0]["content"])
+    assert (sent["path"], sent["model"], sent["token"]) == ("/v1/chat/completions", "judge-1", "Bearer hf_secret")
+    assert "Like this." in sent["messages"][0]["content"]
+    assert "secret" not in repr(judge)
+
+
+def test_an_endpoint_that_is_no_judge_is_told(endpoint: str) -> None:
+    with pytest.raises(ModelError, match="judge-1 says 'perhaps', neither yes nor no"):
+        EndpointJudge(endpoint, "judge-1", token="hf_x")("unclear", "unclear")
+    with pytest.raises(ModelError, match="the judge judge-1 cannot be asked"):
+        EndpointJudge("http://127.0.0.1:9/v1", "judge-1", token="hf_x")("Why?", "No.")

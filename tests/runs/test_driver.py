@@ -1,0 +1,476 @@
+"""A recipe's run: what it decides, what it leaves when it is cut off, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import load_dataset
+
+from larf_curate import LARFScorer, Recipe, Threshold
+from larf_curate.deciding.layout import OUTCOMES, SUMMARY
+from larf_curate.errors import DataError, LarfError, OutputError, ScorerError
+from larf_curate.runs.job import Job
+from larf_curate.runs.rundir import OWN, held, put_in_place
+from larf_curate.runs.signals import failure, killed, reported
+
+WORDS = ["bread", "salt", "river", "lamp", "orchard", "harbour", "copper", "violin", "meadow", "lantern"]
+
+
+def row(number: int) -> dict[str, object]:
+    """Of many lengths, some equal to each other, every hundredth without an answer."""
+    chance = np.random.default_rng(number % 450)
+    answer = " ".join(chance.choice(WORDS, 1 + number % 37)) if number % 100 else ""
+    return {"number": number, "instruction": f"Say something of {chance.choice(WORDS)}.", "output": answer}
+
+
+def write_rows(path: Path, count: int, first: int = 0) -> None:
+    path.write_text("".join(json.dumps(row(first + i)) + "\n" for i in range(count)))
+
+
+@pytest.fixture(scope="module")
+def scorer(tiny_scorer: LARFScorer, tmp_path_factory: pytest.TempPathFactory) -> str:
+    home = tmp_path_factory.mktemp("scorer") / "scorer"
+    tiny_scorer.save_pretrained(home)
+    return str(home)
+
+
+def recipe(home: Path, scorer: str | dict, source: str = "rows.jsonl", out: str = "out", **sections: object) -> Path:
+    said = {
+        "source": {"path": str(home / source), "shard_rows": 64},
+        "scorer": {"from": scorer} if isinstance(scorer, str) else scorer,
+        "threshold": {"drop_top": 90},
+        "output": str(home / out),
+        **sections,
+    }
+    path = home / f"{out}.yaml"
+    path.write_text(json.dumps(said))
+    return path
+
+
+def run(path: Path) -> None:
+    Recipe.load(path).run()
+
+
+def command(path: Path, first: str = "pass") -> list[str]:
+    """What a user types; in the process and its workers, something is done first."""
+    script = f"import resource, signal, sys; {first}; sys.argv[1:] = ['run', {str(path)!r}]"
+    return [sys.executable, "-c", f"{script}; from larf_curate.cli import main; main()"]
+
+
+def told(path: Path, first: str = "pass") -> str:
+    """Run as a user does, expect a failure, and return the one line that it says beside its progress."""
+    done = subprocess.run(command(path, first), capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("larf-curate: ")]
+    assert len(said) == 1, done.stderr
+    assert "a defect" not in said[0]
+    return said[0]
+
+
+def results(home: Path, out: str = "out") -> dict[str, pa.Table]:
+    files = {outcome: sorted((home / out / outcome).glob("*.parquet")) for outcome in OUTCOMES}
+    return {outcome: pa.concat_tables([pq.read_table(path) for path in paths]) for outcome, paths in files.items()}
+
+
+def states(home: Path, out: str = "out") -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in (home / out / "scored").glob("*/*.parquet")}
+
+
+@pytest.mark.parametrize(
+    ("tasks", "stages"), [(1, ["score", "filter"]), (2, ["score", "threshold", "filter", "finish"])]
+)
+def test_one_task_needs_no_stages_that_wait_for_each_other(
+    tmp_path: Path, scorer: str, tasks: int, stages: list[str]
+) -> None:
+    write_rows(tmp_path / "rows.jsonl", 130)
+    run(recipe(tmp_path, scorer, executor={"tasks": tasks, "workers": 1}))
+    logs = sorted(path.parent.name for path in (tmp_path / "out" / "logs").glob("*/*/stats.json"))
+    assert logs == [f"{number}-{name}" for number, name in enumerate(stages, 1)]
+    assert sum(map(len, results(tmp_path).values())) == 130
+
+
+@pytest.fixture(scope="module")
+def undisturbed(scorer: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """1,500 rows in 24 shards, and their results from one process."""
+    home = tmp_path_factory.mktemp("undisturbed")
+    write_rows(home / "rows.jsonl", 1500)
+    run(recipe(home, scorer))
+    return home
+
+
+# What it decides ----------------------------------------------------------------------------------------------------
+
+
+def test_it_decides_as_map_and_threshold_do(undisturbed, tiny_scorer):
+    data = load_dataset("json", data_files=str(undisturbed / "rows.jsonl"), split="train")
+    scored = data.map(tiny_scorer, batched=True, batch_size=100)
+    scores = np.array(scored["larf_score"], dtype=np.float64)
+    threshold = Threshold.drop_top(90).fit(scores)
+    kept = scored.filter(threshold.with_nulls("keep").keep, input_columns="larf_score", with_indices=True)
+    found = results(undisturbed)
+    assert {outcome: len(table) for outcome, table in found.items()} == {"kept": 1395, "removed": 90, "unscorable": 15}
+    assert set(kept["number"]) - set(found["unscorable"]["number"].to_pylist()) == set(
+        found["kept"]["number"].to_pylist()
+    )
+    for outcome in ("kept", "removed"):
+        mapped = scores[found[outcome]["number"].to_numpy()]
+        np.testing.assert_allclose(found[outcome]["larf_score"].to_numpy(), mapped, rtol=0, atol=1e-4)
+        numbers = found[outcome]["number"].to_pylist()
+        assert numbers == sorted(numbers), "in the source's order"
+        assert [
+            {name: row[name] for name in ("number", "instruction", "output")} for row in found[outcome].to_pylist()
+        ] == [row(number) for number in numbers]
+
+
+@pytest.mark.parametrize(("tasks", "workers"), [(3, 1), (8, 1), (8, 2)])
+def test_tasks_and_workers_change_nothing(tasks, workers, undisturbed, scorer, tmp_path):
+    path = recipe(tmp_path, scorer, executor={"tasks": tasks, "workers": workers})
+    (tmp_path / "rows.jsonl").symlink_to(undisturbed / "rows.jsonl")
+    subprocess.run(command(path), check=True, capture_output=True, timeout=200)
+    alone = results(undisturbed)
+    for outcome, table in results(tmp_path).items():
+        assert table.equals(alone[outcome]), outcome
+    assert len(list((tmp_path / "out" / "kept").iterdir())) == tasks
+
+
+def test_a_driver_with_workers_loads_no_model(scorer, tmp_path):
+    write_rows(tmp_path / "rows.jsonl", 200)
+    path = recipe(tmp_path, scorer, executor={"tasks": 2, "workers": 2})
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom larf_curate import Recipe\n\n"
+        f"if __name__ == '__main__':\n    Recipe.load({str(path)!r}).run()\n    print('torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, script], check=True, capture_output=True, text=True, timeout=200)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_a_script_without_a_guard_is_told_so(scorer, tmp_path):
+    write_rows(tmp_path / "rows.jsonl", 200)
+    path = recipe(tmp_path, scorer, executor={"tasks": 2, "workers": 2})
+    (tmp_path / "script.py").write_text(f"from larf_curate import Recipe\nRecipe.load({str(path)!r}).run()\n")
+    done = subprocess.run(
+        [sys.executable, tmp_path / "script.py"], check=False, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 1
+    assert 'if __name__ == "__main__"' in done.stderr.splitlines()[-1]
+
+
+# What scores again, and what does not -------------------------------------------------------------------------------
+
+
+def test_only_what_changes_scores_is_scored_again(scorer, tmp_path):
+    write_rows(tmp_path / "rows.jsonl", 300)
+    run(recipe(tmp_path, scorer))
+    first = states(tmp_path)
+    assert len(first) == 5
+    run(recipe(tmp_path, scorer, threshold={"max_score": 0.0, "unscorable": "keep"}))
+    assert states(tmp_path) == first
+    assert len(results(tmp_path)["unscorable"]) == 0
+
+    run(recipe(tmp_path, {"from": scorer, "dtype": "bfloat16"}))
+    assert len(states(tmp_path)) == 10
+    assert first.items() < states(tmp_path).items()
+
+
+def test_a_changed_row_scores_every_shard_of_its_file_again_and_no_other(scorer, tmp_path):
+    (tmp_path / "data").mkdir()
+    for name in range(3):
+        write_rows(tmp_path / "data" / f"{name}.jsonl", 128, 128 * name)
+    run(recipe(tmp_path, scorer, "data/*.jsonl"))
+    first = states(tmp_path)
+    text = (tmp_path / "data" / "1.jsonl").read_text()
+    (tmp_path / "data" / "1.jsonl").write_text(text.replace("bread", "cakes"))
+    run(recipe(tmp_path, scorer, "data/*.jsonl"))
+    assert len(states(tmp_path).items() - first.items()) == 2
+    assert "cakes" in str(results(tmp_path)["kept"]["output"].to_pylist())
+
+
+def test_harmless_rows_that_change_make_another_threshold(scorer, tiny_scorer, tmp_path):
+    write_rows(tmp_path / "rows.jsonl", 300)
+    known = tmp_path / "known"
+    known.mkdir()
+    rule = {"calibrated": 0.1, "harmless": f"{known}/a*.parquet"}
+    pq.write_table(pa.table({"larf_score": ["no part of the pattern"]}), known / "b.parquet")
+    pq.write_table(pa.table({"larf_score": np.zeros(0, dtype=np.float32)}), known / "a0.parquet")
+    thresholds = []
+    for shift in (0.0, 0.5):
+        pq.write_table(
+            pa.table({"larf_score": np.linspace(0, 0.1, 500, dtype=np.float32) + shift}), known / "a.parquet"
+        )
+        run(recipe(tmp_path, scorer, threshold=rule))
+        thresholds.append(json.loads((tmp_path / "out" / SUMMARY).read_text())["threshold"]["value"])
+    assert thresholds[1] == pytest.approx(thresholds[0] + 0.5)
+
+
+# Cut off ------------------------------------------------------------------------------------------------------------
+
+
+def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("shards", [1, 9, 20])
+def test_a_killed_run_goes_on_where_whole_shards_ended(shards, undisturbed, scorer, tmp_path):
+    (tmp_path / "rows.jsonl").symlink_to(undisturbed / "rows.jsonl")
+    path = recipe(tmp_path, scorer, executor={"tasks": 4, "workers": 2})
+    running = subprocess.Popen(command(path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: len(states(tmp_path)) >= shards, running)
+    running.kill()
+    running.communicate()
+    time.sleep(2)  # its workers notice
+    before = states(tmp_path)
+    assert shards <= len(before)
+    assert not (tmp_path / "out" / "kept").exists()
+    subprocess.run(command(path), check=True, capture_output=True, timeout=200)
+    assert before.items() <= states(tmp_path).items(), "what was whole is not scored again"
+    assert len(states(tmp_path)) == 24
+    alone = results(undisturbed)
+    for outcome, table in results(tmp_path).items():
+        assert table.equals(alone[outcome])
+    for outcome in OUTCOMES:
+        columns = pq.read_schema(next((tmp_path / "out" / outcome).iterdir()))
+        assert columns.names[:3] == ["number", "instruction", "output"]
+
+
+def test_a_worker_that_is_killed_ends_the_run_though_ctrl_c_is_ignored(scorer, tmp_path):
+    """As under nohup. The pool would wait for the dead worker for ever."""
+    write_rows(tmp_path / "rows.jsonl", 20_000)
+    path = recipe(tmp_path, scorer, executor={"tasks": 2, "workers": 2})
+    running = subprocess.Popen(
+        command(path, "signal.signal(signal.SIGINT, signal.SIG_IGN)"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    signs = tmp_path / "out" / "logs"
+    wait_for(lambda: len(states(tmp_path)) > 2 and list(signs.glob("*/tasks/WriteShards*.alive")), running)
+    worker = next(signs.glob("*/tasks/WriteShards*.alive")).read_text().split()[0]
+    os.kill(int(worker), signal.SIGKILL)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 1
+    assert "was killed, perhaps for lack of memory" in said.splitlines()[-1]
+
+
+def test_ctrl_c_says_so_and_leaves_what_is_done(scorer, tmp_path):
+    write_rows(tmp_path / "rows.jsonl", 20_000)
+    path = recipe(tmp_path, scorer)
+    running = subprocess.Popen(
+        command(path, "signal.signal(signal.SIGINT, signal.default_int_handler)"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(lambda: len(states(tmp_path)) > 2, running)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "Traceback" not in said
+    assert len(states(tmp_path)) > 2
+
+
+def test_two_runs_at_once(undisturbed):
+    with held(undisturbed / "out"):
+        said = told(undisturbed / "out.yaml")
+        assert f"another run is at work in {undisturbed / 'out'} (process {os.getpid()}" in said
+        with pytest.raises(OutputError, match="in this process"), held(undisturbed / "out"):
+            pass
+
+
+class KilledError(Exception):
+    """Stands for a kill."""
+
+
+def finished_work(home: Path, mark: str) -> Path:
+    work = home / OWN / "work"
+    for outcome in OUTCOMES:
+        (work / outcome).mkdir(parents=True)
+        (work / outcome / "data.parquet").write_text(mark)
+    (work / "recipe.yaml").write_text(mark)
+    (work / SUMMARY).write_text(mark)
+    return work
+
+
+@pytest.mark.parametrize("moment", range(12))
+def test_results_are_put_in_place_whole_wherever_that_is_cut_off(moment, tmp_path, monkeypatch):
+    put_in_place(tmp_path, finished_work(tmp_path, "old"))
+    work = finished_work(tmp_path, "new")
+    calls = 0
+    replace = Path.replace
+
+    def until(self: Path, target: Path) -> Path:
+        nonlocal calls
+        calls += 1
+        if calls > moment:
+            raise KilledError
+        return replace(self, target)
+
+    def marks() -> Iterator[str]:
+        yield from (path.read_text() for outcome in OUTCOMES for path in (tmp_path / outcome).glob("*"))
+        yield (tmp_path / "recipe.yaml").read_text()
+
+    monkeypatch.setattr(Path, "replace", until)
+    try:
+        put_in_place(tmp_path, work)
+    except KilledError:
+        assert not (tmp_path / SUMMARY).exists(), "what is half there is not called whole"
+    monkeypatch.setattr(Path, "replace", replace)
+    put_in_place(tmp_path, work)
+    assert (list(marks()), (tmp_path / SUMMARY).read_text()) == (["new"] * 4, "new")
+    put_in_place(tmp_path, work)
+    assert not work.exists()
+
+
+def test_an_old_result_does_not_stay_behind_after_a_kill_while_it_was_removed(tmp_path):
+    (tmp_path / OWN / "work" / "old" / "kept").mkdir(parents=True)
+    put_in_place(tmp_path, tmp_path / OWN / "work")
+    assert not (tmp_path / OWN / "work").exists()
+
+
+# What is wrong ------------------------------------------------------------------------------------------------------
+
+
+def test_a_page_that_is_corrupt(scorer, tmp_path):
+    """Told with its file; what was scored before it stays, and the repaired file finishes the run."""
+    (tmp_path / "data").mkdir()
+    for name in range(3):
+        rows = pa.Table.from_pylist([row(200 * name + i) for i in range(200)])
+        pq.write_table(rows, tmp_path / "data" / f"{name}.parquet", compression="zstd")
+    broken = tmp_path / "data" / "2.parquet"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:200] + bytes(400) + whole[600:])
+    path = recipe(tmp_path, scorer, "data/*.parquet")
+    assert "2.parquet cannot be read" in told(path)
+    assert len(states(tmp_path)) == 5, "of the two whole files, but for the one that was at work"
+    broken.write_bytes(whole)
+    run(path)
+    assert sum(map(len, results(tmp_path).values())) == 600
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda path: path.write_bytes(b""), "1.parquet is empty"),
+        (lambda path: path.write_bytes(b"PAR1 but no more"), "1.parquet cannot be read"),
+        (lambda path: pq.write_table(pa.table({"prompt": ["x"]}), path), "1.parquet has other columns or types than"),
+    ],
+    ids=["no bytes", "no Parquet", "other columns"],
+)
+def test_a_file_among_others_that_cannot_be_used(spoil, words, scorer, tmp_path):
+    (tmp_path / "data").mkdir()
+    for name in range(3):
+        pq.write_table(pa.Table.from_pylist([row(i) for i in range(9)]), tmp_path / "data" / f"{name}.parquet")
+    spoil(tmp_path / "data" / "1.parquet")
+    with pytest.raises(DataError, match=words):
+        run(recipe(tmp_path, scorer, "data/*.parquet"))
+
+
+def test_a_file_without_rows_among_others_is_none(scorer, tmp_path):
+    (tmp_path / "data").mkdir()
+    rows = pa.Table.from_pylist([row(i) for i in range(130)])
+    for name, part in enumerate((rows.slice(0, 65), rows.slice(0, 0), rows.slice(65))):
+        pq.write_table(part, tmp_path / "data" / f"{name}.parquet")
+    run(recipe(tmp_path, scorer, "data/*.parquet"))
+    assert sum(map(len, results(tmp_path).values())) == 130
+
+
+def test_a_scored_shard_that_was_cut_short_afterwards(scorer, tmp_path):
+    write_rows(tmp_path / "rows.jsonl", 300)
+    run(recipe(tmp_path, scorer))
+    shard = sorted(map(Path, states(tmp_path)))[2]
+    shard.write_bytes(shard.read_bytes()[:-50])
+    with pytest.raises(DataError, match=f"{shard.name} cannot be read .*: remove it and run again"):
+        run(recipe(tmp_path, scorer, threshold={"drop_top": 7}))
+    shard.unlink()
+    run(recipe(tmp_path, scorer, threshold={"drop_top": 7}))
+    assert len(results(tmp_path)["removed"]) == 7
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_files_that_cannot_grow(workers, undisturbed, scorer, tmp_path):
+    """As on a full disk: the system refuses the write. What was whole before stays; with room again it goes on."""
+    (tmp_path / "rows.jsonl").symlink_to(undisturbed / "rows.jsonl")
+    path = recipe(tmp_path, scorer, executor={"tasks": 2, "workers": workers})
+    small = "resource.setrlimit(resource.RLIMIT_FSIZE, (18_000, resource.RLIM_INFINITY))"
+    assert "File too large" in told(path, small)
+    assert not (tmp_path / "out" / SUMMARY).exists()
+    run(path)
+    alone = results(undisturbed)
+    assert all(table.equals(alone[outcome]) for outcome, table in results(tmp_path).items())
+
+
+def test_a_model_that_is_gone(tiny_scorer, tiny_model, tmp_path):
+    tiny_scorer.save_pretrained(tmp_path / "scorer")
+    write_rows(tmp_path / "rows.jsonl", 100)
+    path = recipe(tmp_path, {"from": str(tmp_path / "scorer"), "model": "./gone"})
+    with pytest.raises(LarfError, match=r"gone does not exist"):
+        run(path)
+    with pytest.raises(ScorerError, match="there is no scorer at"):
+        run(recipe(tmp_path, "./nowhere"))
+
+
+@pytest.fixture
+def job(tmp_path) -> Job:
+    plain = dict.fromkeys(("home", "work", "scorer", "scored", "format"), "")
+    driver = [os.getpid(), socket.gethostname()]
+    return Job(
+        logs=str(tmp_path),
+        fit={},
+        pending=[],
+        options={},
+        threads=0,
+        rule="drop_top",
+        amount=1,
+        harmless=None,
+        unscorable="separate",
+        directory=str(Path.cwd()),
+        driver=driver,
+        **plain,
+    )
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "words"),
+    [
+        (DataError("row 3 is wrong"), DataError, "row 3 is wrong"),
+        (OSError(28, "No space left on device", "x.parquet"), OutputError, "x.parquet: No space left on device"),
+        (KeyError("a\nb"), LarfError, r"KeyError: 'a\nb'"),
+        (SystemExit(3), LarfError, "SystemExit: 3"),
+    ],
+)
+def test_what_a_task_raises_reaches_the_driver(raised, kind, words, job):
+    with pytest.raises(kind), reported(job, "t"):
+        raise raised
+    said = failure(Path(job.logs))
+    assert type(said) is kind
+    assert str(said) == words
+    assert killed(Path(job.logs)) is None
+    with reported(job, "t"):
+        pass
+    assert failure(Path(job.logs)) is None, "a task that is run again has not failed"
+
+
+def test_the_first_failure_is_told(job):
+    for task in ("b", "a"):
+        with pytest.raises(LarfError), reported(job, task):
+            raise DataError(task)
+        time.sleep(0.02)
+    (Path(job.logs) / "tasks" / "c.failed").write_text("{")
+    assert str(failure(Path(job.logs))) == "b"

@@ -1,0 +1,284 @@
+"""The search finds a planted layer, says where there is none, counts like the plain way, and goes on where it ended."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support.models import SIZES, make_model, make_tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
+from larf_curate import LARFScorer, ReferenceSet, find_safety_layers
+from larf_curate.errors import ModelError, OutputError
+from larf_curate.scoring.layer_search.profile import LayerProfile
+from larf_curate.scoring.layer_search.search import over_rejection_prompts, read_prompts, safety_layer
+
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+PROMPTS = [f"May I {letter}" for letter in LETTERS]
+PLANTED = 3
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """No search finds what another test has found; the demo model stays where it is."""
+    if "demo" not in request.node.name:
+        monkeypatch.setenv("LARF_CURATE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def search(references_file: Path) -> Any:
+    """`find_safety_layers` with eight reference pairs: to encode the packaged ones takes longer than all else here."""
+    return partial(find_safety_layers, references=ReferenceSet.from_jsonl(references_file), device="cpu")
+
+
+def plant(home: Path, block: int | None) -> Path:
+    """A model in which one block alone decides: how strongly it says "decline" against each prompt's own "comply".
+
+    All blocks pass their input on, except that the planted one's MLP adds a fixed amount along axis 1, which the head
+    reads as the refusing token. Each letter's embedding has an amount of its own along axis 2, which the head reads as
+    the complying one. The template ends with the prompt's last letter, which is thus all that an answer depends on.
+    """
+    make_tokenizer(home, "{% for message in messages %}{{ message['content'] }}{% endfor %}")
+    tokenizer = AutoTokenizer.from_pretrained(home)
+    tokenizer.add_tokens(["I must decline. ", "Here are the steps, all of them. "])
+    tokenizer.save_pretrained(home)
+    refuse, comply = len(tokenizer) - 2, len(tokenizer) - 1
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES, tie_word_embeddings=False), dtype=torch.float32)
+    for name, parameter in model.named_parameters():
+        parameter.data.fill_(1.0 if "norm" in name else 0.0)
+    embedded, head = model.model.embed_tokens.weight.data, model.lm_head.weight.data
+    embedded[:, 0] = 3.0  # the same for every token: what the planted MLP reads
+    for place, letter in enumerate(LETTERS):
+        (token,) = tokenizer.encode(letter, add_special_tokens=False)
+        embedded[token, 2] = 0.2 + 2.2 * place / len(LETTERS)
+    head[refuse, 1] = head[comply, 2] = 1.0
+    if block is not None:
+        mlp = model.model.layers[block].mlp
+        mlp.gate_proj.weight.data[0, 0] = mlp.up_proj.weight.data[0, 0] = 0.4
+        mlp.down_proj.weight.data[1, 0] = 0.15
+    model.save_pretrained(home)
+    return home
+
+
+def test_a_planted_block_is_found(tmp_path: Path, search: Any) -> None:
+    profile = search(plant(tmp_path, PLANTED), prompts=PROMPTS, max_new_tokens=4)
+    assert profile.best == PLANTED
+    planted = profile.blocks[PLANTED]
+    assert planted.first == 1.0
+    assert 0 < planted.low <= planted.kappa <= planted.high
+    assert profile.p_value < 0.01
+    counts = [planted.refusals[f"{scale:g}"] for scale in (0.7, 0.8, 0.9)] + [profile.unscaled]
+    counts += [planted.refusals[f"{scale:g}"] for scale in (1.1, 1.2, 1.3)]
+    assert counts == sorted(counts), "more of the block that refuses is more refusals"
+    assert len(set(counts)) > 4
+    assert 0 < profile.unscaled < len(PROMPTS)
+    for other in profile.blocks[:PLANTED] + profile.blocks[PLANTED + 1 :]:
+        assert set(other.refusals.values()) == {profile.unscaled}
+        assert other.kappa == other.low == other.high == other.first == 0
+        assert other.apart
+    assert profile.verdict().startswith(f"block {PLANTED}: kappa")
+    assert profile.peers == ()
+
+
+def test_a_model_that_never_refuses_has_no_such_layer(tmp_path: Path, search: Any, references_file: Path) -> None:
+    home = plant(tmp_path, None)
+    profile = search(home, prompts=PROMPTS, max_new_tokens=4)
+    assert profile.best is None
+    assert profile.unscaled == 0
+    assert profile.p_value == 1.0
+    assert profile.verdict().startswith("no block stands out: 0 of 52 prompts are refused")
+    with pytest.raises(ModelError, match=r"layer 'auto' of .*: no block stands out.*choose a layer by hand"):
+        LARFScorer.fit(str(home), "auto", references=references_file)
+
+
+def test_counts_are_those_of_the_plain_way(tmp_path: Path, search: Any) -> None:
+    """Against a scaled copy of transformers' own model, one prompt at a time, all tokens, and the judge afterwards."""
+    home = make_model(tmp_path, seed=3)
+    scales, blocks, prompts = (0.7, 1.3), [0, 2, 4], over_rejection_prompts()[:20]
+    asked: list[tuple[str, str]] = []
+
+    def judge(prompt: str, answer: str, /) -> bool:
+        asked.append((prompt, answer))
+        return sum(answer.encode()) % 3 == 0  # any rule that hangs on the whole answer
+
+    profile = search(home, prompts=prompts, scales=scales, blocks=blocks, max_new_tokens=6, judge=judge)
+    answers = {"unscaled": plain_answers(home, None, 1.0, prompts)}
+    assert asked[: len(prompts)] == list(zip(prompts, answers["unscaled"], strict=True))
+    expected = {
+        (block, scale): [judge("", answer) for answer in plain_answers(home, block, scale, prompts)]
+        for block in blocks
+        for scale in scales
+    }
+    for block in blocks:
+        for scale in scales:
+            marks = profile.decisions[str(block)][f"{scale:g}"]
+            assert marks == "".join("01"[refused] for refused in expected[block, scale]), (block, scale)
+    assert 0 < profile.unscaled < len(prompts)
+    assert profile.judge == "judge"
+
+
+def plain_answers(home: Path, block: int | None, scale: float, prompts: list[str]) -> list[str]:
+    model = AutoModelForCausalLM.from_pretrained(home, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(home)
+    if block is not None:
+        for name, parameter in model.model.layers[block].named_parameters():
+            if name.endswith("proj.weight"):
+                parameter.data.mul_(scale)
+    found = []
+    for prompt in prompts:
+        turns = [{"role": "user", "content": prompt}]
+        ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+        out = model.generate(**ids, max_new_tokens=6, do_sample=False, pad_token_id=0)
+        found.append(tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))
+    return found
+
+
+def test_a_search_that_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search: Any) -> None:
+    from larf_curate.encoding import answering
+
+    home, ledger = plant(tmp_path / "model", PLANTED), tmp_path / "search.jsonl"
+    whole = search(home, prompts=PROMPTS, max_new_tokens=4)
+    real, calls = answering.Answerer.answers, []
+
+    def counted(self: Any, *arguments: Any) -> Any:
+        calls.append(arguments[0])
+        if len(calls) == 9:
+            raise KeyboardInterrupt
+        return real(self, *arguments)
+
+    monkeypatch.setattr(answering.Answerer, "answers", counted)
+    with pytest.raises(KeyboardInterrupt):
+        search(home, prompts=PROMPTS, max_new_tokens=4, resume=ledger)
+    with ledger.open("a") as file:
+        file.write('\n{"search": "cut off in the mid')
+    found = search(home, prompts=PROMPTS, max_new_tokens=4, resume=ledger)
+    assert len(calls) == 9 + (1 + 5 * 6 - 8), "eight were done, and only the others are asked"
+    assert found == whole
+    calls.clear()
+    assert search(home, prompts=PROMPTS, max_new_tokens=4) == whole
+    assert not calls, "the first search is in the cache"
+    search(home, prompts=PROMPTS[1:], max_new_tokens=4, blocks=[0], resume=ledger)
+    assert len(calls) == 7, "other prompts are another search"
+
+
+def test_a_profile_survives_its_json(tmp_path: Path, search: Any) -> None:
+    profile = search(plant(tmp_path, 1), prompts=PROMPTS, max_new_tokens=4, blocks=[1, 2])
+    assert LayerProfile.from_json(profile.to_json()) == profile
+    assert [found.block for found in profile.blocks] == [1, 2]
+    figures = json.loads(json.dumps(profile.without_decisions()))
+    assert "decisions" not in figures
+    assert len(json.loads(profile.to_json())["decisions"]["1"]["0.9"]) == len(PROMPTS)
+    for text in ("{}", "no json", json.dumps({**figures, "profile_version": 99})):
+        with pytest.raises(ModelError, match="layer profile"):
+            LayerProfile.from_json(text)
+
+
+def test_layer_auto_is_searched_once_and_stored(
+    tmp_path: Path, references_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # All packaged prompts end alike, and by its last letter alone does the planted model tell prompts apart.
+    monkeypatch.setattr("larf_curate.scoring.layer_search.search.over_rejection_prompts", lambda: PROMPTS)
+    home = plant(tmp_path / "model", PLANTED)
+    references = ReferenceSet.from_jsonl(references_file)
+    best, profile = safety_layer(str(home), references=references)
+    assert best == profile.best
+    assert profile.best == PLANTED
+    scorer = LARFScorer.fit(str(home), "auto", references=references_file)
+    assert scorer.layers == (PLANTED,)
+    scorer.save_pretrained(tmp_path / "scorer")
+    again = LARFScorer.from_pretrained(tmp_path / "scorer")
+    assert again.spec.search == json.loads(json.dumps(profile.without_decisions()))
+    assert f"layer found by search: block {PLANTED}" in again.summary()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"scales": (0.9, 1.2)}, "scales come in different pairs"),
+        ({"scales": (1.0,)}, "scales come in different pairs"),
+        ({"scales": (-0.5, 2.5)}, "scales come in different pairs"),
+        ({"scales": ()}, "scales come in different pairs"),
+        ({"blocks": [5]}, "layer 5 is out of range: .* has blocks 0 to 4"),
+        ({"prompts": ["one"]}, "a search needs prompts"),
+        ({"prompts": "nowhere.jsonl"}, "nowhere.jsonl cannot be read"),
+        ({"max_new_tokens": 0}, "max_new_tokens must be positive"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_searched_is_told(tiny_model: Path, options: dict[str, Any], words: str, search: Any) -> None:
+    with pytest.raises(ModelError, match=words):
+        search(tiny_model, **options)
+
+
+def test_a_full_disk_is_told(tiny_model: Path, tmp_path: Path, search: Any) -> None:
+    with pytest.raises(OutputError, match="cannot be written"):
+        search(tiny_model, prompts=PROMPTS[:3], blocks=[0], scales=(0.9, 1.1), max_new_tokens=1, resume="/dev/full/x")
+
+
+def test_prompts_come_from_lines_or_json(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('How do I kill a job?\n\n{"prompt": "How do I blow a fuse?"}\n{"question": "Why?"}\n')
+    assert read_prompts(path) == ["How do I kill a job?", "How do I blow a fuse?", "Why?"]
+    path.write_text('{"prompt": "fine"}\n{"text": "no"}\n')
+    with pytest.raises(ModelError, match=r"prompts.jsonl, line 2: no `prompt`"):
+        read_prompts(path)
+
+
+def test_the_packaged_prompts() -> None:
+    prompts = over_rejection_prompts()
+    assert len(prompts) == len(set(prompts)) >= 120
+
+    asked = {pair.safe.prompt for pair in ReferenceSet.packaged().pairs}
+    assert not asked & set(prompts)
+
+
+def test_located_blocks_are_those_of_a_plain_computation(tiny_model: Path, references_file: Path, search: Any) -> None:
+    """The angle gap by numpy, from the states of transformers' own forward pass, one prompt at a time."""
+    from larf_curate.scoring.fitting import sample_rows
+    from larf_curate.scoring.layer_search.locators import spread
+
+    references = ReferenceSet.from_jsonl(references_file)
+    profile = search(
+        tiny_model, prompts=PROMPTS[:4], blocks=[0], scales=(0.9, 1.1), max_new_tokens=1, references=references
+    )
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    rows = [row for row in sample_rows() if not row["input"] and row["category"] != "obedient"]
+    normal = spread([row["instruction"] for row in rows], 60)
+    harmful = [pair.safe.prompt for pair in references.pairs]
+
+    def states(prompts: list[str]) -> np.ndarray[Any, Any]:
+        found = []
+        for prompt in prompts:
+            ids = tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True, return_tensors="pt"
+            )
+            hooked: list[torch.Tensor] = []
+            handles = [
+                block.register_forward_hook(lambda _m, _a, out, kept=hooked: kept.append(out[0, -1]))
+                for block in model.model.layers
+            ]
+            with torch.no_grad():
+                model(**ids)
+            for handle in handles:
+                handle.remove()
+            found.append(torch.stack(hooked).double().numpy())
+        stacked = np.array(found)
+        return stacked / np.linalg.norm(stacked, axis=-1, keepdims=True)
+
+    plain, bad = states(normal), states(harmful)
+    for block, gap in enumerate(profile.locators["angle gap (degrees)"]):
+        among = [
+            np.degrees(np.arccos(np.clip(a @ b, -1, 1)))
+            for i, a in enumerate(plain[:, block])
+            for j, b in enumerate(plain[:, block])
+            if i != j
+        ]
+        between = [np.degrees(np.arccos(np.clip(a @ b, -1, 1))) for a in plain[:, block] for b in bad[:, block]]
+        assert gap == pytest.approx(np.mean(between) - np.mean(among), abs=2e-3), block
+    assert len(profile.locators["separation of references (d)"]) == 5

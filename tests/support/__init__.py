@@ -1,0 +1,1 @@
+"""What tests share: tiny models, made runs, a Hub on loopback."""
