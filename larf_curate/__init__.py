@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .deciding.thresholds import Threshold
-    from .engines.datatrove_steps import LARFFilter, LARFScore
+    from .engines.datatrove_steps import LARFAnnotator, LARFFilter
     from .engines.mapping import score_dataset
+    from .errors import LarfError
     from .recipe.recipe import Recipe
     from .scoring.layer_search.search import find_safety_layers
     from .scoring.references import ReferenceSet
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "LARFAnnotator",
     "LARFFilter",
-    "LARFScore",
     "LARFScorer",
+    "LarfError",
     "Recipe",
     "ReferenceSet",
     "Threshold",
@@ -35,8 +37,9 @@ __all__ = [
 
 _HOMES = {
     "LARFFilter": "engines.datatrove_steps",
-    "LARFScore": "engines.datatrove_steps",
+    "LARFAnnotator": "engines.datatrove_steps",
     "Recipe": "recipe.recipe",
+    "LarfError": "errors",
     "LARFScorer": "scoring.scorer",
     "ReferenceSet": "scoring.references",
     "Threshold": "deciding.thresholds",

@@ -14,9 +14,8 @@ import pyarrow as pa
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.filters import LambdaFilter
 
-from larf_curate import LARFFilter, LARFScorer
-from larf_curate.deciding.splitting import scored_schema
-from larf_curate.engines.datatrove_rows import RowReader, RowWriter
+from larf_curate import LARFScorer
+from larf_curate.datatrove import LARFFilter, RowReader, RowWriter, scored_schema
 from larf_curate.sources.files import open_source
 
 

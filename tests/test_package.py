@@ -103,18 +103,22 @@ def test_the_reader_of_imports_reads_them():
     assert found["pyarrow"] is True
     found = dict(imports(HOME / "engines" / "mapping.py"))
     assert found["datasets.IterableDataset"] is False
-    assert dict(imports(HOME / "encoding" / "locating.py"))["larf_curate.models.demo"] is True
+    assert dict(imports(HOME / "models" / "locating.py"))["larf_curate.models.demo"] is True
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if room(p) != "__init__"], ids=lambda p: str(p.relative_to(HOME)))
 def test_imports_run_one_way(path):
     own = {name.split(".")[1] for name, _ in imports(path) if name.startswith("larf_curate.")}
-    before = {known for rooms in FLOW[: next(i for i, rooms in enumerate(FLOW) if room(path) in rooms)] for known in rooms}
+    before = {
+        known for rooms in FLOW[: next(i for i, rooms in enumerate(FLOW) if room(path) in rooms)] for known in rooms
+    }
     assert own - {room(path)} - {"__version__"} <= before
 
 
 def test_every_room_has_its_place():
-    assert {room(path) for path in MODULES} - {"__init__"} == set.union(*FLOW), "a new room: say in FLOW where it stands"
+    assert {room(path) for path in MODULES} - {"__init__"} == set.union(*FLOW), (
+        "a new room: say in FLOW where it stands"
+    )
 
 
 def module_name(path: Path) -> str:
@@ -141,7 +145,9 @@ def test_no_file_imports_itself_by_way_of_others():
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in MODULES if room(p) not in ("engines", "runs", "datatrove", "console")], ids=lambda p: str(p.relative_to(HOME))
+    "path",
+    [p for p in MODULES if room(p) not in ("engines", "runs", "datatrove", "console")],
+    ids=lambda p: str(p.relative_to(HOME)),
 )
 def test_nothing_below_engines_loads_the_engines_libraries(path):
     loaded = {name.split(".")[0] for name, at_import in imports(path) if at_import}

@@ -29,7 +29,7 @@ _CHARACTERS = 16_000_000
 """In one batch at most: what bounds memory where rows are long."""
 
 
-class LARFScore(PipelineStep):
+class LARFAnnotator(PipelineStep):
     """Scores every document, and attaches the larf columns to its metadata: always all of them, of the same types.
 
     The row is the one that the document carries (`carry_row`), or its metadata with `text`. The model is loaded once
@@ -131,13 +131,13 @@ class LARFFilter(BaseFilter):
     say unscorable="keep" or unscorable="drop"
 
     Args:
-        scorer: as in `LARFScore`; None where a `LARFScore` step went before.
+        scorer: as in `LARFAnnotator`; None where a `LARFAnnotator` step went before.
         max_score: documents that score above it go.
         threshold: instead of `max_score`, a fitted one. Where scores tie at the threshold all of them go: documents
             have no row numbers. (A recipe removes exactly as many as asked for.)
         exclusion_writer: takes what goes: any of datatrove's writers, or `RowWriter`.
         unscorable: where documents without a score go: to the exclusion writer, on with the others, or nowhere.
-        batch_size, format, threads, **options: as in `LARFScore`.
+        batch_size, format, threads, **options: as in `LARFAnnotator`.
 
     Raises:
         ThresholdError: there is no threshold, or two, or one not fitted; or documents would vanish unasked.
@@ -174,9 +174,9 @@ class LARFFilter(BaseFilter):
                 'unscorable="keep" or unscorable="drop"'
             )
         self.unscorable = unscorable
-        self.score: LARFScore | None = None
+        self.score: LARFAnnotator | None = None
         if scorer is not None:
-            self.score = LARFScore(scorer, batch_size=batch_size, format=format, threads=threads, **options)
+            self.score = LARFAnnotator(scorer, batch_size=batch_size, format=format, threads=threads, **options)
             self.score.stats, self.score.counts = self.stats, False  # one step, one set of figures
 
     def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
@@ -197,10 +197,12 @@ class LARFFilter(BaseFilter):
         """By the score that the document has.
 
         Raises:
-            ThresholdError: it has none, because no LARFScore step went before.
+            ThresholdError: it has none, because no LARFAnnotator step went before.
         """
         if SCORE not in doc.metadata:
-            raise ThresholdError(f"document {doc.id} has no {SCORE!r}: give a scorer, or put a LARFScore step before")
+            raise ThresholdError(
+                f"document {doc.id} has no {SCORE!r}: give a scorer, or put a LARFAnnotator step before"
+            )
         score = doc.metadata[SCORE]
         if _lacks_score(score):
             return True if self.unscorable == "keep" else (False, REASONS[1])

@@ -19,7 +19,7 @@ from datatrove.executor.base import PipelineExecutor
 from ..deciding.splitting import Unscored
 from ..deciding.summary import Summary
 from ..deciding.thresholds import Rule
-from ..engines.datatrove_steps import LARFScore
+from ..engines.datatrove_steps import LARFAnnotator
 from ..errors import DataError, LarfError, OutputError, one_line
 from ..models.locating import locate
 from ..progress import progress, say
@@ -195,7 +195,7 @@ def _stages(request: RunRequest, plan: Plan, job: Job) -> list[StagePlan]:
         stages.append(StagePlan("fit", [FitScorer(job.path)], 1, model=True))
     if job.pending:
         options: dict[str, Any] = {**job.options, "format": job.format, "threads": job.threads}
-        score = LARFScore(job.scorer, batch_size=_BATCH, **options)
+        score = LARFAnnotator(job.scorer, batch_size=_BATCH, **options)
         steps = [ReadShards(job.path), score, WriteShards(job.path)]
         stages.append(StagePlan("score", steps, min(tasks, len(job.pending)), model=True))
     threshold, split, finish = FindThreshold(job.path), SplitShards(job.path), Finish(job.path, tasks)

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from larf_curate.deciding import ranking
 from larf_curate.deciding.ranking import Chunks, batches, order_statistics, quantiles, select
 from larf_curate.errors import DataError
-from larf_curate.scoring import ranking
 
 NAN = float("nan")
 ANY = st.floats() | st.floats(width=32) | st.sampled_from([0.0, -0.0, 0.1, math.inf, -math.inf, NAN])

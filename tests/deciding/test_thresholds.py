@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from larf_curate import Threshold
+from larf_curate.deciding import ranking
 from larf_curate.errors import DataError, ThresholdError
-from larf_curate.scoring import ranking
 
 NAN = float("nan")
 TIED = st.lists(st.sampled_from([-2.0, -0.1, 0.0, 0.1, 0.3, 1.5, NAN, None]), max_size=30)

@@ -22,7 +22,8 @@ from test_encoder import (
     save_random,
 )
 
-from larf_curate.encoding import attention, batching, lean, packing
+from larf_curate.encoding import attention, batching, packing
+from larf_curate.encoding import fused as lean
 from larf_curate.encoding.batching import plan_packs
 from larf_curate.encoding.encoder import Encoder
 from larf_curate.encoding.packing import PackedPass

@@ -30,9 +30,10 @@ from datatrove.pipeline.writers import JsonlWriter
 from larf_curate import LARFFilter, LARFScorer, Threshold
 from larf_curate.deciding.splitting import scored_schema
 from larf_curate.encoding import encoder
-from larf_curate.engines import documents, trove
+from larf_curate.engines import datatrove_rows as documents
+from larf_curate.engines import datatrove_steps as trove
 from larf_curate.engines.datatrove_rows import ROW, SHARD, CarriedRow, RowWriter, carry_row
-from larf_curate.engines.datatrove_steps import LARFScore, process_number
+from larf_curate.engines.datatrove_steps import LARFAnnotator, process_number
 from larf_curate.errors import Issue, RowFormatError, ScorerError, ThresholdError
 from larf_curate.scoring.columns import Scores
 from larf_curate.sources.files import open_source
@@ -196,7 +197,7 @@ def test_every_row_arrives_in_one_place(kind, writer, data, saved, tiny_scorer, 
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 1000])
 def test_as_many_documents_come_out_as_go_in(batch_size, tiny_scorer, scores):
     given = documents_with(ROWS)
-    found = list(LARFScore(tiny_scorer, batch_size=batch_size).run(iter(given)))
+    found = list(LARFAnnotator(tiny_scorer, batch_size=batch_size).run(iter(given)))
     assert found == given
     assert [document.metadata[ROW] for document in found] == ROWS
     expected = [scores[row["id"]] for row in ROWS]
@@ -233,7 +234,7 @@ class Collect:
 def test_results_that_are_too_few_lose_no_document_in_silence(step, tiny_scorer, monkeypatch):
     monkeypatch.setattr(LARFScorer, "annotate", lambda self, rows, *_, **__: Scores(self.layers, len(rows) - 1))
     if step == "score":
-        work = LARFScore(tiny_scorer, batch_size=4)
+        work = LARFAnnotator(tiny_scorer, batch_size=4)
     else:
         work = LARFFilter(tiny_scorer, 0.1, unscorable="keep", batch_size=4)
     with pytest.raises((IndexError, ValueError)):
@@ -244,7 +245,7 @@ def test_results_that_are_too_few_lose_no_document_in_silence(step, tiny_scorer,
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_the_larf_keys_are_always_all_there_with_their_types(order, batch_size, tiny_scorer):
     rows = sorted(ROWS, key=lambda row: (row["answer"] is None) == (order == "scorable first"))
-    found = list(LARFScore(tiny_scorer, batch_size=batch_size).run(iter(documents_with(rows))))
+    found = list(LARFAnnotator(tiny_scorer, batch_size=batch_size).run(iter(documents_with(rows))))
     assert (found[0].metadata["larf_score"] is None) == (order == "unscorable first")
     kinds = [float, float, float, int, str]
     for document in found:
@@ -280,17 +281,17 @@ def test_why_documents_are_unscorable_is_said_out_of_a_fixed_list(tiny_scorer):
 
 def test_plain_documents_are_rows_of_their_text_and_metadata(tiny_scorer):
     pair = {"prompt": "Why?", "completion": "So."}
-    (found,) = LARFScore(tiny_scorer).run(iter([Document("any", "1", metadata=dict(pair))]))
+    (found,) = LARFAnnotator(tiny_scorer).run(iter([Document("any", "1", metadata=dict(pair))]))
     assert found.metadata["larf_score"] == pytest.approx(tiny_scorer.score([pair], progress=False)[0], abs=1e-6)
     assert list(found.metadata) == [*pair, *LARF]
 
     def own(row: Any) -> list[dict[str, str]]:
         return [{"role": "user", "content": row["asked"]}, {"role": "assistant", "content": row["text"]}]
 
-    (found,) = LARFScore(tiny_scorer, format=own).run(iter([Document("So.", "1", metadata={"asked": "Why?"})]))
+    (found,) = LARFAnnotator(tiny_scorer, format=own).run(iter([Document("So.", "1", metadata={"asked": "Why?"})]))
     assert found.metadata["larf_score"] == pytest.approx(tiny_scorer.score([pair], progress=False)[0], abs=1e-6)
     with pytest.raises(RowFormatError, match="text, id, asked"):
-        list(LARFScore(tiny_scorer).run(iter([Document("So.", "1", metadata={"asked": "Why?"})])))
+        list(LARFAnnotator(tiny_scorer).run(iter([Document("So.", "1", metadata={"asked": "Why?"})])))
 
 
 def answer_of_the_row(row: Any) -> list[dict[str, str]]:
@@ -305,19 +306,19 @@ def test_format_and_options_reach_the_scorer(given, saved, tiny_scorer, scores, 
         "larf_curate.scoring.scorer.get_encoder", lambda config, *rest: seen.append(config) or get(config, *rest)
     )
     scorer = saved if given == "path" else tiny_scorer
-    step = LARFScore(scorer, format=answer_of_the_row, device="cpu", batch_tokens=99)
+    step = LARFAnnotator(scorer, format=answer_of_the_row, device="cpu", batch_tokens=99)
     found = [document.metadata for document in step.run(iter(documents_with(ROWS[1:4])))]
     np.testing.assert_allclose([m["larf_score"] for m in found], [scores[row["id"]] for row in ROWS[1:4]], atol=1e-6)
     assert {(config.device, config.batch_tokens) for config in seen} == {("cpu", 99)}
     with pytest.raises(RowFormatError, match="'alpaca' needs the column"):
-        list(LARFScore(scorer, format="alpaca").run(iter(documents_with(ROWS[1:4]))))
+        list(LARFAnnotator(scorer, format="alpaca").run(iter(documents_with(ROWS[1:4]))))
     with pytest.raises(ValueError, match="batch_size must be 1 or more"):
-        LARFScore(scorer, batch_size=0)
+        LARFAnnotator(scorer, batch_size=0)
 
 
 def test_a_scorer_that_is_not_there_fails_the_task(tmp_path):
     with pytest.raises(ScorerError):
-        execute([documents_with(ROWS[:1]), LARFScore(str(tmp_path / "none"))], tmp_path / "logs", tasks=1)
+        execute([documents_with(ROWS[:1]), LARFAnnotator(str(tmp_path / "none"))], tmp_path / "logs", tasks=1)
     assert not list((tmp_path / "logs").glob("completions/*"))
 
 
@@ -326,7 +327,7 @@ def test_a_scorer_fitted_anew_in_the_same_place_is_read_anew(tiny_scorer, tmp_pa
     found = []
     for scorer in (tiny_scorer, LARFScorer(tiny_scorer.spec, turned)):
         scorer.save_pretrained(tmp_path / "scorer")
-        (document,) = LARFScore(str(tmp_path / "scorer")).run(iter(documents_with(ROWS[1:2])))
+        (document,) = LARFAnnotator(str(tmp_path / "scorer")).run(iter(documents_with(ROWS[1:2])))
         found.append(document.metadata["larf_score"])
     assert found[0] == pytest.approx(-found[1], abs=1e-6)
 
@@ -420,7 +421,7 @@ def test_scoring_and_filtering_can_be_two_steps(data, saved, scores, median, tmp
     between: list[str] = []
     removed = JsonlWriter(str(tmp_path / "removed"), compression=None)
     kept = JsonlWriter(str(tmp_path / "kept"), compression=None)
-    steps = [reader(data), LARFScore(saved), peek, LARFFilter(None, median, exclusion_writer=removed), kept]
+    steps = [reader(data), LARFAnnotator(saved), peek, LARFFilter(None, median, exclusion_writer=removed), kept]
     execute(steps, tmp_path / "logs")
     assert sorted(between) == [row["id"] for row in ROWS]
     expected = {name for name, score in scores.items() if score <= median}
@@ -430,7 +431,7 @@ def test_scoring_and_filtering_can_be_two_steps(data, saved, scores, median, tmp
 
 def test_a_filter_without_any_score_fails_the_task(data, tmp_path):
     removed = JsonlWriter(str(tmp_path / "removed"), compression=None)
-    with pytest.raises(ThresholdError, match="no 'larf_score': give a scorer, or put a LARFScore step before"):
+    with pytest.raises(ThresholdError, match="no 'larf_score': give a scorer, or put a LARFAnnotator before"):
         execute([reader(data), LARFFilter(None, 0.1, exclusion_writer=removed)], tmp_path / "logs")
     assert not list((tmp_path / "logs").glob("completions/*"))
     with pytest.raises(ThresholdError, match="no 'larf_score'"):
@@ -480,7 +481,7 @@ def test_the_model_is_loaded_once_whatever_the_number_of_tasks(given, data, save
     monkeypatch.setattr(encoder, "load_model", lambda *args: calls.append(args) or load(*args))
     encoder.unload_models()
     scorer = saved if given == "path" else tiny_scorer
-    steps = [reader(data), LARFScore(scorer), LARFFilter(scorer, 0.0, unscorable="drop")]
+    steps = [reader(data), LARFAnnotator(scorer), LARFFilter(scorer, 0.0, unscorable="drop")]
     execute(steps, tmp_path / "logs", tasks=5)
     assert len(list((tmp_path / "logs" / "completions").iterdir())) == 5
     assert len(calls) == 1
@@ -498,7 +499,7 @@ from datatrove.pipeline.writers import JsonlWriter
 from larf_curate import LARFFilter, LARFScorer
 from larf_curate.encoding import encoder
 from larf_curate.engines.datatrove_rows import carry_row
-from larf_curate.engines.datatrove_steps import LARFScore, process_number
+from larf_curate.engines.datatrove_steps import LARFAnnotator, process_number
 
 
 def spy(documents, rank, tasks):
@@ -525,7 +526,7 @@ if __name__ == "__main__":
     with multiprocess.get_context("fork").Pool(1) as pool:
         assert pool.map(number, range(3)) == [0] * 3
     scorer = LARFScorer.from_pretrained(saved)
-    steps = [LARFScore(saved), LARFFilter(scorer, 0.0, exclusion_writer=JsonlWriter("out", compression=None))]
+    steps = [LARFAnnotator(saved), LARFFilter(scorer, 0.0, exclusion_writer=JsonlWriter("out", compression=None))]
     LocalPipelineExecutor(
         [JsonlReader(data, adapter=carry_row), spy, *steps, JsonlWriter("out", "kept-${rank}.jsonl", compression=None)],
         tasks=6,
@@ -594,7 +595,7 @@ def test_a_tasks_rank_never_chooses_the_device(number, tiny_scorer, monkeypatch)
     monkeypatch.setattr(encoder, "find_device", found)
     monkeypatch.setattr(trove, "process_number", lambda: number)
     for rank in (0, 1, 2, 3, 5):
-        for step in (LARFScore(tiny_scorer), LARFFilter(tiny_scorer, 0.1, unscorable="keep")):
+        for step in (LARFAnnotator(tiny_scorer), LARFFilter(tiny_scorer, 0.1, unscorable="keep")):
             assert len(list(step.run(iter(documents_with(ROWS[:3])), rank, 6))) > 0
     assert set(seen) == {f"cuda:{(number or 0) % 4}"}
     assert len(seen) == 10
@@ -618,7 +619,7 @@ def batches(monkeypatch) -> list[list[str]]:
 
 
 def test_a_batch_never_joins_two_shards(batches, tiny_scorer):
-    step = LARFScore(tiny_scorer, batch_size=3)
+    step = LARFAnnotator(tiny_scorer, batch_size=3)
     found = list(step.run(iter(documents_with(ROWS[:10], "aaaabbcddd"))))
     assert [document.metadata[ROW] for document in found] == ROWS[:10]
     assert batches == [["000", "001", "002"], ["003"], ["004", "005"], ["006"], ["007", "008", "009"]]
@@ -626,7 +627,7 @@ def test_a_batch_never_joins_two_shards(batches, tiny_scorer):
 
 @pytest.mark.parametrize("size", [1, 4, 10, 11])
 def test_a_batch_holds_at_most_so_many_documents(size, batches, tiny_scorer):
-    list(LARFScore(tiny_scorer, batch_size=size).run(iter(documents_with(ROWS[:10]))))
+    list(LARFAnnotator(tiny_scorer, batch_size=size).run(iter(documents_with(ROWS[:10]))))
     ids = [row["id"] for row in ROWS[:10]]
     assert batches == [ids[i : i + size] for i in range(0, 10, size)]
 
@@ -636,7 +637,7 @@ def test_a_batch_holds_at_most_so_many_characters(batches, tiny_scorer, monkeypa
     given = documents_with(ROWS[:7])
     for document, length in zip(given, [40, 60, 1, 99, 101, 300, 1], strict=True):
         document.text = "x" * length
-    found = list(LARFScore(tiny_scorer).run(iter(given)))
+    found = list(LARFAnnotator(tiny_scorer).run(iter(given)))
     assert batches == [["000", "001"], ["002", "003"], ["004"], ["005"], ["006"]]
     assert found == given
 
@@ -649,7 +650,7 @@ def test_no_more_than_a_batch_is_read_ahead(tiny_scorer):
             taken.append(document)
             yield document
 
-    found = LARFScore(tiny_scorer, batch_size=3).run(watched())
+    found = LARFAnnotator(tiny_scorer, batch_size=3).run(watched())
     next(found)
     assert len(taken) <= 4
 
@@ -659,7 +660,7 @@ def test_no_more_than_a_batch_is_read_ahead(tiny_scorer):
 def test_a_column_once_seen_is_remembered(first, batch_size, tiny_scorer):
     """JSON lines leave out what is null: which format it is shows in all the rows so far, not in each batch."""
     rows = [{"question": "q", "answer": "a"}, first, {"question": "q", "answer": "b"}]
-    step = LARFScore(tiny_scorer, batch_size=batch_size)
+    step = LARFAnnotator(tiny_scorer, batch_size=batch_size)
     found = [document.metadata["larf_issue"] for document in step.run(iter(documents_with(rows)))]
     assert found == [None, None if "answer" in first else "empty_answer", None]
 
@@ -681,14 +682,14 @@ def threads() -> Iterator[Callable[[], int]]:
     ("given", "environment", "expected"),
     [(0, "2", 2), (0, "-1", 4), (0, None, 4), (0, "8", 4), (1, None, 1), (3, "2", 3), (1, "2", 1), (9, "-1", 4)],
 )
-@pytest.mark.parametrize("kind", [LARFScore, LARFFilter])
+@pytest.mark.parametrize("kind", [LARFAnnotator, LARFFilter])
 def test_threads_are_limited_to_what_the_task_was_given(
     given, environment, expected, kind, threads, tiny_scorer, monkeypatch
 ):
     monkeypatch.delenv("DATATROVE_CPUS_PER_TASK", raising=False)
     if environment:
         monkeypatch.setenv("DATATROVE_CPUS_PER_TASK", environment)
-    options: dict[str, Any] = {} if kind is LARFScore else {"max_score": 0.1, "unscorable": "keep"}
+    options: dict[str, Any] = {} if kind is LARFAnnotator else {"max_score": 0.1, "unscorable": "keep"}
     step = kind(tiny_scorer, threads=given, **options)
     assert threads() == 4
     list(step.run(iter(documents_with(ROWS[:1]))))
@@ -702,7 +703,7 @@ def test_threads_are_limited_to_what_the_task_was_given(
 def test_steps_travel_light(library, saved, tiny_scorer, scores):
     list(tiny_scorer.annotate(ROWS[:2]).columns())
     for scorer, limit in ((saved, 2_000), (tiny_scorer, 1_500_000)):
-        for step in (LARFScore(scorer), LARFFilter(scorer, 0.1, unscorable="keep", batch_size=7)):
+        for step in (LARFAnnotator(scorer), LARFFilter(scorer, 0.1, unscorable="keep", batch_size=7)):
             before = library.dumps(step)
             assert len(before) < limit
             list(step.run(iter(documents_with(ROWS[:9]))))
@@ -732,7 +733,7 @@ def test_nothing_private_or_large_is_written_down(given, data, saved, tiny_score
     schema = scored_schema(open_source(str(data / "jsonl")).schema, tiny_scorer.spec)
     steps = [
         reader(data),
-        LARFScore(scorer, format=answer_of_the_row),
+        LARFAnnotator(scorer, format=answer_of_the_row),
         LARFFilter(scorer, threshold=FITTED, exclusion_writer=JsonlWriter(str(tmp_path / "removed"))),
         RowWriter(str(tmp_path / "kept"), schema),
     ]
@@ -779,7 +780,7 @@ def test_a_filter_counts_each_document_once(data, tiny_scorer, median, tmp_path)
 
 def test_scores_are_no_statistic(data, saved, tiny_scorer, median, tmp_path):
     """datatrove writes 0 for figures that sum to zero, as scores can."""
-    execute([reader(data), LARFScore(saved)], tmp_path / "logs")
+    execute([reader(data), LARFAnnotator(saved)], tmp_path / "logs")
     found = stats_of(tmp_path / "logs", "SCORER: 🧭 LARF")
     assert total(found["total"]) == COUNT
     assert set(found) == {"total", "issue_empty_answer", "larf_tokens"}
@@ -809,6 +810,6 @@ def test_the_example_of_the_adapter(data):
 def test_what_datatroves_steps_need_is_declared():
     """Each step asks for its packages by name when it is made, and raises where one is not installed."""
     declared = {re.split(r"[^\w.-]", line)[0] for line in importlib.metadata.requires("larf-curate") or ()}
-    for step in (LARFScore, LARFFilter, RowWriter, LambdaFilter, JsonlReader, JsonlWriter, ParquetReader):
+    for step in (LARFAnnotator, LARFFilter, RowWriter, LambdaFilter, JsonlReader, JsonlWriter, ParquetReader):
         needed = {name for kind in step.mro() for name in getattr(kind, "_requires_dependencies", ())}
         assert needed <= declared, step

@@ -12,9 +12,10 @@ import pytest
 
 from larf_curate import Threshold
 from larf_curate.deciding.layout import SUMMARY
-from larf_curate.engines import json_rows, local
+from larf_curate.engines import local
 from larf_curate.engines.local import read_scores, score_file, split_file
 from larf_curate.errors import DataError, LarfError, OutputError, RowFormatError
+from larf_curate.sources import json_rows
 from larf_curate.sources.files import open_source
 
 LARF = ["larf_score", "larf_score_l1", "larf_score_l3", "larf_tokens", "larf_issue"]

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from larf_curate.answering.generating import Answerer
-from larf_curate.encoding import demo
+from larf_curate.models import demo
 from larf_curate.models.loading import load_model
 from larf_curate.models.locating import locate
 from larf_curate.models.options import EncoderConfig

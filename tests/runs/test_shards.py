@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from larf_curate.engines import json_rows
 from larf_curate.errors import DataError, LarfError
 from larf_curate.runs.shards import Plan, Shard, missing, plan_shards, read_scored, scored_chunks
+from larf_curate.sources import json_rows
 from larf_curate.sources.files import open_source, read_file
 from larf_curate.sources.tables import DataFile, Source
 

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
 
-from larf_curate.engines import json_rows, writing
 from larf_curate.errors import DataError, OutputError
+from larf_curate.sources import json_rows, writing
 from larf_curate.sources.files import open_source
 from larf_curate.sources.json_values import rows_of
 from larf_curate.sources.tables import Source

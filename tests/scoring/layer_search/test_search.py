@@ -139,7 +139,7 @@ def plain_answers(home: Path, block: int | None, scale: float, prompts: list[str
 
 
 def test_a_search_that_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search: Any) -> None:
-    from larf_curate.encoding import answering
+    from larf_curate.answering import generating as answering
 
     home, ledger = plant(tmp_path / "model", PLANTED), tmp_path / "search.jsonl"
     whole = search(home, prompts=PROMPTS, max_new_tokens=4)
