@@ -339,7 +339,7 @@ def report(
     """Show what was removed and why, and what the score measures on these rows; writes report.json and plots/."""
     from .console import show_report
     from .publishing.page import write_page
-    from .publishing.report import write_report
+    from .publishing.write_report import write_report
 
     found = write_report(run)
     show_report(found)

@@ -15,9 +15,10 @@ from ..atomic import write_bytes
 from ..deciding.ranking import quantiles
 from ..inert import visible
 from ..scoring.columns import SCORE
+from .build_report import build_report
 from .excerpts import highest
 from .plots import draw_plots
-from .report import Report, build_report
+from .report import Report
 from .results import Results
 from .words import caption, describe_run, groups_by_column
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import yaml
 
 from ..deciding.layout import RECIPE, without_directories
+from .build_report import build_report
 from .card import HOME, CardRequest
 from .excerpts import highest
 from .plots import draw_plots
-from .report import REPORT, Report, build_report
+from .report import REPORT, Report
 from .results import Results
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

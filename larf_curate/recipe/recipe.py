@@ -316,7 +316,7 @@ class Recipe(_Section):
             LarfError: anything cannot be used; what is done stays done, and another run goes on from there.
         """
         from ..publishing.hub import push_run, require_token
-        from ..publishing.report import write_report
+        from ..publishing.write_report import write_report
         from ..runs.driver import run
 
         if self.publish is not None:

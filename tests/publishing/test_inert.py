@@ -18,12 +18,12 @@ from markdown_it import MarkdownIt
 from support.hostile import HOSTILE
 
 from larf_curate.inert import fenced, markdown, visible
+from larf_curate.publishing.build_report import build_report
 from larf_curate.publishing.card import BEGIN, END, CardRequest, render_card, split_card
 from larf_curate.publishing.excerpts import highest
 from larf_curate.publishing.page import render_page, write_page
 from larf_curate.publishing.plots import draw_plots
 from larf_curate.publishing.publication import publish_files
-from larf_curate.publishing.report import build_report
 from larf_curate.publishing.results import Results
 
 RENDER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])

@@ -13,12 +13,14 @@ from support.made_runs import SCORER, sample_rows
 from larf_curate.deciding.thresholds import Threshold
 from larf_curate.errors import DataError
 from larf_curate.publishing import sample as sampling
+from larf_curate.publishing.build_report import build_report
 from larf_curate.publishing.plots import draw_plots
-from larf_curate.publishing.report import REPORT, Report, build_report, write_report
+from larf_curate.publishing.report import REPORT, Report
 from larf_curate.publishing.results import Results
 from larf_curate.publishing.sample import draw_places, draw_sample
 from larf_curate.publishing.statistics import difference_of_shares, ratio_of_means, spearman
 from larf_curate.publishing.words import describe_rule, describe_unscored
+from larf_curate.publishing.write_report import write_report
 
 
 def frame(run) -> pd.DataFrame:
