@@ -324,7 +324,7 @@ def filter_(
         else:
             known = read_scores(open_source(harmless)) if harmless else _harmless_scores(str(scorer))
             threshold = Threshold.calibrated(calibrated or 0.0, known)
-    show_summary(split_file(open_source(data, split), threshold, out, unscorable=unscorable, format=format))
+    show_summary(split_file(open_source(data, split), threshold.with_unscorable(unscorable), out, format=format))
     print(f"written to {out}: kept/ removed/ unscorable/")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +15,6 @@ from ..scoring.columns import SCORE, larf_dtypes, larf_schema
 from ..sources.tables import conform
 from .layout import METADATA_KEY, without_directories
 from .thresholds import Threshold
-
-Unscored = Literal["separate", "keep", "remove"]
-"""Where rows without a score go: a part of their own, or the kept ones, or the removed ones."""
 
 
 def scored_schema(schema: pa.Schema, spec: ScorerSpec) -> pa.Schema:
@@ -55,11 +51,7 @@ def scores_of(table: pa.Table) -> NDArray[np.float64]:
     return values
 
 
-def split_table(table: pa.Table, threshold: Threshold, unscorable: Unscored, first_row: int) -> dict[str, pa.Table]:
+def split_table(table: pa.Table, threshold: Threshold, first_row: int) -> dict[str, pa.Table]:
     """Scored rows, the first of them row `first_row` of the dataset, by outcome: kept, removed, unscorable."""
-    scores = scores_of(table)
-    unscored = np.isnan(scores)
-    removed = threshold.removes(scores, first_row)
-    parts = {"kept": ~unscored & ~removed, "removed": removed, "unscorable": np.zeros_like(unscored)}
-    parts[{"separate": "unscorable", "keep": "kept", "remove": "removed"}[unscorable]] |= unscored
-    return {outcome: conform(table.filter(pa.array(mask)), table.schema) for outcome, mask in parts.items()}
+    masks = threshold.outcomes(scores_of(table), first_row)
+    return {outcome: conform(table.filter(pa.array(mask)), table.schema) for outcome, mask in masks.items()}

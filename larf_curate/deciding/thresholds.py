@@ -16,6 +16,8 @@ from ..errors import ThresholdError
 from .ranking import Chunks, batches, refuse_change, select
 
 Rule = Literal["max_score", "drop_top", "drop_fraction", "calibrated"]
+UnscorablePolicy = Literal["separate", "keep", "remove"]
+"""Where rows without a score go: into a part of their own, to the kept rows, or to the removed ones."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,10 @@ class Threshold:
         rule: which of the four constructors made it.
         amount: what the constructor was given.
         value: rows above this score go, but for the spared ones; None until fitted.
-        rows, removed, unscorable: counts over the scores it was fitted on.
+        unscorable: where rows without a score go; see `UnscorablePolicy`.
+        rows, removed, unscorable_rows: counts over the scores it was fitted on.
         tied: how many rows have the last removed row's score and stay: more would go without row numbers.
         harmless: for `calibrated`, the number of harmless rows behind it.
-        nulls: where rows without a score go, of `with_nulls`.
         spared_score, spared_from: rows of exactly this score stay from this row number on; None where no row does.
 
     >>> import numpy as np
@@ -50,38 +52,44 @@ class Threshold:
     rule: Rule
     amount: float
     value: float | None = None
+    unscorable: UnscorablePolicy = "separate"
     rows: int | None = None
     removed: int | None = None
-    unscorable: int | None = None
+    unscorable_rows: int | None = None
     tied: int = 0
     harmless: int | None = None
-    nulls: Literal["keep", "remove"] | None = None
     spared_score: float | None = None
     spared_from: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.unscorable not in get_args(UnscorablePolicy):
+            raise ThresholdError(f"unscorable must be separate, keep or remove, not {self.unscorable!r}")
+
     @classmethod
-    def max_score(cls, value: float) -> Threshold:
+    def max_score(cls, value: float, *, unscorable: UnscorablePolicy = "separate") -> Threshold:
         """Remove every row that scores above `value`. Needs no fitting; `fit` adds the counts."""
         if not math.isfinite(value):
             raise ThresholdError(f"max_score must be a finite number, not {value}")
-        return cls("max_score", float(value), value=float(value))
+        return cls("max_score", float(value), value=float(value), unscorable=unscorable)
 
     @classmethod
-    def drop_top(cls, count: int) -> Threshold:
+    def drop_top(cls, count: int, *, unscorable: UnscorablePolicy = "separate") -> Threshold:
         """Remove the `count` highest-scoring rows."""
         if not math.isfinite(count) or count < 0 or count != int(count):
             raise ThresholdError(f"drop_top needs a number of rows, 0 or more, not {count}")
-        return cls("drop_top", int(count))
+        return cls("drop_top", int(count), unscorable=unscorable)
 
     @classmethod
-    def drop_fraction(cls, share: float) -> Threshold:
+    def drop_fraction(cls, share: float, *, unscorable: UnscorablePolicy = "separate") -> Threshold:
         """Remove the highest-scoring `share` (0 to 1) of the scorable rows, rounded down to whole rows."""
         if not 0 <= share <= 1:
             raise ThresholdError(f"drop_fraction needs a share between 0 and 1, not {share}")
-        return cls("drop_fraction", float(share))
+        return cls("drop_fraction", float(share), unscorable=unscorable)
 
     @classmethod
-    def calibrated(cls, share: float, harmless: Iterable[float]) -> Threshold:
+    def calibrated(
+        cls, share: float, harmless: Iterable[float | None], *, unscorable: UnscorablePolicy = "separate"
+    ) -> Threshold:
         """Remove what scores higher than all but `share` of rows known to be harmless (split conformal prediction).
 
         What it promises: a new harmless row *drawn like the `harmless` ones* is removed with a probability of at most
@@ -92,6 +100,7 @@ class Threshold:
         Args:
             share: 0 to 1, at least 1 / (number of harmless rows + 1).
             harmless: their scores; NaN and None are left out.
+            unscorable: where rows without a score go; see `UnscorablePolicy`.
         """
         if not 0 < share < 1:
             raise ThresholdError(f"calibrated needs a share between 0 and 1, not {share}")
@@ -102,7 +111,8 @@ class Threshold:
             raise ThresholdError(
                 f"a share of {share} needs at least {math.ceil(1 / share) - 1} harmless rows; there are {len(scores)}"
             )
-        return cls("calibrated", float(share), value=float(scores[place]), harmless=len(scores))
+        value = float(scores[place])
+        return cls("calibrated", float(share), value=value, harmless=len(scores), unscorable=unscorable)
 
     def fit(self, scores: Iterable[float | None]) -> Threshold:
         """The threshold for these scores, with its counts. NaN and null are unscorable, never counted as removed.
@@ -143,7 +153,7 @@ class Threshold:
             value=math.inf,
             rows=found.rows,
             removed=0,
-            unscorable=found.rows - found.scored,
+            unscorable_rows=found.rows - found.scored,
             tied=0,
             spared_score=None,
             spared_from=None,
@@ -169,18 +179,23 @@ class Threshold:
             rows += len(batch)
             removed += int(np.count_nonzero(self.removes(batch)))
             unscorable += int(np.count_nonzero(np.isnan(batch)))
-        return replace(self, rows=rows, removed=removed, unscorable=unscorable)
+        return replace(self, rows=rows, removed=removed, unscorable_rows=unscorable)
 
     def _wanted(self, scorable: int) -> int:
         # 0.07 * 100 is 7.000000000000001: rounding first keeps the floor what a person expects.
         wanted = self.amount if self.rule == "drop_top" else math.floor(round(self.amount * scorable, 6))
         return min(int(wanted), scorable)
 
-    def with_nulls(self, nulls: Literal["keep", "remove"]) -> Threshold:
-        """Say where rows without a score go; until then `keep` refuses to judge them."""
-        if nulls not in ("keep", "remove"):
-            raise ThresholdError(f"nulls must be keep or remove, not {nulls!r}")
-        return replace(self, nulls=nulls)
+    def with_unscorable(self, policy: UnscorablePolicy) -> Threshold:
+        """The same threshold with another place for rows without a score.
+
+        >>> Threshold.max_score(0.1).with_unscorable("remove").keep(None)
+        False
+
+        Raises:
+            ThresholdError: there is no such policy.
+        """
+        return replace(self, unscorable=policy)
 
     def keep(self, score: float | None, row: int | None = None) -> bool:
         """Whether a row with this score stays.
@@ -194,17 +209,17 @@ class Threshold:
                 removed one go as well, `tied` more than asked for.
 
         Raises:
-            ThresholdError: not fitted, or no score and `with_nulls` has not said what to do then.
+            ThresholdError: not fitted, or there is no score and `unscorable` is "separate", neither kept nor removed.
         """
         if self.value is None:
             raise ThresholdError(f"{self.rule} knows its threshold only after .fit(scores)")
         if score is None or math.isnan(score):
-            if self.nulls is None:
+            if self.unscorable == "separate":
                 raise ThresholdError(
                     "a row without a score is neither kept nor removed in silence: filter those rows out first, or use "
-                    '.with_nulls("keep") or .with_nulls("remove")'
+                    'a threshold .with_unscorable("keep") or .with_unscorable("remove")'
                 )
-            return self.nulls == "keep"
+            return self.unscorable == "keep"
         # A float32 would be compared in float32, and so kept where `fit`, in float64, counted it as removed.
         return not self._removes(float(score), -1 if row is None else row)
 
@@ -212,7 +227,7 @@ class Threshold:
         """Which of some rows that follow one another are removed: [n].
 
         Args:
-            scores: [n], as for `fit`; rows without a score are not removed by it, whatever `with_nulls` said.
+            scores: [n], as for `fit`; rows without a score are never among the removed, whatever `unscorable` says.
             first_row: the number of the first of them in the dataset, from 0.
 
         Raises:
@@ -223,6 +238,24 @@ class Threshold:
         wide = _array(scores).astype(np.float64, copy=False)
         gone: NDArray[np.bool_] = self._removes(wide, np.arange(first_row, first_row + len(wide)))
         return gone
+
+    def outcomes(self, scores: Iterable[float | None], first_row: int = 0) -> dict[str, NDArray[np.bool_]]:
+        """Which of some rows that follow one another are kept, removed and unscorable: [n] each, by `layout.OUTCOMES`.
+
+        Each row is one of the three. Arguments and errors as for `removes`.
+
+        >>> masks = Threshold.max_score(0.2, unscorable="keep").outcomes([0.1, None, 0.3])
+        >>> {outcome: rows.tolist() for outcome, rows in masks.items()}
+        {'kept': [True, True, False], 'removed': [False, False, True], 'unscorable': [False, False, False]}
+        """
+        array = _array(scores)
+        missing, removed = np.isnan(array), self.removes(array, first_row)
+        nowhere = np.zeros_like(missing)
+        return {
+            "kept": ~removed if self.unscorable == "keep" else ~removed & ~missing,
+            "removed": removed | missing if self.unscorable == "remove" else removed,
+            "unscorable": missing if self.unscorable == "separate" else nowhere,
+        }
 
     def _removes(self, score: Any, row: Any) -> Any:
         # One decision for a number and for arrays of them: both know these operators.
@@ -239,7 +272,7 @@ class Threshold:
 
     @classmethod
     def from_json(cls, text: str) -> Threshold:
-        """Read what `to_json` wrote, also before there were `spared_score` and `spared_from`.
+        """Read what `to_json` wrote.
 
         Raises:
             ThresholdError: it is something else.
@@ -248,8 +281,8 @@ class Threshold:
             fields: Mapping[str, Any] = json.loads(text)
             value, spared_score = _stored(fields["value"]), _stored(fields.get("spared_score"))
             spared_from = fields.get("spared_from")
-            if fields["rule"] not in get_args(Rule) or fields["nulls"] not in (None, "keep", "remove"):
-                raise ValueError(f"rule {fields['rule']!r}, nulls {fields['nulls']!r}")
+            if fields["rule"] not in get_args(Rule):
+                raise ValueError(f"rule {fields['rule']!r}")
             if (spared_score is None) != (spared_from is None) or not isinstance(spared_from, int | None):
                 raise ValueError(f"spared_score {spared_score!r}, spared_from {spared_from!r}")
             return cls(**{**fields, "value": value, "spared_score": spared_score})

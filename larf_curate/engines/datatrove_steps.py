@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, Unpack
 
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
@@ -16,7 +16,7 @@ from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.utils.logging import logger
 from datatrove.utils.typeshelper import StatHints
 
-from ..deciding.thresholds import Threshold
+from ..deciding.thresholds import Threshold, UnscorablePolicy
 from ..errors import ThresholdError
 from ..rows.formats import FormatLike, columns_of
 from ..scoring.artifact import read_config
@@ -128,7 +128,7 @@ class LARFFilter(BaseFilter):
     Traceback (most recent call last):
         ...
     larf_curate.errors.ThresholdError: documents without a score would vanish: give LARFFilter an exclusion_writer, or
-    say unscorable="keep" or unscorable="drop"
+    say unscorable="keep" or unscorable="remove"
 
     Args:
         scorer: as in `LARFAnnotator`; None where a `LARFAnnotator` step went before.
@@ -136,7 +136,9 @@ class LARFFilter(BaseFilter):
         threshold: instead of `max_score`, a fitted one. Where scores tie at the threshold all of them go: documents
             have no row numbers. (A recipe removes exactly as many as asked for.)
         exclusion_writer: takes what goes: any of datatrove's writers, or `RowWriter`.
-        unscorable: where documents without a score go: to the exclusion writer, on with the others, or nowhere.
+        unscorable: where documents without a score go, in place of what `threshold` says. "separate": to the exclusion
+            writer, and there must be one; "keep": on with the others; "remove": with the removed ones, to the exclusion
+            writer if there is one.
         batch_size, format, threads, **options: as in `LARFAnnotator`.
 
     Raises:
@@ -152,7 +154,7 @@ class LARFFilter(BaseFilter):
         *,
         threshold: Threshold | None = None,
         exclusion_writer: Any = None,
-        unscorable: Literal["exclude", "keep", "drop"] = "exclude",
+        unscorable: UnscorablePolicy | None = None,
         batch_size: int = 1024,
         format: FormatLike | None = None,  # noqa: A002 - the word users know
         threads: int = 0,
@@ -161,19 +163,17 @@ class LARFFilter(BaseFilter):
         super().__init__(exclusion_writer)
         if (max_score is None) == (threshold is None):
             raise ThresholdError("LARFFilter needs max_score or a fitted threshold, and not both")
-        self.threshold = Threshold.max_score(max_score) if max_score is not None else threshold
-        if self.threshold is None or self.threshold.value is None:
+        chosen = Threshold.max_score(max_score) if max_score is not None else threshold
+        if chosen is None or chosen.value is None:
             raise ThresholdError(
                 "LARFFilter needs a fitted threshold: fit it on scores first (a recipe does that for whole datasets)"
             )
-        if unscorable not in ("exclude", "keep", "drop"):
-            raise ThresholdError(f"unscorable must be exclude, keep or drop, not {unscorable!r}")
-        if unscorable == "exclude" and exclusion_writer is None:
+        self.threshold = chosen if unscorable is None else chosen.with_unscorable(unscorable)
+        if self.threshold.unscorable == "separate" and exclusion_writer is None:
             raise ThresholdError(
                 "documents without a score would vanish: give LARFFilter an exclusion_writer, or say "
-                'unscorable="keep" or unscorable="drop"'
+                'unscorable="keep" or unscorable="remove"'
             )
-        self.unscorable = unscorable
         self.score: LARFAnnotator | None = None
         if scorer is not None:
             self.score = LARFAnnotator(scorer, batch_size=batch_size, format=format, threads=threads, **options)
@@ -182,16 +182,7 @@ class LARFFilter(BaseFilter):
     def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Yield the documents that stay."""
         annotated = data if self.score is None else self.score.run(data, rank, world_size)
-        if self.unscorable == "drop":
-            annotated = self._scored(annotated)
         yield from super().run(annotated, rank, world_size)
-
-    def _scored(self, data: Iterator[Document]) -> Iterator[Document]:
-        for document in data:
-            if _lacks_score(document.metadata.get(SCORE, 0.0)):
-                self.stat_update(StatHints.total, StatHints.dropped, f"dropped_{REASONS[1]}")
-            else:
-                yield document
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
         """By the score that the document has.
@@ -204,14 +195,9 @@ class LARFFilter(BaseFilter):
                 f"document {doc.id} has no {SCORE!r}: give a scorer, or put a LARFAnnotator step before"
             )
         score = doc.metadata[SCORE]
-        if _lacks_score(score):
-            return True if self.unscorable == "keep" else (False, REASONS[1])
-        assert self.threshold is not None
+        if score is None or math.isnan(score):
+            return True if self.threshold.unscorable == "keep" else (False, REASONS[1])
         return True if self.threshold.keep(score) else (False, REASONS[0])
-
-
-def _lacks_score(score: float | None) -> bool:
-    return score is None or math.isnan(score)
 
 
 @lru_cache(maxsize=4)

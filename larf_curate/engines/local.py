@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..deciding.layout import OUTCOMES, SUMMARY
-from ..deciding.splitting import Unscored, scored_schema, scores_of, split_table
+from ..deciding.splitting import scored_schema, scores_of, split_table
 from ..deciding.summary import Summary, Tally, quantiles_of, text_format
 from ..deciding.thresholds import Threshold
 from ..errors import DataError
@@ -55,7 +55,6 @@ def split_file(
     threshold: Threshold,
     out: str | Path,
     *,
-    unscorable: Unscored = "separate",
     format: str = "auto",  # noqa: A002 - the word users know
 ) -> Summary:
     """Split scored rows into `kept/`, `removed/` and `unscorable/` under the directory `out`.
@@ -64,9 +63,8 @@ def split_file(
 
     Args:
         source: rows with the column `larf_score`.
-        threshold: any rule; it is fitted here, on all the scores.
+        threshold: any rule; it is fitted here, on all the scores, and says where rows without one go.
         out: a directory that does not exist, is empty, or holds an earlier result, which is replaced.
-        unscorable: where rows without a score go: their own part, or `kept/`, or `removed/`.
         format: how to read the texts of the highest rows for the summary.
 
     Raises:
@@ -84,7 +82,7 @@ def split_file(
             writers[outcome] = TableWriter(home / outcome / "data.parquet", source.schema)
         try:
             for table in source.tables(ROWS_AT_ONCE):
-                for outcome, part in split_table(table, fitted, unscorable, tally.rows).items():
+                for outcome, part in split_table(table, fitted, tally.rows).items():
                     writers[outcome].write(part)
                     counts[outcome] += len(part)
                 rows = rows_of(table, columns)

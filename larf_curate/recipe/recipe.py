@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from ..deciding.thresholds import Rule, Threshold
+from ..deciding.thresholds import Rule, Threshold, UnscorablePolicy
 from ..errors import DataError, PublishError, RecipeError
 from ..hub import hub_errors
 from ..models.options import DType
@@ -147,7 +147,7 @@ class ThresholdSection(_Section):
     drop_fraction: float | None = Field(None, ge=0, le=1)
     calibrated: float | None = Field(None, gt=0, lt=1)
     harmless: Text | None = None
-    unscorable: Literal["separate", "keep", "remove"] = "separate"
+    unscorable: UnscorablePolicy = "separate"
 
     @model_validator(mode="after")
     def _check(self) -> Self:

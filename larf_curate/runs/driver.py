@@ -16,9 +16,8 @@ from typing import Any
 
 from datatrove.executor.base import PipelineExecutor
 
-from ..deciding.splitting import Unscored
 from ..deciding.summary import Summary
-from ..deciding.thresholds import Rule
+from ..deciding.thresholds import Rule, UnscorablePolicy
 from ..engines.datatrove_steps import LARFAnnotator
 from ..errors import DataError, LarfError, OutputError, one_line
 from ..models.locating import locate
@@ -63,7 +62,7 @@ class RunRequest:
     rule: Rule
     amount: float
     harmless: Source | None
-    unscorable: Unscored
+    unscorable: UnscorablePolicy
     executor: ExecutorRequest
     home: Path
     recipe: str

@@ -10,8 +10,7 @@ from typing import Any
 
 from ..atomic import write_text
 from ..deciding.layout import RECIPE
-from ..deciding.splitting import Unscored
-from ..deciding.thresholds import Rule
+from ..deciding.thresholds import Rule, UnscorablePolicy
 from .shards import Plan
 
 
@@ -43,7 +42,7 @@ class Job:
     rule: Rule
     amount: float
     harmless: str | None
-    unscorable: Unscored
+    unscorable: UnscorablePolicy
     directory: str
     driver: list[Any]
     run: dict[str, Any] = field(default_factory=dict)

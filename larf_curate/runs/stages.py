@@ -162,7 +162,7 @@ class SplitShards(Stage):
                 table = conform(read_scored(Path(job.scored), shard), schema)
                 rows = rows_of(table, columns)
                 tally.add(rows, form, scores_of(table), [row[ISSUE] for row in rows], shard.first)
-                for outcome, part in split_table(table, threshold, job.unscorable, shard.first).items():
+                for outcome, part in split_table(table, threshold, shard.first).items():
                     counts[outcome] += len(part)
                     if not len(part) and (rank or outcome in writers):
                         continue  # but the first task's file is there even where it is empty: it has the columns
@@ -217,11 +217,11 @@ def _summary_at(path: Path) -> Summary:
 
 def _threshold(job: Job) -> Threshold:
     if job.rule != "calibrated":
-        make: Callable[[float], Threshold] = getattr(Threshold, job.rule)
-        return make(job.amount)
+        make: Callable[..., Threshold] = getattr(Threshold, job.rule)
+        return make(job.amount, unscorable=job.unscorable)
     harmless: NDArray[Any]
     if job.harmless is None:
         harmless = LARFScorer.from_pretrained(job.scorer).harmless_scores
     else:
         harmless = np.asarray(read_scores(open_source(job.harmless)))
-    return Threshold.calibrated(job.amount, harmless)
+    return Threshold.calibrated(job.amount, harmless, unscorable=job.unscorable)

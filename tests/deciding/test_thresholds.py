@@ -41,7 +41,7 @@ def rows_by_hand(scores: list[float | None], count: int) -> list[int]:
 
 
 def rows_removed_by(threshold: Threshold, scores: list[float | None]) -> list[int]:
-    judge = threshold.with_nulls("keep")
+    judge = threshold.with_unscorable("keep")
     return [row for row, score in enumerate(scores) if not judge.keep(score, row)]
 
 
@@ -52,7 +52,7 @@ def scores_without_rows(threshold: Threshold, scores: list[float | None]) -> lis
 def check_counts(threshold: Threshold, scores: list[float | None]) -> None:
     assert threshold.rows == len(scores)
     assert threshold.removed == len(rows_removed_by(threshold, scores))
-    assert threshold.unscorable == len(scores) - len(scorable(scores))
+    assert threshold.unscorable_rows == len(scores) - len(scorable(scores))
     assert threshold.tied == len(scores_without_rows(threshold, scores)) - threshold.removed
 
 
@@ -238,9 +238,22 @@ def test_float32_columns_and_the_python_floats_of_a_dataset_are_judged_alike() -
 def test_nothing_to_judge_removes_nothing(scores: list[float | None]) -> None:
     for rule in (Threshold.drop_top(5), Threshold.drop_fraction(0.5), Threshold.max_score(0.1)):
         threshold = rule.fit(scores)
-        assert (threshold.rows, threshold.removed, threshold.unscorable) == (len(scores), 0, len(scores))
+        assert (threshold.rows, threshold.removed, threshold.unscorable_rows) == (len(scores), 0, len(scores))
         assert threshold.tied == 0
         assert threshold.removes(scores).tolist() == [False] * len(scores)
+
+
+@given(scores=TIED, count=st.integers(0, 35), policy=st.sampled_from(["separate", "keep", "remove"]))
+def test_every_row_has_the_outcome_that_the_policy_says(scores: list[float | None], count: int, policy: Any) -> None:
+    masks = Threshold.drop_top(count, unscorable=policy).fit(scores).outcomes(scores)
+    outcomes = {name: np.flatnonzero(mask).tolist() for name, mask in masks.items()}
+    removed = rows_by_hand(scores, count)
+    missing = [row for row, score in enumerate(scores) if score is None or math.isnan(score)]
+    rest = sorted(set(range(len(scores))) - {*removed, *missing})
+    expected = {"kept": rest, "removed": removed, "unscorable": []}
+    place = {"separate": "unscorable", "keep": "kept", "remove": "removed"}[policy]
+    expected[place] = sorted([*expected[place], *missing])
+    assert outcomes == expected
 
 
 # The calibrated rule -------------------------------------------------------------------------------------------------
@@ -279,7 +292,7 @@ def test_calibrated_counts_over_the_rows_it_is_fitted_to() -> None:
     assert threshold.keep(8)
     assert not threshold.keep(8.001)
     fitted = threshold.fit([1, 8, 9, 10, NAN])
-    assert (fitted.value, fitted.rows, fitted.removed, fitted.unscorable, fitted.tied) == (8, 5, 2, 1, 0)
+    assert (fitted.value, fitted.rows, fitted.removed, fitted.unscorable_rows, fitted.tied) == (8, 5, 2, 1, 0)
 
 
 # Null scores ---------------------------------------------------------------------------------------------------------
@@ -288,15 +301,15 @@ def test_calibrated_counts_over_the_rows_it_is_fitted_to() -> None:
 @pytest.mark.parametrize("score", [None, NAN, np.float32("nan")])
 def test_a_row_without_a_score_waits_for_a_word(score: Any) -> None:
     threshold = Threshold.max_score(0.1)
-    with pytest.raises(ThresholdError, match="with_nulls"):
+    with pytest.raises(ThresholdError, match="with_unscorable"):
         threshold.keep(score)
-    assert threshold.with_nulls("keep").keep(score) is True
-    assert threshold.with_nulls("remove").keep(score) is False
-    assert threshold.with_nulls("remove").keep(0.1) is True
-    with pytest.raises(ThresholdError, match="with_nulls"):  # with_nulls gives a copy
+    assert threshold.with_unscorable("keep").keep(score) is True
+    assert threshold.with_unscorable("remove").keep(score) is False
+    assert threshold.with_unscorable("remove").keep(0.1) is True
+    with pytest.raises(ThresholdError, match="with_unscorable"):  # with_unscorable gives a copy
         threshold.keep(score)
     with pytest.raises(ThresholdError, match="maybe"):
-        threshold.with_nulls("maybe")
+        threshold.with_unscorable("maybe")
 
 
 @pytest.mark.parametrize("rule", [Threshold.drop_top(2), Threshold.drop_fraction(0.1)])
@@ -319,6 +332,11 @@ def test_a_counting_rule_judges_only_once_fitted(rule: Threshold) -> None:
         *(lambda share=share: Threshold.calibrated(share, np.arange(99)) for share in (0, 1, -0.1, NAN)),
         lambda: Threshold.calibrated(0.5, []),
         lambda: Threshold.calibrated(0.5, [NAN, None]),
+        *(
+            lambda rule=rule: getattr(Threshold, rule)(0, unscorable="drop")
+            for rule in ("max_score", "drop_top", "drop_fraction")
+        ),
+        lambda: Threshold.calibrated(0.5, [1, 2], unscorable=None),  # type: ignore[arg-type]
         lambda: Threshold.drop_top(1).fit(["high", "low"]),
         lambda: Threshold.drop_top(1).fit(np.zeros((3, 2))),
         lambda: Threshold.drop_top(1).fit_chunks(lambda: [np.zeros(3), np.zeros((3, 2))]),
@@ -341,7 +359,7 @@ def test_bad_arguments_are_refused(make: Callable[[], Threshold]) -> None:
         Threshold.drop_top(3),
         Threshold.drop_top(2).fit([0.1, 0.2, 0.2, 0.2, NAN]),
         Threshold.drop_top(1).fit([math.inf, 0.2, math.inf]),
-        Threshold.drop_top(9).fit([0.1, 0.2]).with_nulls("remove"),  # all go: above minus infinity
+        Threshold.drop_top(9).fit([0.1, 0.2]).with_unscorable("remove"),  # all go: above minus infinity
         Threshold.drop_fraction(0.5).fit([]),  # none can go: above infinity
         Threshold.calibrated(0.1, np.arange(20) / 7).fit(np.float32([1, 3])),
     ],
@@ -360,10 +378,10 @@ def test_json_gives_the_same_threshold_back(threshold: Threshold, tmp_path: Path
         assert [again.keep(x) for x in (-2, 0.15, 2)] == [threshold.keep(x) for x in (-2, 0.15, 2)]
 
 
-def test_json_from_before_row_numbers_is_read() -> None:
+def test_json_without_row_numbers_is_read() -> None:
     text = (
-        '{"amount": 1, "harmless": null, "nulls": "keep", "removed": 2, "rows": 3, "rule": "drop_top", "tied": 1, '
-        '"unscorable": 0, "value": 0.1}'
+        '{"amount": 1, "harmless": null, "removed": 2, "rows": 3, "rule": "drop_top", "tied": 1, '
+        '"unscorable": "keep", "unscorable_rows": 0, "value": 0.1}'
     )
     threshold = Threshold.from_json(text)
     assert rows_removed_by(threshold, [0.1, 0.4, 0.4]) == [1, 2]
@@ -387,7 +405,7 @@ STORED = json.loads(Threshold.max_score(0.12).to_json())
                 {"rule": "drop_everything"},
                 {"value": "high"},
                 {"value": NAN},  # would keep every row
-                {"nulls": "maybe"},
+                {"unscorable": "maybe"},
                 {"surprise": 1},
                 {"spared_score": NAN, "spared_from": 3},
                 {"spared_score": 0.5},
@@ -417,12 +435,12 @@ def dataset() -> Any:
 
 def test_filter_removes_the_rows(dataset: Any) -> None:
     threshold = Threshold.drop_top(1).fit(dataset["larf_score"])
-    assert (threshold.removed, threshold.tied, threshold.unscorable) == (1, 1, 1)
-    kept = dataset.filter(threshold.with_nulls("keep").keep, input_columns="larf_score", with_indices=True)
+    assert (threshold.removed, threshold.tied, threshold.unscorable_rows) == (1, 1, 1)
+    kept = dataset.filter(threshold.with_unscorable("keep").keep, input_columns="larf_score", with_indices=True)
     assert kept["row"][:] == [0, 2, 3, 4, 5]
-    kept = dataset.filter(threshold.with_nulls("remove").keep, input_columns=["larf_score"], with_indices=True)
+    kept = dataset.filter(threshold.with_unscorable("remove").keep, input_columns=["larf_score"], with_indices=True)
     assert kept["row"][:] == [0, 3, 4, 5]
-    kept = dataset.filter(threshold.with_nulls("remove").keep, input_columns="larf_score")
+    kept = dataset.filter(threshold.with_unscorable("remove").keep, input_columns="larf_score")
     assert kept["row"][:] == [0, 3, 5]
 
 
@@ -439,5 +457,5 @@ def test_filter_removes_exactly_as_many_as_asked_for(form: str | None) -> None:
 
 
 def test_filter_does_not_pass_over_a_null_in_silence(dataset: Any) -> None:
-    with pytest.raises(ThresholdError, match="with_nulls"):
+    with pytest.raises(ThresholdError, match="with_unscorable"):
         dataset.filter(Threshold.max_score(0.2).keep, input_columns="larf_score")

@@ -343,18 +343,25 @@ def scored(*values: float | None) -> list[Document]:
 @pytest.mark.parametrize(
     ("unscorable", "kept", "gone"),
     [
-        ("exclude", [0, 4], {1: "larf_unscorable", 2: "larf_score", 3: "larf_unscorable"}),
+        ("separate", [0, 4], {1: "larf_unscorable", 2: "larf_score", 3: "larf_unscorable"}),
         ("keep", [0, 1, 3, 4], {2: "larf_score"}),
-        ("drop", [0, 4], {2: "larf_score"}),
+        ("remove", [0, 4], {1: "larf_unscorable", 2: "larf_score", 3: "larf_unscorable"}),
     ],
 )
-def test_documents_without_a_score_go_where_the_caller_says(unscorable, kept, gone, writer, request):
+@pytest.mark.parametrize("in_threshold", [True, False])
+def test_documents_without_a_score_go_where_the_caller_says(unscorable, kept, gone, writer, in_threshold):
     excluded = Collect() if writer else None
-    if unscorable == "exclude" and not writer:
-        with pytest.raises(ThresholdError, match=r"would vanish.*exclusion_writer.*keep.*drop"):
+    if in_threshold:
+        options: dict[str, Any] = {"threshold": Threshold.max_score(0.5, unscorable=unscorable)}
+    else:
+        options = {"max_score": 0.5, "unscorable": unscorable}
+    if unscorable == "separate" and not writer:
+        with pytest.raises(ThresholdError, match=r"would vanish.*exclusion_writer.*keep.*remove"):
+            LARFFilter(None, **options)
+        with pytest.raises(ThresholdError, match="would vanish"):
             LARFFilter(None, 0.5)
         return
-    step = LARFFilter(None, 0.5, exclusion_writer=excluded, unscorable=unscorable)
+    step = LARFFilter(None, exclusion_writer=excluded, **options)
     found = list(step.run(iter(scored(0.1, None, 0.9, float("nan"), 0.5))))
     assert [int(document.id) for document in found] == kept
     if excluded is not None:
@@ -364,7 +371,7 @@ def test_documents_without_a_score_go_where_the_caller_says(unscorable, kept, go
 
 
 def test_reasons_are_a_fixed_set(tiny_scorer):
-    step = LARFFilter(tiny_scorer, 0.0, unscorable="drop")
+    step = LARFFilter(tiny_scorer, 0.0, unscorable="remove")
     list(step.run(iter(documents_with(ROWS))))
     assert trove.REASONS == ("larf_score", "larf_unscorable")
     labels = {label for label in step.stats.stats if label.startswith("dropped_")}
@@ -385,12 +392,12 @@ FITTED = Threshold.drop_top(2).fit([0.1, 0.5, 0.9, 0.5])
         ({"threshold": FITTED}, [0]),
         ({"threshold": Threshold.drop_fraction(0.25).fit([0.1, 0.5, 0.9, 0.5])}, [0, 1, 3]),
         ({"threshold": Threshold.calibrated(0.25, [0.1, 0.2, 0.5])}, [0, 1, 3]),
-        ({"threshold": FITTED.with_nulls("keep")}, [0]),
+        ({"threshold": FITTED.with_unscorable("keep")}, [0]),
     ],
     ids=str,
 )
 def test_a_threshold_or_a_highest_score(given, kept):
-    step = LARFFilter(None, **given, unscorable="drop")
+    step = LARFFilter(None, **given, unscorable="remove")
     found = list(step.run(iter(scored(0.1, 0.5, 0.9, 0.5, None))))
     assert [int(document.id) for document in found] == kept
 
@@ -403,13 +410,13 @@ def test_a_threshold_or_a_highest_score(given, kept):
         ({"threshold": Threshold.drop_top(3)}, "needs a fitted threshold"),
         ({"threshold": Threshold.drop_fraction(0.1)}, "needs a fitted threshold"),
         ({"max_score": float("nan")}, "finite"),
-        ({"max_score": 0.1, "unscorable": "separate"}, "exclude, keep or drop"),
+        ({"max_score": 0.1, "unscorable": "drop"}, "separate, keep or remove"),
     ],
     ids=str,
 )
 def test_thresholds_that_decide_nothing_are_refused(given, told):
     with pytest.raises(ThresholdError, match=told):
-        LARFFilter(None, **{"unscorable": "drop", **given})
+        LARFFilter(None, **{"unscorable": "remove", **given})
 
 
 def test_scoring_and_filtering_can_be_two_steps(data, saved, scores, median, tmp_path):
@@ -481,7 +488,7 @@ def test_the_model_is_loaded_once_whatever_the_number_of_tasks(given, data, save
     monkeypatch.setattr(encoder, "load_model", lambda *args: calls.append(args) or load(*args))
     encoder.unload_models()
     scorer = saved if given == "path" else tiny_scorer
-    steps = [reader(data), LARFAnnotator(scorer), LARFFilter(scorer, 0.0, unscorable="drop")]
+    steps = [reader(data), LARFAnnotator(scorer), LARFFilter(scorer, 0.0, unscorable="remove")]
     execute(steps, tmp_path / "logs", tasks=5)
     assert len(list((tmp_path / "logs" / "completions").iterdir())) == 5
     assert len(calls) == 1
@@ -718,7 +725,7 @@ def test_steps_travel_light(library, saved, tiny_scorer, scores):
 @pytest.mark.parametrize("through", [copy.deepcopy, lambda step: dill.loads(dill.dumps(step))], ids=["copy", "dill"])
 def test_a_copied_filter_still_counts_as_one_step(through, tiny_scorer):
     """The executor copies each step for each task, and reads the figures off the copy."""
-    step = LARFFilter(tiny_scorer, 0.0, unscorable="drop")
+    step = LARFFilter(tiny_scorer, 0.0, unscorable="remove")
     copied = through(step)
     list(copied.run(iter(documents_with(ROWS))))
     assert copied.stats["issue_empty_answer"].total == copied.stats["dropped_larf_unscorable"].total == EMPTY
@@ -785,7 +792,7 @@ def test_scores_are_no_statistic(data, saved, tiny_scorer, median, tmp_path):
     assert total(found["total"]) == COUNT
     assert set(found) == {"total", "issue_empty_answer", "larf_tokens"}
     assert found["larf_tokens"]["min"] >= 0
-    step = LARFFilter(tiny_scorer, median, unscorable="drop")
+    step = LARFFilter(tiny_scorer, median, unscorable="remove")
     list(step.run(iter(documents_with(ROWS))))
     assert all(figure.min >= 0 and type(figure.total) is int for figure in step.stats.stats.values())
 

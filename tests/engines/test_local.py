@@ -243,7 +243,7 @@ def test_of_equal_scores_the_first_rows_go(threshold, removed, tied, few_at_once
 )
 def test_rows_without_a_score_go_where_the_caller_says(unscorable, expected, tmp_path):
     source = open_source(scored_file(tmp_path / "scored.parquet", SCORES))
-    summary = split_file(source, Threshold.drop_top(1), tmp_path / "out", unscorable=unscorable)
+    summary = split_file(source, Threshold.drop_top(1, unscorable=unscorable), tmp_path / "out")
     assert numbers(tmp_path / "out") == expected
     assert summary.outcomes == {outcome: len(rows) for outcome, rows in expected.items()}
     assert summary.issues == {"empty_answer": 2}

@@ -119,7 +119,7 @@ def test_it_decides_as_map_and_threshold_do(undisturbed, tiny_scorer):
     scored = data.map(tiny_scorer, batched=True, batch_size=100)
     scores = np.array(scored["larf_score"], dtype=np.float64)
     threshold = Threshold.drop_top(90).fit(scores)
-    kept = scored.filter(threshold.with_nulls("keep").keep, input_columns="larf_score", with_indices=True)
+    kept = scored.filter(threshold.with_unscorable("keep").keep, input_columns="larf_score", with_indices=True)
     found = results(undisturbed)
     assert {outcome: len(table) for outcome, table in found.items()} == {"kept": 1395, "removed": 90, "unscorable": 15}
     assert set(kept["number"]) - set(found["unscorable"]["number"].to_pylist()) == set(

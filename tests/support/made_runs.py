@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from larf_curate.deciding.layout import METADATA_KEY
-from larf_curate.deciding.thresholds import Threshold
+from larf_curate.deciding.thresholds import Threshold, UnscorablePolicy
 from larf_curate.engines.local import split_file
 from larf_curate.sources.files import open_source
 
@@ -42,7 +42,7 @@ def run_maker(tmp_path: Path) -> MakeRun:
         scores: Sequence[float | None],
         threshold: Threshold | None = None,
         name: str = "run",
-        unscorable: Any = "separate",
+        unscorable: UnscorablePolicy = "separate",
         scorer: dict[str, Any] | None = SCORER,
     ) -> Path:
         table = pa.Table.from_pylist(list(rows))
@@ -56,8 +56,8 @@ def run_maker(tmp_path: Path) -> MakeRun:
         if scorer is not None:
             table = table.replace_schema_metadata({METADATA_KEY: json.dumps(scorer).encode()})
         pq.write_table(table, tmp_path / f"{name}.parquet")
-        rule = threshold or Threshold.drop_fraction(0.1)
-        split_file(open_source(str(tmp_path / f"{name}.parquet")), rule, tmp_path / name, unscorable=unscorable)
+        rule = (threshold or Threshold.drop_fraction(0.1)).with_unscorable(unscorable)
+        split_file(open_source(str(tmp_path / f"{name}.parquet")), rule, tmp_path / name)
         return tmp_path / name
 
     return make
