@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -12,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .deciding.summary import Excerpt, Summary
+from .deciding.excerpts import Excerpt
+from .deciding.summary import Summary
 from .errors import Issue
 from .inert import visible
 from .publishing.words import describe_run, groups_by_column
@@ -40,13 +42,13 @@ def show_summary(summary: Summary, console: Console | None = None) -> None:
     for issue, count in sorted(summary.issues.items()):
         if issue != Issue.TRUNCATED:
             counts.add_row(Text(f"  {visible(issue, 40)}", style="dim"), f"{count:,}")
-    if summary.outcomes:
+    if summary.outcomes is not None:
         counts.add_section()
-    for outcome, count in summary.outcomes.items():
-        counts.add_row(outcome, f"{count:,}")
+        for outcome, count in asdict(summary.outcomes).items():
+            counts.add_row(outcome, f"{count:,}")
     console.print(counts)
-    if summary.how:
-        console.print(Text(f"scored in {summary.how}", style="dim"))
+    if summary.execution:
+        console.print(Text(f"scored in {summary.execution}", style="dim"))
     if summary.threshold is not None and summary.threshold.value is not None:
         console.print(_describe(summary))
     if summary.quantiles:
@@ -170,7 +172,7 @@ def _describe(summary: Summary) -> Text:
     return Text(said)
 
 
-def _highest(rows: list[Excerpt], width: int) -> Table:
+def _highest(rows: Sequence[Excerpt], width: int) -> Table:
     room = max(20, (width - 26) // 2)
     table = Table(title="highest scores", box=box.SIMPLE_HEAD)
     table.add_column("score", justify="right", no_wrap=True)

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from larf_curate import Threshold
 from larf_curate.console import show_summary
-from larf_curate.deciding.summary import Excerpt, Summary
+from larf_curate.deciding.excerpts import Excerpt
+from larf_curate.deciding.summary import OutcomeCounts, Summary
 from larf_curate.inert import visible
 
 ACTS = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
@@ -69,7 +70,7 @@ def summary(prompt: str = "q", answer: str = "a", **fields: object) -> Summary:
         "rows": 3,
         "scored": 2,
         "quantiles": {"lowest": 0.25, "median": 0.375, "highest": 0.5},
-        "highest": [Excerpt(0.5, 7, prompt, answer)],
+        "highest": (Excerpt(0.5, 7, prompt, answer),),
     }
     return Summary(**{**values, **fields})
 
@@ -99,7 +100,7 @@ def test_issues_of_somebody_elses_file_are_text_too(text):
 
 def test_counts_quantiles_and_threshold_are_told():
     threshold = Threshold.calibrated(0.25, [0.1, 0.2, 0.3]).fit([0.5, None, 0.25])
-    outcomes = {"kept": 12000, "removed": 344, "unscorable": 1}
+    outcomes = OutcomeCounts(kept=12000, removed=344, unscorable=1)
     told = printed(
         summary(rows=12345, issues=Counter(truncated=2, empty_answer=1), outcomes=outcomes, threshold=threshold)
     )

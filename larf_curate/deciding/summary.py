@@ -1,4 +1,4 @@
-"""What came of a pass over a dataset: counts, quantiles, and the highest rows to look at."""
+"""What came of a pass over a dataset: counts, quantiles and the highest rows; of a run also what it was made of."""
 
 from __future__ import annotations
 
@@ -12,88 +12,183 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import RowFormatError, Unscorable
-from ..rows.formats import RowFormat, resolve_format
-from .layout import OUTCOMES
-from .ranking import Chunks, quantiles
+from ..errors import DataError, one_line
+from ..rows.formats import RowFormat
+from .excerpts import Excerpt, excerpt_of
 from .thresholds import Threshold
 
-QUANTILES = {"lowest": 0.0, "5%": 0.05, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%": 0.95, "highest": 1.0}
 _HIGHEST = 10
-_EXCERPT = 2_000  # characters of a text that a summary keeps
 
 
 @dataclass(frozen=True)
-class Excerpt:
-    """One row among the highest: its score, its place in the source from 0, and the beginnings of its texts."""
+class OutcomeCounts:
+    """How many rows were kept, removed, and set apart as unscorable."""
 
-    score: float
-    row: int
-    prompt: str
-    answer: str
+    kept: int = 0
+    removed: int = 0
+    unscorable: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.kept + self.removed + self.unscorable
+
+    def __add__(self, other: OutcomeCounts) -> OutcomeCounts:
+        """The counts of both together.
+
+        >>> OutcomeCounts(kept=2) + OutcomeCounts(kept=1, removed=3)
+        OutcomeCounts(kept=3, removed=3, unscorable=0)
+        """
+        return OutcomeCounts(self.kept + other.kept, self.removed + other.removed, self.unscorable + other.unscorable)
 
 
-@dataclass
+@dataclass(frozen=True)
+class SourceRecord:
+    """The dataset of a run: its name, rows, into how many shards it is divided, and the digest of their content."""
+
+    name: str
+    rows: int
+    shards: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class ScorerRecord:
+    """The scorer of a run: its directory below the run directory, and the digest of all that it was fitted from."""
+
+    directory: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class ExecutorRecord:
+    """Which of datatrove's executors ran a run's stages, and how many tasks shared the shards."""
+
+    kind: str
+    tasks: int
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """What is known of a run when it starts.
+
+    Attributes:
+        scored: the directory of scored shards, below the run directory.
+        format: of the rows, as the recipe says it.
+        digest: of everything that decides the result: an equal one means that there is nothing left to do.
+        started: UTC, as 2025-01-31T12-30-00Z.
+    """
+
+    source: SourceRecord
+    scorer: ScorerRecord
+    scored: str
+    format: str
+    executor: ExecutorRecord
+    digest: str
+    started: str
+
+
+@dataclass(frozen=True)
+class RunRecord(PlannedRun):
+    """What a finished run was made of.
+
+    Attributes:
+        model, version, layers, formula, dtype: of the scorer; see `ScorerSpec`.
+        finished: UTC, as 2025-01-31T12:30:00Z.
+    """
+
+    model: str
+    version: str
+    layers: tuple[int, ...]
+    formula: str
+    dtype: str
+    finished: str
+
+
+@dataclass(frozen=True, repr=False)
 class Summary:
     """What came of a pass over a dataset.
 
     Attributes:
         rows, scored: how many there were, and how many have a score.
         issues: rows by the value of `larf_issue`.
-        quantiles: of the scores, by their name; empty where no row has one.
-        highest: the rows with the highest scores, from the highest down.
-        outcomes: rows kept, removed and unscorable; empty where nothing was split.
-        how: the states were made, where this pass made them: precision, device, batches, shortcuts.
-        run: of a recipe, what else there is to say: source, model, layers, digests, times.
+        quantiles: of the scores, by their name (see `deciding.quantiles`); empty where no row has one.
+        highest: the ten rows with the highest scores, from the highest down.
+        outcomes: rows kept, removed and unscorable; None where nothing was split.
+        threshold: the fitted one; None where nothing was split.
+        execution: how the model ran, where this pass ran it: precision, device, batch size, shortcuts.
+        run: of a recipe's run, what it was made of.
+
+    >>> Summary(rows=3, scored=2, outcomes=OutcomeCounts(kept=1, removed=1, unscorable=1), quantiles={"median": 0.25})
+    Summary(3 rows, 2 scored: 1 kept, 1 removed, 1 unscorable; median score +0.2500)
     """
 
     rows: int = 0
     scored: int = 0
-    issues: Counter[str] = field(default_factory=Counter)
-    quantiles: dict[str, float] = field(default_factory=dict)
-    highest: list[Excerpt] = field(default_factory=list)
-    outcomes: dict[str, int] = field(default_factory=dict)
+    issues: Mapping[str, int] = field(default_factory=dict)
+    quantiles: Mapping[str, float] = field(default_factory=dict)
+    highest: tuple[Excerpt, ...] = ()
+    outcomes: OutcomeCounts | None = None
     threshold: Threshold | None = None
-    how: str = ""
-    run: dict[str, Any] = field(default_factory=dict)
+    execution: str = ""
+    run: RunRecord | None = None
+
+    def __repr__(self) -> str:
+        said = f"{self.rows:,} rows, {self.scored:,} scored"
+        if self.outcomes is not None:
+            said += ": " + ", ".join(f"{count:,} {outcome}" for outcome, count in asdict(self.outcomes).items())
+        if "median" in self.quantiles:
+            said += f"; median score {self.quantiles['median']:+.4f}"
+        return f"Summary({said})"
 
     def to_json(self) -> str:
-        return json.dumps(
-            {
-                "rows": self.rows,
-                "scored": self.scored,
-                **self.outcomes,
-                "issues": dict(sorted(self.issues.items())),
-                "score_quantiles": self.quantiles,
-                "threshold": json.loads(self.threshold.to_json()) if self.threshold else None,
-                "highest": [asdict(excerpt) for excerpt in self.highest],
-                **({"how": self.how} if self.how else {}),
-                **({"run": self.run} if self.run else {}),
-            },
-            indent=2,
-            ensure_ascii=False,
-        )
+        """One JSON object, as `larf_summary.json` holds it."""
+        values: dict[str, object] = {
+            "rows": self.rows,
+            "scored": self.scored,
+            **(asdict(self.outcomes) if self.outcomes else {}),
+            "issues": dict(sorted(self.issues.items())),
+            "score_quantiles": dict(self.quantiles),
+            "threshold": json.loads(self.threshold.to_json()) if self.threshold else None,
+            "highest": [
+                {"score": row.score, "row": row.row, "prompt": row.prompt, "answer": row.answer} for row in self.highest
+            ],
+        }
+        if self.execution:
+            values["how"] = self.execution
+        if self.run is not None:
+            values["run"] = asdict(self.run)
+        return json.dumps(values, indent=2, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Summary:
-        """Read what `to_json` wrote. Raises KeyError, TypeError or ValueError where it is something else."""
-        found = json.loads(text)
-        return cls(
-            rows=found["rows"],
-            scored=found["scored"],
-            issues=Counter(found["issues"]),
-            quantiles=found["score_quantiles"],
-            highest=[Excerpt(**excerpt) for excerpt in found["highest"]],
-            outcomes={outcome: found[outcome] for outcome in OUTCOMES if outcome in found},
-            threshold=Threshold.from_json(json.dumps(found["threshold"])) if found["threshold"] else None,
-            how=found.get("how", ""),
-            run=found.get("run", {}),
-        )
+        """Read what `to_json` wrote.
 
+        Raises:
+            DataError: it is something else.
+        """
+        from pydantic import TypeAdapter
 
-def quantiles_of(chunks: Chunks) -> dict[str, float]:
-    """By name; NaN is no score."""
-    return dict(zip(QUANTILES, map(float, quantiles(chunks, list(QUANTILES.values()))), strict=False))
+        try:
+            values = json.loads(text)
+            outcomes = {name: values[name] for name in ("kept", "removed", "unscorable") if name in values}
+            threshold = values["threshold"] and Threshold.from_json(json.dumps(values["threshold"]))
+            # pydantic checks the types of all records below: what is read back is what mypy believes it to be.
+            summary: Summary = TypeAdapter(cls).validate_python(
+                {
+                    "rows": values["rows"],
+                    "scored": values["scored"],
+                    "issues": values["issues"],
+                    "quantiles": values["score_quantiles"],
+                    "highest": values["highest"],
+                    "outcomes": outcomes or None,
+                    "threshold": threshold,
+                    "execution": values.get("how", ""),
+                    "run": values.get("run"),
+                }
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"not the summary of a run: {one_line(error)}") from error
+        return summary
 
 
 class Tally:
@@ -108,12 +203,12 @@ class Tally:
     def add(
         self,
         rows: Sequence[Mapping[str, Any]],
-        form: RowFormat | None,
-        scores: NDArray[Any],
+        row_format: RowFormat | None,
+        scores: NDArray[np.floating],
         issues: Iterable[str | None],
         first: int | None = None,
     ) -> None:
-        """Rows of the source from row `first` on (by default, the one after those seen)."""
+        """Count rows of the source from row `first` on (by default, the one after those seen)."""
         first = self.rows if first is None else first
         self.issues.update(issue for issue in issues if issue)
         self.scored += int((~np.isnan(scores)).sum())
@@ -122,12 +217,14 @@ class Tally:
             score, number = float(scores[place]), first + int(place)
             if np.isnan(score) or (len(self._heap) == _HIGHEST and (score, -number) <= self._heap[0][:2]):
                 continue
-            prompt, answer = _texts(rows[place], form)
-            self._push(Excerpt(score, number, prompt[:_EXCERPT], answer[:_EXCERPT]))
+            self._push(score, number, excerpt_of(rows[place], row_format, score=score, row=number))
 
-    def _push(self, excerpt: Excerpt) -> None:
-        entry = (excerpt.score, -excerpt.row, excerpt)
-        heapq.heappushpop(self._heap, entry) if len(self._heap) == _HIGHEST else heapq.heappush(self._heap, entry)
+    def _push(self, score: float, row: int, excerpt: Excerpt) -> None:
+        entry = (score, -row, excerpt)  # of equal scores the first row
+        if len(self._heap) == _HIGHEST:
+            heapq.heappushpop(self._heap, entry)
+        else:
+            heapq.heappush(self._heap, entry)
 
     def merge(self, other: Summary) -> None:
         """Add what another worker saw."""
@@ -135,28 +232,27 @@ class Tally:
         self.scored += other.scored
         self.issues.update(other.issues)
         for excerpt in other.highest:
-            self._push(excerpt)
+            if excerpt.score is not None:
+                self._push(excerpt.score, excerpt.row, excerpt)
 
-    def summary(self) -> Summary:
-        highest = [excerpt for _, _, excerpt in sorted(self._heap, reverse=True)]
-        return Summary(self.rows, self.scored, self.issues, highest=highest)
-
-
-def text_format(format: str, columns: list[str]) -> RowFormat | None:  # noqa: A002 - the word users know
-    """The format to read texts for the summary by; rows that a user's own function scored fit none, and need none."""
-    try:
-        return resolve_format(format, columns)
-    except RowFormatError:
-        if format != "auto":
-            raise
-        return None
-
-
-def _texts(row: Mapping[str, Any], form: RowFormat | None) -> tuple[str, str]:
-    try:
-        conversation = form.convert(row) if form else None
-    except Unscorable:
-        conversation = None
-    if conversation is None:
-        return "", str({name: value for name, value in row.items() if not name.startswith("larf_")})
-    return conversation.prompt, conversation.answer
+    def summary(
+        self,
+        *,
+        quantiles: Mapping[str, float] | None = None,
+        outcomes: OutcomeCounts | None = None,
+        threshold: Threshold | None = None,
+        execution: str = "",
+        run: RunRecord | None = None,
+    ) -> Summary:
+        """What was seen, and what the caller knows beside it; see `Summary`."""
+        return Summary(
+            rows=self.rows,
+            scored=self.scored,
+            issues=dict(self.issues),
+            quantiles=quantiles or {},
+            highest=tuple(excerpt for _, _, excerpt in sorted(self._heap, reverse=True, key=lambda entry: entry[:2])),
+            outcomes=outcomes,
+            threshold=threshold,
+            execution=execution,
+            run=run,
+        )

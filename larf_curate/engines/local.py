@@ -9,9 +9,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ..deciding.excerpts import excerpt_format
 from ..deciding.layout import OUTCOMES, SUMMARY
+from ..deciding.quantiles import SUMMARY_LEVELS, named_quantiles
 from ..deciding.splitting import scored_schema, scores_of, split_table
-from ..deciding.summary import Summary, Tally, quantiles_of, text_format
+from ..deciding.summary import OutcomeCounts, Summary, Tally
 from ..deciding.thresholds import Threshold
 from ..errors import DataError
 from ..progress import progress
@@ -34,7 +36,8 @@ def score_file(source: Source, scorer: LARFScorer, out: str | Path) -> Summary:
     kept = [name for name in schema.names if name not in larf_dtypes(scorer.layers)]
     columns = form.columns(kept)
     tally = Tally()
-    found, how = [], ""
+    chunks: list[NDArray[np.float32]] = []
+    execution = ""
     with write_file(Path(out), schema) as writer, progress(source.rows, "scoring") as update:
         for table in source.tables(ROWS_AT_ONCE):
             rows = rows_of(table, columns)
@@ -42,12 +45,9 @@ def score_file(source: Source, scorer: LARFScorer, out: str | Path) -> Summary:
             new = [table[name] for name in kept] + list(scores.arrow().values())
             writer.write(pa.table(new, schema=schema))
             tally.add(rows, form, scores.score, scores.issues)
-            found.append(scores.score)
-            how = scores.how or how
-    summary = tally.summary()
-    summary.how = how
-    summary.quantiles = quantiles_of(lambda: found)
-    return summary
+            chunks.append(scores.score)
+            execution = scores.how or execution
+    return tally.summary(quantiles=named_quantiles(lambda: chunks, SUMMARY_LEVELS), execution=execution)
 
 
 def split_file(
@@ -71,7 +71,7 @@ def split_file(
         DataError: there is no score column. OutputError: `out` cannot be written. ThresholdError: see `Threshold`.
     """
     fitted = threshold.fit_chunks(score_chunks(source))
-    form = text_format(format, source.schema.names)
+    form = excerpt_format(format, source.schema.names)
     columns = [*(form.columns(source.schema.names) if form else source.schema.names), SCORE, ISSUE]
     tally = Tally()
     counts = dict.fromkeys(OUTCOMES, 0)
@@ -94,9 +94,11 @@ def split_file(
             raise DataError(
                 f"{source.name} changed while it was read: {source.rows} rows before, {sum(counts.values())} now"
             )
-        summary = tally.summary()
-        summary.outcomes, summary.threshold = counts, fitted
-        summary.quantiles = quantiles_of(score_chunks(source))
+        summary = tally.summary(
+            quantiles=named_quantiles(score_chunks(source), SUMMARY_LEVELS),
+            outcomes=OutcomeCounts(**counts),
+            threshold=fitted,
+        )
         (home / SUMMARY).write_text(summary.to_json() + "\n", encoding="utf-8")
     return summary
 

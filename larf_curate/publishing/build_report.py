@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..deciding.layout import OUTCOMES
-from ..deciding.ranking import quantiles
+from ..deciding.quantiles import named_quantiles
 from ..scoring.columns import SCORE, TOKENS, layer_column
 from .groups import Group, find_groups
 from .report import Json, Report
@@ -18,8 +18,6 @@ from .results import Results
 from .sample import Sample, draw_sample
 from .statistics import Array, Estimate, difference_of_shares, ratio_of_means, spearman
 
-_POINTS = {"lowest": 0.0, "1%": 0.01, "5%": 0.05, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%": 0.95, "99%": 0.99}
-_POINTS |= {"highest": 1.0}
 _FEWEST_BINS, _MOST_BINS = 30, 120
 _DOTS = {"kept": 3000, "removed": 1500}
 _PACKAGES = ("larf-curate", "numpy", "pyarrow")
@@ -33,11 +31,11 @@ def build_report(results: Results) -> Report:
     """
     summary = results.summary
     run = summary.get("run", {})
-    found = {SCORE: _quantiles(results, SCORE)}
+    found = {SCORE: named_quantiles(results.values(SCORE))}
     layers = [layer_column(layer) for layer in (results.scorer or {}).get("layers", [])]
     for column in (*layers, TOKENS):
         if column in results.schema.names:
-            found[column] = _quantiles(results, column)
+            found[column] = named_quantiles(results.values(column))
     scores = found[SCORE]
     histogram = _histogram(results, scores, summary["scored"])
     sample = draw_sample(results) if scores else None
@@ -66,11 +64,6 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:  # run from its sources
         return None
-
-
-def _quantiles(results: Results, column: str) -> dict[str, float]:
-    values = quantiles(results.values(column), list(_POINTS.values()))
-    return dict(zip(_POINTS, map(float, values), strict=True)) if len(values) else {}
 
 
 def _scorer(found: Mapping[str, Any] | None) -> Json | None:

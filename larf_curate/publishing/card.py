@@ -13,9 +13,9 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
+from ..deciding.excerpts import Excerpt
 from ..errors import PublishError
 from ..inert import fenced, markdown
-from .excerpts import Excerpt
 from .report import Report
 from .words import caption, describe_confounds, describe_rule, describe_search, describe_unscored, groups_by_column
 

@@ -2,39 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 
-from ..errors import Unscorable
+from ..deciding.excerpts import Excerpt, excerpt_of
 from ..scoring.columns import ISSUE, SCORE
 from .results import Ints, Results
-
-LONGEST = 2_000  # characters of a text
-
-
-@dataclass(frozen=True)
-class Excerpt:
-    """One row, its texts cut to `LONGEST` characters; `cut` says whether they were.
-
-    `place` counts the rows of its outcome from 0, in the order of its files.
-    """
-
-    outcome: str
-    place: int
-    score: float | None
-    issue: str | None
-    prompt: str
-    answer: str
-    cut: bool
-
-    @property
-    def reason(self) -> str:
-        if self.score is None:
-            return (self.issue or "no score").replace("_", " ")
-        return "score above the threshold" if self.outcome == "removed" else "just under the threshold"
 
 
 def highest(results: Results, outcome: str, count: int) -> list[Excerpt]:
@@ -46,12 +18,9 @@ def highest(results: Results, outcome: str, count: int) -> list[Excerpt]:
     found = []
     for here, rows in results.at(outcome, np.sort(places), columns):
         for place, row in zip(here, rows, strict=True):
-            prompt, answer = _texts(results, row)
-            cut = max(len(prompt), len(answer)) > LONGEST
-            texts = (prompt[:LONGEST], answer[:LONGEST])
-            found.append(Excerpt(outcome, int(place), row[SCORE], row.get(ISSUE), *texts, cut))
+            found.append(excerpt_of(row, form, score=row[SCORE], row=int(place), outcome=outcome, issue=row.get(ISSUE)))
     order = {int(place): number for number, place in enumerate(places)}
-    return sorted(found, key=lambda excerpt: order[excerpt.place])
+    return sorted(found, key=lambda excerpt: order[excerpt.row])
 
 
 def _highest_places(results: Results, outcome: str, count: int) -> Ints:
@@ -64,13 +33,3 @@ def _highest_places(results: Results, outcome: str, count: int) -> Ints:
         order = np.argsort(-best, kind="stable")[:count]
         best, places = best[order], places[order]
     return places
-
-
-def _texts(results: Results, row: Mapping[str, Any]) -> tuple[str, str]:
-    try:
-        said = results.form.convert(row) if results.form else None
-    except Unscorable:
-        said = None
-    if said is None:
-        return "", str({name: value for name, value in row.items() if not name.startswith("larf_")})
-    return said.prompt, said.answer

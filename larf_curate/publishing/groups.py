@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..deciding.layout import OUTCOMES
+from ..deciding.quantiles import GROUP_LEVELS, LEVELS
 from ..scoring.columns import SCORE
 from .results import Ints, Results
 from .statistics import Array
 
 MOST_GROUPS, _MOST_COLUMNS = 30, 3
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _LONGEST = 200  # characters of a name or a value
 _BINS = 1000  # of the scores' range: what a group's quantiles are exact to
 
@@ -101,4 +101,4 @@ def _of(histogram: Ints, edges: Array) -> list[float] | None:
     if not histogram.sum():
         return None
     reached = np.concatenate([[0.0], np.cumsum(histogram) / histogram.sum()])
-    return [float(np.interp(share, reached, edges)) for share in QUANTILES]
+    return [float(np.interp(share, reached, edges)) for share in map(LEVELS.__getitem__, GROUP_LEVELS)]

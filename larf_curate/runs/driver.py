@@ -16,7 +16,7 @@ from typing import Any
 
 from datatrove.executor.base import PipelineExecutor
 
-from ..deciding.summary import Summary
+from ..deciding.summary import ExecutorRecord, PlannedRun, ScorerRecord, SourceRecord, Summary
 from ..deciding.thresholds import Rule, UnscorablePolicy
 from ..engines.datatrove_steps import LARFAnnotator
 from ..errors import DataError, LarfError, OutputError, one_line
@@ -122,15 +122,15 @@ def _job(request: RunRequest, plan: Plan, home: Path) -> Job:
     logs = home / "logs" / f"{now}-{os.getpid()}-{next(_runs)}"
     harmless = plan_shards(request.harmless).digest if request.harmless else None
     threshold = [request.rule, request.amount, harmless, request.unscorable]
-    known = {
-        "source": {"name": plan.name, "rows": plan.rows, "shards": len(plan.shards), "digest": plan.digest},
-        "scorer": {"directory": str(scorer.relative_to(home)), "digest": digest},
-        "scored": str(scored.relative_to(home)),
-        "format": request.format,
-        "executor": {"kind": request.executor.kind, "tasks": request.executor.tasks},
-        "digest": digest_of([scored.name, plan.digest, threshold])[:16],
-        "started": now,
-    }
+    planned = PlannedRun(
+        source=SourceRecord(plan.name, plan.rows, len(plan.shards), plan.digest),
+        scorer=ScorerRecord(str(scorer.relative_to(home)), digest),
+        scored=str(scored.relative_to(home)),
+        format=request.format,
+        executor=ExecutorRecord(request.executor.kind, request.executor.tasks),
+        digest=digest_of([scored.name, plan.digest, threshold])[:16],
+        started=now,
+    )
     return Job(
         home=str(home),
         logs=str(logs),
@@ -148,7 +148,7 @@ def _job(request: RunRequest, plan: Plan, home: Path) -> Job:
         unscorable=request.unscorable,
         directory=str(Path.cwd()),
         driver=[os.getpid(), socket.gethostname()] if request.executor.kind == "local" else [],
-        run=known,
+        run=planned,
     )
 
 

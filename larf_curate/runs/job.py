@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ..atomic import write_text
 from ..deciding.layout import RECIPE
+from ..deciding.summary import PlannedRun
 from ..deciding.thresholds import Rule, UnscorablePolicy
 from .shards import Plan
 
@@ -26,7 +27,7 @@ class Job:
         rule, amount, harmless, unscorable: the threshold.
         directory: the working directory, to which relative paths in the recipe refer.
         driver: process and machine that workers end with; empty where they outlive it.
-        run: what the summary tells of the run.
+        run: what the summary will say of the run.
     """
 
     home: str
@@ -45,7 +46,7 @@ class Job:
     unscorable: UnscorablePolicy
     directory: str
     driver: list[Any]
-    run: dict[str, Any] = field(default_factory=dict)
+    run: PlannedRun
 
     @property
     def path(self) -> str:
@@ -60,5 +61,7 @@ class Job:
 @cache
 def job_at(path: str) -> tuple[Job, Plan]:
     """A run never changes its job, so a process reads it once."""
-    job = Job(**json.loads(Path(path).read_text(encoding="utf-8")))
+    from pydantic import TypeAdapter
+
+    job: Job = TypeAdapter(Job).validate_json(Path(path).read_bytes())
     return job, Plan.from_json((Path(job.logs) / "plan.json").read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..deciding.layout import OUTCOMES, RECIPE, SUMMARY
 from ..deciding.summary import Summary
-from ..errors import OutputError
+from ..errors import DataError, OutputError
 from .executors import living_jobs
 from .job import Job
 from .signals import die_with
@@ -107,10 +107,11 @@ def finished(job: Job) -> Summary | None:
     home = Path(job.home)
     try:
         summary = Summary.from_json((home / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, DataError):
         return None
     whole = all((home / outcome).is_dir() for outcome in OUTCOMES)
-    return summary if whole and summary.run.get("digest") == job.run["digest"] else None
+    same = summary.run is not None and summary.run.digest == job.run.digest
+    return summary if whole and same else None
 
 
 def put_in_place(home: Path, work: Path) -> None:

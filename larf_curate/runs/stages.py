@@ -20,9 +20,11 @@ from datatrove.utils.typeshelper import StatHints
 from numpy.typing import NDArray
 
 from ..atomic import write_text
+from ..deciding.excerpts import excerpt_format
 from ..deciding.layout import OUTCOMES, RECIPE, SUMMARY
+from ..deciding.quantiles import SUMMARY_LEVELS, named_quantiles
 from ..deciding.splitting import scored_schema, scores_of, split_table
-from ..deciding.summary import Summary, Tally, quantiles_of, text_format
+from ..deciding.summary import OutcomeCounts, RunRecord, Summary, Tally
 from ..deciding.thresholds import Threshold
 from ..engines.datatrove_rows import SHARD, documents_of, table_of
 from ..engines.local import read_scores
@@ -138,7 +140,9 @@ class FindThreshold(Stage):
         if lacking := missing(plan, scored):
             raise DataError(f"{len(lacking)} of {len(plan.shards)} shards are not scored: run the recipe again")
         fitted = _threshold(job).fit_chunks(lambda: scored_chunks(plan, scored))
-        found = Summary(threshold=fitted, quantiles=quantiles_of(lambda: scored_chunks(plan, scored)))
+        found = Summary(
+            threshold=fitted, quantiles=named_quantiles(lambda: scored_chunks(plan, scored), SUMMARY_LEVELS)
+        )
         write_text(Path(job.work) / _THRESHOLD, found.to_json())
 
 
@@ -153,7 +157,7 @@ class SplitShards(Stage):
         threshold = _summary_at(work / _THRESHOLD).threshold
         assert threshold is not None
         schema = scored_schema(plan.schema, read_artifact(job.scorer)[0])
-        form = text_format(job.format, plan.schema.names)
+        form = excerpt_format(job.format, plan.schema.names)
         columns = [*(form.columns(plan.schema.names) if form else plan.schema.names), SCORE, ISSUE]
         tally, counts = Tally(), dict.fromkeys(OUTCOMES, 0)
         with ExitStack() as stack:
@@ -170,8 +174,7 @@ class SplitShards(Stage):
                         path = work / outcome / f"data-{rank:05d}-of-{tasks:05d}.parquet"
                         writers[outcome] = stack.enter_context(write_file(path, schema))
                     writers[outcome].write(part)
-        summary = tally.summary()
-        summary.outcomes = counts
+        summary = tally.summary(outcomes=OutcomeCounts(**counts))
         write_text(work / _PARTS / f"{rank:05d}.json", summary.to_json())
         for outcome, count in counts.items():
             self.stat_update(outcome, value=count)
@@ -190,22 +193,27 @@ class Finish(Stage):
         job, plan = job_at(self.job)
         work = Path(job.work)
         found = _summary_at(work / _THRESHOLD)
-        tally, counts = Tally(), dict.fromkeys(OUTCOMES, 0)
+        tally, counts = Tally(), OutcomeCounts()
         for part in range(self.tasks):
             path = work / _PARTS / f"{part:05d}.json"
             if not path.is_file():
                 raise DataError(f"task {part} has not finished its part: run the recipe again")
             seen = _summary_at(path)
             tally.merge(seen)
-            for outcome in OUTCOMES:
-                counts[outcome] += seen.outcomes[outcome]
-        if sum(counts.values()) != plan.rows or tally.rows != plan.rows:
-            raise DataError(f"{plan.rows} rows went in and {sum(counts.values())} came out: run the recipe again")
-        summary = tally.summary()
-        summary.outcomes, summary.quantiles, summary.threshold = counts, found.quantiles, found.threshold
+            counts += seen.outcomes or OutcomeCounts()
+        if counts.total != plan.rows or tally.rows != plan.rows:
+            raise DataError(f"{plan.rows} rows went in and {counts.total} came out: run the recipe again")
         spec, _ = read_artifact(job.scorer)
-        told = {name: getattr(spec, name) for name in ("model", "version", "layers", "formula", "dtype")}
-        summary.run = {**job.run, **told, "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
+        record = RunRecord(
+            **vars(job.run),
+            model=spec.model,
+            version=spec.version,
+            layers=tuple(spec.layers),
+            formula=spec.formula,
+            dtype=spec.dtype,
+            finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        )
+        summary = tally.summary(quantiles=found.quantiles, outcomes=counts, threshold=found.threshold, run=record)
         shutil.copyfile(Path(job.logs) / RECIPE, work / RECIPE)
         write_text(work / SUMMARY, summary.to_json() + "\n")
         put_in_place(Path(job.home), work)

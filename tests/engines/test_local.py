@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 from larf_curate import Threshold
 from larf_curate.deciding.layout import SUMMARY
+from larf_curate.deciding.summary import OutcomeCounts
 from larf_curate.engines import local
 from larf_curate.engines.local import read_scores, score_file, split_file
 from larf_curate.errors import DataError, LarfError, OutputError, RowFormatError
@@ -155,7 +157,7 @@ def test_rows_end_where_their_score_says(few_at_once, tiny_scorer, tmp_path):
     scored, out = tmp_path / "scored.parquet", tmp_path / "clean"
     score_file(open_source(write_rows(tmp_path / "in.jsonl")), tiny_scorer, scored)
     summary = split_file(open_source(str(scored)), Threshold.drop_top(6), out)
-    assert summary.outcomes == {"kept": 19, "removed": 6, "unscorable": 2}
+    assert summary.outcomes == OutcomeCounts(kept=19, removed=6, unscorable=2)
     source = pq.read_table(scored)
     ids = {row["id"]: row for row in source.to_pylist()}
     ranked = sorted((row["larf_score"], name) for name, row in ids.items() if row["larf_score"] is not None)
@@ -230,7 +232,7 @@ def test_of_equal_scores_the_first_rows_go(threshold, removed, tied, few_at_once
     assert found["unscorable"] == [1, 6]
     assert sorted(found["kept"] + removed) == [0, 2, 3, 4, 5, 7]
     assert summary.threshold.tied == tied
-    assert summary.threshold.removed == len(removed) == summary.outcomes["removed"]
+    assert summary.threshold.removed == len(removed) == summary.outcomes.removed
 
 
 @pytest.mark.parametrize(
@@ -245,7 +247,7 @@ def test_rows_without_a_score_go_where_the_caller_says(unscorable, expected, tmp
     source = open_source(scored_file(tmp_path / "scored.parquet", SCORES))
     summary = split_file(source, Threshold.drop_top(1, unscorable=unscorable), tmp_path / "out")
     assert numbers(tmp_path / "out") == expected
-    assert summary.outcomes == {outcome: len(rows) for outcome, rows in expected.items()}
+    assert asdict(summary.outcomes) == {outcome: len(rows) for outcome, rows in expected.items()}
     assert summary.issues == {"empty_answer": 2}
 
 
@@ -253,7 +255,7 @@ def test_rows_without_a_score_go_where_the_caller_says(unscorable, expected, tmp
 def test_rows_that_all_lack_a_score(count, tmp_path):
     source = open_source(scored_file(tmp_path / "scored.parquet", [None] * count))
     summary = split_file(source, Threshold.drop_top(1), tmp_path / "out")
-    assert summary.outcomes == {"kept": 0, "removed": 0, "unscorable": count}
+    assert summary.outcomes == OutcomeCounts(unscorable=count)
     assert summary.quantiles == {}
 
 
@@ -284,7 +286,7 @@ def test_rows_that_a_function_scored_are_split_too(tiny_scorer, tmp_path):
     np.testing.assert_allclose(scores, plain, atol=1e-5)
 
     summary = split_file(open_source(str(tmp_path / "scored.parquet")), Threshold.drop_top(3), tmp_path / "out")
-    assert summary.outcomes == {"kept": 7, "removed": 3, "unscorable": 0}
+    assert summary.outcomes == OutcomeCounts(kept=7, removed=3)
     best = rows[int(np.argmax(plain))]
     assert best["asked"] in summary.highest[0].answer
     assert best["said"] in summary.highest[0].answer

@@ -20,6 +20,7 @@ from datasets import load_dataset
 
 from larf_curate import LARFScorer, Recipe, Threshold
 from larf_curate.deciding.layout import OUTCOMES, SUMMARY
+from larf_curate.deciding.summary import ExecutorRecord, PlannedRun, ScorerRecord, SourceRecord
 from larf_curate.errors import DataError, LarfError, OutputError, ScorerError
 from larf_curate.runs.job import Job
 from larf_curate.runs.rundir import OWN, held, put_in_place
@@ -442,6 +443,9 @@ def job(tmp_path) -> Job:
         unscorable="separate",
         directory=str(Path.cwd()),
         driver=driver,
+        run=PlannedRun(
+            SourceRecord("rows", 0, 0, ""), ScorerRecord("", ""), "", "auto", ExecutorRecord("local", 1), "", ""
+        ),
         **plain,
     )
 
