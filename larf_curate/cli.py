@@ -13,6 +13,7 @@ import typer
 
 from .errors import LarfError, ModelError, RecipeError, ThresholdError
 from .models.options import DType
+from .rows.formats import FORMATS
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,13 +24,9 @@ app = typer.Typer(
 
 DEMO_LAYER = 16
 _INTERRUPTED = 130
-_FORMATS = (
-    "auto, or one of: preference, preference-rejected, messages, sharegpt, alpaca, dolly, prompt-completion, "
-    "question-answer."
-)
 
 Split = Annotated[str | None, typer.Option(help="Split of a dataset that has several.")]
-Format = Annotated[str, typer.Option(help=f"Row format: {_FORMATS}")]
+Format = Annotated[str, typer.Option(help=f"Row format: auto, or one of: {', '.join(FORMATS)}.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")]
 Precision = Annotated[
     DType,

@@ -26,7 +26,7 @@ from ..errors import DataError, PublishError, RecipeError
 from ..hub import hub_errors
 from ..models.options import DType
 from ..progress import say
-from ..rows.formats import FORMATS, resolve_format
+from ..rows.formats import FORMAT_NAMES, resolve_format
 from ..scoring.columns import SCORE
 from .yaml_text import KeyFaultError, override, parse, plain, unknown, validated
 
@@ -56,8 +56,8 @@ def _text(value: str) -> str:
 
 
 def _format(value: str) -> str:
-    if value not in ("auto", *FORMATS):
-        raise ValueError(unknown("format", value, ("auto", *FORMATS)))
+    if value not in FORMAT_NAMES:
+        raise ValueError(unknown("format", value, FORMAT_NAMES))
     return value
 
 

@@ -10,7 +10,8 @@ from functools import cached_property
 from typing import Any, Literal
 
 from ..errors import Issue, ModelError, Unscorable
-from .turns import Conversation, Message
+from .tools import Message
+from .turns import Conversation
 
 Overflow = Literal["truncate", "reject"]
 
@@ -171,9 +172,9 @@ class Renderer:
 
     @cached_property
     def _takes_results(self) -> bool:
-        told = _PROBE + "x"  # the call before it prints the probe too
-        result = {"role": "tool", "content": told, "name": "a", "tool_call_id": _CALL["id"]}
-        return self._prints(told, [_user("a"), _CALLING if self._takes_calls else _ANSWER, result, _ANSWER])
+        probe = _PROBE + "x"  # the call before it prints the probe too
+        result = {"role": "tool", "content": probe, "name": "a", "tool_call_id": _CALL["id"]}
+        return self._prints(probe, [_user("a"), _CALLING if self._takes_calls else _ANSWER, result, _ANSWER])
 
     def _expressible(self, conversation: Conversation) -> tuple[list[Message], list[dict[str, Any]] | None]:
         messages = [dict(message) for message in conversation.messages]
@@ -181,8 +182,8 @@ class Renderer:
         for message in messages:
             if message.get("tool_calls") and not self._takes_calls:
                 calls = [call["function"] for call in message.pop("tool_calls")]
-                said = json.dumps(calls[0] if len(calls) == 1 else calls, ensure_ascii=False)
-                message["content"] = "\n".join(filter(None, (message["content"], said)))
+                calls_text = json.dumps(calls[0] if len(calls) == 1 else calls, ensure_ascii=False)
+                message["content"] = "\n".join(filter(None, (message["content"], calls_text)))
             if message["role"] == "tool" and not self._takes_results:
                 message["role"] = "user"
         if tools and not self._takes_tools:

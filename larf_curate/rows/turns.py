@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import Issue, Unscorable
-
-Message = dict[str, Any]
+from .tools import Message, number_calls, tool_call, tools_of
+from .values import join_texts, parse_json, text_of
 
 
 @dataclass(frozen=True)
@@ -29,25 +29,6 @@ class Conversation:
         """The text of the last assistant turn; the calls as JSON where it only calls tools."""
         last = self.messages[-1]
         return str(last["content"]) or json.dumps(last.get("tool_calls", ""), ensure_ascii=False)
-
-
-def text_of(value: Any) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise Unscorable(Issue.WRONG_TYPE)
-    return value
-
-
-def answer_of(value: Any) -> str:
-    text = text_of(value)
-    if not text.strip():
-        raise Unscorable(Issue.EMPTY_ANSWER)
-    return text
-
-
-def join_texts(*texts: str) -> str:
-    return "\n\n".join(text for text in texts if text.strip())
 
 
 def _content(value: Any) -> str:
@@ -74,33 +55,6 @@ _ROLES = {
 }
 
 
-def _loads(text: str) -> Any:
-    """JSON out of a row.
-
-    Raises:
-        ValueError: it is none, or nested deeper than Python reads.
-    """
-    try:
-        return json.loads(text)
-    except RecursionError as error:
-        raise ValueError(str(error)) from None
-
-
-def _tool_call(call: Any) -> dict[str, Any]:
-    """One call in the form chat templates read: `arguments` as an object."""
-    if not isinstance(call, Mapping):
-        raise Unscorable(Issue.WRONG_TYPE)
-    function: Mapping[str, Any] = call["function"] if isinstance(call.get("function"), Mapping) else call
-    arguments = function.get("arguments", function.get("parameters"))
-    if isinstance(arguments, str):
-        try:
-            arguments = _loads(arguments)
-        except ValueError:
-            pass  # an open string is what the row says: templates print it as it is
-    described = {"name": text_of(function.get("name")), "arguments": arguments or {}}
-    return {"id": str(call.get("id")), "type": "function", "function": described}
-
-
 def _turn(turn: Any) -> Message:
     """One turn in either spelling: role/content (OpenAI) or from/value (ShareGPT). Unknown extra keys are left out."""
     if not isinstance(turn, Mapping):
@@ -115,7 +69,7 @@ def _turn(turn: Any) -> Message:
     if role == "function_call":
         message["role"] = "assistant"
         try:
-            parsed = _loads(content)
+            parsed = parse_json(content)
         except ValueError:
             return message  # not JSON: the call stays the text it is
         calls = parsed if isinstance(parsed, list) else [parsed]
@@ -125,31 +79,11 @@ def _turn(turn: Any) -> Message:
     if calls:
         if not isinstance(calls, list):
             raise Unscorable(Issue.WRONG_TYPE)
-        message["tool_calls"] = [_tool_call(call) for call in calls]
+        message["tool_calls"] = [tool_call(call) for call in calls]
     for key in ("name", "tool_call_id", "reasoning_content"):
         if isinstance(turn.get(key), str):
             message[key] = turn[key]
     return message
-
-
-def _number_calls(messages: list[Message]) -> None:
-    """Give every call an id of nine characters (Mistral's rule), and every result the id of the call it answers.
-
-    A result without an id of its own answers the oldest call that has no result yet.
-    """
-    renamed: dict[str, str] = {}
-    unanswered: list[str] = []
-    calls = (call for message in messages for call in message.get("tool_calls", ()))
-    numbers = {id(call): f"call{number:05d}" for number, call in enumerate(calls)}
-    for message in messages:
-        for call in message.get("tool_calls", ()):
-            renamed[call["id"]] = call["id"] = numbers[id(call)]
-            unanswered.append(call["id"])
-        if message["role"] == "tool":
-            answered = renamed.get(message.get("tool_call_id", ""), unanswered[0] if unanswered else None)
-            if answered is not None:
-                message["tool_call_id"] = answered
-                unanswered = [name for name in unanswered if name != answered]
 
 
 def turns_of(value: Any) -> list[Message]:
@@ -164,31 +98,8 @@ def turns_of(value: Any) -> list[Message]:
     if not isinstance(value, list):
         raise Unscorable(Issue.WRONG_TYPE)
     messages = [_turn(turn) for turn in value]
-    _number_calls(messages)
+    number_calls(messages)
     return messages
-
-
-def _tools(value: Any) -> tuple[tuple[dict[str, Any], ...], str]:
-    """Tool specifications as templates read them, or, where they are not JSON, as a text for the system turn."""
-    if isinstance(value, str):
-        try:
-            value = _loads(value) if value.strip() else None
-        except ValueError:
-            return (), value
-    if not value:
-        return (), ""
-    listed = value if isinstance(value, list) else [value]
-    if not all(isinstance(tool, Mapping) for tool in listed):
-        return (), json.dumps(value, ensure_ascii=False)
-    return tuple(map(_tool, listed)), ""
-
-
-def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
-    if isinstance(tool.get("function"), Mapping):
-        return dict(tool)
-    # Arrow fills the keys that other rows have with null.
-    described = {key: value for key, value in tool.items() if key not in ("type", "function")}
-    return {"type": "function", "function": described}
 
 
 def conversation_of(messages: list[Message], system: str = "", tools: Any = None) -> Conversation:
@@ -201,7 +112,7 @@ def conversation_of(messages: list[Message], system: str = "", tools: Any = None
     messages = messages[: last + 1]
     if not messages[-1]["content"].strip() and not messages[-1].get("tool_calls"):
         raise Unscorable(Issue.EMPTY_ANSWER)
-    specifications, loose = _tools(tools)
+    specifications, loose = tools_of(tools)
     system = join_texts(system, loose)
     if system:
         if messages[0]["role"] == "system":

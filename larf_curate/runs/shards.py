@@ -24,7 +24,7 @@ from ..atomic import write_text
 from ..deciding.splitting import scores_of
 from ..errors import DataError, one_line
 from ..scoring.columns import SCORE
-from ..sources.files import read_file
+from ..sources.file_readers import read_file
 from ..sources.tables import DataFile, Source, files_from, files_json, overlap, schema_from, schema_text, share
 
 _FEWEST, _MOST, _ABOUT = 256, 16_384, 256

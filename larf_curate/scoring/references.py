@@ -14,10 +14,9 @@ from typing import Any
 
 from ..errors import ReferencesError, RowFormatError, Unscorable
 from ..rows.formats import columns_of, resolve_format
+from ..rows.prompt_columns import REQUEST_COLUMNS
 from ..rows.turns import Conversation
 from ..rows.wording import ends_complete, is_list, refuses
-
-_REQUEST_COLUMNS = ("request", "prompt", "instruction", "question")
 
 
 @dataclass(frozen=True)
@@ -212,11 +211,11 @@ def _where(pairs: Sequence[ReferencePair], test: Callable[[ReferencePair], bool]
 
 
 def _pair(row: Mapping[str, Any]) -> ReferencePair:
-    asked = next((name for name in _REQUEST_COLUMNS if name in row), None)
-    if asked is None or "unsafe" not in row or "safe" not in row:
+    request = next((name for name in REQUEST_COLUMNS if name in row), None)
+    if request is None or "unsafe" not in row or "safe" not in row:
         raise ReferencesError(f"a pair needs request, unsafe and safe; this one has {', '.join(row) or 'nothing'}")
     convert = resolve_format("prompt-completion", ("prompt", "completion")).convert
-    sides = [convert({"prompt": row[asked], "completion": row[side]}) for side in ("unsafe", "safe")]
+    sides = [convert({"prompt": row[request], "completion": row[side]}) for side in ("unsafe", "safe")]
     return ReferencePair(sides[0], sides[1], str(row.get("category") or ""), bool(row.get("held_back")))
 
 

@@ -21,7 +21,8 @@ from ..errors import Issue, ModelError, RowFormatError, ScorerError, Unscorable
 from ..models.loading import LoadedModel
 from ..models.options import DType, EncoderConfig, EncoderOptions
 from ..progress import progress as show_progress
-from ..rows.formats import FORMATS, FormatLike, Row, RowFormat, columns_of, resolve_format
+from ..rows.conversions import Row
+from ..rows.formats import FORMATS, FormatLike, RowFormat, columns_of, resolve_format
 from .artifact import ScorerSpec, Tensors, read_artifact, write_artifact
 from .columns import Scores, TypedColumn, is_batch, is_lazy, larf_schema, read_column
 from .fitting import CHECK, fit_references, template_text

@@ -19,7 +19,8 @@ import pytest
 from larf_curate.errors import DataError, LarfError
 from larf_curate.runs.shards import Plan, Shard, missing, plan_shards, read_scored, scored_chunks
 from larf_curate.sources import json_rows
-from larf_curate.sources.files import open_source, read_file
+from larf_curate.sources.file_readers import read_file
+from larf_curate.sources.files import open_source
 from larf_curate.sources.tables import DataFile, Source
 
 

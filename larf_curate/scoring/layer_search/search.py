@@ -18,6 +18,7 @@ from ...models.loading import LoadedModel, find_device, load_model
 from ...models.options import EncoderConfig, EncoderOptions
 from ...progress import progress as show_progress
 from ...progress import say
+from ...rows.prompt_columns import request_column
 from ...rows.wording import settled
 from ..fitting import template_text
 from ..references import ReferenceSet, packaged_rows
@@ -57,8 +58,9 @@ def read_prompts(path: str | Path) -> list[str]:
             row = json.loads(line)
         except ValueError as error:
             raise ModelError(f"{path}, line {number}: {error}") from error
-        text = next((row[name] for name in ("prompt", "instruction", "question", "request") if row.get(name)), None)
-        if not isinstance(text, str):
+        column = request_column(row)
+        text = None if column is None else row[column]
+        if not isinstance(text, str) or not text:
             raise ModelError(f"{path}, line {number}: no `prompt`")
         found.append(text)
     return found

@@ -12,11 +12,9 @@ from typing import Any, BinaryIO, NamedTuple
 import pyarrow as pa
 
 from ..errors import DataError, one_line
-from .json_values import is_json
+from .json_types import EXACT, has_surrogate, infer_type, join_types
 from .tables import ROWS_AT_ONCE, DataFile, array_of, chunks_of
 from .text_files import kind_of, open_bytes
-
-_EXACT = 2**53  # the integers that a double holds exactly
 
 
 def scan_json(paths: Sequence[Path]) -> tuple[pa.Schema, tuple[DataFile, ...]]:
@@ -36,10 +34,10 @@ def scan_json(paths: Sequence[Path]) -> tuple[pa.Schema, tuple[DataFile, ...]]:
             count += len(chunk)
             for column in dict.fromkeys(key for record in chunk for key in record.row):
                 values = [record.row.get(column) for record in chunk]
-                kind = _infer(values, column, chunk)
-                if pa.types.is_int64(kind) and any(value is not None and abs(value) > _EXACT for value in values):
+                kind = _type_of(values, column, chunk)
+                if pa.types.is_int64(kind) and any(value is not None and abs(value) > EXACT for value in values):
                     wide.add(column)
-                types[column] = _join_types(types.get(column, pa.null()), kind)
+                types[column] = join_types(types.get(column, pa.null()), kind)
                 if column in wide and pa.types.is_floating(types[column]):
                     types[column] = pa.json_()
         files.append(DataFile(str(path), kind_of(path), count, marks=tuple(marks)))
@@ -66,7 +64,7 @@ def _records(path: Path, byte: int = 0, line: int = 1) -> Iterator[_Record]:
         where = f"{path}, row {number}"
         if not isinstance(row, dict):
             raise DataError(f"{where}: {type(row).__name__} where an object is wanted")
-        if any(_has_surrogate(key) for key in row):
+        if any(has_surrogate(key) for key in row):
             raise DataError(f"{where}: a column's name holds half of a surrogate pair, which is no text")
         yield _Record(where, row, number, at)
 
@@ -112,60 +110,12 @@ def _broken(path: Path, line: int, error: Exception) -> DataError:
     return DataError(f"{path}, line {line}: broken JSON ({why}); mend or remove that line")
 
 
-def _infer(values: list[Any], column: str, chunk: Sequence[_Record]) -> pa.DataType:
-    """The Arrow type that holds these values as they are; `arrow.json` where none does."""
+def _type_of(values: list[Any], column: str, chunk: Sequence[_Record]) -> pa.DataType:
     try:
-        kind = pa.array(values).type
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError, UnicodeEncodeError):
-        wrong = next((record.where for record in chunk if _has_surrogate(record.row.get(column))), None)
-        if wrong is not None:
-            raise DataError(
-                f"{wrong}, column {column!r}: half of a surrogate pair (\\ud800 to \\udfff alone), which is no text; "
-                "replace it, for example by \\ufffd"
-            ) from None
-        return pa.json_()
-    return pa.json_() if _alters(kind) or (_has_double(kind) and _mixes_numbers(values)) else kind
-
-
-def _has_surrogate(value: Any) -> bool:
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
+        return infer_type(values)
     except UnicodeEncodeError:
-        return True
-    return False
-
-
-def _alters(kind: pa.DataType) -> bool:
-    """Whether there is a struct without fields in this type: Parquet cannot hold one."""
-    if pa.types.is_struct(kind):
-        return kind.num_fields == 0 or any(_alters(kind.field(i).type) for i in range(kind.num_fields))
-    return pa.types.is_list(kind) and _alters(kind.value_type)
-
-
-def _has_double(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return any(_has_double(kind.field(i).type) for i in range(kind.num_fields))
-    return _has_double(kind.value_type) if pa.types.is_list(kind) else pa.types.is_floating(kind)
-
-
-def _mixes_numbers(values: Sequence[Any]) -> bool:
-    """Whether a double would alter some of these values: `true`, or an integer beyond its 53 bits."""
-    kinds = {type(value) for value in values}
-    if float in kinds and (bool in kinds or any(type(value) is int and abs(value) > _EXACT for value in values)):
-        return True
-    items = [item for value in values if isinstance(value, list) for item in value]
-    objects = [value for value in values if isinstance(value, dict)]
-    keys = dict.fromkeys(key for value in objects for key in value)
-    fields = ([value[key] for value in objects if key in value] for key in keys)
-    return bool(items and _mixes_numbers(items)) or any(map(_mixes_numbers, fields))
-
-
-def _join_types(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-    """The type of two chunks of one column."""
-    if is_json(one) or is_json(other):
-        return pa.json_()
-    try:
-        schemas = [pa.schema([("x", kind)]) for kind in (one, other)]
-        return pa.unify_schemas(schemas, promote_options="permissive").field("x").type
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return pa.json_()
+        where = next(record.where for record in chunk if has_surrogate(record.row.get(column)))
+        raise DataError(
+            f"{where}, column {column!r}: half of a surrogate pair (\\ud800 to \\udfff alone), which is no text; "
+            "replace it, for example by \\ufffd"
+        ) from None

@@ -1,0 +1,24 @@
+"""What a library raises on a file that cannot be read becomes one line that names the file."""
+
+from __future__ import annotations
+
+import contextlib
+import zlib
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from ..errors import DataError, one_line
+
+
+@contextlib.contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Turn errors of Arrow, of the file system and of decoding into a `DataError` that begins with `name`.
+
+    Raises:
+        DataError: something in the block raised one of these errors.
+    """
+    try:
+        yield
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
+        raise DataError(f"{name} cannot be read: {one_line(error)}") from error
