@@ -18,7 +18,7 @@ import pytest
 
 from larf_curate.errors import DataError, LarfError
 from larf_curate.runs.shards import Plan, Shard, missing, plan_shards, read_scored, scored_chunks
-from larf_curate.sources import json_rows
+from larf_curate.sources import json_files
 from larf_curate.sources.file_readers import read_file
 from larf_curate.sources.files import open_source
 from larf_curate.sources.tables import DataFile, Source
@@ -227,7 +227,7 @@ def test_tasks_divide_the_shards(tasks, indexes, tmp_path):
 
 
 def test_a_plan_travels_as_json(tmp_path, monkeypatch):
-    monkeypatch.setattr(json_rows, "ROWS_AT_ONCE", 30)  # so that there are marks
+    monkeypatch.setattr(json_files, "ROWS_AT_ONCE", 30)  # so that there are marks
     monkeypatch.chdir(tmp_path)
     Path("rows.jsonl").write_text(
         "".join(json.dumps({"i": i, "text": f"row {i}", "x": [i, "x"]}) + "\n" for i in range(100))
@@ -301,7 +301,7 @@ def as_dataset(home: Path, rows: list[dict]) -> str:
 
 @pytest.mark.parametrize("write", [as_lines, as_gzip, as_array, as_csv, as_parquet, as_files, as_dataset])
 def test_any_shards_hold_what_a_plain_read_holds(write: Callable, tmp_path, monkeypatch):
-    monkeypatch.setattr(json_rows, "ROWS_AT_ONCE", 150)
+    monkeypatch.setattr(json_files, "ROWS_AT_ONCE", 150)
     source = open_source(write(tmp_path, [{"i": i, "text": f'"row",\n{i}' if i % 7 else ""} for i in range(MANY)]))
     whole = pa.concat_tables(source.tables(4096)).combine_chunks()
     assert len(whole) == MANY
