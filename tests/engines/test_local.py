@@ -17,7 +17,7 @@ from larf_curate.deciding.summary import OutcomeCounts
 from larf_curate.engines import local
 from larf_curate.engines.local import read_scores, score_file, split_file
 from larf_curate.errors import DataError, LarfError, OutputError, RowFormatError
-from larf_curate.sources import json_rows
+from larf_curate.sources import json_files
 from larf_curate.sources.files import open_source
 
 LARF = ["larf_score", "larf_score_l1", "larf_score_l3", "larf_tokens", "larf_issue"]
@@ -43,7 +43,7 @@ ROWS = [
 @pytest.fixture
 def few_at_once(monkeypatch):
     """Tables of 7 rows, so that 27 rows are several."""
-    monkeypatch.setattr(json_rows, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(json_files, "ROWS_AT_ONCE", 7)
     monkeypatch.setattr(local, "ROWS_AT_ONCE", 7)
 
 
