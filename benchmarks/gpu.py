@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from floor import matrix_rate, operations, timed
 
 from larf_curate.encoding.encoder import Encoder
+from larf_curate.encoding.runtime import Runtime
 from larf_curate.models.loading import LoadedModel, find_blocks, find_device
 from larf_curate.models.options import EncoderConfig
 
@@ -77,7 +78,7 @@ def main() -> None:
     encoder = encoder_of(model, layer, device, dtype, options.batch_tokens)
     seconds = median_seconds(lambda: encoder.encode(rows, [layer]), device, PASSES)
     ours = report("ours", rows, seconds, rate, layer, config, device)
-    print(f"ours is {ours / plain:.1f} times as fast a token: {encoder.encode(rows[:1], [layer]).how}")
+    print(f"ours is {ours / plain:.1f} times as fast a token: {encoder.encode(rows[:1], [layer]).execution}")
 
 
 def conversations(count: int, vocabulary: int) -> list[list[int]]:
@@ -110,7 +111,7 @@ def encoder_of(model: Any, layer: int, device: torch.device, dtype: torch.dtype,
         device=device,
         dtype=dtype,
     )
-    return Encoder(EncoderConfig("random", batch_tokens=batch_tokens), loaded)
+    return Encoder(EncoderConfig("random", batch_tokens=batch_tokens), Runtime(loaded))
 
 
 @torch.inference_mode()

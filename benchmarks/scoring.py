@@ -111,7 +111,8 @@ def made(home: Path) -> list[Path]:
 
 def measure(way: str, file: Path, layer: int) -> dict[str, Any]:
     from larf_curate import LARFScorer
-    from larf_curate.encoding.encoder import get_encoder, unload_models
+    from larf_curate.encoding.encoder import get_encoder
+    from larf_curate.encoding.runtime import unload_models
     from larf_curate.models.options import EncoderConfig
     from larf_curate.rows.formats import columns_of, resolve_format
 

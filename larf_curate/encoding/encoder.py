@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import Issue
-from ..models.loading import LoadedModel, find_device, load_model, settle_dtype
-from ..models.locating import commit_of
+from ..models.loading import LoadedModel
 from ..models.options import EncoderConfig
 from ..rows.rendering import Renderer
 from .batching import Batch
-from .memory import give_back, is_out_of_memory, reuse_memory
-from .packing import PackedPass, fastest_pass
-from .padding import PaddedPass
+from .memory import give_back, is_out_of_memory
+from .runtime import Runtime, runtime_for
 from .threads import each
 from .tuning import batch_tokens_for
 
@@ -33,22 +28,27 @@ if TYPE_CHECKING:
 class States:
     """Last-token states, float32 [conversations, layers, hidden size], NaN where `issues` says why there is none.
 
-    `how` says in words how they were made: precision, device, batches, and the shortcuts that were on.
+    `execution` says in words how they were made: precision, device, size of the batches, and shortcuts taken.
     """
 
     values: NDArray[np.float32]
     issues: list[Issue | None]
-    how: str
+    execution: str
 
 
 class Encoder:
     """Renders and runs conversations through a loaded model. Cheap to make: see `get_encoder`."""
 
-    def __init__(self, config: EncoderConfig, loaded: LoadedModel) -> None:
-        self.loaded = loaded
+    def __init__(self, config: EncoderConfig, runtime: Runtime) -> None:
+        loaded = runtime.loaded
+        self.runtime = runtime
         self.batch_tokens = config.batch_tokens
         limit = loaded.max_positions or config.max_tokens
         self.renderer = Renderer(loaded.tokenizer, min(config.max_tokens, limit), config.overflow)
+
+    @property
+    def loaded(self) -> LoadedModel:
+        return self.runtime.loaded
 
     def encode(
         self,
@@ -68,13 +68,13 @@ class Encoder:
             progress: called with the number of conversations just done.
         """
         job = _Job(ids, len(layers), self.loaded.hidden_size)
-        with self.loaded.lock:
-            forward = fastest_pass(self.loaded)
-            size = self.batch_tokens or batch_tokens_for(self.loaded, forward, sum(map(len, job.rows)))
+        with self.runtime.lock:
+            forward = self.runtime.forward
+            size = self.batch_tokens or batch_tokens_for(self.runtime, sum(map(len, job.rows)))
             with forward.at_work(layers):
                 queue, alone = forward.plan(job.rows, size), False
                 while queue:
-                    run = partial(self._try, forward, job.rows)
+                    run = partial(self._try, job.rows)
                     again: list[Batch] = []
                     # What failed runs again, but not beside others that take the memory.
                     with closing(each(run, queue, in_threads=forward.in_threads and not alone)) as found:
@@ -84,17 +84,17 @@ class Encoder:
                             if progress is not None and done:
                                 progress(done)
                     queue, alone = again, True
-            shortcuts = ", ".join(forward.shortcuts)
-        how = f"{self.loaded.dtype_name} on {self.loaded.device}, batches of up to {size:,} tokens; {shortcuts}"
-        return States(job.values, job.issues, how)
+            shortcuts = ", ".join((*forward.shortcuts, *forward.shortcuts_seen))
+        execution = f"{self.loaded.dtype_name} on {self.loaded.device}, batches of up to {size:,} tokens; {shortcuts}"
+        return States(job.values, job.issues, execution)
 
-    def _try(
-        self, forward: PackedPass | PaddedPass, rows: Sequence[tuple[int, ...]], batch: Batch
-    ) -> NDArray[np.float32] | None:
+    def _try(self, rows: Sequence[tuple[int, ...]], batch: Batch) -> NDArray[np.float32] | None:
         """States [rows, layers, hidden], or None where the batch does not fit in memory."""
+        runtime, forward = self.runtime, self.runtime.forward
         chosen = [rows[i] for i in batch.rows]
         tokens = forward.tokens(chosen, batch.shared)
-        if len(chosen) > 1 and self.loaded.too_much is not None and tokens >= self.loaded.too_much:
+        limit = runtime.tokens_out_of_memory
+        if len(chosen) > 1 and limit is not None and tokens >= limit:
             return None
         try:
             states: NDArray[np.float32] = forward(chosen, batch.shared).cpu().numpy()
@@ -106,7 +106,7 @@ class Encoder:
         # Outside the except clause: the traceback there holds the very tensors that have to go.
         give_back(self.loaded.device)
         if len(chosen) > 1:
-            self.loaded.too_much = tokens
+            runtime.tokens_out_of_memory = tokens
         return None
 
 
@@ -155,53 +155,6 @@ class _Job:
         return again, done
 
 
-# One model load per process and device ------------------------------------------------------------------------------
-
-_models: dict[tuple[EncoderConfig, str], LoadedModel] = {}
-_locks = {"loading": threading.Lock()}
-
-
-def _after_fork() -> None:
-    """A worker forked from a process that has a model shares its memory, but must not share its locks or threads."""
-    _locks["loading"] = threading.Lock()
-    for loaded in _models.values():
-        loaded.lock = threading.Lock()
-    if torch := sys.modules.get("torch"):
-        # The threads of the OpenMP pool did not survive the fork: a parallel region would wait for them for ever.
-        torch.set_num_threads(1)
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
-
 def get_encoder(config: EncoderConfig, highest: int, rank: int | None = None) -> Encoder:
-    """An encoder on this process's one copy of the model on its device, loaded at the first call.
-
-    A later call that asks for a higher layer reloads the model with more blocks; one that asks for a lower shares it.
-    """
-    device = find_device(config.device, rank)
-    plain = EncoderConfig(config.model)  # what changes how the model is used, not what is loaded, is not in the key
-    how: dict[str, Any] = {name: getattr(plain, name) for name in ("device", "max_tokens", "overflow", "batch_tokens")}
-    how["dtype"] = settle_dtype(config.dtype, device)  # "auto" and its outcome are one model
-    key = (replace(config, **how), str(device))
-    with _locks["loading"]:
-        loaded = _models.get(key)
-        if loaded is None or len(loaded.blocks) <= highest:
-            for known in [name for name, model in _models.items() if model is loaded]:
-                del _models[known]
-            loaded = None  # the old copy goes before the new one comes
-            if device.type == "cpu":
-                reuse_memory()
-            loaded = _models[key] = load_model(config, highest, device)
-            # A scorer asks for the commit it was fitted on, where the user asked for a branch: the same model.
-            _models.setdefault((replace(key[0], revision=commit_of(loaded.version)), key[1]), loaded)
-        return Encoder(config, loaded)
-
-
-def unload_models() -> None:
-    """Forget every model that this process holds, and give their memory back."""
-    with _locks["loading"]:
-        devices = {loaded.device for loaded in _models.values()}
-        _models.clear()
-        for device in devices:
-            give_back(device)
+    """An encoder on this process's one copy of the model on its device; see `runtime_for`."""
+    return Encoder(config, runtime_for(config, highest, rank))

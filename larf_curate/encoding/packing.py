@@ -35,7 +35,7 @@ _PROBED_WINDOW = 512  # tokens; wider sliding windows are not tried on every mod
 class PackedPass:
     """Runs batches of conversations through the blocks of a loaded model, in any number of threads.
 
-    It holds keys and values of the beginning that its last batch had. Make one for each list of rows.
+    While it is at work, it holds keys and values of the beginning that its last batch had.
 
     Args:
         loaded: the model; whoever calls holds its lock.
@@ -60,8 +60,12 @@ class PackedPass:
     def shortcuts(self) -> tuple[str, ...]:
         """What is left out beside a plain pass, in words."""
         first = ("blocks up to the layer alone", "equal rows once", "no padding", "common beginnings once")
-        more = [name for name, on in (("lean blocks", self._lean), ("compiled loops", self._compiled)) if on]
-        return (*first, "last tokens alone in the last block", *more)
+        return (*first, *(["lean blocks"] if self._lean else []), "last tokens alone in the last block")
+
+    @property
+    def shortcuts_seen(self) -> tuple[str, ...]:
+        """More of them, which show when batches run."""
+        return ("compiled loops",) if self._compiled else ()
 
     @property
     def in_threads(self) -> bool:
@@ -80,9 +84,10 @@ class PackedPass:
     def at_work(self, layers: Sequence[int]) -> Iterator[None]:
         """Within, calls give the states after each of `layers`."""
         blocks, highest = self.loaded.blocks, max(layers)
-        self._layers, self._beginning = layers, ([], {})
+        self._layers, self._compiled = layers, False
         before = [config._attn_implementation_internal for config in self._configs]
         with contextlib.ExitStack() as stack:
+            stack.callback(self._forget_beginning)
             stack.callback(self._set_attention, before)
             self._set_attention([NAME] * len(before))
             for block, lean in self._lean.items():
@@ -139,24 +144,25 @@ class PackedPass:
             set_pack(None)
         self._compiled |= pack.compiled
 
+    def _forget_beginning(self) -> None:
+        self._beginning = ([], {})
+
     def _set_attention(self, names: Sequence[str]) -> None:
         for config, name in zip(self._configs, names, strict=True):
             config._attn_implementation_internal = name
 
 
 def fastest_pass(loaded: LoadedModel) -> PackedPass | PaddedPass:
-    """The pass that suits the model best and gives the states of the plain one; found out once for each model."""
-    if loaded.packs is None:
-        loaded.packs = _agrees(loaded, ())
-    if not loaded.packs:
+    """The fastest pass that gives the states of the plain one with this model, as measured on a few rows."""
+    packed = PackedPass(loaded)
+    if not _agrees(loaded, packed):
         return PaddedPass(loaded)
-    if loaded.lean is None:
-        lean = lean_blocks(loaded.blocks, PackedPass(loaded).asked())
-        loaded.lean = lean if lean and _agrees(loaded, lean) else []
-    return PackedPass(loaded, loaded.lean)
+    lean = lean_blocks(loaded.blocks, packed.asked())
+    fused = PackedPass(loaded, lean)
+    return fused if lean and _agrees(loaded, fused) else packed
 
 
-def _agrees(loaded: LoadedModel, lean: Sequence[LeanBlock]) -> bool:
+def _agrees(loaded: LoadedModel, packed: PackedPass) -> bool:
     """Whether the packed pass gives the states of the plain one, on a few rows with a common beginning."""
     decoder = loaded.model.config.get_text_config(decoder=True)
     draw = np.random.default_rng(0)
@@ -165,7 +171,7 @@ def _agrees(loaded: LoadedModel, lean: Sequence[LeanBlock]) -> bool:
     vocabulary = range(min(3, decoder.vocab_size - 1), min(400, decoder.vocab_size))
     shared, *own = ([int(token) for token in draw.choice(vocabulary, length)] for length in [5, *lengths])
     rows, layers = [shared + row for row in own], sorted({0, len(loaded.blocks) - 1})
-    packed, padded = PackedPass(loaded, lean), PaddedPass(loaded)
+    padded = PaddedPass(loaded)
     try:
         with packed.at_work(layers):
             found = packed(rows, len(shared)).cpu().numpy()

@@ -30,6 +30,7 @@ class PaddedPass:
 
     in_threads = False
     shortcuts = ("blocks up to the layer alone", "equal rows once", "padded to near-equal lengths")
+    shortcuts_seen = ()
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..models.loading import LoadedModel
     from .packing import PackedPass
     from .padding import PaddedPass
+    from .runtime import Runtime
 
 # Larger batches fall out of a processor's cache, smaller ones make thin matrices.
 _CPU_SIZES, _CPU_DEFAULT = (512, 1_024, 2_048), 1_024
@@ -35,19 +36,19 @@ _PATIENCE = 60.0  # seconds to wait for another process that measures
 _ALIKE = 0.98  # of the best rate: the smaller batch then
 
 
-def batch_tokens_for(loaded: LoadedModel, forward: PackedPass | PaddedPass, tokens: int) -> int:
+def batch_tokens_for(runtime: Runtime, tokens: int) -> int:
     """Tokens of a batch that suit this model on this device.
 
     The measurement is kept in the user's cache and shared by all processes, so that they make the same batches. Without
     a cache that can be written, and for small jobs as long as there is no measurement, it is a default.
 
     Args:
-        loaded: the model; whoever calls holds its lock.
-        forward: how its batches run.
+        runtime: the model; whoever calls holds its lock.
         tokens: how many there are to do.
     """
-    if loaded.batch_tokens is not None:
-        return loaded.batch_tokens
+    if runtime.batch_tokens is not None:
+        return runtime.batch_tokens
+    loaded, forward = runtime.loaded, runtime.forward
     on_cpu = loaded.device.type == "cpu"
     default = _CPU_DEFAULT if on_cpu else _ACCELERATOR_DEFAULT
     limit = _room(loaded)
@@ -65,7 +66,7 @@ def batch_tokens_for(loaded: LoadedModel, forward: PackedPass | PaddedPass, toke
         except (OSError, OutputError, LockTimeout, NotImplementedError):  # the last: no locks on this file system
             size = default  # and not tried again with every job
     if size is not None:
-        loaded.batch_tokens = min(size, limit)
+        runtime.batch_tokens = min(size, limit)
     return min(size or default, limit)
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import threading
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
@@ -20,10 +19,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ..encoding.fused import LeanBlock
 
-
-@dataclass
+@dataclass(frozen=True, eq=False)
 class LoadedModel:
     """A decoder cut after the highest block asked for, and what it takes to feed it."""
 
@@ -37,12 +34,6 @@ class LoadedModel:
     device: torch.device
     dtype: torch.dtype  # of what is not quantised
     quantised: Quantised | None = None
-    packs: bool | None = None  # whether it runs without pads; None until it was tried
-    lean: list[LeanBlock] | None = None  # blocks that run in place of its own; None until they were tried
-    batch_tokens: int | None = None  # those measured to be the fastest
-    too_much: int | None = None  # tokens of the smallest batch that did not fit in memory
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    checked: set[str] = field(default_factory=set)  # marks of the scorers that found it to be theirs
 
     @property
     def dtype_name(self) -> DType:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,8 @@ _WINDOW = 4096
 """Rows in memory at a time."""
 _PART = 256
 """Rows encoded together while the next ones are rendered; enough to find others of equal length among them."""
+_marks: WeakKeyDictionary[LoadedModel, set[str]] = WeakKeyDictionary()
+"""For each model in memory, marks of the scorers that were found to be fitted on it."""
 
 
 class RunOptions(TypedDict, total=False):
@@ -335,7 +338,7 @@ class LARFScorer:
 
     def _rate(self, states: States, places: list[int], scores: Scores) -> None:
         """States become the scores of the rows at `places`."""
-        scores.how = states.how
+        scores.how = states.execution
         scores.score[places], scores.by_layer[places] = self._formula.score(states.values)
         for place, issue in zip(places, states.issues, strict=True):
             if issue is not None:
@@ -363,9 +366,10 @@ class LARFScorer:
             trust_remote_code=options.get("trust_remote_code", False),
         )
         encoder = get_encoder(config, max(self.layers), rank)
-        if self._mark not in encoder.loaded.checked:
+        marks = _marks.setdefault(encoder.loaded, set())
+        if self._mark not in marks:
             self._check(encoder)
-            encoder.loaded.checked.add(self._mark)
+            marks.add(self._mark)
         return encoder
 
     @cached_property

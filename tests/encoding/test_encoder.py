@@ -14,9 +14,12 @@ import torch
 import transformers
 from support.models import SIZES, make_model, make_tokenizer
 
-from larf_curate.encoding.encoder import Encoder, States, get_encoder, unload_models
+from larf_curate.encoding.encoder import Encoder, States, get_encoder
+from larf_curate.encoding.packing import PackedPass
+from larf_curate.encoding.padding import PaddedPass
+from larf_curate.encoding.runtime import Runtime, unload_models
 from larf_curate.errors import Issue, ModelError
-from larf_curate.models.loading import load_model
+from larf_curate.models.loading import LoadedModel, load_model
 from larf_curate.models.options import EncoderConfig
 
 BLOCKS = SIZES["num_hidden_layers"]
@@ -105,9 +108,24 @@ def assert_equal_states(actual: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(actual / scale, expected / scale, rtol=0, atol=1e-4)
 
 
-def encoder_of(directory: Path, highest: int = BLOCKS - 1, **options: Any) -> Encoder:
+def encoder_of(
+    directory: Path,
+    highest: int = BLOCKS - 1,
+    forward: Callable[[LoadedModel], PackedPass | PaddedPass] | None = None,
+    **options: Any,
+) -> Encoder:
+    """An encoder on a model of its own; `forward` makes its pass, else the fastest that suits the model is found."""
     config = EncoderConfig(str(directory), device="cpu", **options)
-    return Encoder(config, load_model(config, highest, CPU))
+    loaded = load_model(config, highest, CPU)
+    return Encoder(config, Runtime(loaded, forward(loaded) if forward else None))
+
+
+def is_packed(encoder: Encoder) -> bool:
+    return isinstance(encoder.runtime.forward, PackedPass)
+
+
+def has_lean_blocks(encoder: Encoder) -> bool:
+    return "lean blocks" in encoder.runtime.forward.shortcuts
 
 
 def hooks_left(encoder: Encoder) -> int:
@@ -146,11 +164,9 @@ def llama_states(tiny_model: Path) -> np.ndarray:
 @pytest.fixture(params=["lean", "packed", "padded"])
 def llama(request: pytest.FixtureRequest, tiny_model: Path) -> Encoder:
     """All ways of running a batch, tried already."""
-    encoder = encoder_of(tiny_model)
-    encoder.loaded.packs = None if request.param == "lean" else request.param == "packed"
-    encoder.loaded.lean = None if request.param == "lean" else []
+    encoder = encoder_of(tiny_model, forward={"lean": None, "packed": PackedPass, "padded": PaddedPass}[request.param])
     encoder.encode(random_rows([5]), [0])
-    assert bool(encoder.loaded.lean) == (request.param == "lean")
+    assert has_lean_blocks(encoder) == (request.param == "lean")
     return encoder
 
 
@@ -198,8 +214,7 @@ def test_no_rows_give_no_states(llama: Encoder) -> None:
 
 
 def test_batches_stay_within_their_tokens_and_duplicates_run_once(tiny_model: Path, llama_states: np.ndarray) -> None:
-    encoder = encoder_of(tiny_model, batch_tokens=40)
-    encoder.loaded.packs = False  # tests/encoding/test_packing.py has the other way
+    encoder = encoder_of(tiny_model, forward=PaddedPass, batch_tokens=40)  # test_packing.py has the other way
     shapes: list[tuple[int, ...]] = []
     encoder.loaded.model.register_forward_pre_hook(
         lambda _m, _a, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
@@ -217,7 +232,7 @@ def test_blocks_above_the_highest_layer_asked_for_do_not_run(llama: Encoder) -> 
     for i, block in enumerate(llama.loaded.blocks):
         block.register_forward_pre_hook(lambda *_, i=i: ran.append(i))
     llama.encode(random_rows([5]), [1, 2])
-    assert ran == [0, 1, 2, 2][: 4 if llama.loaded.packs else 3]  # packed, the highest makes its keys and values first
+    assert ran == [0, 1, 2, 2][: 4 if is_packed(llama) else 3]  # packed, the highest makes its keys and values first
 
 
 def test_bfloat16_runs_on_the_cpu(tiny_model: Path, llama_states: np.ndarray) -> None:
@@ -305,7 +320,7 @@ def test_other_errors_are_not_swallowed_and_leave_no_hook(
         llama.encode(random_rows(), LAYERS)
     handle.remove()
     assert hooks_left(llama) == 0
-    assert not llama.loaded.lock.locked()
+    assert not llama.runtime.lock.locked()
     assert_equal_states(llama.encode(random_rows(), [1, 4]).values, llama_states[:, [1, 4]])
 
 

@@ -18,6 +18,8 @@ from test_encoder import (
     assert_equal_states,
     encoder_of,
     full_states,
+    has_lean_blocks,
+    is_packed,
     random_rows,
     save_random,
 )
@@ -27,6 +29,9 @@ from larf_curate.encoding import fused as lean
 from larf_curate.encoding.batching import plan_packs
 from larf_curate.encoding.encoder import Encoder
 from larf_curate.encoding.packing import PackedPass
+from larf_curate.encoding.padding import PaddedPass
+from larf_curate.encoding.runtime import Runtime
+from larf_curate.models.options import EncoderConfig
 
 BEGINNING = [7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24]
 ROWS = [[*BEGINNING, *own] for own in ([30], [31, 32], [33, 34, 35], [40, 41, 42], list(range(50, 90)))]
@@ -60,11 +65,11 @@ def test_states_equal_the_full_forward_pass(name: str, layers: list[int], are_le
     save_random(tmp_path, ARCHITECTURES[name](), auto)
     expected = full_states(tmp_path, ROWS, auto)[:, layers]
     for batch_tokens in (None, 25, 1):
-        encoder = encoder_of(tmp_path, max(layers), batch_tokens=batch_tokens)
-        encoder.loaded.lean = [] if name in LEAN and not are_lean else None
+        forward = PackedPass if name in LEAN and not are_lean else None
+        encoder = encoder_of(tmp_path, max(layers), forward, batch_tokens=batch_tokens)
         states = encoder.encode(ROWS, layers)
-        assert encoder.loaded.packs
-        assert bool(encoder.loaded.lean) == are_lean
+        assert is_packed(encoder)
+        assert has_lean_blocks(encoder) == are_lean
         assert_equal_states(states.values, expected)
 
 
@@ -81,13 +86,12 @@ def test_attention_in_chunks_and_in_torch_s_own_kernel(
     rows = ROWS + random_rows()
     encoder = encoder_of(tmp_path)
     assert_equal_states(encoder.encode(rows, LAYERS).values, full_states(tmp_path, rows))
-    assert encoder.loaded.packs
+    assert is_packed(encoder)
 
 
 @pytest.mark.parametrize("are_lean", [True, False], ids=["lean", "own"])
 def test_the_common_beginning_runs_once_and_no_pad_does(tiny_model: Path, are_lean: bool) -> None:
-    encoder = encoder_of(tiny_model, 2, batch_tokens=30)
-    encoder.loaded.lean = None if are_lean else []
+    encoder = encoder_of(tiny_model, 2, None if are_lean else PackedPass, batch_tokens=30)
     encoder.encode(ROWS[:1], [2])  # what suits the model is found out
     first, mlp = (sizes_seen(encoder.loaded.blocks[i].mlp.gate_proj) for i in (0, 2))
     encoder.encode([*ROWS, ROWS[0]], [2])
@@ -100,7 +104,7 @@ def test_the_common_beginning_runs_once_and_no_pad_does(tiny_model: Path, are_le
 def test_lean_blocks_leave_the_model_s_own_as_they_were(tiny_model: Path) -> None:
     encoder = encoder_of(tiny_model)
     encoder.encode(ROWS, LAYERS)
-    assert encoder.loaded.lean
+    assert has_lean_blocks(encoder)
     assert not any("forward" in vars(block) for block in encoder.loaded.blocks)
 
 
@@ -116,9 +120,9 @@ def test_lean_blocks_that_are_wrong_are_not_used(tiny_model: Path, fault: str, m
     if fault == "bias":
         block.mlp.down_proj.forward = lambda x, own=block.mlp.down_proj.forward: own(x) + 1
     found = encoder.encode(ROWS, LAYERS).values
-    assert encoder.loaded.packs
-    assert encoder.loaded.lean == []
-    encoder.loaded.packs = False
+    assert is_packed(encoder)
+    assert not has_lean_blocks(encoder)
+    encoder = Encoder(EncoderConfig("the same"), Runtime(encoder.loaded, PaddedPass(encoder.loaded)))
     assert_equal_states(found, encoder.encode(ROWS, LAYERS).values)
 
 
@@ -131,13 +135,12 @@ def test_products_that_are_not_plain_have_no_lean_blocks(tiny_model: Path) -> No
     encoder = encoder_of(tiny_model)
     encoder.loaded.blocks[0].mlp.up_proj.__class__ = Other
     encoder.encode(ROWS, LAYERS)
-    assert encoder.loaded.lean == []
+    assert not has_lean_blocks(encoder)
 
 
 def test_attention_is_as_it_was_afterwards(tiny_model: Path) -> None:
-    encoder = encoder_of(tiny_model)
+    encoder = encoder_of(tiny_model, forward=PackedPass)
     before = encoder.loaded.model.config._attn_implementation
-    encoder.loaded.packs = True
     encoder.encode(ROWS, LAYERS)
     assert encoder.loaded.model.config._attn_implementation == before != attention.NAME
     assert not any(block._forward_hooks or block._forward_pre_hooks for block in encoder.loaded.blocks)
@@ -149,7 +152,7 @@ def test_mamba_has_no_attention_to_pack(tmp_path: Path) -> None:
     make_model(tmp_path, config)
     encoder = encoder_of(tmp_path)
     found = encoder.encode(ROWS[:2], [BLOCKS - 1]).values
-    assert encoder.loaded.packs is False
+    assert not is_packed(encoder)
     alone = [encoder.encode([row], [BLOCKS - 1]).values[0] for row in ROWS[:2]]
     assert_equal_states(found, np.stack(alone))
 
@@ -172,7 +175,7 @@ def test_a_pass_that_is_wrong_is_not_used(tiny_model: Path, fault: str, monkeypa
     monkeypatch.setattr(packing, "PackedPass", Wrong)
     encoder = encoder_of(tiny_model)
     states = encoder.encode(ROWS, LAYERS).values
-    assert encoder.loaded.packs is False
+    assert not is_packed(encoder)
     assert_equal_states(states, full_states(tiny_model, ROWS))
 
 
@@ -182,7 +185,7 @@ def test_attention_with_something_more_is_not_ours(tiny_model: Path, monkeypatch
     monkeypatch.setitem(transformers.modeling_utils.ALL_ATTENTION_FUNCTIONS._global_mapping, attention.NAME, with_sinks)
     encoder = encoder_of(tiny_model)
     states = encoder.encode(ROWS, LAYERS).values
-    assert encoder.loaded.packs is False
+    assert not is_packed(encoder)
     assert_equal_states(states, full_states(tiny_model, ROWS))
 
 
@@ -198,8 +201,7 @@ def test_rows_that_begin_alike_stand_together() -> None:
 
 def test_packed_and_padded_agree(tiny_model: Path) -> None:
     found = []
-    for packs in (None, False):
-        encoder: Encoder = encoder_of(tiny_model, batch_tokens=70)
-        encoder.loaded.packs = packs
+    for forward in (None, PaddedPass):
+        encoder: Encoder = encoder_of(tiny_model, forward=forward, batch_tokens=70)
         found.append(encoder.encode(ROWS, LAYERS).values)
     assert_equal_states(found[0], found[1])

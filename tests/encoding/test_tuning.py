@@ -13,7 +13,6 @@ from test_encoder import LAYERS, assert_equal_states, encoder_of, full_states, r
 
 from larf_curate.encoding import tuning
 from larf_curate.encoding.encoder import Encoder
-from larf_curate.encoding.packing import fastest_pass
 from larf_curate.encoding.tuning import batch_tokens_for
 
 MANY = tuning._WORTH  # tokens for which a measurement pays
@@ -27,7 +26,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def size_for(encoder: Encoder, tokens: int = MANY) -> int:
-    return batch_tokens_for(encoder.loaded, fastest_pass(encoder.loaded), tokens)
+    return batch_tokens_for(encoder.runtime, tokens)
 
 
 def rates(monkeypatch: pytest.MonkeyPatch, known: dict[int, float]) -> list[int]:
@@ -69,14 +68,14 @@ def test_it_is_really_measured_and_the_states_stay(tiny_model: Path, cache: Path
     [kept] = (cache / "batches").glob("*.json")
     size = json.loads(kept.read_text())["batch_tokens"]
     assert size in tuning._CPU_SIZES
-    assert f"batches of up to {size:,} tokens" in states.how
+    assert f"batches of up to {size:,} tokens" in states.execution
     assert_equal_states(states.values[:9], full_states(tiny_model, rows[:9]))
 
 
 def test_a_model_whose_batches_drag_is_not_measured(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[int] = []
     encoder = encoder_of(tiny_model)
-    forward = fastest_pass(encoder.loaded)
+    forward = encoder.runtime.forward
     call = type(forward).__call__
     monkeypatch.setattr(type(forward), "__call__", lambda *args: (ran.append(1), call(*args))[1])
     monkeypatch.setattr(tuning, "_LONGEST", 0.0)
@@ -163,4 +162,4 @@ def test_what_the_user_says_is_not_measured(tiny_model: Path, monkeypatch: pytes
 
     monkeypatch.setattr("larf_curate.encoding.encoder.batch_tokens_for", never)
     encoder = encoder_of(tiny_model, batch_tokens=77)
-    assert "batches of up to 77 tokens" in encoder.encode(random_rows(), LAYERS).how
+    assert "batches of up to 77 tokens" in encoder.encode(random_rows(), LAYERS).execution

@@ -29,7 +29,8 @@ from datatrove.pipeline.writers import JsonlWriter
 
 from larf_curate import LARFFilter, LARFScorer, Threshold
 from larf_curate.deciding.splitting import scored_schema
-from larf_curate.encoding import encoder
+from larf_curate.encoding import runtime
+from larf_curate.encoding.encoder import get_encoder
 from larf_curate.engines import datatrove_rows as documents
 from larf_curate.engines import datatrove_steps as trove
 from larf_curate.engines.datatrove_rows import ROW, SHARD, CarriedRow, RowWriter, carry_row
@@ -301,7 +302,7 @@ def answer_of_the_row(row: Any) -> list[dict[str, str]]:
 @pytest.mark.parametrize("given", ["path", "scorer"])
 def test_format_and_options_reach_the_scorer(given, saved, tiny_scorer, scores, monkeypatch):
     seen = []
-    get = encoder.get_encoder
+    get = get_encoder
     monkeypatch.setattr(
         "larf_curate.scoring.scorer.get_encoder", lambda config, *rest: seen.append(config) or get(config, *rest)
     )
@@ -484,9 +485,9 @@ def test_an_exclusion_writer_that_fails_fails_the_task(kind, data, tiny_scorer, 
 @pytest.mark.parametrize("given", ["path", "scorer"])
 def test_the_model_is_loaded_once_whatever_the_number_of_tasks(given, data, saved, tiny_scorer, tmp_path, monkeypatch):
     calls = []
-    load = encoder.load_model
-    monkeypatch.setattr(encoder, "load_model", lambda *args: calls.append(args) or load(*args))
-    encoder.unload_models()
+    load = runtime.load_model
+    monkeypatch.setattr(runtime, "load_model", lambda *args: calls.append(args) or load(*args))
+    runtime.unload_models()
     scorer = saved if given == "path" else tiny_scorer
     steps = [reader(data), LARFAnnotator(scorer), LARFFilter(scorer, 0.0, unscorable="remove")]
     execute(steps, tmp_path / "logs", tasks=5)
@@ -504,7 +505,7 @@ from datatrove.pipeline.readers import JsonlReader
 from datatrove.pipeline.writers import JsonlWriter
 
 from larf_curate import LARFFilter, LARFScorer
-from larf_curate.encoding import encoder
+from larf_curate.encoding import runtime
 from larf_curate.engines.datatrove_rows import carry_row
 from larf_curate.engines.datatrove_steps import LARFAnnotator, process_number
 
@@ -514,11 +515,11 @@ def spy(documents, rank, tasks):
         with open("log.jsonl", "a") as file:
             file.write(json.dumps({"pid": os.getpid(), "rank": rank, **what}) + "\\n")
 
-    if not hasattr(encoder, "spied"):
-        encoder.spied = True
-        load, find = encoder.load_model, encoder.find_device
-        encoder.load_model = lambda *args: note(load=True) or load(*args)
-        encoder.find_device = lambda device, number=None: note(number=number) or find(device, number)
+    if not hasattr(runtime, "spied"):
+        runtime.spied = True
+        load, find = runtime.load_model, runtime.find_device
+        runtime.load_model = lambda *args: note(load=True) or load(*args)
+        runtime.find_device = lambda device, number=None: note(number=number) or find(device, number)
     note(start=True)
     time.sleep(0.1)  # so that no worker takes all the tasks
     yield from documents
@@ -590,7 +591,7 @@ def test_a_tasks_rank_never_chooses_the_device(number, tiny_scorer, monkeypatch)
     import torch
 
     seen = []
-    find = encoder.find_device
+    find = runtime.find_device
 
     def found(device: str | None, rank: int | None = None) -> torch.device:
         with monkeypatch.context() as patch:
@@ -599,7 +600,7 @@ def test_a_tasks_rank_never_chooses_the_device(number, tiny_scorer, monkeypatch)
             seen.append(str(find(device, rank)))
         return torch.device("cpu")
 
-    monkeypatch.setattr(encoder, "find_device", found)
+    monkeypatch.setattr(runtime, "find_device", found)
     monkeypatch.setattr(trove, "process_number", lambda: number)
     for rank in (0, 1, 2, 3, 5):
         for step in (LARFAnnotator(tiny_scorer), LARFFilter(tiny_scorer, 0.1, unscorable="keep")):

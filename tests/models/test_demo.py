@@ -19,7 +19,8 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 from huggingface_hub.utils import httpx
 from test_loading import full_states, states, whole, write_gguf
 
-from larf_curate.encoding.encoder import get_encoder, unload_models
+from larf_curate.encoding.encoder import get_encoder
+from larf_curate.encoding.runtime import unload_models
 from larf_curate.errors import MissingExtraError, ModelError
 from larf_curate.models import demo
 from larf_curate.models.options import EncoderConfig

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from support.models import CHATML, SIZES, WIDE, make_model, make_tokenizer
 
 from larf_curate.encoding.encoder import Encoder, get_encoder
+from larf_curate.encoding.runtime import Runtime
 from larf_curate.errors import LarfError, MissingExtraError, ModelError
 from larf_curate.models.loading import LoadedModel, find_blocks, find_device, find_dtype, load_model, shape_of
 from larf_curate.models.locating import local_version
@@ -38,7 +39,7 @@ def load(model: Path | str, highest: int, **options: Any) -> LoadedModel:
 
 def states(model: Path | str, layers: list[int], **options: Any) -> np.ndarray:
     loaded = load(model, max(layers), **options)
-    values: np.ndarray = Encoder(EncoderConfig(str(model)), loaded).encode(ROWS, layers).values
+    values: np.ndarray = Encoder(EncoderConfig(str(model)), Runtime(loaded)).encode(ROWS, layers).values
     return values
 
 
@@ -292,9 +293,9 @@ def test_a_chat_template_given_replaces_the_tokenizer_s(tmp_path: Path) -> None:
     make_model(tmp_path, template=None)
     config = EncoderConfig(str(tmp_path))
     with pytest.raises(ModelError, match=r"no chat template.*--chat-template"):
-        Encoder(config, load_model(config, 0, CPU))
+        Encoder(config, Runtime(load_model(config, 0, CPU)))
     given = EncoderConfig(str(tmp_path), chat_template=CHATML)
-    encoder = Encoder(given, load_model(given, 0, CPU))
+    encoder = Encoder(given, Runtime(load_model(given, 0, CPU)))
     text = encoder.loaded.tokenizer.apply_chat_template([{"role": "user", "content": "hello"}], tokenize=False)
     assert text == "<|im_start|>user\nhello<|im_end|>\n"
 
@@ -517,6 +518,7 @@ def test_an_adapter_config_without_a_base_is_refused(tmp_path: Path, content: st
 CLIENT = """
 import json, os, sys
 from larf_curate.encoding.encoder import Encoder
+from larf_curate.encoding.runtime import Runtime
 from larf_curate.models.loading import find_device, load_model
 from larf_curate.models.options import EncoderConfig
 from larf_curate.errors import LarfError
@@ -529,7 +531,7 @@ for case in json.load(sys.stdin):
     try:
         config = EncoderConfig(**case)
         loaded = load_model(config, max(layers), find_device("cpu"))
-        values = Encoder(config, loaded).encode(ROWS, layers).values
+        values = Encoder(config, Runtime(loaded)).encode(ROWS, layers).values
         outcomes.append({"states": values.tolist(), "version": loaded.version})
     except LarfError as error:
         outcomes.append({"error": f"{type(error).__name__}: {error}"})
@@ -716,7 +718,7 @@ def test_a_state_does_not_hang_on_its_batch(wide_model: Path, dtype: Any) -> Non
     loaded = load_model(config, 3, CPU)
     with torch.no_grad():
         loaded.blocks[1].input_layernorm.weight *= 3  # outliers (above 6) in columns that differ from row to row
-    encoder = Encoder(config, loaded)
+    encoder = Encoder(config, Runtime(loaded))
     together = encoder.encode(ROWS, [0, 3]).values
     alone = np.concatenate([encoder.encode([row], [0, 3]).values for row in ROWS])
     assert_equal_states(together, alone)

@@ -21,7 +21,7 @@ from support.loopback_hub import Repo
 from support.models import CHATML, make_model, make_tokenizer
 
 from larf_curate import LARFScorer
-from larf_curate.encoding.encoder import unload_models
+from larf_curate.encoding.runtime import unload_models
 from larf_curate.errors import ModelError, OutputError, ScorerError
 from larf_curate.scoring.model_card import render_model_card
 
@@ -325,10 +325,10 @@ def test_a_scorers_card_is_inert_and_spares_what_is_not_ours(tiny_scorer):
 FIT_ON_THE_HUB = """
 import sys
 from larf_curate import LARFScorer
-from larf_curate.encoding import encoder
+from larf_curate.encoding import runtime
 
-loads, real = [], encoder.load_model
-encoder.load_model = lambda *arguments: loads.append(1) or real(*arguments)
+loads, real = [], runtime.load_model
+runtime.load_model = lambda *arguments: loads.append(1) or real(*arguments)
 scorer = LARFScorer.fit("acme/tiny", 2, references=sys.argv[1])
 rows = [{"question": "How deep is the lake?", "answer": "Twelve metres."}]
 scorer.score(rows)

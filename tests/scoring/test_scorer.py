@@ -32,7 +32,7 @@ from support.models import WIDE, make_model
 from transformers import LlamaConfig
 
 from larf_curate import LARFScorer
-from larf_curate.encoding import encoder as encoding
+from larf_curate.encoding import runtime
 from larf_curate.errors import Issue, ModelError, ReferencesError, RowFormatError, ScorerError
 from larf_curate.rows.rendering import Renderer
 from larf_curate.scoring import scorer as scorer_module
@@ -492,7 +492,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from larf_curate import LARFScorer
-from larf_curate.encoding import encoder
+from larf_curate.encoding import runtime
 
 torch.set_num_threads(2)
 scorer = LARFScorer.from_pretrained(sys.argv[1])
@@ -502,16 +502,16 @@ match sys.argv[2]:
         scorer.score(rows)
     case "a model since unloaded":
         scorer.score(rows)
-        encoder.unload_models()
+        runtime.unload_models()
     case "torch for something else":
         torch.randn(1000, 1000).exp() @ torch.randn(1000, 1000)
-loads, real = os.open(sys.argv[3], os.O_CREAT | os.O_APPEND | os.O_WRONLY), encoder.load_model
+loads, real = os.open(sys.argv[3], os.O_CREAT | os.O_APPEND | os.O_WRONLY), runtime.load_model
 
 def load_model(*arguments):
     os.write(loads, f"{os.getpid()} ".encode())
     return real(*arguments)
 
-encoder.load_model = load_model
+runtime.load_model = load_model
 parts = [
     Dataset.from_list(rows).map(scorer, batched=batched, batch_size=16, num_proc=2, with_rank=True)
     for batched in (True, False)
@@ -557,12 +557,12 @@ import sys
 from datasets import load_from_disk
 from datasets.fingerprint import Hasher
 from larf_curate import LARFScorer
-from larf_curate.encoding import encoder
+from larf_curate.encoding import runtime
 
 def refuse(*arguments):
     raise AssertionError("the model was loaded: the rows were scored again")
 
-encoder.load_model = refuse
+runtime.load_model = refuse
 scorer = LARFScorer.from_pretrained(sys.argv[1])
 scored = load_from_disk(sys.argv[2]).map(scorer, batched=True)
 print(Hasher.hash(scorer), hashlib.sha256(pickle.dumps(scorer)).hexdigest(), scored["larf_score"][:])
@@ -622,17 +622,17 @@ def test_the_pickle_of_a_used_scorer_holds_neither_tensors_nor_weights(fresh: LA
 @pytest.fixture
 def loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], list[str]]]:
     """The process ids that have loaded a model since, one for each load."""
-    log, real = tmp_path / "loads", encoding.load_model
+    log, real = tmp_path / "loads", runtime.load_model
 
     def load_model(*arguments: Any) -> Any:
         with log.open("a") as file:
             file.write(f"{os.getpid()}\n")
         return real(*arguments)
 
-    encoding.unload_models()
-    monkeypatch.setattr(encoding, "load_model", load_model)
+    runtime.unload_models()
+    monkeypatch.setattr(runtime, "load_model", load_model)
     yield lambda: log.read_text().split() if log.exists() else []
-    encoding.unload_models()
+    runtime.unload_models()
 
 
 def test_the_model_is_loaded_once_in_a_process(fresh: LARFScorer, loads: Callable[[], list[str]]) -> None:
@@ -646,12 +646,12 @@ def test_the_model_is_loaded_once_in_a_process(fresh: LARFScorer, loads: Callabl
 
 
 def test_unloading_gives_the_memory_back(fresh: LARFScorer) -> None:
-    encoding.unload_models()
+    runtime.unload_models()
     fresh.score(ROWS["alpaca"])
-    (loaded,) = encoding._models.values()
-    model = weakref.ref(loaded.model)
-    del loaded
-    encoding.unload_models()
+    (held,) = runtime._runtimes.values()
+    model = weakref.ref(held.loaded.model)
+    del held
+    runtime.unload_models()
     gc.collect()
     assert model() is None
 

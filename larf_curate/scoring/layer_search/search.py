@@ -13,6 +13,7 @@ import numpy as np
 from ...answering.judges import Judge, by_wording, judge_all
 from ...cache import cache_directory
 from ...encoding.encoder import Encoder
+from ...encoding.runtime import Runtime
 from ...errors import ModelError, OutputError, Unscorable
 from ...models.loading import LoadedModel, find_device, load_model
 from ...models.options import EncoderConfig, EncoderOptions
@@ -112,7 +113,7 @@ def find_safety_layers(
     chosen = sorted(set(range(loaded.total_blocks) if blocks is None else blocks))
     if wrong := [block for block in chosen if not 0 <= block < loaded.total_blocks]:
         raise ModelError(f"layer {wrong[0]} is out of range: {config.model} has blocks 0 to {loaded.total_blocks - 1}")
-    encoder = Encoder(config, loaded)
+    encoder = Encoder(config, Runtime(loaded))
     search = _Search(encoder, asked, max_new_tokens, judge, resume)
     located = search.locate(references or ReferenceSet.packaged())
     found, unscaled = search.run(chosen, tuple(scales))

@@ -1,0 +1,110 @@
+"""Loaded models at work: what changes while a model runs, and the one copy of each model in this process."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from dataclasses import replace
+from typing import Any
+
+from ..models.loading import LoadedModel, find_device, load_model, settle_dtype
+from ..models.locating import commit_of
+from ..models.options import EncoderConfig
+from .memory import give_back, reuse_memory
+from .packing import PackedPass, fastest_pass
+from .padding import PaddedPass
+
+
+class Runtime:
+    """A loaded model and what is learnt about running it in this process.
+
+    Make one for each loaded model: its lock keeps forward passes of several threads apart.
+
+    Args:
+        loaded: the model, which never changes.
+        forward: how its batches run; None finds out what suits the model, at first use.
+
+    Attributes:
+        lock: held by whoever runs the model.
+        batch_tokens: tokens of a batch that were measured to be the fastest; None until then.
+        tokens_out_of_memory: tokens of the smallest batch that did not fit in memory; None if all did.
+    """
+
+    def __init__(self, loaded: LoadedModel, forward: PackedPass | PaddedPass | None = None) -> None:
+        self.loaded = loaded
+        self.lock = threading.Lock()
+        self.batch_tokens: int | None = None
+        self.tokens_out_of_memory: int | None = None
+        self._forward = forward
+
+    @property
+    def forward(self) -> PackedPass | PaddedPass:
+        """The forward pass of this model's batches. Whoever asks holds the lock."""
+        if self._forward is None:
+            self._forward = fastest_pass(self.loaded)
+        return self._forward
+
+
+# One copy of each model in a process ----------------------------------------------------------------------------------
+
+_runtimes: dict[tuple[EncoderConfig, str], Runtime] = {}
+_loading = {"lock": threading.Lock()}
+
+
+def runtime_for(config: EncoderConfig, highest: int, rank: int | None = None) -> Runtime:
+    """This process's one copy of a model on its device, loaded at the first call.
+
+    A later call that asks for a higher block reloads the model with more blocks; one that asks for a lower shares it.
+
+    Args:
+        config: the model, and how it is loaded and run.
+        highest: the highest block that is needed.
+        rank: number of this worker among several, which spreads them over CUDA devices.
+
+    Raises:
+        ModelError: the model cannot be loaded, or has no such block.
+    """
+    device = find_device(config.device, rank)
+    plain = EncoderConfig(config.model)
+    # How the model is used, but not what is loaded: not a part of the key.
+    neutral: dict[str, Any] = {
+        name: getattr(plain, name) for name in ("device", "max_tokens", "overflow", "batch_tokens")
+    }
+    neutral["dtype"] = settle_dtype(config.dtype, device)  # "auto" and its outcome are one model
+    key = (replace(config, **neutral), str(device))
+    with _loading["lock"]:
+        runtime = _runtimes.get(key)
+        if runtime is None or len(runtime.loaded.blocks) <= highest:
+            for alias in [name for name, other in _runtimes.items() if other is runtime]:
+                del _runtimes[alias]
+            runtime = None  # the old copy goes before the new one comes
+            if device.type == "cpu":
+                reuse_memory()
+            runtime = _runtimes[key] = Runtime(load_model(config, highest, device))
+            # A scorer asks for the commit it was fitted on, where the user asked for a branch: the same model.
+            _runtimes.setdefault((replace(key[0], revision=commit_of(runtime.loaded.version)), key[1]), runtime)
+        return runtime
+
+
+def unload_models() -> None:
+    """Forget every model that this process holds, and give their memory back."""
+    with _loading["lock"]:
+        devices = {runtime.loaded.device for runtime in _runtimes.values()}
+        _runtimes.clear()
+        for device in devices:
+            give_back(device)
+
+
+def _after_fork() -> None:
+    """A worker forked from a process that has a model shares its memory, but must not share its locks or threads."""
+    _loading["lock"] = threading.Lock()
+    for runtime in _runtimes.values():
+        runtime.lock = threading.Lock()
+    if torch := sys.modules.get("torch"):
+        # The threads of the OpenMP pool did not survive the fork: a parallel region would wait for them for ever.
+        torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):  # POSIX alone has fork; elsewhere workers start afresh and share nothing
+    os.register_at_fork(after_in_child=_after_fork)
