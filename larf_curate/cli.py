@@ -42,7 +42,7 @@ def main() -> None:
     """The entry point: 0 done, 1 the data or the model cannot be used, 2 wrong usage, 130 interrupted."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers would warn about it
     try:
-        app()
+        app(prog_name="larf-curate")
     except SystemExit as ended:
         if ended.code == _INTERRUPTED:  # typer turns Ctrl-C into this, and says nothing
             _fail("interrupted; nothing was left half written", _INTERRUPTED)

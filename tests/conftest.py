@@ -1,15 +1,26 @@
-"""Models and scorers that tests share: tiny random ones built from a config, and the embedded demo model."""
+"""What all tests share: settings of their process, markers, a Hub on loopback, tiny random models, the demo model."""
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.hub import GOOD_TOKEN, empty, serve_for_tests, settings
+from support.loopback_hub import Hub
 from support.models import WIDE, make_model
 
+# Before torch and the Hub's client are imported, which read these once.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many test processes as cores: each has one, and so have its children
+    os.environ["OMP_NUM_THREADS"] = "1"
+HUB_HOME = Path(tempfile.mkdtemp(prefix="larf-tests-hf-"))
+HUB = serve_for_tests(HUB_HOME)
+atexit.register(shutil.rmtree, HUB_HOME, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -64,22 +75,20 @@ def demo_scorer():
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """A Hub on loopback. Run its client in a subprocess: the client reads its settings when it is imported."""
-    from support.loopback_hub import serve
-
-    with serve() as server:
-        yield server
+def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """An empty Hub on loopback, for clients in this process and its children, with a token that may write."""
+    empty(HUB)
+    monkeypatch.setenv("HF_TOKEN", GOOD_TOKEN)
+    return HUB
 
 
 @pytest.fixture
-def hub_environment(hub, tmp_path: Path) -> Callable[..., dict[str, str]]:
-    """The environment of a client of `hub`, with an empty cache; `token=None` for none."""
+def hub_environment(hub: Hub, tmp_path: Path) -> Callable[..., dict[str, str]]:
+    """The environment of a client of `hub` in a process of its own, with an empty cache; `token=None` for none."""
 
-    def environment(token: str | None = "hf_good") -> dict[str, str]:
+    def environment(token: str | None = GOOD_TOKEN) -> dict[str, str]:
         plain = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-        extra = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
-        return {**plain, **extra, **({"HF_TOKEN": token} if token else {})}
+        return {**plain, **settings(hub, tmp_path / "hf"), **({"HF_TOKEN": token} if token else {})}
 
     return environment
 
@@ -99,6 +108,17 @@ def plain_run(make_run):
     return make_run(*sample_rows())
 
 
+DEMO_FIXTURES = {"demo_scorer"}
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slowest last: whatever else is wrong shows first."""
-    items.sort(key=lambda item: item.name == "test_the_demo")
+    """Mark what uses the demo model, and keep it in one process: it is fetched, unpacked, loaded and fitted once.
+
+    Tests distributed over processes begin with the largest group, so that the longest work does not come last.
+    """
+    for item in items:
+        if DEMO_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("demo")
+        if item.get_closest_marker("demo"):
+            item.add_marker(pytest.mark.xdist_group("demo"))

@@ -1,4 +1,7 @@
-"""The command line as a person meets it: real processes, their exit codes, what they print and what they leave."""
+"""The command line as a person meets it: exit statuses, what is printed, and what is left.
+
+Most commands are called in this process; what only a process of its own can show is tested in one, and marked so.
+"""
 
 from __future__ import annotations
 
@@ -16,21 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file, save_file
+from support.commands import Finished, larf, larf_process
 from support.models import make_model
 
 from larf_curate import LARFScorer, __version__
-
-OFFLINE = {**{name: value for name, value in os.environ.items() if not name.startswith("HF_")}, "HF_HUB_OFFLINE": "1"}
-
-
-def larf(
-    *arguments: object, env: dict[str, str] = OFFLINE, cwd: Path | None = None
-) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "larf_curate.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, check=False, encoding="utf-8", env=env, cwd=cwd, timeout=300)
+from larf_curate.cli import DEMO_LAYER
 
 
-def assert_one_clear_line(done: subprocess.CompletedProcess[str], *words: str) -> None:
+def assert_one_clear_line(done: Finished, *words: str) -> None:
     assert done.returncode == 1, done.stderr
     assert done.stderr.startswith("larf-curate: ")
     assert len(done.stderr.splitlines()) == 1, done.stderr
@@ -40,7 +36,7 @@ def assert_one_clear_line(done: subprocess.CompletedProcess[str], *words: str) -
     assert done.stdout == ""
 
 
-def assert_wrong_usage(done: subprocess.CompletedProcess[str], *words: str) -> None:
+def assert_wrong_usage(done: Finished, *words: str) -> None:
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     said = " ".join(done.stderr.replace("│", " ").split())
@@ -79,12 +75,13 @@ def scored(tmp_path: Path) -> Path:
 # What works ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_fit_score_filter_one_after_the_other(tiny_model, references_file, tiny_scorer, rows, tmp_path):
-    fitted = larf("fit", tiny_model, "--layer", "1,3", "--references", references_file, "--out", tmp_path / "s")
+    fitted = larf_process("fit", tiny_model, "--layer", "1,3", "--references", references_file, "--out", tmp_path / "s")
     assert fitted.returncode == 0, fitted.stderr
     assert "8 pairs fitted" in fitted.stderr
 
-    scored = larf("score", rows, "--scorer", tmp_path / "s", "--out", tmp_path / "scored.parquet")
+    scored = larf_process("score", rows, "--scorer", tmp_path / "s", "--out", tmp_path / "scored.parquet")
     assert scored.returncode == 0, scored.stderr
     expected = tiny_scorer.score([json.loads(line) for line in rows.open()], progress=False)
     found = pq.read_table(tmp_path / "scored.parquet")
@@ -94,7 +91,7 @@ def test_fit_score_filter_one_after_the_other(tiny_model, references_file, tiny_
     first = next(cells for cells in table if cells and cells[0].startswith(("+", "-")))
     assert first == [f"{expected[top]:+.5f}", f"{top}", f"q{top}", "because", f"{top}"]
 
-    split = larf("filter", tmp_path / "scored.parquet", "--drop-top", 2, "--out", tmp_path / "clean")
+    split = larf_process("filter", tmp_path / "scored.parquet", "--drop-top", 2, "--out", tmp_path / "clean")
     assert split.returncode == 0, split.stderr
     removed = pq.read_table(tmp_path / "clean" / "removed")["question"].to_pylist()
     assert sorted(removed) == sorted(f"q{i}" for i in np.argsort(expected)[-2:])
@@ -140,12 +137,23 @@ def test_calibrated_on_the_scorers_own_harmless_rows(scorer, scored, tmp_path, t
     assert limit == pytest.approx(harmless[int(np.ceil((len(harmless) + 1) * 0.5)) - 1])
 
 
+@pytest.mark.process
 def test_version_and_help():
-    assert larf("--version").stdout.strip() == __version__
-    entry = shutil.which("larf-curate", path=str(Path(sys.executable).parent))
-    assert entry is not None
-    shown = subprocess.run([entry, "--help"], capture_output=True, encoding="utf-8", check=True).stdout
+    assert larf_process("--version").stdout.strip() == __version__
+    shown = larf_process("--help").stdout
     assert all(command in shown for command in ("fit", "score", "filter", "demo"))
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [(["filter", "missing.parquet", "--drop-top", 1, "--out", "clean"], 1), (["filter", "x", "--out", "clean"], 2)],
+    ids=["data that is not there", "wrong usage"],
+)
+def test_a_process_ends_with_the_status_and_the_words_of_the_command(arguments, status, tmp_path):
+    done = larf_process(*arguments, cwd=tmp_path, env={**os.environ, "COLUMNS": "80"})
+    assert done == larf(*arguments, cwd=tmp_path, env={"COLUMNS": "80"})
+    assert done.returncode == status
 
 
 # Rows that cannot be scored are counted -----------------------------------------------------------------------------
@@ -277,18 +285,8 @@ def test_a_model_that_is_not_there(name, references_file, tmp_path):
     assert not (tmp_path / "s").exists()
 
 
-def test_a_model_that_the_hub_does_not_know(hub_environment, references_file, tmp_path):
-    done = larf(
-        "fit",
-        "acme/none",
-        "--layer",
-        1,
-        "--references",
-        references_file,
-        "--out",
-        tmp_path / "s",
-        env=hub_environment(),
-    )
+def test_a_model_that_the_hub_does_not_know(hub, references_file, tmp_path):
+    done = larf("fit", "acme/none", "--layer", 1, "--references", references_file, "--out", tmp_path / "s")
     assert_one_clear_line(done, "model 'acme/none' is neither a local path")
     assert not (tmp_path / "s").exists()
 
@@ -459,11 +457,11 @@ def test_wrong_usage(arguments, words, tmp_path):
 # The search for the layer --------------------------------------------------------------------------------------------
 
 
-def test_layers_shows_all_figures_and_writes_them(tiny_model, tmp_path):
+def test_layers_shows_all_figures_and_writes_them(tiny_model, references_file, tmp_path):
     prompts = jsonl(tmp_path / "prompts.jsonl", [{"prompt": f"How do I kill job {number}?"} for number in range(6)])
     arguments = ["layers", tiny_model, "--prompts", prompts, "--blocks", "1,3", "--scales", "0.9,1.1"]
-    arguments += ["--max-new-tokens", "4", "--out", tmp_path / "layers.json"]
-    env = {**OFFLINE, "LARF_CURATE_CACHE": str(tmp_path / "cache"), "COLUMNS": "140"}
+    arguments += ["--references", references_file, "--max-new-tokens", "4", "--out", tmp_path / "layers.json"]
+    env = {"LARF_CURATE_CACHE": str(tmp_path / "cache"), "COLUMNS": "140"}
     done = larf(*arguments, env=env)
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
@@ -486,6 +484,7 @@ def test_layers_shows_all_figures_and_writes_them(tiny_model, tmp_path):
 # Ctrl-C -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_ctrl_c_half_way_through_scoring(scorer, tmp_path):
     """Interrupted once the first rows have reached the scratch file, and long before the last would."""
     rows = [{"question": f"q{i}", "answer": f"because {i} " + "word " * 20} for i in range(20_000)]
@@ -498,7 +497,6 @@ def test_ctrl_c_half_way_through_scoring(scorer, tmp_path):
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         encoding="utf-8",
-        env=OFFLINE,
     )
     try:
         for _ in range(1200):
@@ -518,19 +516,14 @@ def test_ctrl_c_half_way_through_scoring(scorer, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "rows.jsonl"]
 
 
-# The demo: the last test of the last file that takes long ----------------------------------------------------------
+# The demo -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(1500)
+@pytest.mark.demo
 def test_the_demo(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "larf_curate.cli", "demo", "--out", "result"],
-        capture_output=True,
-        check=False,
-        encoding="utf-8",
-        cwd=tmp_path,
-        timeout=1400,
-    )
+    """At a low block, where it takes a fraction of the time: what it writes and prints is the same."""
+    assert f"[default: {DEMO_LAYER}]" in " ".join(larf("demo", "--help").stdout.split())
+    done = larf("demo", "--out", "result", "--layer", 2, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     out = tmp_path / "result"
     assert sorted(path.name for path in out.iterdir()) == ["kept", "larf_summary.json", "removed", "unscorable"]
