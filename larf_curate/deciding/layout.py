@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 SUMMARY = "larf_summary.json"
 RECIPE = "recipe.yaml"
-OUTCOMES = ("kept", "removed", "unscorable")  # directories of Parquet files
+Outcome = Literal["kept", "removed", "unscorable"]
+OUTCOMES: tuple[str, ...] = get_args(Outcome)  # directories of Parquet files
 METADATA_KEY = b"larf_curate"  # in a Parquet schema's metadata: which scorer it was, as JSON
 
 

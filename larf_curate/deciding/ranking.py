@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError
+from ..errors import DataError, ThresholdError
 
 Chunks = Callable[[], Iterable[NDArray[np.floating]]]
 """Called for each pass anew: it yields the same scores in the same order, [any length] at a time, NaN for none."""
@@ -33,6 +33,24 @@ class Selected:
     equal: NDArray[np.int64]
     scored: int
     rows: int
+
+
+def as_scores(scores: Iterable[float | None]) -> NDArray[np.floating]:
+    """An array of one number a row, NaN for none: float32 where they are float32, else float64.
+
+    Raises:
+        ThresholdError: they are not numbers, or not one a row.
+    """
+    listed = scores if isinstance(scores, np.ndarray) else list(scores)
+    # A float32 column stays one: widened whole it would take twice its size again.
+    dtype = np.float32 if getattr(listed, "dtype", None) == np.float32 else np.float64
+    try:
+        array: NDArray[np.floating] = np.asarray(listed, dtype=dtype)
+    except (TypeError, ValueError):
+        raise ThresholdError("scores must be numbers, with NaN or None where there is none") from None
+    if array.ndim != 1:
+        raise ThresholdError(f"scores must be one number a row, not an array of shape {array.shape}")
+    return array
 
 
 def batches(chunks: Chunks) -> Iterator[NDArray[np.float64]]:
@@ -125,15 +143,15 @@ def quantiles(chunks: Chunks, points: Sequence[float]) -> NDArray[np.float64]:
     if not ((at >= 0) & (at <= 1)).all():
         raise ValueError(f"quantiles lie at points between 0 and 1, not {at.tolist()}")
 
-    def neighbours(scored: int) -> list[int]:
+    def around_points(scored: int) -> list[int]:
         place = at * (scored - 1)
         return [*np.floor(place).astype(int).tolist(), *np.ceil(place).astype(int).tolist()] if scored else []
 
-    found = select(chunks, neighbours)
-    if not found.scored:
+    selected = select(chunks, around_points)
+    if not selected.scored:
         return np.zeros(0)
-    low, high = found.values[: len(at)], found.values[len(at) :]
-    weight = at * (found.scored - 1) % 1
+    low, high = selected.values[: len(at)], selected.values[len(at) :]
+    weight = at * (selected.scored - 1) % 1
     with np.errstate(invalid="ignore"):
         step = high - low
         # Numpy's own: from the nearer end, so that rounding never leaves the interval.

@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from ..errors import ThresholdError
 from ..scoring.artifact import ScorerSpec
-from ..scoring.columns import SCORE, larf_dtypes, larf_schema
+from ..scoring.columns import larf_dtypes, larf_schema, scores_of
 from ..sources.tables import conform
 from .layout import METADATA_KEY, without_directories
 from .thresholds import Threshold
@@ -35,20 +32,6 @@ def _metadata(schema: pa.Schema, spec: ScorerSpec) -> dict[bytes, bytes]:
         kept[b"huggingface"] = json.dumps(features).encode()
     told = {key: value for key, value in asdict(spec).items() if key not in ("chat_template", "packages")}
     return {**kept, METADATA_KEY: json.dumps(without_directories(told), sort_keys=True).encode()}
-
-
-def scores_of(table: pa.Table) -> NDArray[np.float64]:
-    """The column `larf_score`, NaN where null: float64 [rows].
-
-    Raises:
-        ThresholdError: it holds no numbers.
-    """
-    try:
-        column = table[SCORE].cast(pa.float64())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        raise ThresholdError(f"the column {SCORE!r} holds {table[SCORE].type}, not numbers") from None
-    values: NDArray[np.float64] = column.to_numpy()
-    return values
 
 
 def split_table(table: pa.Table, threshold: Threshold, first_row: int) -> dict[str, pa.Table]:

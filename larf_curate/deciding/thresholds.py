@@ -7,17 +7,25 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ThresholdError
-from .ranking import Chunks, batches, refuse_change, select
+from ..scoring.columns import SCORE
+from .cuts import cut_highest
+from .layout import Outcome
+from .ranking import Chunks, as_scores, batches
+
+if TYPE_CHECKING:
+    from .datasets import AnyDataset, Parts
 
 Rule = Literal["max_score", "drop_top", "drop_fraction", "calibrated"]
 UnscorablePolicy = Literal["separate", "keep", "remove"]
 """Where rows without a score go: into a part of their own, to the kept rows, or to the removed ones."""
+
+_UNSCORABLE_TO: Mapping[UnscorablePolicy, Outcome] = {"separate": "unscorable", "keep": "kept", "remove": "removed"}
 
 
 @dataclass(frozen=True)
@@ -104,8 +112,8 @@ class Threshold:
         """
         if not 0 < share < 1:
             raise ThresholdError(f"calibrated needs a share between 0 and 1, not {share}")
-        given = _array(harmless)
-        scores = np.sort(given[~np.isnan(given)])
+        scores = as_scores(harmless)
+        scores = np.sort(scores[~np.isnan(scores)])
         place = math.ceil(round((len(scores) + 1) * (1 - share), 9)) - 1  # 1 - 0.7 is 0.30000000000000004
         if place >= len(scores):
             raise ThresholdError(
@@ -123,7 +131,7 @@ class Threshold:
         Raises:
             ThresholdError: they are not numbers, or not one a row.
         """
-        array = _array(scores)
+        array = as_scores(scores)
         return self.fit_chunks(lambda: [array])
 
     def fit_chunks(self, chunks: Chunks) -> Threshold:
@@ -143,35 +151,11 @@ class Threshold:
         """
 
         def checked() -> Iterator[NDArray[np.floating]]:
-            return map(_array, chunks())
+            return map(as_scores, chunks())
 
         if self.rule in ("max_score", "calibrated"):
             return self._with_counts(checked)
-        found = select(checked, lambda scored: [scored - max(1, self._wanted(scored))] if scored else [])
-        fitted = replace(
-            self,
-            value=math.inf,
-            rows=found.rows,
-            removed=0,
-            unscorable_rows=found.rows - found.scored,
-            tied=0,
-            spared_score=None,
-            spared_from=None,
-        )
-        if not found.scored:
-            return fitted
-        wanted, last = self._wanted(found.scored), float(found.values[0])
-        if wanted == 0:
-            return replace(fitted, value=last)
-        equal = int(found.equal[0])
-        higher = found.scored - int(found.below[0]) - equal
-        if last == -math.inf:  # no value lies below it
-            return replace(fitted, value=last, removed=higher)
-        # Between the last to go and the first to stay stands the latter's own score: "greater than" is exact then.
-        value, spared_from, ties = _around(checked, last, wanted - higher)
-        refuse_change(ties == equal)
-        fitted = replace(fitted, value=value, removed=wanted, tied=higher + equal - wanted)
-        return fitted if spared_from is None else replace(fitted, spared_score=last, spared_from=spared_from)
+        return replace(self, **vars(cut_highest(checked, self._to_remove)))
 
     def _with_counts(self, chunks: Chunks) -> Threshold:
         rows = removed = unscorable = 0
@@ -181,10 +165,10 @@ class Threshold:
             unscorable += int(np.count_nonzero(np.isnan(batch)))
         return replace(self, rows=rows, removed=removed, unscorable_rows=unscorable)
 
-    def _wanted(self, scorable: int) -> int:
+    def _to_remove(self, scorable: int) -> int:
         # 0.07 * 100 is 7.000000000000001: rounding first keeps the floor what a person expects.
-        wanted = self.amount if self.rule == "drop_top" else math.floor(round(self.amount * scorable, 6))
-        return min(int(wanted), scorable)
+        count = self.amount if self.rule == "drop_top" else math.floor(round(self.amount * scorable, 6))
+        return min(int(count), scorable)
 
     def with_unscorable(self, policy: UnscorablePolicy) -> Threshold:
         """The same threshold with another place for rows without a score.
@@ -204,24 +188,35 @@ class Threshold:
         it was fitted on, in the same order.
 
         Args:
+            score, row: as for `outcome`.
+
+        Raises:
+            ThresholdError: not fitted, or there is no score and `unscorable` is "separate", neither kept nor removed.
+        """
+        outcome = self.outcome(score, row)
+        if outcome == "unscorable":
+            raise ThresholdError(
+                "a row without a score is neither kept nor removed in silence: use threshold.split(dataset), which "
+                'sets such rows apart, or a threshold .with_unscorable("keep") or .with_unscorable("remove")'
+            )
+        return outcome == "kept"
+
+    def outcome(self, score: float | None, row: int | None = None) -> Outcome:
+        """Whether a row with this score is "kept", "removed" or "unscorable".
+
+        Args:
             score: NaN or None for none.
             row: the row's number in the dataset, from 0. Without it (no `with_indices`) rows that tie with the last
                 removed one go as well, `tied` more than asked for.
 
         Raises:
-            ThresholdError: not fitted, or there is no score and `unscorable` is "separate", neither kept nor removed.
+            ThresholdError: not fitted.
         """
-        if self.value is None:
-            raise ThresholdError(f"{self.rule} knows its threshold only after .fit(scores)")
+        self._require_fitted()
         if score is None or math.isnan(score):
-            if self.unscorable == "separate":
-                raise ThresholdError(
-                    "a row without a score is neither kept nor removed in silence: filter those rows out first, or use "
-                    'a threshold .with_unscorable("keep") or .with_unscorable("remove")'
-                )
-            return self.unscorable == "keep"
+            return _UNSCORABLE_TO[self.unscorable]
         # A float32 would be compared in float32, and so kept where `fit`, in float64, counted it as removed.
-        return not self._removes(float(score), -1 if row is None else row)
+        return "removed" if self._removes(float(score), -1 if row is None else row) else "kept"
 
     def removes(self, scores: Iterable[float | None], first_row: int = 0) -> NDArray[np.bool_]:
         """Which of some rows that follow one another are removed: [n].
@@ -233,14 +228,13 @@ class Threshold:
         Raises:
             ThresholdError: not fitted, or the scores are not numbers, or not one a row.
         """
-        if self.value is None:
-            raise ThresholdError(f"{self.rule} knows its threshold only after .fit(scores)")
-        wide = _array(scores).astype(np.float64, copy=False)
-        gone: NDArray[np.bool_] = self._removes(wide, np.arange(first_row, first_row + len(wide)))
-        return gone
+        self._require_fitted()
+        wide = as_scores(scores).astype(np.float64, copy=False)
+        removed: NDArray[np.bool_] = self._removes(wide, np.arange(first_row, first_row + len(wide)))
+        return removed
 
-    def outcomes(self, scores: Iterable[float | None], first_row: int = 0) -> dict[str, NDArray[np.bool_]]:
-        """Which of some rows that follow one another are kept, removed and unscorable: [n] each, by `layout.OUTCOMES`.
+    def outcomes(self, scores: Iterable[float | None], first_row: int = 0) -> dict[Outcome, NDArray[np.bool_]]:
+        """Which of some rows that follow one another are kept, removed and unscorable: [n] each.
 
         Each row is one of the three. Arguments and errors as for `removes`.
 
@@ -248,19 +242,56 @@ class Threshold:
         >>> {outcome: rows.tolist() for outcome, rows in masks.items()}
         {'kept': [True, True, False], 'removed': [False, False, True], 'unscorable': [False, False, False]}
         """
-        array = _array(scores)
+        array = as_scores(scores)
         missing, removed = np.isnan(array), self.removes(array, first_row)
-        nowhere = np.zeros_like(missing)
-        return {
-            "kept": ~removed if self.unscorable == "keep" else ~removed & ~missing,
-            "removed": removed | missing if self.unscorable == "remove" else removed,
-            "unscorable": missing if self.unscorable == "separate" else nowhere,
+        masks: dict[Outcome, NDArray[np.bool_]] = {
+            "kept": ~removed & ~missing,
+            "removed": removed,
+            "unscorable": np.zeros_like(missing),
         }
+        masks[_UNSCORABLE_TO[self.unscorable]] |= missing
+        return masks
+
+    def _require_fitted(self) -> None:
+        if self.value is None:
+            raise ThresholdError(f"{self.rule} knows its threshold only after .fit(scores)")
 
     def _removes(self, score: Any, row: Any) -> Any:
         # One decision for a number and for arrays of them: both know these operators.
-        gone = score > self.value
-        return gone if self.spared_from is None else gone & ((score != self.spared_score) | (row < self.spared_from))
+        above = score > self.value
+        return above if self.spared_from is None else above & ((score != self.spared_score) | (row < self.spared_from))
+
+    def split(self, dataset: AnyDataset, column: str = SCORE) -> Parts[AnyDataset, Threshold]:
+        """Fit to a scored dataset, and split it into its kept, removed and unscorable rows.
+
+        Ties are decided by row number, as in `fit` and `keep`: exactly as many rows go as the rule says. Parts hold
+        their rows in the dataset's order, with all columns. A `DatasetDict` gets one threshold over all its splits, in
+        their order, and each part has the same splits. An `IterableDataset` is read once, to fit; its parts are lazy
+        filters on it, so it must give the same rows in the same order each time.
+
+        >>> from datasets import Dataset
+        >>> dataset = Dataset.from_dict({"text": ["a", "b", "c"], "larf_score": [0.1, 0.3, None]})
+        >>> parts = Threshold.drop_top(1).split(dataset)
+        >>> parts
+        <1 kept, 1 removed, 1 unscorable; Threshold.drop_top(1): 1 of 3 rows, above 0.1>
+        >>> parts.kept["text"][:], parts.removed["text"][:], parts.unscorable["text"][:]
+        (['a'], ['b'], ['c'])
+
+        Args:
+            dataset: a `Dataset`, an `IterableDataset`, or a dictionary of splits of either, with scores.
+            column: that holds the scores; null or NaN where a row has none.
+
+        Raises:
+            DataError: there is no such column. ThresholdError: it holds no numbers.
+        """
+        from .datasets import split_dataset
+
+        return split_dataset(dataset, self, column)
+
+    def __repr__(self) -> str:
+        policy = "" if self.unscorable == "separate" else f", unscorable={self.unscorable!r}"
+        rule = f"Threshold.{self.rule}({self.amount:.12g}{policy})"
+        return rule if self.rows is None else f"{rule}: {self.removed} of {self.rows} rows, above {self.value:.6g}"
 
     def to_json(self) -> str:
         """One JSON object of the attributes; an infinite score (all or none go) as a string, since JSON has none."""
@@ -298,30 +329,3 @@ def _stored(score: str | float | None) -> float | None:
     if read is not None and math.isnan(read):
         raise ValueError("a score in it is NaN")
     return read
-
-
-def _around(chunks: Chunks, score: float, going: int) -> tuple[float, int | None, int]:
-    """The next lower score (or -inf), the row number of tie number `going` from 0 (or None), and how many tie."""
-    below, row, ties = -math.inf, 0, 0
-    found: int | None = None
-    for batch in batches(chunks):
-        below = max(below, float(np.where(batch < score, batch, -np.inf).max()))
-        equal = np.flatnonzero(batch == score)
-        if found is None and going < ties + len(equal):
-            found = row + int(equal[going - ties])
-        ties += len(equal)
-        row += len(batch)
-    return below + 0.0, found, ties  # -0.0 or 0.0, whichever came first, is 0.0
-
-
-def _array(scores: Iterable[float | None]) -> NDArray[np.floating]:
-    listed = scores if isinstance(scores, np.ndarray) else list(scores)
-    # A float32 column stays one: widened whole it would take twice its size again.
-    dtype = np.float32 if getattr(listed, "dtype", None) == np.float32 else np.float64
-    try:
-        array: NDArray[np.floating] = np.asarray(listed, dtype=dtype)
-    except (TypeError, ValueError):
-        raise ThresholdError("scores must be numbers, with NaN or None where there is none") from None
-    if array.ndim != 1:
-        raise ThresholdError(f"scores must be one number a row, not an array of shape {array.shape}")
-    return array

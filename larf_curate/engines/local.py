@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from ..deciding.excerpts import excerpt_format
 from ..deciding.layout import OUTCOMES, SUMMARY
 from ..deciding.quantiles import SUMMARY_LEVELS, named_quantiles
-from ..deciding.splitting import scored_schema, scores_of, split_table
+from ..deciding.splitting import scored_schema, split_table
 from ..deciding.summary import OutcomeCounts, Summary, Tally
 from ..deciding.thresholds import Threshold
 from ..errors import DataError
 from ..progress import progress
 from ..rows.formats import resolve_format
-from ..scoring.columns import ISSUE, SCORE, larf_dtypes
+from ..scoring.columns import ISSUE, SCORE, larf_dtypes, scores_of
 from ..scoring.scorer import LARFScorer
 from ..sources.json_values import rows_of
 from ..sources.tables import ROWS_AT_ONCE, Source

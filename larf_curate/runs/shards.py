@@ -21,9 +21,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..atomic import write_text
-from ..deciding.splitting import scores_of
 from ..errors import DataError, one_line
-from ..scoring.columns import SCORE
+from ..scoring.columns import SCORE, scores_of
 from ..sources.file_readers import read_file
 from ..sources.tables import DataFile, Source, files_from, files_json, overlap, schema_from, schema_text, share
 

@@ -23,14 +23,14 @@ from ..atomic import write_text
 from ..deciding.excerpts import excerpt_format
 from ..deciding.layout import OUTCOMES, RECIPE, SUMMARY
 from ..deciding.quantiles import SUMMARY_LEVELS, named_quantiles
-from ..deciding.splitting import scored_schema, scores_of, split_table
+from ..deciding.splitting import scored_schema, split_table
 from ..deciding.summary import OutcomeCounts, RunRecord, Summary, Tally
 from ..deciding.thresholds import Threshold
 from ..engines.datatrove_rows import SHARD, documents_of, table_of
 from ..engines.local import read_scores
 from ..errors import DataError
 from ..scoring.artifact import CONFIG, read_artifact
-from ..scoring.columns import ISSUE, SCORE
+from ..scoring.columns import ISSUE, SCORE, scores_of
 from ..scoring.scorer import LARFScorer
 from ..sources.files import open_source
 from ..sources.json_values import rows_of

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import Issue
+from ..errors import Issue, ThresholdError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,6 +33,22 @@ def larf_schema(layers: Sequence[int]) -> dict[str, pa.DataType]:
     import pyarrow as pa
 
     return {name: pa.type_for_alias(dtype) for name, dtype in larf_dtypes(layers).items()}
+
+
+def scores_of(table: pa.Table, column: str = SCORE) -> NDArray[np.float64]:
+    """A column of scores, NaN where null: float64 [rows].
+
+    Raises:
+        ThresholdError: it holds no numbers.
+    """
+    import pyarrow as pa
+
+    try:
+        scores = table[column].cast(pa.float64())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise ThresholdError(f"the column {column!r} holds {table[column].type}, not numbers") from None
+    values: NDArray[np.float64] = scores.to_numpy()
+    return values
 
 
 class Scores:

@@ -179,7 +179,9 @@ def test_chunks_change_nothing(scores: list[float], rule: Threshold, dtype: Any,
             assert len(removed) == threshold.removed
             assert removed == rows_removed_by(threshold, scores if dtype is np.float64 else array.tolist())
             if rule.rule.startswith("drop"):
-                assert removed == rows_by_hand(array.tolist(), threshold._wanted(len(scorable(array.tolist()))))
+                share = rule.amount * len(scorable(array.tolist()))
+                number = int(rule.amount) if rule.rule == "drop_top" else math.floor(round(share, 6))
+                assert removed == rows_by_hand(array.tolist(), number)
 
 
 def test_twenty_million_rows_take_the_memory_of_one_chunk() -> None:
