@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import Issue
+from ..errors import Issue, Unscorable
 from ..models.loading import LoadedModel
 from ..models.options import EncoderConfig
-from ..rows.rendering import Renderer
+from ..rows.rendering import Rendered, Renderer
+from ..rows.turns import Conversation
 from .batching import Batch
 from .memory import give_back, is_out_of_memory
 from .runtime import Runtime, runtime_for
@@ -24,15 +25,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-@dataclass
+@dataclass(frozen=True)
 class States:
-    """Last-token states, float32 [conversations, layers, hidden size], NaN where `issues` says why there is none.
+    """Last-token states of some conversations, in their order.
 
-    `execution` says in words how they were made: precision, device, size of the batches, and shortcuts taken.
+    Attributes:
+        values: float32 [conversations, layers, hidden size], NaN where there is no state.
+        issues: of each conversation: why there is no state, or `Issue.TRUNCATED`, or None.
+        tokens: of each rendered conversation, before truncation; None where it could not be rendered.
+        execution: how they were made, in words: precision, device, size of the batches, and shortcuts taken.
     """
 
     values: NDArray[np.float32]
     issues: list[Issue | None]
+    tokens: list[int | None]
     execution: str
 
 
@@ -49,6 +55,64 @@ class Encoder:
     @property
     def loaded(self) -> LoadedModel:
         return self.runtime.loaded
+
+    def render(self, conversation: Conversation) -> Rendered | Issue:
+        """The token ids of a conversation, or why it has none. Safe in another thread than the one that encodes."""
+        try:
+            return self.renderer.render(conversation)
+        except Unscorable as error:
+            return error.issue
+
+    def states_of(
+        self,
+        conversations: Iterable[Conversation | Rendered | Issue],
+        layers: Sequence[int],
+        progress: Callable[[int], object] | None = None,
+    ) -> States:
+        """Render conversations and encode them: the state after each of `layers` at the last token of each.
+
+        A conversation that cannot be rendered or encoded is no error: its state is NaN, and `issues` says why.
+
+        Args:
+            conversations: or what `render` gave for them.
+            layers: as for `encode`.
+            progress: called with the number of conversations just done.
+        """
+        rendered = [item if isinstance(item, Rendered | Issue) else self.render(item) for item in conversations]
+        return self._states_of(rendered, layers, progress)
+
+    def states_of_prompts(
+        self, prompts: Iterable[str], layers: Sequence[int], progress: Callable[[int], object] | None = None
+    ) -> States:
+        """As `states_of`, at the token after which the answer to a user's prompt begins. Prompts are never cut."""
+        rendered: list[Rendered | Issue] = []
+        for prompt in prompts:
+            try:
+                ids = self.renderer.render_prompt(prompt)
+            except Unscorable as error:
+                rendered.append(error.issue)
+            else:
+                rendered.append(Rendered(ids, len(ids), None))
+        return self._states_of(rendered, layers, progress)
+
+    def _states_of(
+        self,
+        rendered: Sequence[Rendered | Issue],
+        layers: Sequence[int],
+        progress: Callable[[int], object] | None,
+    ) -> States:
+        places = [place for place, item in enumerate(rendered) if isinstance(item, Rendered)]
+        usable = [item for item in rendered if isinstance(item, Rendered)]
+        if progress is not None and len(usable) < len(rendered):
+            progress(len(rendered) - len(usable))
+        encoded = self.encode([item.ids for item in usable], layers, progress)
+        values = np.full((len(rendered), *encoded.values.shape[1:]), np.nan, np.float32)
+        values[places] = encoded.values
+        issues = [item.issue if isinstance(item, Rendered) else item for item in rendered]
+        for place, issue in zip(places, encoded.issues, strict=True):
+            issues[place] = issue or issues[place]
+        tokens = [item.tokens if isinstance(item, Rendered) else None for item in rendered]
+        return States(values, issues, tokens, encoded.execution)
 
     def encode(
         self,
@@ -86,7 +150,7 @@ class Encoder:
                     queue, alone = again, True
             shortcuts = ", ".join((*forward.shortcuts, *forward.shortcuts_seen))
         execution = f"{self.loaded.dtype_name} on {self.loaded.device}, batches of up to {size:,} tokens; {shortcuts}"
-        return States(job.values, job.issues, execution)
+        return States(job.values, job.issues, [len(tokens) for tokens in ids], execution)
 
     def _try(self, rows: Sequence[tuple[int, ...]], batch: Batch) -> NDArray[np.float32] | None:
         """States [rows, layers, hidden], or None where the batch does not fit in memory."""

@@ -77,8 +77,6 @@ class Renderer:
         messages, tools = self._expressible(conversation)
         try:
             ids = self._encode(messages, tools)
-        except UnicodeEncodeError:  # a lone surrogate: no text at all
-            raise Unscorable(Issue.WRONG_TYPE) from None
         except Unscorable:  # templates that want the roles to alternate may take neighbours as one turn
             joined = _joined(messages)
             if len(joined) == len(messages):
@@ -95,14 +93,17 @@ class Renderer:
         """Token ids of a user's turn and of what opens the answer's, so that generation can begin; never cut.
 
         Raises:
-            Unscorable: the template refuses it.
+            Unscorable: the template refuses it, or it is no text.
         """
         return self._encode([_user(prompt)], None, add_generation_prompt=True)
 
     def _encode(self, messages: list[Message], tools: list[dict[str, Any]] | None, **options: Any) -> list[int]:
         ids: list[int]
-        for message in messages:
-            message["content"].encode()  # the tokenizer's own complaint about lone surrogates is a bare TypeError
+        try:  # the tokenizer's own complaint about lone surrogates is a bare TypeError
+            for message in messages:
+                message["content"].encode()
+        except UnicodeEncodeError:
+            raise Unscorable(Issue.WRONG_TYPE) from None
         try:
             # transformers sanitises values alone: a key that holds a control token loses its spelling.
             keyed = self._defused(messages, values=False), self._defused(tools, values=False)

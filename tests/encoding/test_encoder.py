@@ -21,6 +21,8 @@ from larf_curate.encoding.runtime import Runtime, unload_models
 from larf_curate.errors import Issue, ModelError
 from larf_curate.models.loading import LoadedModel, load_model
 from larf_curate.models.options import EncoderConfig
+from larf_curate.rows.rendering import Renderer
+from larf_curate.rows.turns import Conversation
 
 BLOCKS = SIZES["num_hidden_layers"]
 LAYERS = list(range(BLOCKS))
@@ -243,6 +245,57 @@ def test_bfloat16_runs_on_the_cpu(tiny_model: Path, llama_states: np.ndarray) ->
     cosine = (states * llama_states).sum(-1) / np.linalg.norm(states, axis=-1) / np.linalg.norm(llama_states, axis=-1)
     assert cosine.min() > 0.99
     assert np.abs(states - llama_states).max() > 1e-3  # it was bfloat16 indeed
+
+
+# Conversations ------------------------------------------------------------------------------------------------------
+
+
+def conversation(answer: str) -> Conversation:
+    return Conversation(({"role": "user", "content": "Say it."}, {"role": "assistant", "content": answer}))
+
+
+def test_conversations_are_rendered_and_those_that_cannot_be_say_why(tiny_model: Path) -> None:
+    encoder = encoder_of(tiny_model, max_tokens=40)
+    whole, cut, unusable = conversation("Yes."), conversation("Yes. " * 50), conversation("\ud800")
+    done: list[int] = []
+    states = encoder.states_of([unusable, whole, Issue.NO_ASSISTANT, cut], LAYERS, done.append)
+    assert states.issues == [Issue.WRONG_TYPE, None, Issue.NO_ASSISTANT, Issue.TRUNCATED]
+    rendered = [encoder.renderer.render(item) for item in (whole, cut)]
+    assert states.tokens == [None, rendered[0].tokens, None, rendered[1].tokens]
+    assert rendered[1].tokens > 40
+    assert np.isnan(states.values[[0, 2]]).all()
+    assert_equal_states(states.values[[1, 3]], full_states(tiny_model, [item.ids for item in rendered]))
+    assert sum(done) == 4
+
+
+def test_what_was_rendered_before_is_not_rendered_again(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = encoder_of(tiny_model)
+    rendered = encoder.render(conversation("Yes."))
+    expected = encoder.states_of([conversation("Yes.")], [2])
+    monkeypatch.setattr(Renderer, "render", None)
+    states = encoder.states_of([rendered], [2])
+    assert np.array_equal(states.values, expected.values)
+    assert states.tokens == expected.tokens
+
+
+def test_a_state_that_cannot_be_used_is_an_issue_of_its_conversation(tiny_model: Path) -> None:
+    encoder = encoder_of(tiny_model)
+    limit_memory(encoder, 30, MemoryError)
+    states = encoder.states_of([conversation("Yes."), conversation("Yes. " * 50)], [2])
+    assert states.issues == [None, Issue.OUT_OF_MEMORY]
+
+
+def test_prompts_have_the_state_at_which_their_answer_begins(tiny_model: Path) -> None:
+    encoder = encoder_of(tiny_model)
+    states = encoder.states_of_prompts(["Why?", "\ud800", "How?"], LAYERS)
+    assert states.issues == [None, Issue.WRONG_TYPE, None]
+    ids = [
+        encoder.loaded.tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=False
+        )
+        for prompt in ("Why?", "How?")
+    ]
+    assert_equal_states(states.values[[0, 2]], full_states(tiny_model, ids))
 
 
 # Out of memory ------------------------------------------------------------------------------------------------------
