@@ -1,0 +1,133 @@
+"""Write the parts of these pages that are made from the code, so that they cannot go stale.
+
+    python docs/generate.py            writes them
+    python docs/generate.py --check    writes nothing; names the stale pages, and exits with 1 if there are any
+
+A generated part stands between `<!-- generated: NAME ... -->` and `<!-- end of NAME -->`.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from typer.models import ArgumentInfo, OptionInfo, ParameterInfo
+
+HERE = Path(__file__).resolve().parent
+PACKAGE = HERE.parent / "larf_curate"
+ROOMS = ("sources", "rows", "models", "encoding", "answering", "scoring", "deciding", "engines", "publishing", "runs")
+ROOMS += ("recipe",)
+"""In the order in which the data flows."""
+_PART = re.compile(r"(<!-- generated: (\w+)[^>]*-->\n).*?(<!-- end of \2 -->)", re.DOTALL)
+
+
+def first_line(path: Path) -> str:
+    """The first line of a module's docstring."""
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    if not docstring:
+        raise SystemExit(f"{path} has no docstring: its first line is what docs/architecture.md says of it")
+    return docstring.splitlines()[0]
+
+
+def rooms() -> str:
+    """Every room and every file, each with the first line of its docstring."""
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    if folders != set(ROOMS):
+        raise SystemExit(f"docs/generate.py: ROOMS differs from the package in {sorted(folders ^ set(ROOMS))}")
+    lines = []
+    for room in ROOMS:
+        lines += [f"**`{room}/`**: {first_line(PACKAGE / room / '__init__.py')}", "", *_files(PACKAGE / room), ""]
+    lines += ["**Files outside the rooms**", "", *_files(PACKAGE)]
+    return "\n".join(lines)
+
+
+def _files(folder: Path) -> Iterator[str]:
+    nested = () if folder == PACKAGE else folder.glob("*/*.py")
+    for path in [*sorted(folder.glob("*.py")), *sorted(nested)]:
+        if path.name != "__init__.py":
+            yield f"- `{path.relative_to(PACKAGE)}`: {first_line(path)}"
+
+
+def commands() -> str:
+    """Every command with its arguments and options, in the words that `--help` uses."""
+    from larf_curate.cli import app
+
+    parts = []
+    for command in app.registered_commands:
+        function: Any = command.callback
+        name = command.name or function.__name__.replace("_", "-")
+        parameters = list(inspect.signature(function, eval_str=True).parameters.values())
+        arguments = " ".join(one.name.upper() for one in parameters if isinstance(_declared(one), ArgumentInfo))
+        lines = [f"## larf-curate {name}", "", inspect.cleandoc(function.__doc__), ""]
+        lines += ["```console", f"$ larf-curate {name} {arguments} [OPTIONS]".replace("  ", " "), "```", ""]
+        lines += ["| | default | meaning |", "| --- | --- | --- |", *map(_row, parameters)]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _declared(parameter: inspect.Parameter) -> ParameterInfo:
+    """What the command says of a parameter: the second half of its `Annotated[type, Option(...)]`."""
+    found: ParameterInfo = next(
+        one for one in get_args(parameter.annotation) if isinstance(one, ArgumentInfo | OptionInfo)
+    )
+    return found
+
+
+def spellings(parameter: inspect.Parameter) -> list[str]:
+    """How an option is written on the command line: `--private` and `--public`, or `--drop-top`."""
+    declared = _declared(parameter)
+    # Within `Annotated`, typer takes the first spelling for a default until it builds the command.
+    written = [one for one in (declared.default, *(declared.param_decls or ())) if isinstance(one, str)]
+    return [name for one in written for name in one.split("/")] or [f"--{parameter.name.replace('_', '-')}"]
+
+
+def _row(parameter: inspect.Parameter) -> str:
+    declared, kind, default = _declared(parameter), get_args(parameter.annotation)[0], parameter.default
+    names = [parameter.name.upper()] if isinstance(declared, ArgumentInfo) else spellings(parameter)
+    meaning = str(declared.help or "")
+    if get_origin(kind) is Literal:
+        meaning += f" One of {', '.join(f'`{choice}`' for choice in get_args(kind))}."
+    if kind is bool:
+        shown = f"`{names[0] if default else names[1]}`" if len(names) > 1 else "off"
+    elif default is parameter.empty or default is ...:
+        shown = "required"
+    else:
+        shown = "" if default is None else f"`{default}`"
+    return f"| {' '.join(f'`{name}`' for name in names)} | {shown} | {meaning.strip()} |".replace("  ", " ")
+
+
+PARTS: dict[str, Callable[[], str]] = {"rooms": rooms, "commands": commands}
+
+
+def written(page: str) -> str:
+    """A page with its generated parts as they should be."""
+    return _PART.sub(lambda part: f"{part[1]}\n{PARTS[part[2]]()}\n\n{part[3]}", page)
+
+
+def stale() -> dict[Path, str]:
+    """The pages whose generated parts differ from the code, and their right text."""
+    found = {}
+    for path in sorted(HERE.glob("*.md")):
+        text = path.read_text(encoding="utf-8")
+        if (right := written(text)) != text:
+            found[path] = right
+    return found
+
+
+def main() -> None:
+    """The command; see the top."""
+    pages = stale()
+    for path, text in pages.items():
+        if "--check" not in sys.argv:
+            path.write_text(text, encoding="utf-8")
+        print(path.relative_to(HERE.parent))
+    sys.exit("--check" in sys.argv and bool(pages))
+
+
+if __name__ == "__main__":
+    main()
