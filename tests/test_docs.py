@@ -1,0 +1,146 @@
+"""The documents say what is there: generated parts, links, snippets, options, versions, names of other libraries."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+from test_package import FLOW
+from typer.testing import CliRunner
+
+import larf_curate
+from larf_curate.cli import app
+from larf_curate.rows.formats import FORMATS
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+def prose(text: str) -> str:
+    """Markdown without its code: what looks like a link in there is none."""
+    return re.sub(r"`[^`\n]*`", "", FENCED.sub("", text))
+
+
+def anchors(page: Path) -> set[str]:
+    """The names that GitHub gives to a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", FENCED.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.fixture(scope="module")
+def generate() -> ModuleType:
+    """The script docs/generate.py."""
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_generated_parts_are_those_of_the_code(generate: ModuleType) -> None:
+    assert [path.name for path in generate.stale()] == [], "run: python docs/generate.py"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
+    dead = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page.read_text(encoding="utf-8"))):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        path = page.parent / name if name else page
+        if not path.exists() or (anchor and anchor not in anchors(path)):
+            dead.append(target)
+    assert dead == []
+
+
+PYTHON = [code for language, code in FENCED.findall(README) if language == "python"]
+
+
+@pytest.mark.parametrize("code", PYTHON, ids=range(len(PYTHON)))
+def test_python_in_the_readme_compiles_and_imports_what_is_there(code: str) -> None:
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("larf_curate"):
+            module = importlib.import_module(str(node.module))
+            assert {alias.name for alias in node.names} <= set(module.__all__)
+
+
+def test_the_readme_tells_of_every_row_format() -> None:
+    section = README.partition("\n## Rows\n")[2].partition("\n## ")[0]
+    for row_format in FORMATS.values():
+        line = next(line for line in section.splitlines() if f"`{row_format.name}`" in line)
+        assert all(f"`{column}`" in line for column in row_format.required)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_are_there(page: Path) -> None:
+    """Written as `scoring/formulas.py`, from the top of the package or of the repository."""
+    named = set(re.findall(r"`([\w./-]+/[\w-]+\.(?:py|cpp|jinja|ya?ml))`", page.read_text(encoding="utf-8")))
+    homes = (ROOT, ROOT / "larf_curate")
+    assert [name for name in sorted(named) if not any((home / name).is_file() for home in homes)] == []
+
+
+def help_of(*arguments: str) -> str:
+    result = CliRunner().invoke(app, [*arguments, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    assert result.exit_code == 0
+    return result.output
+
+
+def test_every_command_and_option_is_named_in_the_pages() -> None:
+    """By what `--help` prints, not by how docs/generate.py reads the code."""
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in PAGES if page.parent.name == "docs")
+    commands = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
+    assert len(commands) >= 8
+    for command in commands:
+        assert f"larf-curate {command} " in pages
+        section = pages.partition(f"## larf-curate {command}\n")[2].partition("\n## ")[0]
+        options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", help_of(command))) - {"--help"}
+        assert options, f"no option of {command} was found in its help"
+        assert options - set(re.findall(r"--[a-z][a-z-]+", section)) == set(), command
+
+
+def part_of_architecture(heading: str) -> str:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    return text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
+def test_the_order_of_rooms_is_the_one_that_is_tested() -> None:
+    lines = re.findall(r"^    (\S.*)$", part_of_architecture("Why imports run one way"), re.MULTILINE)
+    assert [set(line.split(", ")) for line in reversed(lines)] == FLOW
+
+
+def test_the_version_is_one() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert newest is not None
+    assert citation["version"] == newest[1] == larf_curate.__version__
+
+
+def test_the_interfaces_of_others_that_contributing_lists_are_where_it_says() -> None:
+    """A line for something that is gone would keep an upper bound alive for nothing."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text.partition("## Other libraries' private interfaces\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1:-1] for line in section.splitlines() if line.startswith("|")][2:]
+    assert len(rows) >= 10
+    for _, names, files, _ in rows:
+        sources = [
+            (ROOT / "larf_curate" / name).read_text(encoding="utf-8") for name in re.findall(r"`([^`]+)`", files)
+        ]
+        for name in re.findall(r"`([^`]+)`", names):
+            assert any(name in source for source in sources), f"{name} is not in {files.strip()}"
+
+
+def test_actions_are_pinned_to_commits() -> None:
+    workflows = (ROOT / ".github" / "workflows").glob("*.yml")
+    used = [line for path in workflows for line in re.findall(r"uses: (.+)", path.read_text(encoding="utf-8"))]
+    assert used
+    assert [line for line in used if not re.fullmatch(r"\./\S+|[\w./-]+@[0-9a-f]{40} # v[\d.]+", line)] == []
