@@ -26,8 +26,8 @@ from ..errors import RowFormatError, Unscorable
 from ..rows.formats import FormatLike, resolve_format
 from ..scoring.columns import ISSUE, SCORE, TOKENS
 from ..sources.files import open_source
-from ..sources.json_values import rows_of
-from ..sources.tables import ROWS_AT_ONCE, Source, array_of, as_type, share
+from ..sources.json_values import array_of, rows_of
+from ..sources.tables import ROWS_AT_ONCE, Source, as_type, share
 
 ROW, SHARD = "larf_row", "larf_shard"
 _LARF = re.compile(rf"{SCORE}(_l\d+)?|{TOKENS}|{ISSUE}")

@@ -12,8 +12,9 @@ from typing import Any, BinaryIO, NamedTuple
 import pyarrow as pa
 
 from ..errors import DataError, one_line
-from .json_types import EXACT, has_surrogate, infer_type, join_types
-from .tables import ROWS_AT_ONCE, DataFile, array_of, chunks_of
+from .json_types import has_surrogate, infer_type, join_types
+from .json_values import array_of
+from .tables import ROWS_AT_ONCE, DataFile, chunks_of
 from .text_files import kind_of, open_bytes
 
 
@@ -23,7 +24,6 @@ def scan_json(paths: Sequence[Path]) -> tuple[pa.Schema, tuple[DataFile, ...]]:
     Parsed by the standard library: Arrow's own reader turns strings that look like dates into dates.
     """
     types: dict[str, pa.DataType] = {}
-    wide: set[str] = set()
     files: list[DataFile] = []
     for path in paths:
         count = 0
@@ -35,11 +35,7 @@ def scan_json(paths: Sequence[Path]) -> tuple[pa.Schema, tuple[DataFile, ...]]:
             for column in dict.fromkeys(key for record in chunk for key in record.row):
                 values = [record.row.get(column) for record in chunk]
                 kind = _type_of(values, column, chunk)
-                if pa.types.is_int64(kind) and any(value is not None and abs(value) > EXACT for value in values):
-                    wide.add(column)
                 types[column] = join_types(types.get(column, pa.null()), kind)
-                if column in wide and pa.types.is_floating(types[column]):
-                    types[column] = pa.json_()
         files.append(DataFile(str(path), kind_of(path), count, marks=tuple(marks)))
     schema = pa.schema([(column, pa.string() if pa.types.is_null(kind) else kind) for column, kind in types.items()])
     return schema, tuple(files)

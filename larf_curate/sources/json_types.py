@@ -1,4 +1,9 @@
-"""The Arrow type that holds the values of a JSON column without altering one of them."""
+"""The Arrow type that holds the values of a JSON column without altering one of them.
+
+A struct holds objects only where all of them have the same keys in the same order: Arrow would give the others keys
+that they do not have. Numbers keep their kind: `1` beside `1.5` is no column of doubles. Whatever no such type holds is
+`arrow.json`: the whole value, or each item of a list.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +13,56 @@ from typing import Any
 
 import pyarrow as pa
 
-from .json_values import is_json
+from .json_values import holds_json, is_json
 
-EXACT = 2**53
-"""Integers up to this size are exact as doubles."""
+_INT64 = range(-(2**63), 2**63)
 
 
-def infer_type(values: list[Any]) -> pa.DataType:
-    """The Arrow type that holds these values as they are; `arrow.json` where none does.
+def infer_type(values: Sequence[Any]) -> pa.DataType:
+    """The type of these values, `null` where all are null.
 
     Raises:
-        UnicodeEncodeError: a value holds half of a surrogate pair, which is no text.
+        UnicodeEncodeError: a text or a key holds half of a surrogate pair, which is no text.
+
+    >>> infer_type(["a", None]), infer_type([1, 1.5]), infer_type([[{"a": 1}, {"b": 1}]])
+    (DataType(string), JsonType(extension<arrow.json>), ListType(list<item: extension<arrow.json>>))
     """
-    try:
-        kind = pa.array(values).type
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError, UnicodeEncodeError):
-        for value in values:
-            json.dumps(value, ensure_ascii=False).encode()
-        return pa.json_()
-    return pa.json_() if _alters(kind) or (_has_double(kind) and _mixes_numbers(values)) else kind
+    present = [value for value in values if value is not None]
+    kinds = set(map(type, present))
+    if not kinds:
+        return pa.null()
+    if kinds == {str}:
+        for value in present:
+            value.encode()
+        return pa.string()
+    if kinds == {int}:
+        return pa.int64() if all(value in _INT64 for value in present) else pa.json_()
+    if kinds == {list}:
+        return _list_of(infer_type([item for value in present for item in value]))
+    if kinds == {dict}:
+        keys = tuple(present[0])
+        if keys and all(tuple(value) == keys for value in present):
+            for key in keys:
+                key.encode()
+            return _struct_of([(key, infer_type([value[key] for value in present])) for key in keys])
+    elif len(kinds) == 1:
+        return pa.bool_() if kinds == {bool} else pa.float64()
+    for value in present:
+        json.dumps(value, ensure_ascii=False).encode()
+    return pa.json_()
+
+
+def join_types(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    """The type that holds the values of both, which `infer_type` has given."""
+    if one.equals(other) or pa.types.is_null(other):
+        return one
+    if pa.types.is_null(one):
+        return other
+    if pa.types.is_list(one) and pa.types.is_list(other):
+        return _list_of(join_types(one.value_type, other.value_type))
+    if pa.types.is_struct(one) and pa.types.is_struct(other) and one.names == other.names:
+        return _struct_of([(a.name, join_types(a.type, b.type)) for a, b in zip(one, other, strict=True)])
+    return pa.json_()
 
 
 def has_surrogate(value: Any) -> bool:
@@ -38,37 +74,9 @@ def has_surrogate(value: Any) -> bool:
     return False
 
 
-def _alters(kind: pa.DataType) -> bool:
-    """Whether there is a struct without fields in this type: Parquet cannot hold one."""
-    if pa.types.is_struct(kind):
-        return kind.num_fields == 0 or any(_alters(kind.field(i).type) for i in range(kind.num_fields))
-    return pa.types.is_list(kind) and _alters(kind.value_type)
+def _list_of(item: pa.DataType) -> pa.DataType:
+    return pa.list_(pa.json_() if holds_json(item) and not is_json(item) else item)
 
 
-def _has_double(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return any(_has_double(kind.field(i).type) for i in range(kind.num_fields))
-    return _has_double(kind.value_type) if pa.types.is_list(kind) else pa.types.is_floating(kind)
-
-
-def _mixes_numbers(values: Sequence[Any]) -> bool:
-    """Whether a double would alter some of these values: `true`, or an integer beyond its 53 bits."""
-    kinds = {type(value) for value in values}
-    if float in kinds and (bool in kinds or any(type(value) is int and abs(value) > EXACT for value in values)):
-        return True
-    items = [item for value in values if isinstance(value, list) for item in value]
-    objects = [value for value in values if isinstance(value, dict)]
-    keys = dict.fromkeys(key for value in objects for key in value)
-    fields = ([value[key] for value in objects if key in value] for key in keys)
-    return bool(items and _mixes_numbers(items)) or any(map(_mixes_numbers, fields))
-
-
-def join_types(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-    """The type of two chunks of one column."""
-    if is_json(one) or is_json(other):
-        return pa.json_()
-    try:
-        schemas = [pa.schema([("x", kind)]) for kind in (one, other)]
-        return pa.unify_schemas(schemas, promote_options="permissive").field("x").type
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return pa.json_()
+def _struct_of(fields: list[tuple[str, pa.DataType]]) -> pa.DataType:
+    return pa.json_() if any(holds_json(kind) for _, kind in fields) else pa.struct(fields)

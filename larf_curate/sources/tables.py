@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
-
-from .json_values import is_json
 
 ROWS_AT_ONCE = 4096
 
@@ -119,14 +116,6 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 def as_type(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     return column if column.type == kind else column.cast(kind)
-
-
-def array_of(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """Values that Python holds as an array; what `rows_of` decoded from `arrow.json` is encoded."""
-    if not is_json(kind):
-        return pa.array(values, kind)
-    encoded = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
-    return pa.ExtensionArray.from_storage(kind, pa.array(encoded, kind.storage_type))
 
 
 def chunks_of(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

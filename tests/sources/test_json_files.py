@@ -7,6 +7,9 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import load_dataset
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from support.source_rows import (
     ROWS,
     copy,
@@ -39,11 +42,26 @@ COLUMNS = {
     "objects-mixed": [{"a": 1}, {"a": "x"}],
     "turns": [[{"role": "user", "content": "a"}, {"role": "assistant", "content": "2024-01-02"}], []],
     "only-null": [None, None, None],
+    "keys-that-differ": [{"b": "x"}, {}, {"c": None}, {"c": None, "b": 1}],
+    "keys-in-another-order": [{"a": 1, "b": 2}, {"b": 2, "a": 1}],
+    "turns-with-and-without-calls": [
+        [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}],
+        [{"role": "assistant", "content": None, "tool_calls": [{"name": "f", "arguments": {"city": "Rome"}}]}],
+        [
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [{"name": "f", "arguments": {"expr": "1+1", "digits": 2}}],
+            }
+        ],
+    ],
+    "content-in-parts": [[{"content": "Hi"}], [{"content": [{"type": "text", "text": "Hi"}]}]],
+    "null-inside-a-json-string": ['{"a": null}', "{}"],
 }
 
 
 def identical(one: object, other: object) -> bool:
-    """Equal to the last digit and type: 1 is neither 1.0 nor True."""
+    """Equal to the last digit, type and order of keys: 1 is neither 1.0 nor True."""
     return json.dumps(one) == json.dumps(other)
 
 
@@ -59,11 +77,10 @@ def test_json_values_survive_being_written(name, at_once, tmp_path, monkeypatch)
 
     written = copy(source, tmp_path / "out.jsonl").read_bytes().decode().removesuffix("\n").split("\n")
     assert [json.loads(line)["x"] for line in written] == values
-    if name != "int-then-float":  # one Arrow column of doubles: 1 becomes 1.0, equal as a number
-        assert identical([json.loads(line)["x"] for line in written], values)
+    assert identical([json.loads(line)["x"] for line in written], values)
 
     table = pq.read_table(copy(source, tmp_path / "out.parquet"))
-    assert rows_of(table, ["x"]) == [{"x": value} for value in values]
+    assert identical(rows_of(table, ["x"]), [{"x": value} for value in values])
 
 
 def test_columns_mixed_in_json_are_typed_as_json(tmp_path):
@@ -84,11 +101,12 @@ def test_columns_and_keys_that_come_late_are_not_lost(at_once, tmp_path, monkeyp
     assert source.schema.names == ["a", "b", "c"]
     full = [
         {"a": 1, "b": None, "c": None},
-        {"a": 2, "b": {"k": "x", "l": None}, "c": None},
+        {"a": 2, "b": {"k": "x"}, "c": None},
         {"a": None, "b": {"k": "y", "l": [1]}, "c": "late"},
     ]
     assert read(source) == full
-    assert pq.read_table(copy(source, tmp_path / "out.parquet")).to_pylist() == full
+    table = pq.read_table(copy(source, tmp_path / "out.parquet"))
+    assert rows_of(table, table.column_names) == full
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
@@ -100,3 +118,55 @@ def test_json_with_bom_crlf_and_blank_lines(kind, end, tmp_path):
     path = tmp_path / "in.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + text.encode())
     assert read(open_source(str(path))) == ROWS
+
+
+# What `datasets` makes of mixed JSON --------------------------------------------------------------------------------
+
+MIXED = [
+    {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]},
+    {
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+            {"role": "assistant", "content": "", "tool_calls": [{"name": "f", "arguments": {"city": None}}]},
+        ]
+    },
+]
+
+
+@pytest.mark.parametrize("way", ["parquet", "saved"])
+def test_json_inside_lists_that_datasets_made_is_decoded_and_written_as_json(way, tmp_path):
+    (tmp_path / "in.jsonl").write_text(lines(MIXED))
+    dataset = load_dataset("json", data_files=str(tmp_path / "in.jsonl"), split="train", cache_dir=str(tmp_path / "c"))
+    if way == "parquet":
+        dataset.to_parquet(tmp_path / "in.parquet")
+    else:
+        dataset.save_to_disk(tmp_path / "saved")
+    source = open_source(str(tmp_path / ("in.parquet" if way == "parquet" else "saved")))
+    assert source.schema.field("messages").type.value_type == pa.json_(), "what datasets makes of it today"
+    assert read(source) == MIXED
+    written = copy(source, tmp_path / "out.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in written] == MIXED
+    again = load_dataset(
+        "parquet", data_files=str(copy(source, tmp_path / "out.parquet")), cache_dir=str(tmp_path / "c")
+    )
+    assert list(again["train"]) == MIXED
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(values=st.lists(JSON, min_size=1, max_size=5), at_once=st.sampled_from([1, 2, 100]))
+def test_any_json_value_comes_back_as_it_was_read(values, at_once, tmp_path, monkeypatch):
+    monkeypatch.setattr(json_files, "ROWS_AT_ONCE", at_once)
+    path = tmp_path / "in.jsonl"
+    path.write_text(lines([{"x": value} for value in values]), encoding="utf-8", newline="")
+    wanted = [json.loads(json.dumps(value)) for value in values]
+    source = open_source(str(path))
+    written = copy(source, tmp_path / "out.jsonl").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    assert identical([json.loads(line)["x"] for line in written], wanted)
+    assert identical(rows_of(pq.read_table(copy(source, tmp_path / "out.parquet")), ["x"]), [{"x": v} for v in wanted])
