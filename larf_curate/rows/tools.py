@@ -7,14 +7,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import Issue, Unscorable
-from .values import parse_json, text_of
+from .values import parse_json, text_of, without_nulls
 
 Message = dict[str, Any]
 """One turn as chat templates read it: `role`, `content`, and `tool_calls` where there are any."""
 
 
-def tool_call(call: Any) -> dict[str, Any]:
-    """One call in the form chat templates read: `arguments` as an object."""
+def tool_call(call: Any, *, from_text: bool = False) -> dict[str, Any]:
+    """One call in the form chat templates read: `arguments` as an object.
+
+    Args:
+        call: with `name` and `arguments` (or `parameters`), or with these under `function`.
+        from_text: the call was JSON in a string, so its nulls are its own; see `without_nulls`.
+
+    Raises:
+        Unscorable: it is no object, or its name is no text.
+    """
     if not isinstance(call, Mapping):
         raise Unscorable(Issue.WRONG_TYPE)
     function: Mapping[str, Any] = call["function"] if isinstance(call.get("function"), Mapping) else call
@@ -24,6 +32,8 @@ def tool_call(call: Any) -> dict[str, Any]:
             arguments = parse_json(arguments)
         except ValueError:
             pass  # an open string is what the row says: templates print it as it is
+    elif not from_text:
+        arguments = without_nulls(arguments)
     described = {"name": text_of(function.get("name")), "arguments": arguments or {}}
     return {"id": str(call.get("id")), "type": "function", "function": described}
 
@@ -50,7 +60,9 @@ def number_calls(messages: list[Message]) -> None:
 
 def tools_of(value: Any) -> tuple[tuple[dict[str, Any], ...], str]:
     """Tool specifications as templates read them, or, where they are not JSON, as a text for the system turn."""
-    if isinstance(value, str):
+    if not isinstance(value, str):
+        value = without_nulls(value)
+    else:
         try:
             value = parse_json(value) if value.strip() else None
         except ValueError:
@@ -66,6 +78,5 @@ def tools_of(value: Any) -> tuple[tuple[dict[str, Any], ...], str]:
 def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(tool.get("function"), Mapping):
         return dict(tool)
-    # Arrow fills the keys that other rows have with null.
     described = {key: value for key, value in tool.items() if key not in ("type", "function")}
     return {"type": "function", "function": described}

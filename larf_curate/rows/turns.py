@@ -79,7 +79,8 @@ def _turn(turn: Any) -> Message:
     if calls:
         if not isinstance(calls, list):
             raise Unscorable(Issue.WRONG_TYPE)
-        message["tool_calls"] = [tool_call(call) for call in calls]
+        from_text = role == "function_call"
+        message["tool_calls"] = [tool_call(call, from_text=from_text) for call in calls]
     for key in ("name", "tool_call_id", "reasoning_content"):
         if isinstance(turn.get(key), str):
             message[key] = turn[key]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from ..errors import Issue, Unscorable
@@ -36,6 +37,20 @@ def answer_of(value: Any) -> str:
 def join_texts(*texts: str) -> str:
     """The texts that are not blank, an empty line between them."""
     return "\n\n".join(text for text in texts if text.strip())
+
+
+def without_nulls(value: Any) -> Any:
+    """A value without the keys of its objects that hold null, at any depth; nulls in lists stay.
+
+    Arrow gives each object the keys of all others, with null. What a row says must not depend on its neighbours, so a
+    null key counts as no key, wherever it came from; only in JSON that a row holds as a string is it the user's own.
+
+    >>> without_nulls({"city": "Rome", "days": None, "tags": [None, {"a": None}]})
+    {'city': 'Rome', 'tags': [None, {}]}
+    """
+    if isinstance(value, Mapping):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def parse_json(text: str) -> Any:

@@ -43,9 +43,14 @@ def scores_of(table: pa.Table, column: str = SCORE) -> NDArray[np.float64]:
     """
     import pyarrow as pa
 
+    from ..sources.json_values import is_json, rows_of
+
     try:
-        scores = table[column].cast(pa.float64())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        scores = table[column]
+        if is_json(scores.type):  # JSON lines with 0 beside 0.5
+            scores = pa.array([row[column] for row in rows_of(table, [column])])
+        scores = scores.cast(pa.float64())
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
         raise ThresholdError(f"the column {column!r} holds {table[column].type}, not numbers") from None
     values: NDArray[np.float64] = scores.to_numpy()
     return values

@@ -375,3 +375,8 @@ def test_quantiles_are_those_of_numpy(tmp_path):
     expected = np.percentile(values, [0, 5, 25, 50, 75, 95, 100])
     assert list(summary.quantiles) == ["lowest", "5%", "25%", "median", "75%", "95%", "highest"]
     np.testing.assert_allclose(list(summary.quantiles.values()), expected, rtol=1e-6)
+
+
+def test_scores_of_json_lines_may_be_whole_numbers_beside_fractions(tmp_path):
+    path = write_rows(tmp_path / "in.jsonl", [{"q": "a", "larf_score": 1}, {"q": "b", "larf_score": 0.5}])
+    assert read_scores(open_source(path)).tolist() == [1.0, 0.5]
