@@ -1,10 +1,15 @@
 """Find the rows of a fine-tuning dataset that would erode an aligned model's refusals, and remove them.
 
-from larf_curate import LARFScorer, Threshold
+For a dataset `ds` of chat, instruction or question rows:
 
-scorer = LARFScorer.fit("demo", layer=14)
-ds = ds.map(scorer, batched=True)
-clean = ds.filter(Threshold.drop_top(1000).fit(ds["larf_score"]).keep, input_columns="larf_score", with_indices=True)
+    from larf_curate import LARFScorer, Threshold
+
+    scorer = LARFScorer.fit("demo", layer=14)
+    ds = ds.map(scorer, batched=True)  # adds larf_score, larf_tokens and larf_issue
+    parts = Threshold.drop_top(1000).split(ds)  # parts.kept, parts.removed, parts.unscorable
+
+What may be imported from here is in `__all__`, and the steps for datatrove pipelines are in `larf_curate.datatrove`;
+every other module is private.
 """
 
 from __future__ import annotations
@@ -49,11 +54,11 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Exports are loaded at first use, so that `import larf_curate` costs nothing and loads no torch."""
+    """Load a public name at its first use, so that `import larf_curate` is quick and loads no torch."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted([*__all__, "__version__"])

@@ -6,7 +6,17 @@ from enum import StrEnum
 
 
 class LarfError(ValueError):
-    """The data, the model or the references cannot be used. The message says what, where and the fix."""
+    """The data, the model or the references cannot be used. The message says what, where and the fix.
+
+    All errors that this package raises on purpose are of this class.
+
+    >>> from larf_curate import LarfError, Threshold
+    >>> try:
+    ...     Threshold.drop_top(-1)
+    ... except LarfError as error:
+    ...     print(error)
+    drop_top needs a number of rows, 0 or more, not -1
+    """
 
 
 class RowFormatError(LarfError):

@@ -40,11 +40,12 @@ def test_help_is_quick(arguments):
     assert loaded_by(code) & HEAVY == set()
 
 
-def test_every_public_name_is_there():
+def test_public_names_are_there_with_an_example_each():
     assert set(larf_curate.__all__) >= {"LARFScorer", "ReferenceSet", "Threshold", "score_dataset"}
     for name in larf_curate.__all__:
         assert getattr(larf_curate, name).__name__ == name
-        assert name in dir(larf_curate)
+        assert ">>> " in (getattr(larf_curate, name).__doc__ or ""), name
+    assert dir(larf_curate) == sorted([*larf_curate.__all__, "__version__"])
     with pytest.raises(AttributeError, match="'larf_curate' has no attribute 'Filter'"):
         _ = larf_curate.Filter
 

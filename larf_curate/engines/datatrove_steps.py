@@ -36,6 +36,8 @@ class LARFAnnotator(PipelineStep):
     per process, whatever the number of tasks, on the device given, or else on one that this process sees. The step
     pickles in a few bytes if it is given the scorer's place, and in under a megabyte if it is given the scorer.
 
+    >>> steps = [LARFAnnotator("my-scorer", batch_size=256), LARFFilter(None, max_score=0.001, unscorable="keep")]
+
     Args:
         scorer: fitted, or the directory or Hub id of one that is.
         batch_size: documents that are sorted by length and scored together; fewer where they are long.
@@ -84,8 +86,8 @@ class LARFAnnotator(PipelineStep):
                 scorer = scorer or self._ready()
                 scores = scorer.annotate(rows, columns, rank=process_number())
                 found = scores.columns()
-            if scores.how and not told:
-                logger.info(f"scoring in {scores.how}")
+            if scores.execution and not told:
+                logger.info(f"scoring in {scores.execution}")
                 told = True
             for place, document in enumerate(batch):
                 document.metadata |= {name: values[place] for name, values in found.items()}

@@ -46,7 +46,7 @@ def score_file(source: Source, scorer: LARFScorer, out: str | Path) -> Summary:
             writer.write(pa.table(new, schema=schema))
             tally.add(rows, form, scores.score, scores.issues)
             chunks.append(scores.score)
-            execution = scores.how or execution
+            execution = scores.execution or execution
     return tally.summary(quantiles=named_quantiles(lambda: chunks, SUMMARY_LEVELS), execution=execution)
 
 

@@ -27,6 +27,11 @@ def score_dataset(
     """`dataset.map(scorer, batched=True)` with what plain `map` leaves out: the columns exist with their types even on
     an empty dataset, and a streaming one keeps its features.
 
+    >>> # Not run by doctest: scoring needs a model in memory.
+    >>> splits = score_dataset(load_dataset("yahma/alpaca-cleaned"), scorer)  # doctest: +SKIP
+    >>> splits["train"].features["larf_score"]  # doctest: +SKIP
+    Value('float32')
+
     Args:
         dataset: a `Dataset`, an `IterableDataset`, or a dictionary of splits of either.
         scorer: a fitted scorer.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -57,9 +58,15 @@ def scores_of(table: pa.Table, column: str = SCORE) -> NDArray[np.float64]:
 
 
 class Scores:
-    """What scoring says of some rows, in their order: `score` float32 [n] and `by_layer` float32 [n, layers], NaN where
-    unscorable; `tokens` of the rendered conversation (None where it could not be rendered); `issues`; `how` they were
-    made, in words: precision, device, batches, and the shortcuts that were on.
+    """What scoring gives for some rows, in their order.
+
+    Attributes:
+        layers: the blocks that were read.
+        score: float32 [rows], NaN where a row is unscorable.
+        by_layer: float32 [rows, layers], NaN likewise.
+        tokens: of each rendered conversation before truncation; None where it could not be rendered.
+        issues: why a row is unscorable, or that it was truncated; None where there is nothing to say.
+        execution: how the states were computed, in words: precision, device, batch size, shortcuts.
     """
 
     def __init__(self, layers: Sequence[int], count: int) -> None:
@@ -68,7 +75,14 @@ class Scores:
         self.by_layer: NDArray[np.float32] = np.full((count, len(self.layers)), np.nan, np.float32)
         self.tokens: list[int | None] = [None] * count
         self.issues: list[Issue | None] = [None] * count
-        self.how = ""
+        self.execution = ""
+
+    def __repr__(self) -> str:
+        scored = self.score[~np.isnan(self.score)]
+        span = f", from {scored.min():.4g} to {scored.max():.4g}" if len(scored) else ""
+        issues = Counter(issue.value for issue in self.issues if issue is not None)
+        counted = "".join(f"; {count} {issue}" for issue, count in sorted(issues.items()))
+        return f"<Scores of {len(self.score)} rows: {len(scored)} scored{span}{counted}>"
 
     def columns(self) -> dict[str, list[Any]]:
         """Plain lists by column name, with null for NaN, in the order of `larf_schema`."""

@@ -63,11 +63,17 @@ class LintReport:
 
 @dataclass(frozen=True)
 class ReferenceSet:
-    """Paired unsafe and safe conversations.
+    """Paired unsafe and safe conversations: the same requests, complied with and refused.
 
     >>> references = ReferenceSet.packaged()
-    >>> len(references.fitted) >= 90, references.lint().findings
-    (True, ())
+    >>> references
+    <ReferenceSet 'packaged': 189 pairs to fit on, 56 held back>
+    >>> references.lint().findings
+    ()
+
+    Attributes:
+        pairs: in the order in which they were read.
+        name: where they come from, for people.
     """
 
     pairs: tuple[ReferencePair, ...]
@@ -76,6 +82,9 @@ class ReferenceSet:
     def __post_init__(self) -> None:
         if not self.fitted:
             raise ReferencesError(f"the references ({self.name}) hold no pair")
+
+    def __repr__(self) -> str:
+        return f"<ReferenceSet {self.name!r}: {len(self.fitted)} pairs to fit on, {len(self.held_back)} held back>"
 
     @classmethod
     def packaged(cls) -> ReferenceSet:

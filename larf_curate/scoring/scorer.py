@@ -63,6 +63,12 @@ class LARFScorer:
     Make one with `fit` or `from_pretrained`. It is light: the model is loaded at the first use, once per process and
     device, and is part of neither the artifact nor the pickle.
 
+    >>> # Not run by doctest: each line needs a model in memory.
+    >>> scorer = LARFScorer.fit("demo", layer=14)  # doctest: +SKIP
+    >>> scores = scorer.score([{"question": "What is 2 + 2?", "answer": "4"}])  # doctest: +SKIP
+    >>> scorer.save_pretrained("my-scorer")  # doctest: +SKIP
+    >>> dataset = dataset.map(LARFScorer.from_pretrained("my-scorer"), batched=True)  # doctest: +SKIP
+
     Attributes:
         spec: what it was fitted on, and how it scores.
         format: how rows become conversations: `auto`, a name, or a function; see `with_options`.
@@ -338,7 +344,7 @@ class LARFScorer:
 
     def _rate(self, states: States, places: list[int], scores: Scores) -> None:
         """States become the scores of the rows at `places`."""
-        scores.how = states.execution
+        scores.execution = states.execution
         scores.score[places], scores.by_layer[places] = self._formula.score(states.values)
         for place, issue in zip(places, states.issues, strict=True):
             if issue is not None:

@@ -390,6 +390,19 @@ def test_json_without_row_numbers_is_read() -> None:
     assert (threshold.value, threshold.removed, threshold.tied, threshold.spared_from) == (0.1, 2, 1, None)
 
 
+@pytest.mark.parametrize(
+    ("threshold", "shown"),
+    [
+        (Threshold.max_score(0.12), "Threshold.max_score(0.12)"),
+        (Threshold.drop_top(1_234_567), "Threshold.drop_top(1234567)"),
+        (Threshold.drop_fraction(0.1, unscorable="keep"), "Threshold.drop_fraction(0.1, unscorable='keep')"),
+        (Threshold.drop_top(1).fit([0.5, 0.25, NAN]), "Threshold.drop_top(1): 1 of 3 rows, above 0.25"),
+    ],
+)
+def test_a_threshold_is_shown_in_one_line(threshold: Threshold, shown: str) -> None:
+    assert repr(threshold) == shown
+
+
 STORED = json.loads(Threshold.max_score(0.12).to_json())
 
 

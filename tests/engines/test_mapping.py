@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, List, Value
 
+import larf_curate
 from larf_curate import score_dataset
 from larf_curate.engines.mapping import larf_features
 
@@ -105,3 +106,14 @@ def test_features_for_a_plain_map(dataset, tiny_scorer, expected):
     features = larf_features(dataset.features, tiny_scorer)
     assert features == {**FEATURES, **LARF}
     check(dataset.map(tiny_scorer, batched=True, batch_size=5, features=features).to_list(), expected)
+
+
+def test_the_example_of_the_package_runs_on_rows_without_a_score_too(tiny_scorer):
+    lines = [line[4:] for line in larf_curate.__doc__.splitlines() if line.startswith("    ")]
+    code = "\n".join(lines)
+    assert 'LARFScorer.fit("demo", layer=14)' in code
+    code = code.replace('LARFScorer.fit("demo", layer=14)', "tiny_scorer").replace("drop_top(1000)", "drop_top(1)")
+    rows = [{"question": "q", "answer": answer} for answer in ("Yes.", "No.", " ", None)]
+    names = {"ds": Dataset.from_list(rows), "tiny_scorer": tiny_scorer}
+    exec(code, names)
+    assert names["parts"].counts == {"kept": 1, "removed": 1, "unscorable": 2}

@@ -43,6 +43,11 @@ def test_unscored_rows_are_null_and_not_nan(scores: Scores) -> None:
     assert type(scores.columns()["larf_issue"][0]) is str
 
 
+def test_scores_are_shown_in_one_line(scores: Scores) -> None:
+    assert repr(scores) == "<Scores of 2 rows: 1 scored, from 0.5 to 0.5; 1 empty_answer; 1 truncated>"
+    assert repr(Scores([1], 3)) == "<Scores of 3 rows: 0 scored>"
+
+
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_arrow_columns_have_their_types_however_empty(count: int) -> None:
     found = Scores([2], count).arrow()

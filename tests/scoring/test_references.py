@@ -57,6 +57,10 @@ def test_packaged_set_is_large_broad_and_partly_held_back(packaged: ReferenceSet
     assert {pair.category for pair in packaged.held_back} == set(every), "a category is never tested on unseen pairs"
 
 
+def test_a_set_is_shown_without_its_texts(packaged: ReferenceSet) -> None:
+    assert repr(packaged) == "<ReferenceSet 'packaged': 189 pairs to fit on, 56 held back>"
+
+
 def test_packaged_set_passes_its_own_linter(packaged: ReferenceSet) -> None:
     assert packaged.lint().findings == ()
     packaged.lint().raise_for_findings()

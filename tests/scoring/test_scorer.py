@@ -661,7 +661,7 @@ def test_unloading_gives_the_memory_back(fresh: LARFScorer) -> None:
 
 def test_scores_say_how_they_were_made(tiny_scorer: LARFScorer) -> None:
     rows = [{"prompt": f"Say {i}.", "completion": "Well " * i} for i in range(1, 4)]
-    how = tiny_scorer.with_options(batch_tokens=99).annotate(rows).how
+    how = tiny_scorer.with_options(batch_tokens=99).annotate(rows).execution
     assert how.startswith("float32 on cpu, batches of up to 99 tokens; ")
     assert "lean blocks" in how
 

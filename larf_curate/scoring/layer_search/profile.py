@@ -79,6 +79,9 @@ class LayerProfile:
     decisions: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     profile_version: int = VERSION
 
+    def __repr__(self) -> str:
+        return f"<LayerProfile of {self.model}: {self.verdict()}>"
+
     @property
     def peers(self) -> tuple[int, ...]:
         """The blocks that these prompts cannot tell from the best one; without that one."""

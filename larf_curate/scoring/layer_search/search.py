@@ -85,6 +85,11 @@ def find_safety_layers(
     are greedy. What has been answered is kept under the cache directory and never asked twice, so that a search that
     was interrupted goes on, and one that was done is read; with a judge of the user's own only where `resume` says so.
 
+    >>> # Not run by doctest: a search generates thousands of answers.
+    >>> profile = find_safety_layers("demo-aligned")  # doctest: +SKIP
+    >>> profile.best  # doctest: +SKIP
+    9
+
     Args:
         model: as for `LARFScorer.fit`: `demo-aligned`, a Hub id, a local directory, a GGUF file, or a PEFT adapter.
         prompts: harmless ones that sound harmful, or a file of them; the packaged 128 by default. Fewer widen the
