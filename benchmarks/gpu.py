@@ -27,7 +27,9 @@ from floor import matrix_rate, operations, timed
 
 from larf_curate.encoding.encoder import Encoder
 from larf_curate.encoding.runtime import Runtime
-from larf_curate.models.loading import LoadedModel, find_blocks, find_device
+from larf_curate.models.blocks import find_blocks
+from larf_curate.models.devices import find_device
+from larf_curate.models.loading import LoadedModel
 from larf_curate.models.options import EncoderConfig
 
 SHAPES = {

@@ -18,7 +18,8 @@ import time
 import torch
 
 from larf_curate.answering.generating import Answerer, scaled
-from larf_curate.models.loading import LoadedModel, find_device, load_model
+from larf_curate.models.devices import find_device
+from larf_curate.models.loading import LoadedModel, load_model
 from larf_curate.models.options import EncoderConfig
 from larf_curate.rows.rendering import Renderer
 from larf_curate.rows.wording import refuses, settled

@@ -8,7 +8,8 @@ import threading
 from dataclasses import replace
 from typing import Any
 
-from ..models.loading import LoadedModel, find_device, load_model, settle_dtype
+from ..models.devices import find_device, settle_dtype
+from ..models.loading import LoadedModel, load_model
 from ..models.locating import commit_of
 from ..models.options import EncoderConfig
 from .memory import give_back, reuse_memory

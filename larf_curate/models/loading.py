@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from ..errors import LarfError, MissingExtraError, ModelError, one_line
 from ..progress import quiet
 from . import quantising
+from .adapters import apply_adapter, has_tokenizer
+from .blocks import cut_config, keep_blocks, require_block
+from .devices import dtype_name, find_dtype
 from .locating import Source, locate
 from .options import DType, EncoderConfig
 from .quantising import Quantised
@@ -22,7 +23,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A decoder cut after the highest block asked for, and what it takes to feed it."""
+    """A decoder cut after the highest block asked for, and what it takes to feed it.
+
+    Attributes:
+        model, tokenizer: of transformers.
+        blocks: the decoder's blocks that are left; `total_blocks` is how many it had.
+        hidden_size: numbers in a state.
+        max_positions: tokens that the model can read; None where it says no limit.
+        version: the Hub's commit, or a digest of local files; an adapter's follows its base's after a plus sign.
+        dtype: of the arithmetic, and of all weights that are not quantised.
+        quantised: how the others are stored.
+    """
 
     model: Any
     tokenizer: Any
@@ -32,178 +43,83 @@ class LoadedModel:
     max_positions: int | None
     version: str
     device: torch.device
-    dtype: torch.dtype  # of what is not quantised
+    dtype: torch.dtype
     quantised: Quantised | None = None
+
+    def __repr__(self) -> str:
+        """Without the model's modules, which fill pages."""
+        blocks = f"{len(self.blocks)} of {self.total_blocks} blocks"
+        return f"LoadedModel({self.version!r}, {blocks}, {self.dtype_name} on {self.device})"
 
     @property
     def dtype_name(self) -> DType:
+        """The option `dtype` with which the model would be loaded like this again."""
         return self.quantised or dtype_name(self.dtype)
 
 
-def find_device(device: str | None, rank: int | None = None) -> torch.device:
-    """The device to run on; with several CUDA devices, a worker's `rank` spreads the workers over them."""
-    import torch
-
-    if device is not None:
-        try:
-            chosen = torch.device(device)
-            torch.empty(0, device=chosen)
-        except (RuntimeError, AssertionError) as error:
-            raise ModelError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from None
-        return chosen
-    if torch.cuda.is_available():
-        return torch.device("cuda", (rank or 0) % torch.cuda.device_count())
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def find_dtype(dtype: DType, device: torch.device) -> torch.dtype:
-    """The dtype of everything that is not quantised, and of the arithmetic."""
-    import torch
-
-    if dtype in ("auto", *get_args(Quantised)):
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    found: torch.dtype = getattr(torch, dtype)
-    return found
-
-
-def dtype_name(dtype: torch.dtype) -> DType:
-    return cast("DType", str(dtype).removeprefix("torch."))
-
-
-def settle_dtype(dtype: DType, device: torch.device) -> DType:
-    """What `auto` stands for on this device; the others stand for themselves."""
-    return dtype_name(find_dtype(dtype, device)) if dtype == "auto" else dtype
-
-
-def load_model(config: EncoderConfig, highest: int | None, device: torch.device) -> LoadedModel:
+def load_model(options: EncoderConfig, highest: int | None, device: torch.device) -> LoadedModel:
     """Load the blocks 0 to `highest` and nothing above them; with None, the whole model with its language-model head.
 
     Raises:
         ModelError: the model is unknown or unreadable, has no block `highest`, misses weights, or cannot be quantised.
         MissingExtraError: the dtype or the kind of file asks for a package that is not installed.
     """
-    quantising.hush()
-    if config.dtype in get_args(Quantised):
-        quantising.require(config.dtype, device)
-    source = locate(config.model, config.revision)
+    quantising.silence_bitsandbytes()
+    if options.dtype in get_args(Quantised):
+        quantising.require_support(options.dtype, device)
+    source = locate(options.model, options.revision)
     try:
         with quiet():
-            return _load(config, source, highest, device)
+            return _load(options, source, highest, device)
     except LarfError:
         raise
     except MemoryError as error:
-        raise ModelError(f"{config.model} does not fit in memory") from error
+        raise ModelError(f"{options.model} does not fit in memory") from error
     except Exception as error:  # the parsers of a dozen file formats have errors of their own
-        if "trust_remote_code" in str(error) and not config.trust_remote_code:
-            raise ModelError(
-                f"{config.model} comes with code of its own: read it, and if you trust it, pass trust_remote_code=True "
-                "(--trust-remote-code)"
-            ) from error
-        lacking = [package for package in ("gguf", "accelerate") if importlib.util.find_spec(package) is None]
-        if lacking and "gguf_file" in source.options:
-            raise MissingExtraError(lacking[0], "demo", "reading a GGUF file") from None
-        raise ModelError(f"{config.model} cannot be loaded: {one_line(error)}") from error
+        raise _explained(error, options, source) from error
 
 
-@dataclass(frozen=True)
-class Shape:
-    """What the blocks 0 to the highest wanted amount to.
-
-    Attributes:
-        parameters: all, with the embeddings.
-        block_parameters: the blocks' alone.
-        linear_parameters: those that int8 and nf4 quantise.
-    """
-
-    total_blocks: int
-    parameters: int
-    block_parameters: int
-    linear_parameters: int
-
-
-def shape_of(model: str, revision: str | None, highest: int | None, *, trust_remote_code: bool = False) -> Shape:
-    """The shape of a model that is not loaded, from its config alone; None for `highest` means its last block.
-
-    Raises:
-        ModelError: the model is unknown or unreadable, or has no block `highest`.
-    """
-    import torch
-    from transformers import AutoConfig, AutoModel
-
-    source = locate(model, revision)
-    try:
-        with quiet():
-            config = AutoConfig.from_pretrained(source.path, trust_remote_code=trust_remote_code, **source.options)
-            decoder = config.get_text_config(decoder=True)
-            total = int(decoder.num_hidden_layers)
-            highest = total - 1 if highest is None else highest
-            _require_block(model, highest, total)
-            cut_early = _cut(decoder, highest + 1)
-            with torch.device("meta"):
-                empty = AutoModel.from_config(config, trust_remote_code=trust_remote_code)
-    except LarfError:
-        raise
-    except Exception as error:  # as in load_model
-        raise ModelError(f"{model} cannot be read: {one_line(error)}") from error
-    blocks = find_blocks(empty, highest + 1 if cut_early else total)
-    del blocks[highest + 1 :]
-    return Shape(total, _size(empty.parameters()), _size(blocks.parameters()), _size(quantising.linear_weights(empty)))
-
-
-def _size(parameters: Iterable[Any]) -> int:
-    return sum(parameter.numel() for parameter in parameters)
-
-
-def _require_block(model: str, highest: int, total: int) -> None:
-    if not 0 <= highest < total:
-        raise ModelError(f"layer {highest} is out of range: {model} has blocks 0 to {total - 1}")
-
-
-def _load(config: EncoderConfig, source: Source, highest: int | None, device: torch.device) -> LoadedModel:
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
-
-    dtype = find_dtype(config.dtype, device)
-    options = {**source.options, "trust_remote_code": config.trust_remote_code}
-    model_config = AutoConfig.from_pretrained(source.path, **options)
-    decoder = model_config.get_text_config(decoder=True)
-    total = int(decoder.num_hidden_layers)
-    whole, highest = highest is None, total - 1 if highest is None else highest
-    _require_block(config.model, highest, total)
-    options |= quantising.options(config, source, model_config, device, find_dtype(config.dtype, device))
-    cut_early = _cut(decoder, highest + 1)
-    # An adapter's weights are named after the whole model with its head, so it needs that one around the decoder.
-    auto = AutoModelForCausalLM if source.adapter or whole else AutoModel
-    model, report = auto.from_pretrained(
-        source.path, config=model_config, dtype=dtype, output_loading_info=True, **options
-    )
-    head = model.get_output_embeddings() if source.adapter and not whole else None  # never run, so it may be missing
-    unused = {f"{name}.weight" for name, module in model.named_modules() if head is not None and module is head}
-    if missing := sorted(set(report["missing_keys"]) - unused):
-        raise ModelError(
-            f"{config.model} lacks {len(missing)} of its weights (first: {missing[0]}); they would be random numbers"
+def _explained(error: Exception, options: EncoderConfig, source: Source) -> LarfError:
+    """Why loading failed, with the way out where there is one."""
+    if "trust_remote_code" in str(error) and not options.trust_remote_code:
+        return ModelError(
+            f"{options.model} comes with code of its own: read it, and if you trust it, pass trust_remote_code=True "
+            "(--trust-remote-code)"
         )
-    quantised = config.dtype if config.dtype in get_args(Quantised) else None
-    if quantised and all(parameter.is_floating_point() for parameter in model.parameters()):
-        raise ModelError(f"{config.model} has no linear layers that could be quantised to {quantised}")
-    if "device_map" in options and device.type == "cpu":
-        quantising.settle_on_cpu(config.model, model)
+    for package in ("gguf", "accelerate"):
+        if "gguf_file" in source.arguments and importlib.util.find_spec(package) is None:
+            return MissingExtraError(package, "demo", "reading a GGUF file")
+    return ModelError(f"{options.model} cannot be loaded: {one_line(error)}")
+
+
+def _load(options: EncoderConfig, source: Source, highest: int | None, device: torch.device) -> LoadedModel:
+    from transformers import AutoConfig
+
+    arguments = {**source.arguments, "trust_remote_code": options.trust_remote_code}
+    config = AutoConfig.from_pretrained(source.path, **arguments)
+    decoder = config.get_text_config(decoder=True)
+    total = int(decoder.num_hidden_layers)
+    count = total if highest is None else highest + 1
+    require_block(options.model, count - 1, total)
+    dtype = find_dtype(options.dtype, device)
+    # Quantised weights are made on their device and stay there; all others are moved to it in the end.
+    on_device = quantising.loading_arguments(options, source, config, device, dtype)
+    present = count if cut_config(decoder, count) else total
+    with_head = highest is None
+    model = _read_weights(options.model, source, with_head, config=config, dtype=dtype, **arguments, **on_device)
+    quantised = cast("Quantised | None", options.dtype if options.dtype in get_args(Quantised) else None)
+    if quantised:
+        quantising.require_quantised(options.model, model, quantised)
+    if on_device and device.type == "cpu":
+        quantising.restrict_to_exact_kernels(options.model, model)
     if source.adapter:
-        adapted = _apply_adapter(model, source.adapter, highest, merge="device_map" not in options)
-        model = adapted if whole else adapted.base_model
-    blocks = find_blocks(model, highest + 1 if cut_early else total)
-    if not cut_early:
-        del blocks[highest + 1 :]
-    if source.adapter and (source.adapter / "tokenizer_config.json").is_file():
-        tokenizer = AutoTokenizer.from_pretrained(source.adapter)
-    else:
-        tokenizer = AutoTokenizer.from_pretrained(source.path, **options)
-    if config.chat_template is not None:
-        tokenizer.chat_template = config.chat_template
-    tokenizer.model_max_length = int(1e30)  # the renderer cuts; the tokenizer need not warn
+        adapted = apply_adapter(model, source.adapter, count - 1, merge=not on_device)
+        model = adapted if with_head else adapted.base_model
+    blocks = keep_blocks(model, count, present)
     model = model.requires_grad_(False).eval()
     return LoadedModel(
-        model=model if "device_map" in options else model.to(device),
-        tokenizer=tokenizer,
+        model=model if on_device else model.to(device),
+        tokenizer=_load_tokenizer(options, source, arguments),
         blocks=blocks,
         total_blocks=total,
         hidden_size=int(decoder.hidden_size),
@@ -211,65 +127,40 @@ def _load(config: EncoderConfig, source: Source, highest: int | None, device: to
         version=source.version,
         device=device,
         dtype=dtype,
-        quantised=cast("Quantised | None", quantised),
+        quantised=quantised,
     )
 
 
-def _cut(config: Any, blocks: int) -> bool:
-    """Shorten a decoder's config to its first `blocks` blocks, so that only their weights are read.
-
-    False where the meaning of a block depends on how many follow it (Gemma 3n shares keys and values among the last
-    ones): such a model is loaded whole and cut afterwards.
-    """
-    if getattr(config, "num_kv_shared_layers", 0):
-        return False
-    total = config.num_hidden_layers
-    for name, value in list(vars(config).items()):
-        if isinstance(value, list) and len(value) == total:  # layer_types and its like: one entry a block
-            setattr(config, name, value[:blocks])
-    config.num_hidden_layers = blocks
-    return True
-
-
-def _apply_adapter(model: Any, adapter: Path, highest: int, merge: bool) -> Any:
-    """The model with the adapter in it: merged, which costs nothing later, or beside weights that are quantised.
-
-    Merging into quantised weights would round a second time, to steps that an adapter's changes are smaller than.
-    """
-    import warnings
-
-    from peft import PeftConfig, PeftModel
-
-    config = PeftConfig.from_pretrained(str(adapter))
-    if config.is_prompt_learning:
-        raise ModelError(f"the adapter {adapter} changes the prompt, not the model: it cannot be used here")
-    if getattr(config, "use_dora", False) and getattr(model, "is_loaded_in_8bit", False):
-        raise ModelError(f"the adapter {adapter} is a DoRA, which peft cannot run beside int8: take nf4, or bfloat16")
-    only = getattr(config, "layers_to_transform", None)
-    if only is not None and min([only] if isinstance(only, int) else only) > highest:
-        return model  # it changes blocks that were cut away, and no other
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        adapted = PeftModel.from_pretrained(model, str(adapter))
-    if any("missing adapter keys" in str(warning.message) for warning in told):
-        raise ModelError(f"the adapter {adapter} lacks some of its weights; they would be random numbers")
-    return adapted.merge_and_unload() if merge else adapted.get_base_model()
-
-
-def find_blocks(model: nn.Module, count: int) -> nn.ModuleList:
-    """The decoder's blocks, by structure: the outermost list of `count` modules outside vision and audio towers.
+def _read_weights(name: str, source: Source, with_head: bool, **arguments: Any) -> Any:
+    """A transformers model, every weight of which that will be run comes out of its files.
 
     Raises:
-        ModelError: the model holds no such list.
+        ModelError: weights are missing.
     """
-    from torch import nn
+    from transformers import AutoModel, AutoModelForCausalLM
 
-    towers = ("vision", "visual", "audio", "encoder.")
-    found = [
-        (name.count("."), name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == count and not any(tower in name for tower in towers)
-    ]
-    if not found:
-        raise ModelError(f"{type(model).__name__} holds no list of {count} blocks that larf-curate can find")
-    return min(found, key=lambda item: item[:2])[2]
+    # An adapter's weights are named after the whole model with its head, so it needs that one around the decoder.
+    auto = AutoModelForCausalLM if source.adapter or with_head else AutoModel
+    model, report = auto.from_pretrained(source.path, output_loading_info=True, **arguments)
+    missing = set(report["missing_keys"])
+    if source.adapter and not with_head:
+        head = model.get_output_embeddings()  # never run, so it may be missing
+        missing -= {f"{path}.weight" for path, module in model.named_modules() if head is not None and module is head}
+    if missing:
+        raise ModelError(
+            f"{name} lacks {len(missing)} of its weights (first: {min(missing)}); they would be random numbers"
+        )
+    return model
+
+
+def _load_tokenizer(options: EncoderConfig, source: Source, arguments: dict[str, Any]) -> Any:
+    from transformers import AutoTokenizer
+
+    if source.adapter and has_tokenizer(source.adapter):
+        tokenizer = AutoTokenizer.from_pretrained(source.adapter)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(source.path, **arguments)
+    if options.chat_template is not None:
+        tokenizer.chat_template = options.chat_template
+    tokenizer.model_max_length = int(1e30)  # the renderer cuts; the tokenizer need not warn
+    return tokenizer

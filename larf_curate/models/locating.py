@@ -25,13 +25,13 @@ class Source:
     Attributes:
         path: local directory or Hub id, as `from_pretrained` takes it.
         version: commit of the Hub, or a digest of local files; an adapter's follows its base's after a plus sign.
-        options: `revision`, `gguf_file`: more words for `from_pretrained`.
+        arguments: `revision`, `gguf_file`: further arguments of `from_pretrained`.
         adapter: local directory of a PEFT adapter on top.
     """
 
     path: str
     version: str
-    options: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
     adapter: Path | None = None
 
 

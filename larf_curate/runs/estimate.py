@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..engines.datatrove_rows import row_text
-from ..models.loading import Shape, find_device, find_dtype, settle_dtype, shape_of
+from ..models.devices import find_device, find_dtype, settle_dtype
 from ..models.options import DType
+from ..models.shape import Shape, shape_of
 from ..rows.formats import resolve_format
 from ..sources.json_values import rows_of
 from ..sources.tables import Source

@@ -23,9 +23,12 @@ from support.models import CHATML, SIZES, WIDE, make_model, make_tokenizer
 from larf_curate.encoding.encoder import Encoder, get_encoder
 from larf_curate.encoding.runtime import Runtime
 from larf_curate.errors import LarfError, MissingExtraError, ModelError
-from larf_curate.models.loading import LoadedModel, find_blocks, find_device, find_dtype, load_model, shape_of
+from larf_curate.models.blocks import find_blocks
+from larf_curate.models.devices import find_device, find_dtype
+from larf_curate.models.loading import LoadedModel, load_model
 from larf_curate.models.locating import local_version
 from larf_curate.models.options import EncoderConfig
+from larf_curate.models.shape import shape_of
 
 CPU = torch.device("cpu")
 BLOCKS = SIZES["num_hidden_layers"]
@@ -519,7 +522,8 @@ CLIENT = """
 import json, os, sys
 from larf_curate.encoding.encoder import Encoder
 from larf_curate.encoding.runtime import Runtime
-from larf_curate.models.loading import find_device, load_model
+from larf_curate.models.devices import find_device
+from larf_curate.models.loading import load_model
 from larf_curate.models.options import EncoderConfig
 from larf_curate.errors import LarfError
 
@@ -730,7 +734,7 @@ def test_quantised_loading_and_running_say_nothing(wide_model: Path, dtype: str)
     program = (
         "import sys\n"
         "from larf_curate.encoding.encoder import get_encoder\n"
-        "from larf_curate.models.loading import EncoderConfig\n"
+        "from larf_curate.models.options import EncoderConfig\n"
         "encoder = get_encoder(EncoderConfig(sys.argv[1], dtype=sys.argv[2], device='cpu'), 1)\n"
         "encoder.encode([[5, 6, 7], [8]], [1])\n"
     )
@@ -784,7 +788,7 @@ def test_sizes_that_the_cpu_gets_wrong_in_4_bits_are_refused(wide_model: Path, t
 def test_a_model_without_linear_layers_is_not_called_quantised(
     wide_model: Path, monkeypatch: pytest.MonkeyPatch, dtype: Any
 ) -> None:
-    monkeypatch.setattr("larf_curate.models.quantising.options", lambda *_: {})
+    monkeypatch.setattr("larf_curate.models.quantising.loading_arguments", lambda *_: {})
     with pytest.raises(ModelError, match=f"no linear layers that could be quantised to {dtype}"):
         load(wide_model, 0, dtype=dtype)
 

@@ -15,7 +15,8 @@ from ...cache import cache_directory
 from ...encoding.encoder import Encoder
 from ...encoding.runtime import Runtime
 from ...errors import ModelError, OutputError, Unscorable
-from ...models.loading import LoadedModel, find_device, load_model
+from ...models.devices import find_device
+from ...models.loading import LoadedModel, load_model
 from ...models.options import EncoderConfig, EncoderOptions
 from ...progress import progress as show_progress
 from ...progress import say

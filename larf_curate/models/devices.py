@@ -1,0 +1,55 @@
+"""Which device a model runs on, and in which precision."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast, get_args
+
+from ..errors import ModelError
+from .options import DType
+from .quantising import Quantised
+
+if TYPE_CHECKING:
+    import torch
+
+
+def find_device(device: str | None, rank: int | None = None) -> torch.device:
+    """The device to run on: the one named, or else CUDA, MPS or the CPU, whichever is there first.
+
+    Args:
+        device: a torch device, such as `cuda:1`.
+        rank: number of this worker process; where no device is named it spreads workers over several CUDA devices.
+
+    Raises:
+        ModelError: there is no such device on this machine.
+    """
+    import torch
+
+    if device is not None:
+        try:
+            chosen = torch.device(device)
+            torch.empty(0, device=chosen)
+        except (RuntimeError, AssertionError) as error:
+            raise ModelError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from None
+        return chosen
+    if torch.cuda.is_available():
+        return torch.device("cuda", (rank or 0) % torch.cuda.device_count())
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def find_dtype(dtype: DType, device: torch.device) -> torch.dtype:
+    """The dtype of the arithmetic, and of all weights that are not quantised."""
+    import torch
+
+    if dtype in ("auto", *get_args(Quantised)):
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return cast("torch.dtype", getattr(torch, dtype))
+
+
+def dtype_name(dtype: torch.dtype) -> DType:
+    """The name of a torch dtype, as the option `dtype` has it."""
+    return cast("DType", str(dtype).removeprefix("torch."))
+
+
+def settle_dtype(dtype: DType, device: torch.device) -> DType:
+    """The dtype that `auto` stands for on this device; every other dtype stands for itself."""
+    return dtype_name(find_dtype(dtype, device)) if dtype == "auto" else dtype

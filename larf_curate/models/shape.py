@@ -1,0 +1,69 @@
+"""How large a model is, from its config alone: what a plan needs to know before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import LarfError, ModelError, one_line
+from ..progress import quiet
+from .blocks import cut_config, keep_blocks, require_block
+from .locating import locate
+from .quantising import linear_weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The size of a model that is cut after the highest block asked for.
+
+    Attributes:
+        total_blocks: of the model before it is cut.
+        parameters: all that are left, with the embeddings.
+        block_parameters: the blocks' alone.
+        linear_parameters: those that int8 and nf4 quantise.
+    """
+
+    total_blocks: int
+    parameters: int
+    block_parameters: int
+    linear_parameters: int
+
+
+def shape_of(model: str, revision: str | None, highest: int | None, *, trust_remote_code: bool = False) -> Shape:
+    """The shape of a model that is not loaded: its config is read, its weights are not.
+
+    Args:
+        model, revision, trust_remote_code: see `EncoderConfig`.
+        highest: the highest block asked for, from 0; None means the model's last one.
+
+    Raises:
+        ModelError: the model is unknown or unreadable, or has no block `highest`.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    source = locate(model, revision)
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(source.path, trust_remote_code=trust_remote_code, **source.arguments)
+            decoder = config.get_text_config(decoder=True)
+            total = int(decoder.num_hidden_layers)
+            count = total if highest is None else highest + 1
+            require_block(model, count - 1, total)
+            present = count if cut_config(decoder, count) else total
+            with torch.device("meta"):
+                empty = AutoModel.from_config(config, trust_remote_code=trust_remote_code)
+    except LarfError:
+        raise
+    except Exception as error:  # the parsers of a dozen file formats have errors of their own
+        raise ModelError(f"{model} cannot be read: {one_line(error)}") from error
+    blocks = keep_blocks(empty, count, present)
+    return Shape(total, _numbers(empty.parameters()), _numbers(blocks.parameters()), _numbers(linear_weights(empty)))
+
+
+def _numbers(weights: Iterable[Tensor]) -> int:
+    return sum(weight.numel() for weight in weights)
