@@ -19,7 +19,7 @@ from scipy.stats import spearmanr
 from larf_curate.encoding.encoder import get_encoder
 from larf_curate.errors import Unscorable
 from larf_curate.inert import visible
-from larf_curate.models.options import EncoderConfig
+from larf_curate.models.options import ModelOptions
 from larf_curate.rows.formats import columns_of, resolve_format
 from larf_curate.rows.turns import Conversation
 from larf_curate.rows.wording import is_list, refuses
@@ -47,7 +47,7 @@ def main() -> None:
         "held_safe": [pair.safe for pair in pairs.held_back],
         "rows": conversations,
     }
-    encoder = get_encoder(EncoderConfig(options.model), max(layers))
+    encoder = get_encoder(ModelOptions(options.model), max(layers))
     ids = [encoder.renderer.render(conversation).ids for side in sides.values() for conversation in side]
     encoded = encoder.encode(ids, layers).values
     states = dict(zip(sides, np.split(encoded, np.cumsum([len(side) for side in sides.values()])[:-1]), strict=True))

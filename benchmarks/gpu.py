@@ -30,7 +30,7 @@ from larf_curate.encoding.runtime import Runtime
 from larf_curate.models.blocks import find_blocks
 from larf_curate.models.devices import find_device
 from larf_curate.models.loading import LoadedModel
-from larf_curate.models.options import EncoderConfig
+from larf_curate.models.options import ModelOptions
 
 SHAPES = {
     False: {
@@ -113,7 +113,7 @@ def encoder_of(model: Any, layer: int, device: torch.device, dtype: torch.dtype,
         device=device,
         dtype=dtype,
     )
-    return Encoder(EncoderConfig("random", batch_tokens=batch_tokens), Runtime(loaded))
+    return Encoder(ModelOptions("random", batch_tokens=batch_tokens), Runtime(loaded))
 
 
 @torch.inference_mode()

@@ -20,7 +20,7 @@ import torch
 from larf_curate.answering.generating import Answerer, scaled
 from larf_curate.models.devices import find_device
 from larf_curate.models.loading import LoadedModel, load_model
-from larf_curate.models.options import EncoderConfig
+from larf_curate.models.options import ModelOptions
 from larf_curate.rows.rendering import Renderer
 from larf_curate.rows.wording import refuses, settled
 from larf_curate.scoring.layer_search.profile import SCALES
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=110)
     parser.add_argument("--plain", type=int, default=36, help="answers of the plain way")
     options = parser.parse_args()
-    config = EncoderConfig(options.model)
+    config = ModelOptions(options.model)
     loaded = load_model(config, None, find_device(None))
     renderer = Renderer(loaded.tokenizer, 4096)
     ids = [renderer.render_prompt(prompt) for prompt in over_rejection_prompts()[: options.prompts]]

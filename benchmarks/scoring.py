@@ -113,12 +113,12 @@ def measure(way: str, file: Path, layer: int) -> dict[str, Any]:
     from larf_curate import LARFScorer
     from larf_curate.encoding.encoder import get_encoder
     from larf_curate.encoding.runtime import unload_models
-    from larf_curate.models.options import EncoderConfig
+    from larf_curate.models.options import ModelOptions
     from larf_curate.rows.formats import columns_of, resolve_format
 
     rows = [json.loads(line) for line in file.read_text("utf-8").split("\n") if line]
     form = resolve_format("auto", columns_of(rows))
-    encoder = get_encoder(EncoderConfig("demo"), layer)
+    encoder = get_encoder(ModelOptions("demo"), layer)
     ids = [encoder.renderer.render(form.convert(row)).ids for row in rows]
     fewest = operations(list(map(list, dict.fromkeys(map(tuple, ids)))), layer, encoder.loaded.model.config)
     states: list[Any] = []
@@ -147,7 +147,7 @@ def measure(way: str, file: Path, layer: int) -> dict[str, Any]:
         if way == "authors":
             states = [state.tolist() for state in found]
         elif way == "LARFScorer.score":
-            states = get_encoder(EncoderConfig("demo"), layer).encode(ids, [layer]).values[:, 0].tolist()
+            states = get_encoder(ModelOptions("demo"), layer).encode(ids, [layer]).values[:, 0].tolist()
     return {
         "rows": len(rows),
         "tokens": sum(map(len, ids)),

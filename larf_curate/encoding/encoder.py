@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import Issue, Unscorable
 from ..models.loading import LoadedModel
-from ..models.options import EncoderConfig
+from ..models.options import ModelOptions
 from ..rows.rendering import Rendered, Renderer
 from ..rows.turns import Conversation
 from .batching import Batch
@@ -45,12 +45,12 @@ class States:
 class Encoder:
     """Renders and runs conversations through a loaded model. Cheap to make: see `get_encoder`."""
 
-    def __init__(self, config: EncoderConfig, runtime: Runtime) -> None:
+    def __init__(self, options: ModelOptions, runtime: Runtime) -> None:
         loaded = runtime.loaded
         self.runtime = runtime
-        self.batch_tokens = config.batch_tokens
-        limit = loaded.max_positions or config.max_tokens
-        self.renderer = Renderer(loaded.tokenizer, min(config.max_tokens, limit), config.overflow)
+        self.batch_tokens = options.batch_tokens
+        limit = loaded.max_positions or options.max_tokens
+        self.renderer = Renderer(loaded.tokenizer, min(options.max_tokens, limit), options.overflow)
 
     @property
     def loaded(self) -> LoadedModel:
@@ -219,6 +219,6 @@ class _Job:
         return again, done
 
 
-def get_encoder(config: EncoderConfig, highest: int, rank: int | None = None) -> Encoder:
+def get_encoder(options: ModelOptions, highest: int, rank: int | None = None) -> Encoder:
     """An encoder on this process's one copy of the model on its device; see `runtime_for`."""
-    return Encoder(config, runtime_for(config, highest, rank))
+    return Encoder(options, runtime_for(options, highest, rank))

@@ -6,12 +6,11 @@ import os
 import sys
 import threading
 from dataclasses import replace
-from typing import Any
 
 from ..models.devices import find_device, settle_dtype
 from ..models.loading import LoadedModel, load_model
 from ..models.locating import commit_of
-from ..models.options import EncoderConfig
+from ..models.options import ModelOptions
 from .memory import give_back, reuse_memory
 from .packing import PackedPass, fastest_pass
 from .padding import PaddedPass
@@ -49,31 +48,27 @@ class Runtime:
 
 # One copy of each model in a process ----------------------------------------------------------------------------------
 
-_runtimes: dict[tuple[EncoderConfig, str], Runtime] = {}
+_runtimes: dict[tuple[ModelOptions, str], Runtime] = {}
 _loading = {"lock": threading.Lock()}
 
 
-def runtime_for(config: EncoderConfig, highest: int, rank: int | None = None) -> Runtime:
+def runtime_for(options: ModelOptions, highest: int, rank: int | None = None) -> Runtime:
     """This process's one copy of a model on its device, loaded at the first call.
 
     A later call that asks for a higher block reloads the model with more blocks; one that asks for a lower shares it.
 
     Args:
-        config: the model, and how it is loaded and run.
+        options: the model, and how it is loaded and run.
         highest: the highest block that is needed.
         rank: number of this worker among several, which spreads them over CUDA devices.
 
     Raises:
         ModelError: the model cannot be loaded, or has no such block.
     """
-    device = find_device(config.device, rank)
-    plain = EncoderConfig(config.model)
-    # How the model is used, but not what is loaded: not a part of the key.
-    neutral: dict[str, Any] = {
-        name: getattr(plain, name) for name in ("device", "max_tokens", "overflow", "batch_tokens")
-    }
-    neutral["dtype"] = settle_dtype(config.dtype, device)  # "auto" and its outcome are one model
-    key = (replace(config, **neutral), str(device))
+    device = find_device(options.device, rank)
+    # No device and its outcome are one device, "auto" and its outcome are one dtype.
+    settled = replace(options.loading_key(), device=None, dtype=settle_dtype(options.dtype, device))
+    key = (settled, str(device))
     with _loading["lock"]:
         runtime = _runtimes.get(key)
         if runtime is None or len(runtime.loaded.blocks) <= highest:
@@ -82,7 +77,7 @@ def runtime_for(config: EncoderConfig, highest: int, rank: int | None = None) ->
             runtime = None  # the old copy goes before the new one comes
             if device.type == "cpu":
                 reuse_memory()
-            runtime = _runtimes[key] = Runtime(load_model(config, highest, device))
+            runtime = _runtimes[key] = Runtime(load_model(options, highest, device))
             # A scorer asks for the commit it was fitted on, where the user asked for a branch: the same model.
             _runtimes.setdefault((replace(key[0], revision=commit_of(runtime.loaded.version)), key[1]), runtime)
         return runtime

@@ -18,10 +18,11 @@ from datatrove.utils.typeshelper import StatHints
 
 from ..deciding.thresholds import Threshold, UnscorablePolicy
 from ..errors import ThresholdError
+from ..models.options import RunOptions, check_run_options
 from ..rows.formats import FormatLike, columns_of
 from ..scoring.artifact import read_config
 from ..scoring.columns import ISSUE, SCORE, TOKENS
-from ..scoring.scorer import LARFScorer, RunOptions
+from ..scoring.scorer import LARFScorer
 from .datatrove_rows import SHARD, row_of
 
 REASONS = ("larf_score", "larf_unscorable")
@@ -72,7 +73,7 @@ class LARFAnnotator(PipelineStep):
         self.format = format
         self.threads = threads
         self.counts = True
-        self.options = options
+        self.options = check_run_options(options)
 
     def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # noqa: ARG002
         """Yield every document, annotated."""

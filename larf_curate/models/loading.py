@@ -13,7 +13,7 @@ from .adapters import apply_adapter, has_tokenizer
 from .blocks import cut_config, keep_blocks, require_block
 from .devices import dtype_name, find_dtype
 from .locating import Source, locate
-from .options import DType, EncoderConfig
+from .options import DType, ModelOptions
 from .quantising import Quantised
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class LoadedModel:
         return self.quantised or dtype_name(self.dtype)
 
 
-def load_model(options: EncoderConfig, highest: int | None, device: torch.device) -> LoadedModel:
+def load_model(options: ModelOptions, highest: int | None, device: torch.device) -> LoadedModel:
     """Load the blocks 0 to `highest` and nothing above them; with None, the whole model with its language-model head.
 
     Raises:
@@ -79,7 +79,7 @@ def load_model(options: EncoderConfig, highest: int | None, device: torch.device
         raise _explained(error, options, source) from error
 
 
-def _explained(error: Exception, options: EncoderConfig, source: Source) -> LarfError:
+def _explained(error: Exception, options: ModelOptions, source: Source) -> LarfError:
     """Why loading failed, with the way out where there is one."""
     if "trust_remote_code" in str(error) and not options.trust_remote_code:
         return ModelError(
@@ -92,7 +92,7 @@ def _explained(error: Exception, options: EncoderConfig, source: Source) -> Larf
     return ModelError(f"{options.model} cannot be loaded: {one_line(error)}")
 
 
-def _load(options: EncoderConfig, source: Source, highest: int | None, device: torch.device) -> LoadedModel:
+def _load(options: ModelOptions, source: Source, highest: int | None, device: torch.device) -> LoadedModel:
     from transformers import AutoConfig
 
     arguments = {**source.arguments, "trust_remote_code": options.trust_remote_code}
@@ -153,7 +153,7 @@ def _read_weights(name: str, source: Source, with_head: bool, **arguments: Any) 
     return model
 
 
-def _load_tokenizer(options: EncoderConfig, source: Source, arguments: dict[str, Any]) -> Any:
+def _load_tokenizer(options: ModelOptions, source: Source, arguments: dict[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
     if source.adapter and has_tokenizer(source.adapter):

@@ -1,9 +1,16 @@
-"""What may be said of a model and of how it runs: each option is declared here, once."""
+"""What may be said of a model and of how it runs: each option is declared here, and nowhere else.
+
+`LARFScorer.fit`, `find_safety_layers`, the command line, recipes, fitted scorers, the digest by which scored shards are
+found again and docs/options.md all derive from `ModelOptions`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, TypedDict, get_args
+import reprlib
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, TypedDict, Unpack, cast, get_args, get_origin, get_type_hints
 
 from ..errors import ModelError
 from ..rows.rendering import Overflow
@@ -11,52 +18,256 @@ from ..rows.rendering import Overflow
 DType = Literal["auto", "float32", "bfloat16", "float16", "int8", "nf4"]
 
 
-class EncoderOptions(TypedDict, total=False):
-    """The keyword options of `LARFScorer.fit` that say how the model is loaded and run; see `EncoderConfig`."""
+@dataclass(frozen=True)
+class About:
+    """What is declared of an option beside its name, type and default.
 
-    revision: str | None
-    dtype: DType
-    device: str | None
-    max_tokens: int
-    overflow: Overflow
-    batch_tokens: int | None
-    chat_template: str | None
-    trust_remote_code: bool
+    Attributes:
+        help: one or two sentences, for the command line and the docs.
+        changes_scores: whether scores may differ with it. If not, scored shards are found again whatever it is, and a
+            published recipe leaves it out.
+        changes_model: whether another value needs another model in memory.
+        run_option: whether it may be given again where a fitted scorer is loaded; see `RunOptions`.
+        run_help: what it means there, if not the same.
+        minimum: the smallest number that it may be.
+    """
+
+    help: str
+    changes_scores: bool = True
+    changes_model: bool = True
+    run_option: bool = False
+    run_help: str = ""
+    minimum: int | None = None
+
+
+def _about(text: str, **facts: Any) -> dict[str, About]:
+    return {"about": About(text, **facts)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodingOptions:
+    """How a conversation becomes token ids and states: what a fitted scorer keeps, since its scores depend on it.
+
+    Raises:
+        ModelError: the value of an option is of another type, out of range, or none of those that there are.
+    """
+
+    dtype: DType = field(
+        default="auto",
+        metadata=_about(
+            "auto is bfloat16 on CUDA, else float32. int8 and nf4 quantise the linear layers to 8 and 4 bits, for "
+            "models that do not fit in memory; the rest is as with auto.",
+            run_option=True,
+            run_help="Another precision than the scorer was fitted in.",
+        ),
+    )
+    max_tokens: int = field(
+        default=4096, metadata=_about("Longer conversations are cut in the middle.", changes_model=False, minimum=16)
+    )
+    overflow: Overflow = field(
+        default="truncate",
+        metadata=_about("What happens to longer ones: cut, or left unscorable.", changes_model=False),
+    )
+    chat_template: str | None = field(
+        default=None, metadata=_about("Jinja template, or a file of one, in place of the tokenizer's own.")
+    )
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            if entry.name in OPTIONS:
+                OPTIONS[entry.name].check(getattr(self, entry.name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(EncodingOptions):
+    """Which model is loaded, and how it runs.
+
+    >>> ModelOptions("demo", max_tokens=8)
+    Traceback (most recent call last):
+        ...
+    larf_curate.errors.ModelError: max_tokens must be at least 16, not 8
+    """
+
+    model: str = field(
+        kw_only=False,
+        metadata=_about(
+            "demo, demo-aligned, a Hub id, a model directory, a GGUF file, or a PEFT adapter (directory or Hub id).",
+            run_option=True,
+            run_help="Where the scorer's model is on this machine.",
+        ),
+    )
+    revision: str | None = field(default=None, metadata=_about("Branch, tag or commit of a Hub id."))
+    device: str | None = field(
+        default=None,
+        metadata=_about(
+            "torch device; if not given CUDA, MPS or the CPU, the first that is there.",
+            changes_scores=False,
+            run_option=True,
+        ),
+    )
+    batch_tokens: int | None = field(
+        default=None,
+        metadata=_about(
+            "Tokens of one batch, with its padding; measured if not given.",
+            changes_scores=False,
+            changes_model=False,
+            run_option=True,
+            minimum=1,
+        ),
+    )
+    trust_remote_code: bool = field(
+        default=False,
+        metadata=_about("Run code that comes with the model. Never kept in a fitted scorer.", run_option=True),
+    )
+
+    @classmethod
+    def of(cls, model: str | Path, **options: Unpack[FitOptions]) -> ModelOptions:
+        """From what a user writes: the model as a path too, and the chat template as text or as a file of one.
+
+        Raises:
+            ModelError: a value is wrong, or the file of the chat template cannot be read.
+        """
+        checked = cls(str(model), **options)
+        return replace(checked, chat_template=_template_text(checked.chat_template))
+
+    def not_kept(self) -> RunOptions:
+        """Those that a fitted scorer does not keep, but that it goes on with in the process that fitted it."""
+        names = set(RUN_OPTIONS) - {"model", *(kept.name for kept in fields(EncodingOptions))}
+        return check_run_options({name: getattr(self, name) for name in names})
+
+    def loading_key(self) -> ModelOptions:
+        """With defaults for all that does not change what is loaded: equal if two can share one model in memory."""
+        return replace(self, **{o.name: o.default for o in OPTIONS.values() if not o.about.changes_model})
+
+    def __repr__(self) -> str:
+        """Short: options at their defaults are left out, and a chat template is cut."""
+        changed = {name: getattr(self, name) for name, option in FIT_OPTIONS.items()}
+        changed = {name: value for name, value in changed.items() if value != OPTIONS[name].default}
+        return f"ModelOptions({', '.join([repr(self.model), *(f'{n}={reprlib.repr(v)}' for n, v in changed.items())])})"
+
+
+def _template_text(template: str | None) -> str | None:
+    """Text as it is, or the text of the file that it names: a template without a brace would render nothing."""
+    if template is None or "{" in template:
+        return template
+    try:
+        return Path(template).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"chat template {template} cannot be read: {error.strerror}") from error
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
-    """How conversations become states.
+class Option:
+    """One option of `ModelOptions`.
 
     Attributes:
-        model: `demo`, a Hub id, a local directory, a GGUF file, or the directory or Hub id of a PEFT adapter.
-        revision: branch, tag or commit of a Hub id.
-        dtype: `auto` is bfloat16 on CUDA and float32 elsewhere. `int8` and `nf4` quantise the linear layers to 8 and 4
-            bits with bitsandbytes, for models that do not fit in memory; the rest of the model is as with `auto`.
-        device: a torch device; None takes CUDA, then MPS, then the CPU.
-        max_tokens: longer conversations lose their middle, or are unscorable under overflow="reject".
-        overflow: `truncate` or `reject`.
-        batch_tokens: tokens of one batch; None finds out what suits the model and the device (`tuning`).
-        chat_template: a Jinja template instead of the tokenizer's own; `LARFScorer.fit` also takes the path of one.
-        trust_remote_code: run code that comes with the model. Never stored in an artifact.
+        name: as an argument, and in a recipe.
+        type: as declared: a `Literal`, `bool`, `int` or `str`, or one of these or None.
+        default: None where there is none, or where something is found out.
+        required: whether it has to be given.
+        about: everything else.
     """
 
-    model: str
-    revision: str | None = None
-    dtype: DType = "auto"
-    device: str | None = None
-    max_tokens: int = 4096
-    overflow: Overflow = "truncate"
-    batch_tokens: int | None = None
-    chat_template: str | None = None
-    trust_remote_code: bool = False
+    name: str
+    type: Any
+    default: Any
+    required: bool
+    about: About
 
-    def __post_init__(self) -> None:
-        if self.dtype not in get_args(DType):
-            raise ModelError(f"dtype must be one of {', '.join(get_args(DType))}, not {self.dtype!r}")
-        if self.overflow not in ("truncate", "reject"):
-            raise ModelError(f"overflow must be truncate or reject, not {self.overflow!r}")
-        if self.max_tokens < 16:
-            raise ModelError(f"max_tokens must be at least 16, not {self.max_tokens}")
-        if self.batch_tokens is not None and self.batch_tokens < 1:
-            raise ModelError(f"batch_tokens must be positive, not {self.batch_tokens}")
+    @property
+    def flag(self) -> str:
+        """As the command line has it."""
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def kind(self) -> Any:
+        """The type without None."""
+        either = get_args(self.type)
+        return either[0] if type(None) in either else self.type
+
+    def check(self, value: object) -> None:
+        """Refuse a wrong value.
+
+        Raises:
+            ModelError: names the option, what it may be, and the value.
+        """
+        if value is None and self.kind is not self.type:
+            return
+        wanted = ""
+        if get_origin(self.kind) is Literal:
+            choices = get_args(self.kind)
+            wanted = "" if value in choices else f"{', '.join(choices[:-1])} or {choices[-1]}"
+        elif not isinstance(value, self.kind) or (self.kind is int and isinstance(value, bool)):
+            wanted = {bool: "True or False", int: "a whole number", str: "text"}[self.kind]
+        elif isinstance(value, int) and self.about.minimum is not None and value < self.about.minimum:
+            wanted = f"at least {self.about.minimum}"
+        elif isinstance(value, str) and not value.strip():
+            wanted = "text that is not blank"
+        if wanted:
+            raise ModelError(f"{self.name} must be {wanted}, not {value!r}")
+
+
+def _declared() -> dict[str, Option]:
+    types = get_type_hints(ModelOptions)
+    return {
+        entry.name: Option(
+            entry.name,
+            types[entry.name],
+            None if entry.default is MISSING else entry.default,
+            entry.default is MISSING,
+            entry.metadata["about"],
+        )
+        for entry in fields(ModelOptions)
+    }
+
+
+# Written out, since a type checker cannot derive them; tests/models/test_options.py holds them to the declaration -----
+
+
+class _FitOrRun(TypedDict, total=False):
+    device: str | None
+    batch_tokens: int | None
+    trust_remote_code: bool
+
+
+class FitOptions(_FitOrRun, total=False):
+    """The options of `LARFScorer.fit` and `find_safety_layers`: all of `ModelOptions` but the model."""
+
+    revision: str | None
+    dtype: DType
+    max_tokens: int
+    overflow: Overflow
+    chat_template: str | None
+
+
+class RunOptions(_FitOrRun, total=False):
+    """The options that may be given again where a fitted scorer is loaded; one that is None stays as it was fitted.
+
+    `model` is where the same weights are on this machine; for the others see `ModelOptions`.
+    """
+
+    model: str | None
+    dtype: DType | None
+
+
+OPTIONS: Mapping[str, Option] = _declared()
+FIT_OPTIONS: Mapping[str, Option] = {name: option for name, option in OPTIONS.items() if name != "model"}
+RUN_OPTIONS: Mapping[str, Option] = {name: option for name, option in OPTIONS.items() if option.about.run_option}
+
+
+def check_run_options(options: Mapping[str, object]) -> RunOptions:
+    """Those of the options that are given, in one order: they are part of a scorer's hash.
+
+    >>> check_run_options({"device": None, "batch_tokens": 4096})
+    {'batch_tokens': 4096}
+
+    Raises:
+        TypeError: there is no such option.
+        ModelError: a value is wrong.
+    """
+    if unknown := sorted(set(options) - set(RUN_OPTIONS)):
+        raise TypeError(f"unknown option {', '.join(unknown)}; known: {', '.join(RUN_OPTIONS)}")
+    given = {name: value for name, value in sorted(options.items()) if value is not None and value is not False}
+    for name, value in given.items():
+        RUN_OPTIONS[name].check(value)
+    return cast("RunOptions", given)

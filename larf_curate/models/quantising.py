@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from .locating import Source
-    from .options import DType, EncoderConfig
+    from .options import DType, ModelOptions
 
 Quantised = Literal["int8", "nf4"]
 _DEVICES = ("cuda", "xpu", "cpu")  # on MPS, bitsandbytes downloads its kernels from the Hub, or is very slow
@@ -38,7 +38,7 @@ def require_support(dtype: DType, device: torch.device) -> None:
 
 
 def loading_arguments(
-    options: EncoderConfig, source: Source, config: Any, device: torch.device, arithmetic: torch.dtype
+    options: ModelOptions, source: Source, config: Any, device: torch.device, arithmetic: torch.dtype
 ) -> dict[str, Any]:
     """Further arguments of `from_pretrained` where weights are quantised: made on their device, they stay there.
 

@@ -37,7 +37,7 @@ def shape_of(model: str, revision: str | None, highest: int | None, *, trust_rem
     """The shape of a model that is not loaded: its config is read, its weights are not.
 
     Args:
-        model, revision, trust_remote_code: see `EncoderConfig`.
+        model, revision, trust_remote_code: see `ModelOptions`.
         highest: the highest block asked for, from 0; None means the model's last one.
 
     Raises:

@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from ..deciding.layout import RECIPE, without_directories
+from ..models.options import OPTIONS
 from .build_report import build_report
 from .card import HOME, CardRequest
 from .excerpts import highest
@@ -74,5 +75,6 @@ def public_recipe(recipe: str) -> str:
     """What decides the result. Where it ran (executor, devices) does not, and may hold what is nobody's business."""
     said = yaml.safe_load(recipe)
     kept = {name: said[name] for name in ("source", "scorer", "threshold", "output") if name in said}
-    kept["scorer"] = {name: value for name, value in kept["scorer"].items() if name not in ("device", "batch_tokens")}
+    elsewhere = {option.name for option in OPTIONS.values() if not option.about.changes_scores}
+    kept["scorer"] = {name: value for name, value in kept["scorer"].items() if name not in elsewhere}
     return str(yaml.safe_dump(without_directories(kept), sort_keys=False, allow_unicode=False))

@@ -93,7 +93,7 @@ class ScorerSection(_Section):
     """How rows are scored: `from` a fitted scorer, or by one fitted now on `model` at `layer`.
 
     `layer: auto` searches the model first, once; see `find_safety_layers`. With `from`, `model` says where the same
-    weights lie on this machine. See `LARFScorer.fit` and `EncoderConfig`.
+    weights lie on this machine. See `LARFScorer.fit` and `ModelOptions`.
     """
 
     from_: Text | None = Field(None, alias="from")

@@ -21,6 +21,7 @@ from ..deciding.thresholds import Rule, UnscorablePolicy
 from ..engines.datatrove_steps import LARFAnnotator
 from ..errors import DataError, LarfError, OutputError, one_line
 from ..models.locating import locate
+from ..models.options import OPTIONS
 from ..progress import progress, say
 from ..rows.formats import resolve_format
 from ..scoring.artifact import CONFIG, read_artifact, read_config, write_artifact
@@ -165,9 +166,10 @@ def _digest_of_scorer(request: RunRequest) -> str:
         return hashlib.sha256(read_config(request.scorer, request.revision)).hexdigest()[:16]
     fit = request.fit
     pairs = choose_references(*(fit.get(name) for name in ("references", "unsafe", "safe")))
-    said = {name: value for name, value in fit.items() if name not in ("references", "unsafe", "safe", "batch_tokens")}
+    without = {"references", "unsafe", "safe", *(o.name for o in OPTIONS.values() if not o.about.changes_scores)}
+    decisive = {name: value for name, value in fit.items() if name not in without}
     version = locate(fit["model"], fit.get("revision")).version
-    return digest_of([said, _file_state(fit.get("chat_template")), version, pairs.digest, VERSION])[:16]
+    return digest_of([decisive, _file_state(fit.get("chat_template")), version, pairs.digest, VERSION])[:16]
 
 
 def _copy_scorer(request: RunRequest, place: Path) -> None:

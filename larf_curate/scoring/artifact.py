@@ -6,7 +6,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,7 @@ from ..errors import OutputError, ScorerError
 from ..hub import hub_errors
 from ..models.demo import NAME as DEMO
 from ..models.locating import commit_of
-from ..models.options import DType
-from ..rows.rendering import Overflow
+from ..models.options import EncodingOptions, ModelOptions, RunOptions
 from .formulas import VERSION, Formula
 from .layer_search.profile import LayerProfile
 
@@ -31,15 +30,16 @@ Tensors = dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class ScorerSpec:
+class ScorerSpec(EncodingOptions):
     """All of a fitted scorer that is not an array.
+
+    It keeps the `EncodingOptions` that it was fitted with: dtype, max_tokens, overflow, chat_template.
 
     Attributes:
         model, version: the model's name and the commit (or digest) of its weights.
         layers: blocks read; `blocks` is how many the model has.
         formula, formula_version, top_k, rank: how states become a score.
-        dtype, max_tokens, overflow: how conversations become states.
-        chat_template, template_digest: the user's own template if there is one, and the sha256 of the one used.
+        template_digest: sha256 of the chat template that was used, the user's own or the tokenizer's.
         references: name, digest, counts, linter figures and findings.
         separation: AUC of the score on pairs it was not fitted on, their number, and how they were chosen.
         quantiles: of the scores of the unsafe and safe references at 0, 5, 25, 50, 75, 95 and 100%.
@@ -54,10 +54,6 @@ class ScorerSpec:
     formula: Formula
     top_k: int | None
     rank: int
-    dtype: DType
-    max_tokens: int
-    overflow: Overflow
-    chat_template: str | None
     template_digest: str
     references: Mapping[str, Any]
     separation: Mapping[str, Any]
@@ -71,6 +67,13 @@ class ScorerSpec:
     def commit(self) -> str | None:
         """The Hub's commit of the model, or of the adapter if there is one; None where `version` is a local digest."""
         return commit_of(self.version) if self.model != DEMO else None
+
+    def model_options(self, run: RunOptions) -> ModelOptions:
+        """How to load the model again: as it was fitted, but for the options that are given now."""
+        kept = {option.name: getattr(self, option.name) for option in fields(EncodingOptions)}
+        moved = "model" in run
+        where = {"model": self.model, "revision": None if moved else self.commit}
+        return ModelOptions(**{**kept, **where, **run})
 
     def summary(self) -> str:
         """A few lines: model, layers, formula, separation, and what the linter found."""
@@ -105,7 +108,7 @@ class ScorerSpec:
                     f"{where} was written by another version (format {fields['format_version']}, formula "
                     f"{fields['formula_version']}; this one reads {FORMAT_VERSION} and {VERSION}): fit it again"
                 )
-            for number in ("blocks", "hidden_size", "rank", "max_tokens"):
+            for number in ("blocks", "hidden_size", "rank"):
                 if type(fields[number]) is not int:
                     raise TypeError(f"{number} is {fields[number]!r}")
             return cls(**{**fields, "layers": tuple(map(int, fields["layers"]))})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..encoding.encoder import Encoder, get_encoder
 from ..errors import ModelError, ReferencesError, Unscorable
-from ..models.options import EncoderConfig
+from ..models.options import ModelOptions
 from ..progress import progress
 from ..rows.formats import resolve_format
 from ..rows.turns import Conversation
@@ -33,7 +32,7 @@ CHECK = Conversation(
 
 
 def fit_references(
-    config: EncoderConfig,
+    options: ModelOptions,
     layers: tuple[int, ...],
     references: ReferenceSet,
     formula: Formula,
@@ -49,13 +48,13 @@ def fit_references(
     _check(formula, top_k, rank, references)
     if not layers or len(set(layers)) != len(layers) or not all(type(i) is int and i >= 0 for i in layers):
         raise ModelError(f"layer must be a block of 0 or more, or several different ones, not {list(layers)}")
-    encoder = get_encoder(config, max(layers))
+    encoder = get_encoder(options, max(layers))
     states = _encode(encoder, references, layers)
     fitted = FittedFormula(formula, states["unsafe"], states["safe"], top_k, rank)
     quantiles = {side: np.quantile(fitted.score(states[side])[0], QUANTILES) for side in ("unsafe", "safe")}
     packages = ["larf-curate", "torch", "transformers"] + ["bitsandbytes"] * (encoder.loaded.quantised is not None)
     spec = ScorerSpec(
-        model=config.model,
+        model=options.model,
         version=encoder.loaded.version,
         layers=layers,
         blocks=encoder.loaded.total_blocks,
@@ -65,8 +64,8 @@ def fit_references(
         rank=rank,
         dtype=encoder.loaded.dtype_name,
         max_tokens=encoder.renderer.max_tokens,
-        overflow=config.overflow,
-        chat_template=config.chat_template,
+        overflow=options.overflow,
+        chat_template=options.chat_template,
         template_digest=encoder.renderer.template_digest,
         references=_describe(references),
         separation=_separation(states, fitted, formula, top_k, rank),
@@ -166,20 +165,6 @@ def _describe(references: ReferenceSet) -> dict[str, Any]:
         "figures": dict(report.figures),
         "findings": [str(finding) for finding in report.findings],
     }
-
-
-def template_text(template: str | None) -> str | None:
-    """A chat template given as text, or read from the file it names: text without a brace would render nothing.
-
-    Raises:
-        ModelError: the file cannot be read.
-    """
-    if template is None or "{" in template:
-        return template
-    try:
-        return Path(template).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ModelError(f"chat template {template} cannot be read: {error.strerror}") from error
 
 
 def sample_rows() -> list[dict[str, str]]:

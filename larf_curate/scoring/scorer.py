@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -20,13 +20,13 @@ from ..encoding.encoder import Encoder, States, get_encoder
 from ..encoding.threads import ahead
 from ..errors import Issue, ModelError, RowFormatError, ScorerError, Unscorable
 from ..models.loading import LoadedModel
-from ..models.options import DType, EncoderConfig, EncoderOptions
+from ..models.options import FitOptions, ModelOptions, RunOptions, check_run_options
 from ..progress import progress as show_progress
 from ..rows.conversions import Row
 from ..rows.formats import FORMATS, FormatLike, RowFormat, columns_of, resolve_format
 from .artifact import ScorerSpec, Tensors, read_artifact, write_artifact
 from .columns import Scores, TypedColumn, is_batch, is_lazy, larf_schema, read_column
-from .fitting import CHECK, fit_references, template_text
+from .fitting import CHECK, fit_references
 from .formulas import FittedFormula, Formula, normalise
 from .layer_search.search import safety_layer
 from .model_card import MARK, README, render_model_card
@@ -41,20 +41,6 @@ _PART = 256
 """Rows encoded together while the next ones are rendered; enough to find others of equal length among them."""
 _marks: WeakKeyDictionary[LoadedModel, set[str]] = WeakKeyDictionary()
 """For each model in memory, marks of the scorers that were found to be fitted on it."""
-
-
-class RunOptions(TypedDict, total=False):
-    """What changes how a scorer runs, but not what it says.
-
-    `model`: where the same weights lie on this machine; `device`, `dtype`, `batch_tokens`, `trust_remote_code`: see
-    `EncoderConfig`.
-    """
-
-    model: str | None
-    device: str | None
-    dtype: DType | None
-    batch_tokens: int | None
-    trust_remote_code: bool
 
 
 class LARFScorer:
@@ -80,8 +66,7 @@ class LARFScorer:
         self.spec = spec
         self.format: FormatLike = form
         self._tensors = tensors
-        given = {name: value for name, value in sorted((options or {}).items()) if value}
-        self._options = cast("RunOptions", given)  # one spelling of what is not given: it is part of the hash
+        self._options = check_run_options(options or {})
 
     # Making one -------------------------------------------------------------------------------------------------------
 
@@ -97,7 +82,7 @@ class LARFScorer:
         formula: Formula = "larf",
         top_k: int | None = None,
         rank: int = 16,
-        **options: Unpack[EncoderOptions],
+        **options: Unpack[FitOptions],
     ) -> LARFScorer:
         """Encode the references at the chosen blocks, and print how well they separate pairs not fitted on.
 
@@ -110,15 +95,15 @@ class LARFScorer:
             formula: `larf`, or `subspace`.
             top_k: for `larf`, how many of the most telling pairs count for a row; None takes all of them.
             rank: for `subspace`, the directions kept a side.
-            **options: how the model is loaded and run; see `EncoderConfig`.
+            **options: how the model is loaded and run; see `ModelOptions`.
 
         Raises:
-            ModelError: the model cannot be used, or has no such block, or `auto` finds none that stands out.
+            ModelError: an option is wrong, the model cannot be used or has no such block, or `auto` finds none that
+                stands out.
             ReferencesError: the references cannot be read, do not pair, or do not suit the formula.
         """
         pairs = choose_references(references, unsafe, safe)
-        options["chat_template"] = template_text(options.get("chat_template"))
-        config = EncoderConfig(str(model), **options)
+        chosen = ModelOptions.of(model, **options)
         search, layers = None, tuple[int, ...]()
         if isinstance(layer, str):
             if layer != "auto":
@@ -127,15 +112,10 @@ class LARFScorer:
             layers = (best,)
         else:
             layers = (layer,) if isinstance(layer, int) else tuple(layer)
-        spec, tensors = fit_references(config, layers, pairs, formula, top_k, rank)
+        spec, tensors = fit_references(chosen, layers, pairs, formula, top_k, rank)
         if search is not None:
             spec = replace(spec, search=search.without_decisions())
-        run: RunOptions = {
-            "device": config.device,
-            "batch_tokens": config.batch_tokens,
-            "trust_remote_code": config.trust_remote_code,
-        }
-        scorer = cls(spec, tensors, options=run)
+        scorer = cls(spec, tensors, options=chosen.not_kept())
         print(scorer.summary(), file=sys.stderr)
         return scorer
 
@@ -202,9 +182,8 @@ class LARFScorer:
 
         Raises:
             RowFormatError: no format has that name.
+            ModelError: the value of an option is wrong.
         """
-        if unknown := sorted(set(options) - set(RunOptions.__annotations__)):
-            raise TypeError(f"unknown option {', '.join(unknown)}; known: {', '.join(RunOptions.__annotations__)}")
         if isinstance(format, str):  # a wrong name is told here, not in the middle of a run
             known = FORMATS.get(format, FORMATS["messages"])
             resolve_format(format, known.required)
@@ -358,20 +337,7 @@ class LARFScorer:
         return FittedFormula(spec.formula, self._tensors["unsafe"], self._tensors["safe"], spec.top_k, spec.rank)
 
     def _encoder(self, rank: int | None = None) -> Encoder:
-        spec, options = self.spec, self._options
-        moved = options.get("model")
-        config = EncoderConfig(
-            model=moved or spec.model,
-            revision=None if moved else spec.commit,
-            dtype=options.get("dtype") or spec.dtype,
-            device=options.get("device"),
-            max_tokens=spec.max_tokens,
-            overflow=spec.overflow,
-            batch_tokens=options.get("batch_tokens"),
-            chat_template=spec.chat_template,
-            trust_remote_code=options.get("trust_remote_code", False),
-        )
-        encoder = get_encoder(config, max(self.layers), rank)
+        encoder = get_encoder(self.spec.model_options(self._options), max(self.layers), rank)
         marks = _marks.setdefault(encoder.loaded, set())
         if self._mark not in marks:
             self._check(encoder)

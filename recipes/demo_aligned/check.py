@@ -30,7 +30,7 @@ from train import Example, loss_of, prompt_ids
 
 from larf_curate.answering.generating import Answerer
 from larf_curate.models.loading import load_model
-from larf_curate.models.options import EncoderConfig
+from larf_curate.models.options import ModelOptions
 from larf_curate.rows.wording import refuses, settled
 from larf_curate.scoring.references import ReferenceSet
 
@@ -63,7 +63,7 @@ def main() -> None:
     parse.add_argument("--steps", type=int, default=3, help="pairs on which steps are really taken")
     parse.add_argument("--answer-tokens", type=int, default=32, help="of each pair's answers")
     chosen = parse.parse_args()
-    loaded = load_model(EncoderConfig(chosen.adapter, device="cpu"), None, torch.device("cpu"))
+    loaded = load_model(ModelOptions(chosen.adapter, device="cpu"), None, torch.device("cpu"))
     model, tokenizer = loaded.model, loaded.tokenizer
 
     rows = held_out_rows()

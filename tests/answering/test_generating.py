@@ -23,7 +23,7 @@ from transformers import (
 from larf_curate.answering.generating import Answerer, scaled
 from larf_curate.errors import ModelError
 from larf_curate.models.loading import LoadedModel, load_model
-from larf_curate.models.options import EncoderConfig
+from larf_curate.models.options import ModelOptions
 
 CONFIGS: dict[str, Any] = {
     "llama": LlamaConfig(**SIZES),
@@ -50,7 +50,7 @@ def architecture(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="module")
 def loaded(architecture: tuple[str, Path]) -> LoadedModel:
-    return load_model(EncoderConfig(str(architecture[1]), device="cpu"), None, torch.device("cpu"))
+    return load_model(ModelOptions(str(architecture[1]), device="cpu"), None, torch.device("cpu"))
 
 
 def prompt_ids(tokenizer: Any) -> list[list[int]]:
@@ -112,7 +112,7 @@ def test_quantised_layers_are_scaled_like_the_weights_they_stand_for(
         config = peft.LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
         adapted = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(wide_model, dtype=torch.float32), config)
         adapted.save_pretrained(home := tmp_path)
-    loaded = load_model(EncoderConfig(str(home), dtype=dtype), None, torch.device("cpu"))
+    loaded = load_model(ModelOptions(str(home), dtype=dtype), None, torch.device("cpu"))
     block = loaded.blocks[2]
     layers = {name: getattr(block.mlp, name) for name in ("up_proj", "down_proj")} | {"q_proj": block.self_attn.q_proj}
     states = {name: torch.randn(3, layer.in_features) for name, layer in layers.items()}
@@ -134,7 +134,7 @@ def test_quantised_layers_are_scaled_like_the_weights_they_stand_for(
 
 def test_a_bias_is_not_scaled_with_quantised_weights(wide_model: Path, tmp_path: Path) -> None:
     make_model(tmp_path, LlamaConfig(**WIDE, attention_bias=True))
-    loaded = load_model(EncoderConfig(str(tmp_path), dtype="nf4"), 1, torch.device("cpu"))
+    loaded = load_model(ModelOptions(str(tmp_path), dtype="nf4"), 1, torch.device("cpu"))
     layer = loaded.blocks[1].self_attn.q_proj
     states = torch.randn(3, layer.in_features)
     with torch.inference_mode():
@@ -150,7 +150,7 @@ def test_a_block_without_weights_that_are_known_is_not_searched() -> None:
 
 
 def test_an_answer_ends_when_it_has_been_seen_enough_of(tiny_model: Path) -> None:
-    loaded = load_model(EncoderConfig(str(tiny_model), device="cpu"), None, torch.device("cpu"))
+    loaded = load_model(ModelOptions(str(tiny_model), device="cpu"), None, torch.device("cpu"))
     answerer = Answerer(loaded, prompt_ids(loaded.tokenizer), TOKENS)
     whole = answerer.answers()
     seen: list[int] = []
@@ -164,7 +164,7 @@ def test_an_answer_ends_when_it_has_been_seen_enough_of(tiny_model: Path) -> Non
 
 
 def test_what_lies_below_a_block_is_not_run_again(tiny_model: Path) -> None:
-    loaded = load_model(EncoderConfig(str(tiny_model), device="cpu"), None, torch.device("cpu"))
+    loaded = load_model(ModelOptions(str(tiny_model), device="cpu"), None, torch.device("cpu"))
     ids = prompt_ids(loaded.tokenizer)
     answerer = Answerer(loaded, ids, 1)  # one token comes out of reading the prompts alone
     rows: list[tuple[int, int]] = []
@@ -187,7 +187,7 @@ def prompt_own(ids: list[list[int]]) -> list[list[int]]:
 
 @pytest.mark.parametrize("how", ["no error", "error", "interrupted", "interrupted while restoring"])
 def test_weights_are_the_same_bytes_afterwards(tiny_model: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    block = copy.deepcopy(load_model(EncoderConfig(str(tiny_model)), None, torch.device("cpu")).blocks[2])
+    block = copy.deepcopy(load_model(ModelOptions(str(tiny_model)), None, torch.device("cpu")).blocks[2])
     before = {name: parameter.clone() for name, parameter in block.named_parameters()}
     places = {name: parameter.data_ptr() for name, parameter in block.named_parameters()}
     raised = {"no error": None, "error": RuntimeError, "interrupted": KeyboardInterrupt}.get(how, KeyboardInterrupt)

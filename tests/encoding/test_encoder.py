@@ -20,7 +20,7 @@ from larf_curate.encoding.padding import PaddedPass
 from larf_curate.encoding.runtime import Runtime, unload_models
 from larf_curate.errors import Issue, ModelError
 from larf_curate.models.loading import LoadedModel, load_model
-from larf_curate.models.options import EncoderConfig
+from larf_curate.models.options import ModelOptions
 from larf_curate.rows.rendering import Renderer
 from larf_curate.rows.turns import Conversation
 
@@ -117,7 +117,7 @@ def encoder_of(
     **options: Any,
 ) -> Encoder:
     """An encoder on a model of its own; `forward` makes its pass, else the fastest that suits the model is found."""
-    config = EncoderConfig(str(directory), device="cpu", **options)
+    config = ModelOptions(str(directory), device="cpu", **options)
     loaded = load_model(config, highest, CPU)
     return Encoder(config, Runtime(loaded, forward(loaded) if forward else None))
 
@@ -411,24 +411,24 @@ def test_what_pads_hold_reaches_no_row(tiny_model: Path, llama_states: np.ndarra
 
 def test_how_a_model_is_used_does_not_load_it_again(tiny_model: Path) -> None:
     name = str(tiny_model)
-    first = get_encoder(EncoderConfig(name), 3)
+    first = get_encoder(ModelOptions(name), 3)
     for options in ({"batch_tokens": 7}, {"max_tokens": 64}, {"overflow": "reject"}, {"device": "cpu"}):
-        other = get_encoder(EncoderConfig(name, **options), 3)
+        other = get_encoder(ModelOptions(name, **options), 3)
         assert other.loaded is first.loaded
-    assert get_encoder(EncoderConfig(name), 0).loaded is first.loaded
-    changed = get_encoder(EncoderConfig(name, batch_tokens=7, max_tokens=64, overflow="reject"), 3)
+    assert get_encoder(ModelOptions(name), 0).loaded is first.loaded
+    changed = get_encoder(ModelOptions(name, batch_tokens=7, max_tokens=64, overflow="reject"), 3)
     assert (changed.batch_tokens, changed.renderer.max_tokens, changed.renderer.overflow) == (7, 64, "reject")
-    assert get_encoder(EncoderConfig(name, dtype="bfloat16"), 3).loaded is not first.loaded
+    assert get_encoder(ModelOptions(name, dtype="bfloat16"), 3).loaded is not first.loaded
 
 
 def test_the_dtype_that_auto_means_does_not_load_the_model_again(tiny_model: Path) -> None:
     """A fitted scorer says float32 where the one who fitted it said auto."""
-    auto = get_encoder(EncoderConfig(str(tiny_model), device="cpu"), 3)
-    assert get_encoder(EncoderConfig(str(tiny_model), device="cpu", dtype="float32"), 3).loaded is auto.loaded
+    auto = get_encoder(ModelOptions(str(tiny_model), device="cpu"), 3)
+    assert get_encoder(ModelOptions(str(tiny_model), device="cpu", dtype="float32"), 3).loaded is auto.loaded
 
 
 def test_a_higher_layer_loads_more_blocks(tiny_model: Path, llama_states: np.ndarray) -> None:
-    config = EncoderConfig(str(tiny_model), device="cpu")
+    config = ModelOptions(str(tiny_model), device="cpu")
     low = get_encoder(config, 1)
     high = get_encoder(config, 4)
     assert (len(low.loaded.blocks), len(high.loaded.blocks)) == (2, 5)
@@ -438,7 +438,7 @@ def test_a_higher_layer_loads_more_blocks(tiny_model: Path, llama_states: np.nda
 
 
 def test_a_layer_out_of_range_is_refused_before_and_after_loading(tiny_model: Path) -> None:
-    config = EncoderConfig(str(tiny_model), device="cpu")
+    config = ModelOptions(str(tiny_model), device="cpu")
     for highest in (BLOCKS, BLOCKS - 1, BLOCKS):
         if highest < BLOCKS:
             get_encoder(config, highest)
@@ -448,14 +448,14 @@ def test_a_layer_out_of_range_is_refused_before_and_after_loading(tiny_model: Pa
 
 
 def test_unloaded_models_are_loaded_afresh(tiny_model: Path) -> None:
-    config = EncoderConfig(str(tiny_model))
+    config = ModelOptions(str(tiny_model))
     first = get_encoder(config, 1).loaded
     unload_models()
     assert get_encoder(config, 1).loaded is not first
 
 
 def test_a_model_s_own_limit_of_positions_is_kept(tiny_model: Path) -> None:
-    assert get_encoder(EncoderConfig(str(tiny_model), max_tokens=4096), 1).renderer.max_tokens == 512
+    assert get_encoder(ModelOptions(str(tiny_model), max_tokens=4096), 1).renderer.max_tokens == 512
 
 
 def encode_in_fork(work: Callable[[], States]) -> np.ndarray:
@@ -477,7 +477,7 @@ def encode_in_fork(work: Callable[[], States]) -> np.ndarray:
 def test_a_forked_process_encodes_after_its_parent_has(
     tiny_model: Path, llama_states: np.ndarray, unloaded: bool
 ) -> None:
-    config = EncoderConfig(str(tiny_model), device="cpu")
+    config = ModelOptions(str(tiny_model), device="cpu")
     threads = torch.get_num_threads()
     torch.set_num_threads(2)  # a pool of threads, which no fork survives
     try:

@@ -31,7 +31,7 @@ from larf_curate.encoding.encoder import Encoder
 from larf_curate.encoding.packing import PackedPass
 from larf_curate.encoding.padding import PaddedPass
 from larf_curate.encoding.runtime import Runtime
-from larf_curate.models.options import EncoderConfig
+from larf_curate.models.options import ModelOptions
 
 BEGINNING = [7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24]
 ROWS = [[*BEGINNING, *own] for own in ([30], [31, 32], [33, 34, 35], [40, 41, 42], list(range(50, 90)))]
@@ -122,7 +122,7 @@ def test_lean_blocks_that_are_wrong_are_not_used(tiny_model: Path, fault: str, m
     found = encoder.encode(ROWS, LAYERS).values
     assert is_packed(encoder)
     assert not has_lean_blocks(encoder)
-    encoder = Encoder(EncoderConfig("the same"), Runtime(encoder.loaded, PaddedPass(encoder.loaded)))
+    encoder = Encoder(ModelOptions("the same"), Runtime(encoder.loaded, PaddedPass(encoder.loaded)))
     assert_equal_states(found, encoder.encode(ROWS, LAYERS).values)
 
 

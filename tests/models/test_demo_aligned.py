@@ -16,7 +16,7 @@ from larf_curate.answering.generating import Answerer
 from larf_curate.models import demo
 from larf_curate.models.loading import load_model
 from larf_curate.models.locating import locate
-from larf_curate.models.options import EncoderConfig
+from larf_curate.models.options import ModelOptions
 from larf_curate.rows.rendering import Renderer
 from larf_curate.rows.wording import refuses, settled
 from larf_curate.scoring.layer_search.search import find_safety_layers, over_rejection_prompts
@@ -53,7 +53,7 @@ def test_it_is_small_and_plain() -> None:
 
 def test_it_refuses_harmful_requests_and_few_others() -> None:
     """On every third held-out prompt; recipes/demo_aligned/check.py asks them all."""
-    loaded = load_model(EncoderConfig(demo.ALIGNED, device="cpu"), None, torch.device("cpu"))
+    loaded = load_model(ModelOptions(demo.ALIGNED, device="cpu"), None, torch.device("cpu"))
     rows, renderer = held_out_rows()[::3], Renderer(loaded.tokenizer, 4096)
 
     answerer = Answerer(loaded, [renderer.render_prompt(row.prompt) for row in rows])

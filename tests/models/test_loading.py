@@ -27,7 +27,7 @@ from larf_curate.models.blocks import find_blocks
 from larf_curate.models.devices import find_device, find_dtype
 from larf_curate.models.loading import LoadedModel, load_model
 from larf_curate.models.locating import local_version
-from larf_curate.models.options import EncoderConfig
+from larf_curate.models.options import ModelOptions
 from larf_curate.models.shape import shape_of
 
 CPU = torch.device("cpu")
@@ -37,12 +37,12 @@ WEIGHTS = "model.safetensors"
 
 
 def load(model: Path | str, highest: int, **options: Any) -> LoadedModel:
-    return load_model(EncoderConfig(str(model), **options), highest, CPU)
+    return load_model(ModelOptions(str(model), **options), highest, CPU)
 
 
 def states(model: Path | str, layers: list[int], **options: Any) -> np.ndarray:
     loaded = load(model, max(layers), **options)
-    values: np.ndarray = Encoder(EncoderConfig(str(model)), Runtime(loaded)).encode(ROWS, layers).values
+    values: np.ndarray = Encoder(ModelOptions(str(model)), Runtime(loaded)).encode(ROWS, layers).values
     return values
 
 
@@ -91,7 +91,7 @@ def without(directory: Path, prefix: str) -> list[str]:
 )
 def test_a_wrong_setting_is_named_with_its_value(option: str, value: object) -> None:
     with pytest.raises(ModelError, match=rf"{option} must be .*not '?{value}"):
-        EncoderConfig("m", **{option: value})
+        ModelOptions("m", **{option: value})
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:7", "nonsense", "cpu:x"])
@@ -294,10 +294,10 @@ def test_code_that_comes_with_a_model_does_not_run_unasked(copy: Path, tmp_path:
 
 def test_a_chat_template_given_replaces_the_tokenizer_s(tmp_path: Path) -> None:
     make_model(tmp_path, template=None)
-    config = EncoderConfig(str(tmp_path))
+    config = ModelOptions(str(tmp_path))
     with pytest.raises(ModelError, match=r"no chat template.*--chat-template"):
         Encoder(config, Runtime(load_model(config, 0, CPU)))
-    given = EncoderConfig(str(tmp_path), chat_template=CHATML)
+    given = ModelOptions(str(tmp_path), chat_template=CHATML)
     encoder = Encoder(given, Runtime(load_model(given, 0, CPU)))
     text = encoder.loaded.tokenizer.apply_chat_template([{"role": "user", "content": "hello"}], tokenize=False)
     assert text == "<|im_start|>user\nhello<|im_end|>\n"
@@ -524,7 +524,7 @@ from larf_curate.encoding.encoder import Encoder
 from larf_curate.encoding.runtime import Runtime
 from larf_curate.models.devices import find_device
 from larf_curate.models.loading import load_model
-from larf_curate.models.options import EncoderConfig
+from larf_curate.models.options import ModelOptions
 from larf_curate.errors import LarfError
 
 outcomes = []
@@ -533,7 +533,7 @@ for case in json.load(sys.stdin):
         os.environ.pop("HF_TOKEN", None)
     layers = case.pop("layers", [0])
     try:
-        config = EncoderConfig(**case)
+        config = ModelOptions(**case)
         loaded = load_model(config, max(layers), find_device("cpu"))
         values = Encoder(config, Runtime(loaded)).encode(ROWS, layers).values
         outcomes.append({"states": values.tolist(), "version": loaded.version})
@@ -718,7 +718,7 @@ def test_states_in_int8_are_near_those_of_the_rounded_weights(wide_model: Path) 
 @QUANTISING
 def test_a_state_does_not_hang_on_its_batch(wide_model: Path, dtype: Any) -> None:
     """As it would with LLM.int8's outliers, which are looked for in a whole batch."""
-    config = EncoderConfig(str(wide_model), dtype=dtype)
+    config = ModelOptions(str(wide_model), dtype=dtype)
     loaded = load_model(config, 3, CPU)
     with torch.no_grad():
         loaded.blocks[1].input_layernorm.weight *= 3  # outliers (above 6) in columns that differ from row to row
@@ -734,8 +734,8 @@ def test_quantised_loading_and_running_say_nothing(wide_model: Path, dtype: str)
     program = (
         "import sys\n"
         "from larf_curate.encoding.encoder import get_encoder\n"
-        "from larf_curate.models.options import EncoderConfig\n"
-        "encoder = get_encoder(EncoderConfig(sys.argv[1], dtype=sys.argv[2], device='cpu'), 1)\n"
+        "from larf_curate.models.options import ModelOptions\n"
+        "encoder = get_encoder(ModelOptions(sys.argv[1], dtype=sys.argv[2], device='cpu'), 1)\n"
         "encoder.encode([[5, 6, 7], [8]], [1])\n"
     )
     done = subprocess.run(
@@ -745,9 +745,9 @@ def test_quantised_loading_and_running_say_nothing(wide_model: Path, dtype: str)
 
 
 def test_each_dtype_is_a_model_of_its_own(wide_model: Path) -> None:
-    found = [get_encoder(EncoderConfig(str(wide_model), dtype=d, device="cpu"), 1) for d in ("auto", "int8", "nf4")]
+    found = [get_encoder(ModelOptions(str(wide_model), dtype=d, device="cpu"), 1) for d in ("auto", "int8", "nf4")]
     assert [encoder.loaded.dtype_name for encoder in found] == ["float32", "int8", "nf4"]
-    again = get_encoder(EncoderConfig(str(wide_model), dtype="nf4", device="cpu", batch_tokens=9), 0)
+    again = get_encoder(ModelOptions(str(wide_model), dtype="nf4", device="cpu", batch_tokens=9), 0)
     assert again.loaded is found[2].loaded
 
 
@@ -774,7 +774,7 @@ def test_a_missing_package_names_the_extra(
 @QUANTISING
 def test_a_device_that_cannot_quantise_is_named(wide_model: Path, dtype: Any) -> None:
     with pytest.raises(ModelError, match=rf"dtype {dtype} runs on cuda, xpu, cpu, not on mps"):
-        load_model(EncoderConfig(str(wide_model), dtype=dtype), 0, torch.device("mps"))
+        load_model(ModelOptions(str(wide_model), dtype=dtype), 0, torch.device("mps"))
 
 
 def test_sizes_that_the_cpu_gets_wrong_in_4_bits_are_refused(wide_model: Path, tiny_model: Path) -> None:

@@ -11,7 +11,7 @@ from support.models import make_model
 from transformers import LlamaConfig
 
 from larf_curate.models.loading import load_model
-from larf_curate.models.options import EncoderConfig
+from larf_curate.models.options import ModelOptions
 from larf_curate.runs.estimate import estimate
 from larf_curate.sources.files import open_source
 
@@ -32,7 +32,7 @@ def test_the_bytes_are_those_of_what_is_loaded(model: Path, tmp_path: Path, dtyp
     options = {"dtype": dtype, "device": "cpu"}
     found = estimate(open_source(str(tmp_path / "rows.jsonl")), 1, "auto", str(model), None, [1], options, 1, 1)
     held = 0
-    loaded = load_model(EncoderConfig(str(model), **options), 1, torch.device("cpu")).model
+    loaded = load_model(ModelOptions(str(model), **options), 1, torch.device("cpu")).model
     for parameter in loaded.parameters():
         state, scales = getattr(parameter, "quant_state", None), getattr(parameter, "SCB", None)
         held += parameter.nbytes + (0 if scales is None else scales.nbytes)

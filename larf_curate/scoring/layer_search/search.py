@@ -17,12 +17,11 @@ from ...encoding.runtime import Runtime
 from ...errors import ModelError, OutputError, Unscorable
 from ...models.devices import find_device
 from ...models.loading import LoadedModel, load_model
-from ...models.options import EncoderConfig, EncoderOptions
+from ...models.options import FitOptions, ModelOptions
 from ...progress import progress as show_progress
 from ...progress import say
 from ...rows.prompt_columns import request_column
 from ...rows.wording import settled
-from ..fitting import template_text
 from ..references import ReferenceSet, packaged_rows
 from .locators import angle_gap, separation
 from .profile import SCALES, VERSION, Decisions, LayerProfile, amplitudes, analyse
@@ -78,7 +77,7 @@ def find_safety_layers(
     judge: Judge = by_wording,
     references: ReferenceSet | None = None,
     resume: str | Path | None = None,
-    **options: Unpack[EncoderOptions],
+    **options: Unpack[FitOptions],
 ) -> LayerProfile:
     """Scale one block after the other, count how many harmless prompts the model refuses then, and compare.
 
@@ -101,7 +100,7 @@ def find_safety_layers(
         judge: whether an answer refuses; any function of prompt and answer.
         references: for the two quicker looks; the packaged ones by default.
         resume: a file that keeps what has been answered.
-        **options: how the model is loaded and run; see `EncoderConfig`.
+        **options: how the model is loaded and run; see `ModelOptions`.
 
     Raises:
         ModelError: the model cannot be used, has no such block, or the prompts or scales cannot be.
@@ -113,8 +112,7 @@ def find_safety_layers(
     asked = list(dict.fromkeys(asked))
     if len(asked) < 2:
         raise ModelError(f"a search needs prompts, and {len(asked)} can show nothing; 100 or more are advisable")
-    options["chat_template"] = template_text(options.get("chat_template"))
-    config = EncoderConfig(str(model), **options)
+    config = ModelOptions.of(model, **options)
     loaded = load_model(config, None, find_device(config.device))
     chosen = sorted(set(range(loaded.total_blocks) if blocks is None else blocks))
     if wrong := [block for block in chosen if not 0 <= block < loaded.total_blocks]:
@@ -278,7 +276,7 @@ def _name(judge: Judge) -> str:
 
 
 def safety_layer(
-    model: str | Path, *, references: ReferenceSet | None = None, **options: Unpack[EncoderOptions]
+    model: str | Path, *, references: ReferenceSet | None = None, **options: Unpack[FitOptions]
 ) -> tuple[int, LayerProfile]:
     """The search as `layer="auto"` runs it: packaged prompts, all blocks; once a model, then out of the cache.
 
