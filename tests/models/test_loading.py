@@ -82,16 +82,7 @@ def without(directory: Path, prefix: str) -> list[str]:
     return gone
 
 
-# Settings -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [("dtype", "float64"), ("overflow", "cut"), ("max_tokens", 15), ("batch_tokens", 0), ("batch_tokens", -3)],
-)
-def test_a_wrong_setting_is_named_with_its_value(option: str, value: object) -> None:
-    with pytest.raises(ModelError, match=rf"{option} must be .*not '?{value}"):
-        ModelOptions("m", **{option: value})
+# Devices and precisions ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:7", "nonsense", "cpu:x"])

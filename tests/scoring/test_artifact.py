@@ -307,7 +307,10 @@ def test_a_scorers_card_is_inert_and_spares_what_is_not_ours(tiny_scorer):
     hostile = "x\n---\nlicense: mit\n<script>alert(1)</script> | [a](javascript:b) `c`"
     references = {**tiny_scorer.spec.references, "name": hostile, "digest": hostile, "findings": [hostile]}
     separation = {"auc": 0.5, "pairs": 3, "method": hostile}
-    changes = dict.fromkeys(("model", "formula", "dtype", "overflow"), hostile)
+    for name in ("dtype", "overflow"):
+        with pytest.raises(ModelError, match=f"{name} must be"):
+            replace(tiny_scorer.spec, **{name: hostile})
+    changes = dict.fromkeys(("model", "formula"), hostile)
     spec = replace(tiny_scorer.spec, references=references, separation=separation, version="0" * 40, **changes)
     card = render_model_card(spec, "acme/larf-tiny")
     assert set(yaml.safe_load(card.split("---\n")[1])) == {"library_name", "tags"}
