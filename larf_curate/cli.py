@@ -359,18 +359,11 @@ def push(
 ) -> None:
     """Publish a run as a dataset on the Hub: data, score card, plots, report and recipe in one commit."""
     from .console import show_push
-    from .publishing.hub import push_run
+    from .publishing.push_run import push_run
+    from .pushing import Destination
 
-    done = push_run(
-        run,
-        repo,
-        private=private,
-        removed=removed,
-        examples=examples,
-        revision=revision,
-        create_pr=create_pr,
-        dry_run=dry_run,
-    )
+    destination = Destination(repo, private=private, revision=revision, create_pr=create_pr)
+    done = push_run(run, destination, removed=removed, examples=examples, dry_run=dry_run)
     show_push(done, dry_run=dry_run)
 
 

@@ -20,8 +20,8 @@ from .inert import visible
 from .publishing.words import describe_run, groups_by_column
 
 if TYPE_CHECKING:
-    from .publishing.hub import Pushed
     from .publishing.report import Report
+    from .pushing import Pushed
     from .recipe.recipe import RunPlan
     from .scoring.layer_search.profile import LayerProfile
 

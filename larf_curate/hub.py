@@ -1,11 +1,116 @@
-"""The Hub's client: which errors it raises."""
+"""Calls to the Hub that outlast a busy server or a broken connection; their errors say in plain words what to do."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from .errors import PublishError, one_line
+from .progress import say
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+_T = TypeVar("_T")
+
 
 def hub_errors() -> tuple[type[Exception], ...]:
-    """Everything the Hub's client raises where the Hub, the network or the name is at fault."""
+    """Everything that the Hub's client raises if the Hub, the network or a name is at fault."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined] # its documented way to the client's own errors
 
     return (httpx.HTTPError, HFValidationError, OSError)
+
+
+@dataclass(frozen=True)
+class HubClient:
+    """Calls to the Hub that are tried again where that can help, and whose errors say in one line what to do.
+
+    Attributes:
+        waits: seconds between one try and the next; there is one try more than there are waits.
+    """
+
+    waits: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0)
+
+    @property
+    def api(self) -> HfApi:
+        """The Hub's own client, with the address and the token of the environment."""
+        from huggingface_hub import HfApi
+
+        return HfApi()
+
+    def call(self, action: Callable[[], _T], repo: str) -> _T:
+        """Return what `action` returns; try again if the Hub is busy (429, 5xx) or the connection breaks.
+
+        Args:
+            action: calls the Hub's API. It may be called several times, so it must not matter how far a try came.
+            repo: the repository that errors name.
+
+        Raises:
+            PublishError: the Hub refuses, or stays out of reach.
+        """
+        from huggingface_hub.errors import HfHubHTTPError
+
+        for wait in (*self.waits, None):
+            try:
+                return action()
+            except Exception as raised:
+                # The Hub's client wraps what goes wrong with one file of several in a RuntimeError.
+                error = raised.__cause__ if isinstance(raised, RuntimeError) else raised
+                if not isinstance(error, hub_errors()):
+                    raise
+                status = getattr(error.response, "status_code", None) if isinstance(error, HfHubHTTPError) else None
+                temporary = _is_busy(status) if status is not None else _is_connection_error(error)
+                if wait is None or not temporary:
+                    raise PublishError(self._explain(error, status, repo)) from error
+                reason = status or type(error).__name__
+                say(f"the Hub is busy or out of reach ({reason}): trying again in {wait:g} s")
+                time.sleep(wait)
+        raise AssertionError("the last try returns or raises")
+
+    def require_token(self) -> None:
+        """Check that somebody is logged in, so that this is known before the long work and not after it.
+
+        Raises:
+            PublishError: nobody is logged in.
+        """
+        from huggingface_hub import get_token
+
+        if get_token() is None:
+            raise PublishError("there is no token for the Hub: log in with `hf auth login`, or set HF_TOKEN")
+
+    def with_namespace(self, repo: str) -> str:
+        """Return `repo`, with the name of the user who is logged in before it if it names no namespace.
+
+        Raises:
+            PublishError: the Hub does not accept the token, or stays out of reach.
+        """
+        return repo if "/" in repo else f"{self.call(lambda: self.api.whoami()['name'], repo)}/{repo}"
+
+    def _explain(self, error: Exception, status: int | None, repo: str) -> str:
+        if status is not None and _is_busy(status):
+            return f"the Hub answers {status} after {len(self.waits) + 1} tries: try again later, it goes on from there"
+        changed = f"{repo} was changed by someone else during the push ({status}): nothing was written; push again"
+        explanations = {
+            401: f"the Hub does not accept the token for {repo} (401): log in with `hf auth login`, or set HF_TOKEN",
+            403: f"the token may not do this in {repo} (403): pushing needs a token with write access there",
+            404: f"{repo} is not there, or not for this token (404): check its name, the revision and the token's "
+            "rights",
+            409: changed,
+            412: changed,
+        }
+        if status in explanations:
+            return explanations[status]
+        return f"the Hub cannot be used for {repo}: {one_line(error)}"
+
+
+def _is_busy(status: int) -> bool:
+    return status == 429 or status >= 500
+
+
+def _is_connection_error(error: Exception) -> bool:
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
+
+    return isinstance(error, httpx.TransportError | ConnectionError | TimeoutError)

@@ -54,7 +54,9 @@ def test_public_names_are_there_with_an_example_each():
 
 FLOW = [
     {"errors", "cache"},
-    {"atomic", "hub", "inert", "progress"},
+    {"atomic", "inert", "progress"},
+    {"hub"},
+    {"pushing"},
     {"rows", "sources"},
     {"models"},
     {"encoding"},

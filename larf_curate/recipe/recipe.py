@@ -23,9 +23,10 @@ from pydantic import (
 
 from ..deciding.thresholds import Rule, Threshold, UnscorablePolicy
 from ..errors import DataError, PublishError, RecipeError
-from ..hub import hub_errors
+from ..hub import HubClient, hub_errors
 from ..models.options import DType
 from ..progress import say
+from ..pushing import Destination
 from ..rows.formats import FORMAT_NAMES, resolve_format
 from ..scoring.columns import SCORE
 from .yaml_text import KeyFaultError, override, parse, plain, unknown, validated
@@ -211,7 +212,7 @@ class ExecutorSection(BaseModel):
 
 
 class PublishSection(_Section):
-    """Where the results go on the Hub when the run has ended. See `larf_curate.publishing.hub.push_run`."""
+    """Where the results go on the Hub when the run has ended. See `larf_curate.publishing.push_run`."""
 
     repo: Text
     private: bool = True
@@ -222,13 +223,15 @@ class PublishSection(_Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        from ..publishing.hub import check_repo
-
         try:
-            check_repo(self.repo)
+            self.destination()
         except PublishError as error:
             raise KeyFaultError("repo", str(error)) from None
         return self
+
+    def destination(self) -> Destination:
+        """The dataset on the Hub."""
+        return Destination(self.repo, private=self.private, revision=self.revision, create_pr=self.create_pr)
 
 
 def _executor_options(kind: str) -> type[BaseModel]:
@@ -315,17 +318,21 @@ class Recipe(_Section):
         Raises:
             LarfError: anything cannot be used; what is done stays done, and another run goes on from there.
         """
-        from ..publishing.hub import push_run, require_token
+        from ..publishing.push_run import push_run
         from ..publishing.write_report import write_report
         from ..runs.driver import run
 
         if self.publish is not None:
-            require_token()
+            HubClient().require_token()
         done = run(self.request())
         if not isinstance(done, list):
             write_report(self.output)
             if self.publish is not None:
-                say(f"published: {push_run(self.output, **self.publish.model_dump()).url}")
+                publish = self.publish
+                pushed = push_run(
+                    self.output, publish.destination(), removed=publish.removed, examples=publish.examples
+                )
+                say(f"published: {pushed.url}")
         return done
 
     def plan(self) -> RunPlan:

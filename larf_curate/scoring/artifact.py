@@ -145,14 +145,17 @@ def write_artifact(directory: str | Path, spec: ScorerSpec, tensors: Tensors) ->
     Raises:
         OutputError: the directory cannot be written.
     """
+    for name, content in artifact_files(spec, tensors).items():
+        write_bytes(Path(directory) / name, content)
+
+
+def artifact_files(spec: ScorerSpec, tensors: Tensors) -> dict[str, bytes]:
+    """The content of both files by name, the states first."""
     from safetensors.numpy import save
 
-    home = Path(directory)
     states = save(tensors)
     described = {**json.loads(spec.to_json()), _DIGEST: hashlib.sha256(states).hexdigest()}
-    contents = {TENSORS: states, CONFIG: (json.dumps(described, indent=2, ensure_ascii=False) + "\n").encode()}
-    for name, content in contents.items():
-        write_bytes(home / name, content)
+    return {TENSORS: states, CONFIG: (json.dumps(described, indent=2, ensure_ascii=False) + "\n").encode()}
 
 
 def read_artifact(name: str | Path, revision: str | None = None) -> tuple[ScorerSpec, Tensors]:

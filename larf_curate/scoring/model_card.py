@@ -8,7 +8,6 @@ from ..inert import markdown
 from .artifact import ScorerSpec
 from .layer_search.profile import LayerProfile
 
-README = "README.md"
 MARK = "<!-- larf-curate: rewritten at every push; take this line out to keep your own card -->"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -19,17 +18,19 @@ from numpy.typing import NDArray
 from ..encoding.encoder import Encoder, States, get_encoder
 from ..encoding.threads import ahead
 from ..errors import Issue, ModelError, RowFormatError, ScorerError, Unscorable
+from ..hub import HubClient
 from ..models.loading import LoadedModel
 from ..models.options import FitOptions, ModelOptions, RunOptions, check_run_options
 from ..progress import progress as show_progress
+from ..pushing import README, Destination, Files, push_files
 from ..rows.conversions import Row
 from ..rows.formats import FORMATS, FormatLike, RowFormat, columns_of, resolve_format
-from .artifact import ScorerSpec, Tensors, read_artifact, write_artifact
+from .artifact import ScorerSpec, Tensors, artifact_files, read_artifact, write_artifact
 from .columns import Scores, TypedColumn, is_batch, is_lazy, larf_schema, read_column
 from .fitting import CHECK, fit_references
 from .formulas import FittedFormula, Formula, normalise
 from .layer_search.search import safety_layer
-from .model_card import MARK, README, render_model_card
+from .model_card import MARK, render_model_card
 from .references import ReferenceSet, choose_references
 
 if TYPE_CHECKING:
@@ -150,23 +151,28 @@ class LARFScorer:
         write_artifact(directory, self.spec, self._tensors)
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, revision: str | None = None) -> str:
-        """Create the repository if need be and upload the scorer with its card in one commit; returns its address.
+        """Upload the scorer with its card in one commit, and return the commit's address.
 
-        A card that is there and is not ours stays as it is.
+        If the Hub is busy or the connection breaks, it is tried again. If nothing has changed, nothing is sent, and the
+        address is that of the repository. A card that is there and was not written by this method stays as it is.
+
+        Args:
+            repo_id: namespace/name, or a name of your own; the repository is made if it is not there.
+            private: whether a repository that is made now is private; None leaves it to the namespace's own setting.
+            revision: a branch, made if it is not there.
+
+        Raises:
+            PublishError: the Hub refuses, or cannot be reached.
         """
-        from huggingface_hub import HfApi
+        client = HubClient()
+        repo = client.with_namespace(repo_id)
+        files = artifact_files(self.spec, self._tensors)
 
-        api = HfApi()
-        repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        with tempfile.TemporaryDirectory() as scratch:
-            self.save_pretrained(scratch)
-            there = api.file_exists(repo, README, revision=revision)
-            if not there or MARK in Path(api.hf_hub_download(repo, README, revision=revision)).read_text("utf-8"):
-                (Path(scratch) / README).write_text(render_model_card(self.spec, repo), encoding="utf-8")
-            commit = api.upload_folder(
-                repo_id=repo, folder_path=scratch, revision=revision, commit_message="Fitted LARF scorer"
-            )
-        return str(commit.commit_url)
+        def render(card: str | None) -> Files:
+            ours = card is None or MARK in card
+            return {**files, README: render_model_card(self.spec, repo).encode()} if ours else files
+
+        return push_files(client, Destination(repo, "model", private, revision), render, title="Fitted LARF scorer").url
 
     def with_options(
         self,

@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
+from support import commands
+from support.commands import Finished
 from support.made_runs import sample_rows
 
 from larf_curate.publishing.report import Report
 
 
-@pytest.fixture
-def larf(hub_environment):
-    def run(*arguments, token="hf_good"):
-        return subprocess.run(
-            [sys.executable, "-m", "larf_curate.cli", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**hub_environment(token), "COLUMNS": "120"},
-        )
-
-    return run
+def larf(*arguments: object) -> Finished:
+    return commands.larf(*arguments, env={"COLUMNS": "120"})
 
 
-def test_report(larf, plain_run, tmp_path):
+def test_report(plain_run, tmp_path):
     done = larf("report", plain_run, "--html", tmp_path / "page.html")
     assert done.returncode == 0, done.stderr
     assert "176 kept, 19 removed, 5 unscorable" in done.stdout
@@ -39,14 +29,14 @@ def test_report(larf, plain_run, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["report", "push"])
-def test_no_run(larf, tmp_path, command):
+def test_no_run(hub, tmp_path, command):
     done = larf(command, tmp_path, *(["--repo", "acme/clean"] if command == "push" else []))
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "holds no finished run" in done.stderr
 
 
-def test_push(larf, hub, plain_run):
+def test_push(hub, plain_run, monkeypatch):
     done = larf("push", plain_run, "--repo", "acme/clean", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "larf/kept/train-00000-of-00001.parquet" in done.stdout
@@ -56,12 +46,13 @@ def test_push(larf, hub, plain_run):
     assert (done.returncode, hub.repos["acme/clean"].private) == (0, False), done.stderr
     assert "published: http" in done.stdout
     assert "nothing had changed" in larf("push", plain_run, "--repo", "acme/clean").stdout
-    done = larf("push", plain_run, "--repo", "acme/clean", token=None)
+    monkeypatch.delenv("HF_TOKEN")
+    done = larf("push", plain_run, "--repo", "acme/clean")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "no token" in done.stderr
 
 
-def test_a_recipe_that_publishes(larf, hub, tiny_model, references_file, tmp_path):
+def test_a_recipe_that_publishes(hub, tiny_model, references_file, tmp_path, monkeypatch):
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in sample_rows(60)[0]))
     recipe = tmp_path / "recipe.yaml"
@@ -70,7 +61,9 @@ def test_a_recipe_that_publishes(larf, hub, tiny_model, references_file, tmp_pat
         f"threshold: {{drop_top: 6}}\noutput: {tmp_path / 'run'}\n"
         "publish: {repo: acme/clean, removed: true, examples: 2}\n"
     )
-    refused = larf("run", recipe, token=None)  # told before the work, not after it
+    with monkeypatch.context() as without_token:
+        without_token.delenv("HF_TOKEN")
+        refused = larf("run", recipe)  # told before the work, not after it
     assert "no token" in refused.stderr
     assert not (tmp_path / "run").exists()
     done = larf("run", recipe)
@@ -92,7 +85,7 @@ def test_a_recipe_that_publishes(larf, hub, tiny_model, references_file, tmp_pat
 
 
 @pytest.mark.parametrize("section", ["{repo: clean}", "{}", "{repo: a/b, examples: -1}", "{repo: a/b, token: hf_x}"])
-def test_wrong_publish_sections(larf, tmp_path, section):
+def test_wrong_publish_sections(tmp_path, section):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         f"source: {{path: x}}\nscorer: {{model: demo, layer: 1}}\nthreshold: {{drop_top: 1}}\noutput: o\n"
