@@ -2,9 +2,9 @@
 
     python recipes/pipeline.py "rows/*.jsonl" my-scorer out/ --max-score 0.001
 
-Reads every file that matches, drops what is not English-sized (a stand-in for your own steps), scores, and leaves
-`out/kept` and `out/removed`. What a recipe has beyond this: thresholds by count or share, which need all the scores
-before the first row can go, and results that appear only when they are complete.
+Reads every file that matches, drops short rows (a stand-in for your own steps), scores, and leaves `out/kept` and
+`out/removed`. What a recipe has beyond this: thresholds by count or share, which need all the scores before the first row
+can go, and results that appear only when they are complete.
 """
 
 import argparse
@@ -16,7 +16,6 @@ from datatrove.pipeline.filters import LambdaFilter
 
 from larf_curate import LARFScorer
 from larf_curate.datatrove import LARFFilter, RowReader, RowWriter, scored_schema
-from larf_curate.sources.files import open_source
 
 
 def long_enough(document) -> bool:
@@ -33,11 +32,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
 
-    source = open_source(options.rows)
-    schema = scored_schema(source.schema, LARFScorer.from_pretrained(options.scorer).spec)
+    reader = RowReader(options.rows)
+    schema = scored_schema(reader.source.schema, LARFScorer.from_pretrained(options.scorer).spec)
     removed = RowWriter(str(options.out / "removed"), schema.append(pa.field("filter_reason", pa.string())))
     pipeline = [
-        RowReader(source),
+        reader,
         LambdaFilter(long_enough),
         LARFFilter(options.scorer, max_score=options.max_score, exclusion_writer=removed),
         RowWriter(str(options.out / "kept"), schema),
