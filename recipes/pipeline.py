@@ -3,8 +3,8 @@
     python recipes/pipeline.py "rows/*.jsonl" my-scorer out/ --max-score 0.001
 
 Reads every file that matches, drops short rows (a stand-in for your own steps), scores, and leaves `out/kept` and
-`out/removed`. What a recipe has beyond this: thresholds by count or share, which need all the scores before the first row
-can go, and results that appear only when they are complete.
+`out/removed`. What a recipe has beyond this: thresholds by count or share, which need all the scores before the first
+row can go, and results that appear only when they are complete.
 """
 
 import argparse
