@@ -58,8 +58,8 @@ class NumberedRepo(Repo):
 
     numbers = itertools.count()
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
         self.number = next(self.numbers)
 
     def head(self, branch: str) -> str:
