@@ -17,7 +17,7 @@ import torch
 import transformers
 from huggingface_hub.errors import OfflineModeIsEnabled
 from huggingface_hub.utils import httpx
-from test_loading import full_states, states, whole, write_gguf
+from support.checkpoints import full_states, states, whole, write_gguf
 
 from larf_curate.encoding.encoder import get_encoder
 from larf_curate.encoding.runtime import unload_models
