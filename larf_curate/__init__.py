@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .cache import clear_caches
     from .deciding.thresholds import Threshold
     from .engines.datatrove_steps import LARFAnnotator, LARFFilter
     from .engines.mapping import score_dataset
@@ -36,6 +37,7 @@ __all__ = [
     "Recipe",
     "ReferenceSet",
     "Threshold",
+    "clear_caches",
     "find_safety_layers",
     "score_dataset",
 ]
@@ -45,6 +47,7 @@ _HOMES = {
     "LARFAnnotator": "engines.datatrove_steps",
     "Recipe": "recipe.recipe",
     "LarfError": "errors",
+    "clear_caches": "cache",
     "LARFScorer": "scoring.scorer",
     "ReferenceSet": "scoring.references",
     "Threshold": "deciding.thresholds",

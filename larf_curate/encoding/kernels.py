@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ..atomic import scratch_path
-from ..cache import cache_directory
+from ..cache import cache_directory, register
 from ..errors import OutputError
 
 if TYPE_CHECKING:
@@ -147,6 +147,9 @@ def load() -> Loops | None:
         return loops if loops.agree() else None
     except (OSError, OutputError, AttributeError, subprocess.SubprocessError):
         return None
+
+
+register(load.cache_clear)
 
 
 def _compiler() -> str | None:

@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..cache import register
+
 if TYPE_CHECKING:
     import torch
 
@@ -34,6 +36,9 @@ def reuse_memory() -> bool:
     except (OSError, AttributeError):  # musl has none
         return False
     return bool(mallopt(_TRIM_THRESHOLD, _KEPT) and mallopt(_MMAP_THRESHOLD, _LARGE))
+
+
+register(reuse_memory.cache_clear)
 
 
 def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

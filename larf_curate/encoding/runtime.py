@@ -7,6 +7,7 @@ import sys
 import threading
 from dataclasses import replace
 
+from ..cache import register
 from ..models.devices import find_device, settle_dtype
 from ..models.loading import LoadedModel, load_model
 from ..models.locating import commit_of
@@ -90,6 +91,9 @@ def unload_models() -> None:
         _runtimes.clear()
         for device in devices:
             give_back(device)
+
+
+register(unload_models)
 
 
 def _after_fork() -> None:

@@ -16,6 +16,7 @@ from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.utils.logging import logger
 from datatrove.utils.typeshelper import StatHints
 
+from ..cache import register
 from ..deciding.thresholds import Threshold, UnscorablePolicy
 from ..errors import ThresholdError
 from ..models.options import RunOptions, check_run_options
@@ -212,6 +213,9 @@ def _load(
 ) -> LARFScorer:
     """Once per process: its model is too."""
     return LARFScorer.from_pretrained(name, format=format, **dict(options))
+
+
+register(_load.cache_clear)
 
 
 def _limit_threads(threads: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic import write_text
+from ..cache import register
 from ..deciding.layout import RECIPE
 from ..deciding.summary import PlannedRun
 from ..deciding.thresholds import Rule, UnscorablePolicy
@@ -65,3 +66,6 @@ def job_at(path: str) -> tuple[Job, Plan]:
 
     job: Job = TypeAdapter(Job).validate_json(Path(path).read_bytes())
     return job, Plan.from_json((Path(job.logs) / "plan.json").read_text(encoding="utf-8"))
+
+
+register(job_at.cache_clear)

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from .. import errors
+from ..cache import register
 from ..errors import LarfError, OutputError, one_line
 from .job import Job
 
@@ -110,6 +111,9 @@ def die_with(driver: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+register(die_with.cache_clear)
 
 
 def refuse_worker() -> None:

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
+from ..cache import register
 from ..encoding.encoder import Encoder, States, get_encoder
 from ..encoding.threads import ahead
 from ..errors import Issue, ModelError, RowFormatError, ScorerError, Unscorable
@@ -42,6 +43,7 @@ _PART = 256
 """Rows encoded together while the next ones are rendered; enough to find others of equal length among them."""
 _marks: WeakKeyDictionary[LoadedModel, set[str]] = WeakKeyDictionary()
 """For each model in memory, marks of the scorers that were found to be fitted on it."""
+register(_marks.clear)
 
 
 class LARFScorer:

@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 from support.models import make_model
-from test_encoder import (
+from support.states import (
     ARCHITECTURES,
     BLOCKS,
     LAYERS,
@@ -20,8 +20,8 @@ from test_encoder import (
     full_states,
     has_lean_blocks,
     is_packed,
+    make_architecture,
     random_rows,
-    save_random,
 )
 
 from larf_curate.encoding import attention, batching, packing
@@ -59,10 +59,7 @@ def _few_tokens_pay(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_states_equal_the_full_forward_pass(name: str, layers: list[int], are_lean: bool, tmp_path: Path) -> None:
     """In one batch, in several that share a beginning, and one by one; in lean blocks and in the model's own."""
-    auto = transformers.AutoModelForCausalLM
-    if name == "gemma3_vision":
-        auto = transformers.AutoModelForImageTextToText
-    save_random(tmp_path, ARCHITECTURES[name](), auto)
+    auto = make_architecture(tmp_path, name)
     expected = full_states(tmp_path, ROWS, auto)[:, layers]
     for batch_tokens in (None, 25, 1):
         forward = PackedPass if name in LEAN and not are_lean else None
@@ -82,7 +79,7 @@ def test_attention_in_chunks_and_in_torch_s_own_kernel(
     """Rows of all lengths, also shorter than the beginning that they share."""
     monkeypatch.setattr(attention, "_QUERIES", queries)
     monkeypatch.setattr(attention, "_LONG", long)
-    save_random(tmp_path, ARCHITECTURES[name](), transformers.AutoModelForCausalLM)
+    make_architecture(tmp_path, name)
     rows = ROWS + random_rows()
     encoder = encoder_of(tmp_path)
     assert_equal_states(encoder.encode(rows, LAYERS).values, full_states(tmp_path, rows))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_encoder import LAYERS, assert_equal_states, encoder_of, full_states, limit_memory, random_rows
+from support.states import LAYERS, assert_equal_states, encoder_of, full_states, limit_memory, random_rows
 
 from larf_curate.encoding import batching
 from larf_curate.encoding.encoder import Encoder

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.models import SIZES
-from test_encoder import LAYERS, assert_equal_states, encoder_of, full_states, random_rows
+from support.states import LAYERS, assert_equal_states, encoder_of, full_states, random_rows
 
 from larf_curate.encoding import tuning
 from larf_curate.encoding.encoder import Encoder
