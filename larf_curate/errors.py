@@ -83,6 +83,7 @@ class Issue(StrEnum):
     NOT_TEXT = "not_text"  # an image, audio or other part that a text model cannot read
     TEMPLATE = "template_error"  # the model's chat template refuses the conversation
     TOO_LONG = "too_long"  # over `max_tokens` under overflow="reject"
+    NO_TRAINED_TOKENS = "no_trained_tokens"  # every assistant turn is left out of the loss, or was cut away
     NON_FINITE = "non_finite_state"
     OUT_OF_MEMORY = "out_of_memory"  # did not fit the device even alone
 

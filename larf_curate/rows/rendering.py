@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from ..errors import Issue, ModelError, Unscorable
 from .tools import Message
-from .turns import Conversation
+from .turns import TRAIN, Conversation
 
 Overflow = Literal["truncate", "reject"]
+Item = TypeVar("Item")
 
 _PROBE = "zqprobe"
 _TOOL = {
@@ -74,20 +76,54 @@ class Renderer:
         Raises:
             Unscorable: the template refuses the conversation, or it is too long under overflow="reject".
         """
+        ids, *_ = self.encode_whole(conversation)
+        return Rendered(self.fit_in(ids), len(ids), Issue.TRUNCATED if len(ids) > self.max_tokens else None)
+
+    def encode_whole(self, conversation: Conversation) -> tuple[list[int], list[Message], list[Any] | None]:
+        """Token ids of one conversation without truncation, and the messages and tools that the template was given.
+
+        Raises:
+            Unscorable: the template refuses the conversation.
+        """
         messages, tools = self._expressible(conversation)
         try:
-            ids = self._encode(messages, tools)
+            return self._encode(messages, tools), messages, tools
         except Unscorable:  # templates that want the roles to alternate may take neighbours as one turn
             joined = _joined(messages)
             if len(joined) == len(messages):
                 raise
-            ids = self._encode(joined, tools)
-        if len(ids) <= self.max_tokens:
-            return Rendered(ids, len(ids), None)
+            return self._encode(joined, tools), joined, tools
+
+    def fit_in(self, items: list[Item]) -> list[Item]:
+        """What is left of a conversation's tokens, or of anything with one item a token: at most `max_tokens`.
+
+        Raises:
+            Unscorable: there are more, under overflow="reject".
+        """
+        if len(items) <= self.max_tokens:
+            return items
         if self.overflow == "reject":
             raise Unscorable(Issue.TOO_LONG)
         head = self.max_tokens // 2
-        return Rendered(ids[:head] + ids[len(ids) - (self.max_tokens - head) :], len(ids), Issue.TRUNCATED)
+        return items[:head] + items[len(items) - (self.max_tokens - head) :]
+
+    def encode_up_to(self, messages: Sequence[Message], tools: Any, *, opened: bool = False) -> list[int]:
+        """Token ids of the first messages of a conversation, as `encode_whole` returned them.
+
+        Args:
+            messages: some messages from the first on.
+            tools: of the conversation, as the template takes them.
+            opened: with what the template prints before an answer.
+
+        Raises:
+            Unscorable: the template refuses these alone.
+        """
+        return self._encode(list(messages), tools, add_generation_prompt=opened)
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids of the tokenizer's control tokens, which no text of a row encodes to."""
+        return frozenset(self.tokenizer.added_tokens_decoder)
 
     def render_prompt(self, prompt: str) -> list[int]:
         """Token ids of a user's turn and of what opens the answer's, so that generation can begin; never cut.
@@ -99,6 +135,7 @@ class Renderer:
 
     def _encode(self, messages: list[Message], tools: list[dict[str, Any]] | None, **options: Any) -> list[int]:
         ids: list[int]
+        messages = [{key: value for key, value in message.items() if key != TRAIN} for message in messages]
         try:  # the tokenizer's own complaint about lone surrogates is a bare TypeError
             for message in messages:
                 message["content"].encode()
@@ -213,7 +250,13 @@ def _joined(messages: list[Message]) -> list[Message]:
     for message in messages:
         last = joined[-1] if joined else {}
         if last.get("role") == message["role"] and not last.get("tool_calls") and not message.get("tool_calls"):
-            joined[-1] = {**last, "content": "\n\n".join(filter(None, (last["content"], message["content"])))}
+            joined[-1] = {
+                **message,
+                **last,
+                "content": "\n\n".join(filter(None, (last["content"], message["content"]))),
+            }
+            if last.get(TRAIN, True) or message.get(TRAIN, True):
+                joined[-1].pop(TRAIN, None)
         else:
             joined.append(message)
     return joined

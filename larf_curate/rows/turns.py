@@ -11,6 +11,9 @@ from ..errors import Issue, Unscorable
 from .tools import Message, number_calls, tool_call, tools_of
 from .values import join_texts, parse_json, text_of
 
+TRAIN = "train"
+"""Key of a chat message that is False where the row says that no loss is taken of it; templates never see it."""
+
 
 @dataclass(frozen=True)
 class Conversation:
@@ -81,6 +84,8 @@ def _turn(turn: Any) -> Message:
             raise Unscorable(Issue.WRONG_TYPE)
         from_text = role == "function_call"
         message["tool_calls"] = [tool_call(call, from_text=from_text) for call in calls]
+    if turn.get("weight") == 0 or turn.get("train") is False or turn.get("loss") is False:
+        message[TRAIN] = False
     for key in ("name", "tool_call_id", "reasoning_content"):
         if isinstance(turn.get(key), str):
             message[key] = turn[key]

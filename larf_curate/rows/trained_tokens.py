@@ -1,0 +1,108 @@
+"""Which tokens of a rendered conversation a trainer would take the loss of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import Issue, Unscorable
+from .rendering import Renderer
+from .tools import Message
+from .turns import TRAIN, Conversation
+
+_MOST_WORK = 4_000_000  # tokens rendered for one row: each answer takes two renderings of what comes before it
+_MERGED = 2  # tokens at the border of header and answer that a tokenizer may have joined
+
+
+@dataclass(frozen=True)
+class TrainedTokens:
+    """A rendered conversation and its trained tokens.
+
+    Attributes:
+        ids: token ids of the conversation, at most `max_tokens` of them.
+        trained: for each of `ids`, whether a trainer takes its loss; never for the first, which nothing predicts.
+        tokens: how many ids there were before truncation.
+        issue: `truncated`, or None.
+    """
+
+    ids: list[int]
+    trained: list[bool]
+    tokens: int
+    issue: Issue | None
+
+    @property
+    def count(self) -> int:
+        """How many tokens are trained."""
+        return sum(self.trained)
+
+
+def trained_tokens(renderer: Renderer, conversation: Conversation) -> TrainedTokens:
+    """The conversation as token ids, with the tokens of its assistant turns marked.
+
+    Trained are the text of each assistant turn and the token that ends the turn, as trl (`assistant_only_loss`) and
+    LLaMA-Factory train them; not the header of the turn, nor what the template prints between turns. A message with
+    `train: False` is left out. Where the conversation exceeds `max_tokens` its middle is cut, and the marks with it.
+
+    Raises:
+        Unscorable: as for `Renderer.render`; `no_trained_tokens` where no token is left to train on; `template_error`
+            where the template does not show where an answer begins and ends; `too_long` where finding that out for
+            hundreds of turns would take minutes.
+    """
+    ids, messages, tools = renderer.encode_whole(conversation)
+    marks = [False] * len(ids)
+    for message, start, stop in _answers(renderer, ids, messages, tools):
+        if message.get(TRAIN, True):
+            marks[start:stop] = [True] * (stop - start)
+    marks[0] = False
+    trained = renderer.fit_in(marks)
+    if not any(trained):
+        raise Unscorable(Issue.NO_TRAINED_TOKENS)
+    issue = Issue.TRUNCATED if len(ids) > renderer.max_tokens else None
+    return TrainedTokens(renderer.fit_in(ids), trained, len(ids), issue)
+
+
+def _answers(
+    renderer: Renderer, ids: Sequence[int], messages: Sequence[Message], tools: Any
+) -> Iterator[tuple[Message, int, int]]:
+    """Each assistant message, and where its trained tokens start and stop in the whole conversation's `ids`.
+
+    An answer starts where the messages before it, with the opening of an answer, stop being a beginning of the whole.
+    It stops where the messages up to it do, at the control token that ends a turn.
+    """
+    numbers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+    if len(numbers) * len(ids) > _MOST_WORK:
+        raise Unscorable(Issue.TOO_LONG)
+    for number in numbers:
+        start = _start(renderer, ids, messages[:number], tools)
+        is_last = number == len(messages) - 1
+        until = list(ids) if is_last else renderer.encode_up_to(messages[: number + 1], tools)
+        yield messages[number], start, _stop(renderer, ids, until, start)
+
+
+def _start(renderer: Renderer, ids: Sequence[int], before: Sequence[Message], tools: Any) -> int:
+    opened = renderer.encode_up_to(before, tools, opened=True)
+    start = _common(opened, ids)
+    if start < len(opened) - _MERGED:
+        raise Unscorable(Issue.TEMPLATE)
+    return start
+
+
+def _stop(renderer: Renderer, ids: Sequence[int], until: Sequence[int], start: int) -> int:
+    special = renderer.special_ids
+    stop = _common(until, ids)
+    if stop < len(until):
+        if start < stop < len(ids) and ids[stop] in special:
+            return stop + 1  # the last answer of a conversation ends on another token than the ones before it
+        # Printed otherwise where it is the last (Qwen 3 drops earlier thoughts): the token that ends it is the same.
+        closing = next((token for token in reversed(until) if token in special), None)
+        if closing not in ids[start:]:
+            raise Unscorable(Issue.TEMPLATE)
+        return list(ids).index(closing, start) + 1
+    return next((place + 1 for place in range(stop - 1, start - 1, -1) if ids[place] in special), stop)
+
+
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many first items two sequences share."""
+    shortest = min(len(first), len(second))
+    return next((place for place in range(shortest) if first[place] != second[place]), shortest)
