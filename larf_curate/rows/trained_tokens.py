@@ -96,7 +96,7 @@ def _stop(renderer: Renderer, ids: Sequence[int], until: Sequence[int], start: i
             return stop + 1  # the last answer of a conversation ends on another token than the ones before it
         # Printed otherwise where it is the last (Qwen 3 drops earlier thoughts): the token that ends it is the same.
         closing = next((token for token in reversed(until) if token in special), None)
-        if closing not in ids[start:]:
+        if closing is None or closing not in ids[start:]:
             raise Unscorable(Issue.TEMPLATE)
         return list(ids).index(closing, start) + 1
     return next((place + 1 for place in range(stop - 1, start - 1, -1) if ids[place] in special), stop)
