@@ -21,7 +21,7 @@ from typer.models import ArgumentInfo, OptionInfo, ParameterInfo
 HERE = Path(__file__).resolve().parent
 PACKAGE = HERE.parent / "larf_curate"
 ROOMS = ("sources", "rows", "models", "encoding", "answering", "scoring", "deciding", "engines", "publishing", "runs")
-ROOMS += ("recipe",)
+ROOMS += ("recipe", "cli")
 """In the order in which the data flows."""
 _PART = re.compile(r"(<!-- generated: (\w+)[^>]*-->\n).*?(<!-- end of \2 -->)", re.DOTALL)
 
@@ -90,6 +90,7 @@ def _row(parameter: inspect.Parameter) -> str:
     declared, kind, default = _declared(parameter), get_args(parameter.annotation)[0], parameter.default
     names = [parameter.name.upper()] if isinstance(declared, ArgumentInfo) else spellings(parameter)
     meaning = str(declared.help or "")
+    kind = next((one for one in get_args(kind) if get_origin(one) is Literal), kind)  # of one that may be None
     if get_origin(kind) is Literal:
         meaning += f" One of {', '.join(f'`{choice}`' for choice in get_args(kind))}."
     if kind is bool:

@@ -69,9 +69,9 @@ def tiny_scorer(tiny_model: Path, references_file: Path):
 def demo_scorer():
     """The packaged references on the embedded demo model at the recommended block: about a minute, once."""
     from larf_curate import LARFScorer
-    from larf_curate.cli import DEMO_LAYER
+    from larf_curate.models import demo
 
-    return LARFScorer.fit("demo", DEMO_LAYER)
+    return LARFScorer.fit("demo", demo.LAYER)
 
 
 @pytest.fixture

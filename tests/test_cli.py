@@ -23,7 +23,7 @@ from support.commands import Finished, larf, larf_process
 from support.models import make_model
 
 from larf_curate import LARFScorer, __version__
-from larf_curate.cli import DEMO_LAYER
+from larf_curate.models import demo
 
 
 def assert_one_clear_line(done: Finished, *words: str) -> None:
@@ -435,10 +435,10 @@ def test_a_scorer_whose_model_is_gone_or_another(scorer, rows, tmp_path):
         (["filter", "x.parquet", "--drop-top", "1"], ["--out"]),
         (["score", "x.jsonl", "--out", "o.parquet"], ["--scorer"]),
         (["fit", "demo", "--layer", "twelve", "--out", "o"], ["'twelve' is not a block number"]),
-        (["fit", "demo", "--layer", "1", "--out", "o", "--unsafe", "u"], ["--unsafe and --safe go together"]),
+        (["fit", "demo", "--layer", "1", "--out", "o", "--unsafe", "u"], ["unsafe and safe go together"]),
         (
             ["fit", "demo", "--layer", "1", "--out", "o", "--unsafe", "u", "--safe", "s", "--references", "r"],
-            ["--references, or"],
+            ["give references, or unsafe and safe"],
         ),
         (["fit", "demo", "--layer", "1", "--out", "o", "--formula", "magic"], ["--formula"]),
         (["layers", "demo", "--scales", "0.9,1.2"], ["--scales", "in different pairs"]),
@@ -522,7 +522,7 @@ def test_ctrl_c_half_way_through_scoring(scorer, tmp_path):
 @pytest.mark.demo
 def test_the_demo(tmp_path):
     """At a low block, where it takes a fraction of the time: what it writes and prints is the same."""
-    assert f"[default: {DEMO_LAYER}]" in " ".join(larf("demo", "--help").stdout.split())
+    assert f"[default: {demo.LAYER}]" in " ".join(larf("demo", "--help").stdout.split())
     done = larf("demo", "--out", "result", "--layer", 2, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     out = tmp_path / "result"

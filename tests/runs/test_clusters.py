@@ -36,7 +36,7 @@ EXECUTORS = [
 def run(home: Path, executor: str, out: str) -> dict[str, pa.Table]:
     text = "source: {path: rows.jsonl, shard_rows: 64}\nscorer: {from: scorer}\nthreshold: {drop_top: 30}\n"
     (home / f"{out}.yaml").write_text(f"{text}executor: {executor}\noutput: {out}\n")
-    command = [sys.executable, "-m", "larf_curate.cli", "run", f"{out}.yaml"]
+    command = [sys.executable, "-m", "larf_curate", "run", f"{out}.yaml"]
     done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False, timeout=400)
     assert done.returncode == 0, done.stderr
     files = {outcome: sorted((home / out / outcome).glob("*.parquet")) for outcome in ("kept", "removed", "unscorable")}

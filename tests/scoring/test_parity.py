@@ -18,7 +18,7 @@ import scipy.linalg
 import scipy.stats
 
 from larf_curate import LARFScorer
-from larf_curate.cli import DEMO_LAYER
+from larf_curate.models import demo
 
 Case = tuple[dict[str, Any], list[dict[str, str]]]
 RANK = 16
@@ -228,7 +228,7 @@ class Plain:
             ids = self.tokenizer.apply_chat_template(conversation, return_dict=False)
             with self.torch.inference_mode():
                 run = self.model(self.torch.tensor([ids]), output_hidden_states=True)
-            self._known[key] = run.hidden_states[DEMO_LAYER + 1][0, -1].numpy()
+            self._known[key] = run.hidden_states[demo.LAYER + 1][0, -1].numpy()
         return self._known[key]
 
 

@@ -1,0 +1,66 @@
+"""The command line: run, fit, layers, score, filter, report, push, demo."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from ..errors import LarfError, RecipeError
+from . import results, rows, runs, sample, scorers
+
+_INTERRUPTED = 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Find the rows of a fine-tuning dataset that would erode an aligned model's refusals, and remove them.",
+)
+app.command()(runs.run)
+app.command()(scorers.fit)
+app.command()(scorers.layers)
+app.command()(rows.score)
+app.command(name="filter")(rows.filter_)
+app.command()(results.report)
+app.command()(results.push)
+app.command()(sample.demo)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        from .. import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """The entry point. It exits with 0: done, 1: data or model cannot be used, 2: wrong usage, 130: interrupted."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers would warn about it
+    try:
+        app(prog_name="larf-curate")
+    except SystemExit as ended:
+        if ended.code == _INTERRUPTED:  # typer turns Ctrl-C into this, and says nothing
+            _fail("interrupted; nothing was left half written", _INTERRUPTED)
+        raise
+    except LarfError as error:
+        _fail(str(error), 2 if isinstance(error, RecipeError) else 1)
+    except MemoryError:
+        _fail("out of memory; try a smaller --batch-tokens", 1)
+    except Exception as error:
+        if os.environ.get("LARF_CURATE_DEBUG"):
+            raise
+        _fail(f"{type(error).__name__}: {error} (a defect of larf-curate; LARF_CURATE_DEBUG=1 shows where)", 1)
+
+
+def _fail(message: str, code: int) -> None:
+    from ..inert import visible  # names of columns and files come from the user's data
+
+    print(f"larf-curate: {visible(message, 4000)}", file=sys.stderr)
+    sys.exit(code)

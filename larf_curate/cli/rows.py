@@ -1,0 +1,81 @@
+"""Commands on rows: score, filter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal, Unpack
+
+import typer
+
+from ..errors import ThresholdError
+from ..models.options import RunOptions
+from .model_options import with_run_options
+from .usage import Format, Split, wrong_usage
+
+
+@with_run_options
+def score(
+    data: Annotated[str, typer.Argument(help="File, directory, saved dataset, or Hub id.")],
+    scorer: Annotated[str, typer.Option(help="Fitted scorer: directory or Hub id.")],
+    out: Annotated[Path, typer.Option(help="Where the scored rows go: .parquet or .jsonl.")],
+    split: Split = None,
+    format: Format = "auto",  # noqa: A002 - the option's name
+    **options: Unpack[RunOptions],
+) -> None:
+    """Score every row of a dataset, and write it with its larf columns."""
+    from ..console import show_summary
+    from ..engines.local import score_file
+    from ..scoring.scorer import LARFScorer
+    from ..sources.files import open_source
+
+    fitted = LARFScorer.from_pretrained(scorer, format=format, **options)
+    show_summary(score_file(open_source(data, split), fitted, out))
+    print(f"scored rows written to {out}")
+
+
+def filter_(
+    data: Annotated[str, typer.Argument(help="Scored rows: file, directory, saved dataset, or Hub id.")],
+    out: Annotated[Path, typer.Option(help="Directory for kept/, removed/ and unscorable/.")],
+    max_score: Annotated[float | None, typer.Option(help="Remove rows that score above this.")] = None,
+    drop_top: Annotated[int | None, typer.Option(help="Remove this many of the highest.")] = None,
+    drop_fraction: Annotated[float | None, typer.Option(help="Remove this share (0 to 1) of the highest.")] = None,
+    calibrated: Annotated[
+        float | None, typer.Option(help="Remove what scores above all but this share of harmless rows.")
+    ] = None,
+    harmless: Annotated[str | None, typer.Option(help="calibrated: scored rows known to be harmless.")] = None,
+    scorer: Annotated[str | None, typer.Option(help="calibrated: or the scorer, with its packaged ones.")] = None,
+    unscorable: Annotated[
+        Literal["separate", "keep", "remove"], typer.Option(help="Where rows without a score go.")
+    ] = "separate",
+    split: Split = None,
+    format: Format = "auto",  # noqa: A002 - the option's name
+) -> None:
+    """Split scored rows by a threshold: kept, removed, unscorable."""
+    from ..console import show_summary
+    from ..deciding.thresholds import Threshold
+    from ..engines.local import split_file
+    from ..sources.files import open_source
+
+    rules = {"max_score": max_score, "drop_top": drop_top, "drop_fraction": drop_fraction, "calibrated": calibrated}
+    chosen = [rule for rule, amount in rules.items() if amount is not None]
+    if len(chosen) != 1:
+        raise typer.BadParameter("give exactly one of --max-score, --drop-top, --drop-fraction, --calibrated")
+    if calibrated is not None and (harmless is None) == (scorer is None):
+        raise typer.BadParameter("--calibrated needs --harmless (scored rows) or --scorer, and not both")
+    with wrong_usage(ThresholdError):
+        if calibrated is not None:
+            threshold = Threshold.calibrated(calibrated, _harmless_scores(harmless, scorer), unscorable=unscorable)
+        else:
+            threshold = getattr(Threshold, chosen[0])(rules[chosen[0]], unscorable=unscorable)
+    show_summary(split_file(open_source(data, split), threshold, out, format=format))
+    print(f"written to {out}: kept/ removed/ unscorable/")
+
+
+def _harmless_scores(harmless: str | None, scorer: str | None) -> Iterable[float | None]:
+    """Scores of the rows in `harmless`, or else those that the scorer carries."""
+    from ..engines.local import read_scores
+    from ..scoring.scorer import LARFScorer
+    from ..sources.files import open_source
+
+    return read_scores(open_source(harmless)) if harmless else LARFScorer.from_pretrained(str(scorer)).harmless_scores

@@ -1,0 +1,33 @@
+"""The command that runs a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def run(
+    recipe: Annotated[Path, typer.Argument(help="YAML file: source, scorer, threshold, executor, output.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Override a key: --set threshold.drop_top=500.", metavar="KEY=VALUE"),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and how long it takes.")] = False,
+) -> None:
+    """Run a recipe: score a dataset and split it, here, on Ray or on Slurm. Run again after a crash, it goes on."""
+    from ..console import show_plan, show_summary
+    from ..recipe.recipe import Recipe
+
+    loaded = Recipe.load(recipe, overrides or ())
+    if dry_run:
+        show_plan(loaded.plan())
+        return
+    done = loaded.run()
+    if isinstance(done, list):
+        print(f"submitted to Slurm: jobs {', '.join(done)}; run the recipe again to see the result, or to go on")
+        return
+    show_summary(done)
+    print(f"written to {loaded.output}: kept/ removed/ unscorable/ (Parquet), report.json, plots/")
+    print(f"next: larf-curate report {loaded.output} --html report.html, and look through what was removed")

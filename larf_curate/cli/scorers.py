@@ -1,0 +1,123 @@
+"""Commands that read a model: fit, layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Unpack
+
+import typer
+
+from ..errors import ModelError, ReferencesError
+from ..models.options import FitOptions
+from .model_options import with_fit_options
+from .usage import Model, parse_blocks, wrong_usage
+
+
+@with_fit_options
+def fit(
+    model: Model,
+    layer: Annotated[
+        str, typer.Option(help="Block to read, from 0; several with commas: 11,13,16; or auto: search first.")
+    ],
+    out: Annotated[Path, typer.Option(help="Directory for the fitted scorer.")],
+    references: Annotated[
+        Path | None, typer.Option(help="JSONL of request, unsafe, safe; packaged if not given.")
+    ] = None,
+    unsafe: Annotated[Path | None, typer.Option(help="JSONL of unsafe conversations, with --safe.")] = None,
+    safe: Annotated[Path | None, typer.Option(help="JSONL of safe ones, paired by line.")] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse references that the linter finds fault with.")
+    ] = False,
+    formula: Annotated[Literal["larf", "subspace"], typer.Option(help="How states become a score.")] = "larf",
+    top_k: Annotated[int | None, typer.Option(help="larf: pairs that count for a row; all if not given.")] = None,
+    rank: Annotated[int, typer.Option(help="subspace: directions kept a side.")] = 16,
+    **options: Unpack[FitOptions],
+) -> None:
+    """Fit a scorer: encode the reference pairs at a block of the model."""
+    from ..scoring.artifact import require_writable
+    from ..scoring.references import choose_references, require_one_choice
+    from ..scoring.scorer import LARFScorer
+
+    blocks: list[int] | Literal["auto"] = "auto" if layer == "auto" else parse_blocks(layer)
+    with wrong_usage(ReferencesError):
+        require_one_choice(references, unsafe, safe)
+    pairs = choose_references(references, unsafe, safe)
+    if strict:
+        pairs.lint().raise_for_findings()
+    require_writable(out)
+    scorer = LARFScorer.fit(
+        model,
+        blocks,
+        references=pairs,
+        formula=formula,
+        top_k=top_k,
+        rank=rank,
+        **options,
+    )
+    scorer.save_pretrained(out)
+    print(f"scorer written to {out}")
+
+
+@with_fit_options
+def layers(
+    model: Model,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON file for all figures; a .png of the profile beside it.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Harmless prompts that sound harmful: JSONL or lines; packaged if not given.")
+    ] = None,
+    blocks: Annotated[str | None, typer.Option(help="Blocks to scale, with commas; all if not given.")] = None,
+    scales: Annotated[str, typer.Option(help="Factors, in pairs 1-a and 1+a.")] = "0.7,0.8,0.9,1.1,1.2,1.3",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each answer.")] = 32,
+    judge_url: Annotated[
+        str | None, typer.Option(help="OpenAI-compatible endpoint that judges, instead of wording.")
+    ] = None,
+    judge_model: Annotated[str | None, typer.Option(help="The judge's name at that endpoint.")] = None,
+    references: Annotated[Path | None, typer.Option(help="JSONL of pairs, for the quicker looks.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="File that keeps the answers' verdicts; in the cache else.")
+    ] = None,
+    **options: Unpack[FitOptions],
+) -> None:
+    """Find the safety-sensitive block: scale one after the other, and count which harmless prompts are refused then."""
+    from ..answering.judges import EndpointJudge, by_wording
+    from ..atomic import write_bytes
+    from ..console import show_layers
+    from ..scoring.layer_search.profile import amplitudes
+    from ..scoring.layer_search.search import find_safety_layers
+    from ..scoring.references import ReferenceSet
+
+    if (judge_url is None) != (judge_model is None):
+        raise typer.BadParameter("--judge-url and --judge-model go together")
+    factors = _parse_scales(scales)
+    with wrong_usage(ModelError, "--scales"):
+        amplitudes(factors)
+    profile = find_safety_layers(
+        model,
+        prompts=prompts,
+        blocks=None if blocks is None else parse_blocks(blocks, "--blocks"),
+        scales=factors,
+        max_new_tokens=max_new_tokens,
+        judge=EndpointJudge(judge_url, judge_model) if judge_url and judge_model else by_wording,
+        references=None if references is None else ReferenceSet.from_jsonl(references),
+        resume=resume,
+        **options,
+    )
+    show_layers(profile)
+    if out is not None:
+        from ..publishing.plots import draw_search
+
+        write_bytes(out, profile.to_json().encode())
+        picture = out.with_suffix(".png")
+        write_bytes(picture, draw_search(profile))
+        print(f"written: {out}, {picture}")
+    if profile.best is not None:
+        print(f"next: larf-curate fit {model} --layer {profile.best} --out my-scorer")
+
+
+def _parse_scales(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} are not numbers with commas", param_hint="--scales") from None
