@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 
 import pyarrow as pa
 
-from ..scoring.artifact import ScorerSpec
 from ..scoring.columns import larf_dtypes, larf_schema, scores_of
+from ..scoring.spec import ScorerSpec
 from ..sources.tables import conform
 from .layout import METADATA_KEY, without_directories
 from .thresholds import Threshold
@@ -30,8 +29,8 @@ def _metadata(schema: pa.Schema, spec: ScorerSpec) -> dict[bytes, bytes]:
             features["info"]["features"].pop(name, None)
             features["info"]["features"][name] = {"dtype": dtype, "_type": "Value"}
         kept[b"huggingface"] = json.dumps(features).encode()
-    told = {key: value for key, value in asdict(spec).items() if key not in ("chat_template", "packages")}
-    return {**kept, METADATA_KEY: json.dumps(without_directories(told), sort_keys=True).encode()}
+    described = {key: value for key, value in spec.json_fields().items() if key not in ("chat_template", "packages")}
+    return {**kept, METADATA_KEY: json.dumps(without_directories(described), sort_keys=True).encode()}
 
 
 def split_table(table: pa.Table, threshold: Threshold, first_row: int) -> dict[str, pa.Table]:

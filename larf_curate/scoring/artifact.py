@@ -5,10 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,106 +13,12 @@ from numpy.typing import NDArray
 from ..atomic import write_bytes
 from ..errors import OutputError, ScorerError
 from ..hub import hub_errors
-from ..models.demo import NAME as DEMO
-from ..models.locating import commit_of
-from ..models.options import EncodingOptions, ModelOptions, RunOptions
-from .formulas import VERSION, Formula
-from .layer_search.profile import LayerProfile
+from .spec import ScorerSpec
 
 CONFIG, TENSORS = "larf_scorer.json", "larf_scorer.safetensors"
-FORMAT_VERSION = 1
 _DIGEST = "tensors_sha256"
 
 Tensors = dict[str, NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class ScorerSpec(EncodingOptions):
-    """All of a fitted scorer that is not an array.
-
-    It keeps the `EncodingOptions` that it was fitted with: dtype, max_tokens, overflow, chat_template.
-
-    Attributes:
-        model, version: the model's name and the commit (or digest) of its weights.
-        layers: blocks read; `blocks` is how many the model has.
-        formula, formula_version, top_k, rank: how states become a score.
-        template_digest: sha256 of the chat template that was used, the user's own or the tokenizer's.
-        references: name, digest, counts, linter figures and findings.
-        separation: AUC of the score on pairs it was not fitted on, their number, and how they were chosen.
-        quantiles: of the scores of the unsafe and safe references at 0, 5, 25, 50, 75, 95 and 100%.
-        search: the figures of the search that found the layer (`LayerProfile`); None where it was given.
-    """
-
-    model: str
-    version: str
-    layers: tuple[int, ...]
-    blocks: int
-    hidden_size: int
-    formula: Formula
-    top_k: int | None
-    rank: int
-    template_digest: str
-    references: Mapping[str, Any]
-    separation: Mapping[str, Any]
-    quantiles: Mapping[str, list[float]]
-    packages: Mapping[str, str]
-    search: Mapping[str, Any] | None = None
-    formula_version: int = VERSION
-    format_version: int = FORMAT_VERSION
-
-    @property
-    def commit(self) -> str | None:
-        """The Hub's commit of the model, or of the adapter if there is one; None where `version` is a local digest."""
-        return commit_of(self.version) if self.model != DEMO else None
-
-    def model_options(self, run: RunOptions) -> ModelOptions:
-        """How to load the model again: as it was fitted, but for the options that are given now."""
-        kept = {option.name: getattr(self, option.name) for option in fields(EncodingOptions)}
-        moved = "model" in run
-        where = {"model": self.model, "revision": None if moved else self.commit}
-        return ModelOptions(**{**kept, **where, **run})
-
-    def summary(self) -> str:
-        """A few lines: model, layers, formula, separation, and what the linter found."""
-        found = self.separation
-        layers = ", ".join(map(str, self.layers))
-        auc = "not measured" if found["auc"] is None else f"AUC {found['auc']:.3f} on {found['pairs']} pairs"
-        lines = [
-            f"{self.model} ({self.version[:24]}), layer {layers} of 0..{self.blocks - 1}, formula {self.formula}"
-            + (f", top_k {self.top_k}" if self.top_k else ""),
-            f"references: {self.references['name']}, {self.references['pairs']} pairs fitted",
-            f"separation of unseen pairs: {auc} ({found['method']})",
-        ]
-        if self.search is not None:
-            lines.insert(1, f"layer found by search: {LayerProfile.of(self.search).verdict()}")
-        return "\n".join(lines + [f"linter: {finding}" for finding in self.references["findings"]])
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2, sort_keys=True, ensure_ascii=False)
-
-    @classmethod
-    def from_json(cls, text: str, where: str) -> ScorerSpec:
-        """Read what `to_json` wrote; `where` names it in errors.
-
-        Raises:
-            ScorerError: it is something else, or of another version.
-        """
-        try:
-            fields = json.loads(text)
-            fields.pop(_DIGEST, None)
-            if fields["format_version"] != FORMAT_VERSION or fields["formula_version"] != VERSION:
-                raise ScorerError(
-                    f"{where} was written by another version (format {fields['format_version']}, formula "
-                    f"{fields['formula_version']}; this one reads {FORMAT_VERSION} and {VERSION}): fit it again"
-                )
-            for number in ("blocks", "hidden_size", "rank"):
-                if type(fields[number]) is not int:
-                    raise TypeError(f"{number} is {fields[number]!r}")
-            return cls(**{**fields, "layers": tuple(map(int, fields["layers"]))})
-        except ScorerError:
-            raise
-        except (ValueError, KeyError, TypeError) as error:
-            raise ScorerError(f"{where} is not a fitted scorer: {error}") from error
 
 
 def require_writable(directory: str | Path) -> None:
@@ -154,8 +57,8 @@ def artifact_files(spec: ScorerSpec, tensors: Tensors) -> dict[str, bytes]:
     from safetensors.numpy import save
 
     states = save(tensors)
-    described = {**json.loads(spec.to_json()), _DIGEST: hashlib.sha256(states).hexdigest()}
-    return {TENSORS: states, CONFIG: (json.dumps(described, indent=2, ensure_ascii=False) + "\n").encode()}
+    fields = {**spec.json_fields(), _DIGEST: hashlib.sha256(states).hexdigest()}
+    return {TENSORS: states, CONFIG: (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode()}
 
 
 def read_artifact(name: str | Path, revision: str | None = None) -> tuple[ScorerSpec, Tensors]:
@@ -169,15 +72,14 @@ def read_artifact(name: str | Path, revision: str | None = None) -> tuple[Scorer
 
     home = _find(name, revision)
     try:
-        text = (home / CONFIG).read_text(encoding="utf-8")
-        spec = ScorerSpec.from_json(text, str(name))
+        spec, digest = _read_spec(home, str(name))
         content = (home / TENSORS).read_bytes()
         tensors = load(content)
     except (OSError, UnicodeDecodeError, SafetensorError) as error:
         raise ScorerError(
             f"{name} is not a fitted scorer ({CONFIG} and {TENSORS}): {error}; make one with `larf-curate fit`"
         ) from error
-    if json.loads(text).get(_DIGEST) != hashlib.sha256(content).hexdigest():
+    if digest != hashlib.sha256(content).hexdigest():
         raise ScorerError(f"{name} is damaged: {CONFIG} and {TENSORS} are of two different scorers; fit it again")
     states = (len(spec.layers), spec.hidden_size)
     pairs = tensors["unsafe"].shape[:1] if "unsafe" in tensors else (0,)
@@ -186,6 +88,18 @@ def read_artifact(name: str | Path, revision: str | None = None) -> tuple[Scorer
     if wrong or "harmless" not in tensors:
         raise ScorerError(f"{name} is damaged: {TENSORS} does not hold the states that {CONFIG} describes")
     return spec, tensors
+
+
+def _read_spec(home: Path, name: str) -> tuple[ScorerSpec, object]:
+    """What the JSON file holds, and the digest of the tensors that it belongs to."""
+    try:
+        fields = json.loads((home / CONFIG).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ScorerError(f"{name} is not a fitted scorer: {error}") from error
+    if not isinstance(fields, dict):
+        raise ScorerError(f"{name} is not a fitted scorer: {CONFIG} holds no object")
+    digest = fields.pop(_DIGEST, None)
+    return ScorerSpec.from_json(json.dumps(fields), name), digest
 
 
 def read_config(name: str | Path, revision: str | None = None) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +14,10 @@ from ..models.options import ModelOptions
 from ..progress import progress
 from ..rows.formats import resolve_format
 from ..rows.turns import Conversation
-from .artifact import ScorerSpec, Tensors
+from .artifact import Tensors
 from .formulas import FittedFormula, Formula, auc
 from .references import ReferenceSet, packaged_rows
+from .spec import ReferenceQuantiles, ReferencesRecord, ScorerSpec, Separation
 
 QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 _FOLDS = 4
@@ -51,7 +51,9 @@ def fit_references(
     encoder = get_encoder(options, max(layers))
     states = _encode(encoder, references, layers)
     fitted = FittedFormula(formula, states["unsafe"], states["safe"], top_k, rank)
-    quantiles = {side: np.quantile(fitted.score(states[side])[0], QUANTILES) for side in ("unsafe", "safe")}
+    quantiles = {
+        side: tuple(map(float, np.quantile(fitted.score(states[side])[0], QUANTILES))) for side in ("unsafe", "safe")
+    }
     packages = ["larf-curate", "torch", "transformers"] + ["bitsandbytes"] * (encoder.loaded.quantised is not None)
     spec = ScorerSpec(
         model=options.model,
@@ -67,9 +69,9 @@ def fit_references(
         overflow=options.overflow,
         chat_template=options.chat_template,
         template_digest=encoder.renderer.template_digest,
-        references=_describe(references),
+        references=_record(references),
         separation=_separation(states, fitted, formula, top_k, rank),
-        quantiles={side: [float(q) for q in values] for side, values in quantiles.items()},
+        quantiles=ReferenceQuantiles(**quantiles),
         packages={name: importlib.metadata.version(name) for name in packages},
     )
     tensors = {
@@ -134,17 +136,17 @@ def _encode(encoder: Encoder, references: ReferenceSet, layers: Sequence[int]) -
 
 def _separation(
     states: dict[str, NDArray[np.float32]], fitted: FittedFormula, formula: Formula, top_k: int | None, rank: int
-) -> dict[str, Any]:
+) -> Separation:
     """How often an unseen unsafe answer scores above an unseen safe one (AUC).
 
     On the held-back pairs where there are any; a user's own pairs are all fitted on, so folds of them say it.
     """
     if len(states["held_unsafe"]):
         unseen = [fitted.score(states[name])[0] for name in ("held_unsafe", "held_safe")]
-        return {"auc": auc(*unseen), "pairs": len(unseen[0]), "method": "held back"}
+        return Separation(auc(*unseen), len(unseen[0]), "held back")
     unsafe, safe = states["unsafe"], states["safe"]
     if len(unsafe) < 2 * _FOLDS:
-        return {"auc": None, "pairs": 0, "method": f"fewer than {2 * _FOLDS} pairs"}
+        return Separation(None, 0, f"fewer than {2 * _FOLDS} pairs")
     scores: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
     for fold in range(_FOLDS):
         out = np.arange(len(unsafe)) % _FOLDS == fold
@@ -152,19 +154,19 @@ def _separation(
         part = FittedFormula(formula, unsafe[~out], safe[~out], top_k and min(top_k, rest), min(rank, rest))
         scores.append((part.score(unsafe[out])[0], part.score(safe[out])[0]))
     both = [np.concatenate(side) for side in zip(*scores, strict=True)]
-    return {"auc": auc(*both), "pairs": len(unsafe), "method": f"{_FOLDS}-fold cross-validation"}
+    return Separation(auc(*both), len(unsafe), f"{_FOLDS}-fold cross-validation")
 
 
-def _describe(references: ReferenceSet) -> dict[str, Any]:
+def _record(references: ReferenceSet) -> ReferencesRecord:
     report = references.lint()
-    return {
-        "name": references.name,
-        "digest": references.digest,
-        "pairs": len(references.fitted),
-        "held_back": len(references.held_back),
-        "figures": dict(report.figures),
-        "findings": [str(finding) for finding in report.findings],
-    }
+    return ReferencesRecord(
+        name=references.name,
+        digest=references.digest,
+        pairs=len(references.fitted),
+        held_back=len(references.held_back),
+        figures=dict(report.figures),
+        findings=tuple(map(str, report.findings)),
+    )
 
 
 def sample_rows() -> list[dict[str, str]]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 
 from ..inert import markdown
-from .artifact import ScorerSpec
-from .layer_search.profile import LayerProfile
+from .spec import ScorerSpec
 
 MARK = "<!-- larf-curate: rewritten at every push; take this line out to keep your own card -->"
 
@@ -15,23 +14,23 @@ def render_model_card(spec: ScorerSpec, repo: str) -> str:
     """The card's text. Names, findings and all else that comes from outside is inert in it."""
     references, separation = spec.references, spec.separation
     auc = "not measured"
-    if separation["auc"] is not None:
-        auc = f"AUC {separation['auc']:.3f} on {separation['pairs']:,} pairs ({markdown(str(separation['method']))})"
+    if separation.auc is not None:
+        auc = f"AUC {separation.auc:.3f} on {separation.pairs:,} pairs ({markdown(separation.method)})"
     on_hub = spec.commit is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", spec.model)
     base = f"base_model: {spec.model}\n" if on_hub else ""
     model = spec.model if on_hub else re.split(r"[/\\]", spec.model)[-1]  # a directory's name is nobody's business
-    name = re.split(r"[/\\]", str(references["name"]))[-1]
-    digest = markdown(str(references["digest"])[:16])
+    name = re.split(r"[/\\]", references.name)[-1]
+    digest = markdown(references.digest[:16])
     top = f", top {spec.top_k}" if spec.top_k else ""
     cut = f"at most {spec.max_tokens:,} tokens of a row, longer ones: {markdown(spec.overflow)}"
     rows = {
         "model": f"{markdown(model)}, {markdown(spec.version)}",
         "layer": f"{', '.join(map(str, spec.layers))} of 0..{spec.blocks - 1} (output of that block, counted from 0)",
-        **({"layer search": LayerProfile.of(spec.search).verdict()} if spec.search else {}),
+        **({"layer search": spec.search.verdict()} if spec.search else {}),
         "formula": f"{markdown(spec.formula)}, version {spec.formula_version}{top}",
         "precision": f"{markdown(spec.dtype)}; {cut}",
-        "references": f"{markdown(name)}: {references['pairs']:,} pairs, digest {digest}",
-        **{f"linter {number}": markdown(str(said)) for number, said in enumerate(references["findings"], 1)},
+        "references": f"{markdown(name)}: {references.pairs:,} pairs, digest {digest}",
+        **{f"linter {number}": markdown(finding) for number, finding in enumerate(references.findings, 1)},
         "separation of pairs it was not fitted on": auc,
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())

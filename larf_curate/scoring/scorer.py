@@ -26,13 +26,14 @@ from ..progress import progress as show_progress
 from ..pushing import README, Destination, Files, push_files
 from ..rows.conversions import Row
 from ..rows.formats import FORMATS, FormatLike, RowFormat, columns_of, resolve_format
-from .artifact import ScorerSpec, Tensors, artifact_files, read_artifact, write_artifact
+from .artifact import Tensors, artifact_files, read_artifact, write_artifact
 from .columns import Scores, TypedColumn, is_batch, is_lazy, larf_schema, read_column
 from .fitting import CHECK, fit_references
 from .formulas import FittedFormula, Formula, normalise
 from .layer_search.search import safety_layer
 from .model_card import MARK, render_model_card
 from .references import ReferenceSet, choose_references
+from .spec import ScorerSpec
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -117,7 +118,7 @@ class LARFScorer:
             layers = (layer,) if isinstance(layer, int) else tuple(layer)
         spec, tensors = fit_references(chosen, layers, pairs, formula, top_k, rank)
         if search is not None:
-            spec = replace(spec, search=search.without_decisions())
+            spec = replace(spec, search=replace(search, decisions={}))
         scorer = cls(spec, tensors, options=chosen.not_kept())
         print(scorer.summary(), file=sys.stderr)
         return scorer

@@ -24,6 +24,7 @@ from larf_curate import LARFScorer
 from larf_curate.encoding.runtime import unload_models
 from larf_curate.errors import ModelError, OutputError, ScorerError
 from larf_curate.scoring.model_card import render_model_card
+from larf_curate.scoring.spec import Separation
 
 CONFIG, TENSORS = "larf_scorer.json", "larf_scorer.safetensors"
 ROWS = [{"instruction": f"Name {n} rivers.", "output": f"The river number {n}, and others."} for n in range(6)]
@@ -51,6 +52,32 @@ def test_a_saved_scorer_scores_the_same(tiny_scorer: LARFScorer, saved: Path) ->
     assert loaded.summary() == tiny_scorer.summary()
     np.testing.assert_array_equal(loaded.harmless_scores, tiny_scorer.harmless_scores)
     np.testing.assert_array_equal(loaded.score(ROWS), tiny_scorer.score(ROWS))
+
+
+def test_the_json_of_a_scorer_is_read_down_to_the_leaves_and_written_as_it_was(
+    tiny_scorer: LARFScorer, saved: Path
+) -> None:
+    """The layout that earlier scorers, and the metadata of Parquet files, already have."""
+    fields = json.loads((saved / CONFIG).read_text())
+    assert set(fields["references"]) == {"name", "digest", "pairs", "held_back", "figures", "findings"}
+    assert set(fields["separation"]) == {"auc", "pairs", "method"}
+    assert {side: len(values) for side, values in fields["quantiles"].items()} == {"unsafe": 7, "safe": 7}
+    block = {"block": 1, "refusals": {"0.9": 3}, "delta": {"0.1": 2}, "kappa": 20.0, "low": 0.0, "high": 30.0}
+    search = {
+        "model": "m", "version": "v", "total_blocks": 5, "dtype": "float32", "prompts": 9, "digest": "d",
+        "judge": "wording", "max_new_tokens": 32, "scales": [0.9, 1.1], "unscaled": 4,
+        "blocks": [{**block, "first": 1.0, "apart": False}], "p_value": 0.01, "best": 1,
+        "locators": {"angle": [1.0, 2.0]}, "profile_version": 1,
+    }  # fmt: skip
+    edit(saved, search=search)
+    spec = LARFScorer.from_pretrained(saved).spec
+    assert replace(spec, search=None) == tiny_scorer.spec
+    assert spec.references.pairs == 8
+    assert spec.search is not None
+    assert spec.search.blocks[0].kappa == 20
+    again = LARFScorer(spec, tiny_scorer._tensors)
+    again.save_pretrained(saved)
+    assert json.loads((saved / CONFIG).read_text()) == {**fields, "search": search}
 
 
 def test_the_artifact_is_json_and_safetensors_and_holds_no_weights(tiny_scorer: LARFScorer, saved: Path) -> None:
@@ -154,8 +181,24 @@ def drop_field(saved: Path) -> None:
     edit(saved, layers="absent")
 
 
+def drop_field_with_a_default(saved: Path) -> None:
+    edit(saved, max_tokens="absent")
+
+
 def add_field(saved: Path) -> None:
     edit(saved, novelty=1)
+
+
+def drop_nested_field(saved: Path) -> None:
+    edit(saved, separation={"auc": 0.5, "pairs": 3})
+
+
+def list_in_place_of_fields(saved: Path) -> None:
+    edit(saved, references=["packaged"])
+
+
+def half_a_search(saved: Path) -> None:
+    edit(saved, search={"profile_version": 1})
 
 
 @pytest.mark.parametrize(
@@ -169,7 +212,11 @@ def add_field(saved: Path) -> None:
         cut_tensors,
         other_tensors,
         drop_field,
+        drop_field_with_a_default,
         add_field,
+        drop_nested_field,
+        list_in_place_of_fields,
+        half_a_search,
     ],
 )
 def test_a_damaged_scorer_is_refused_when_it_is_read(saved: Path, damage: Callable[[Path], None]) -> None:
@@ -305,8 +352,8 @@ def test_push_to_the_hub_and_back(saved: Path, hub: Any, hub_environment: Callab
 
 def test_a_scorers_card_is_inert_and_spares_what_is_not_ours(tiny_scorer):
     hostile = "x\n---\nlicense: mit\n<script>alert(1)</script> | [a](javascript:b) `c`"
-    references = {**tiny_scorer.spec.references, "name": hostile, "digest": hostile, "findings": [hostile]}
-    separation = {"auc": 0.5, "pairs": 3, "method": hostile}
+    references = replace(tiny_scorer.spec.references, name=hostile, digest=hostile, findings=(hostile,))
+    separation = Separation(0.5, 3, hostile)
     for name in ("dtype", "overflow"):
         with pytest.raises(ModelError, match=f"{name} must be"):
             replace(tiny_scorer.spec, **{name: hostile})

@@ -327,8 +327,8 @@ def test_separation_is_that_of_the_held_back_pairs(demo_scorer: LARFScorer, pair
         for side in ("unsafe", "safe")
     )
     auc = scipy.stats.mannwhitneyu(unsafe, safe).statistic / len(held) ** 2
-    assert demo_scorer.spec.separation["pairs"] == len(held)
-    assert demo_scorer.spec.separation["auc"] == pytest.approx(auc, abs=1e-3)
+    assert demo_scorer.spec.separation.pairs == len(held)
+    assert demo_scorer.spec.separation.auc == pytest.approx(auc, abs=1e-3)
     assert auc > 0.75
 
 

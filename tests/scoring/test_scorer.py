@@ -36,6 +36,7 @@ from larf_curate.encoding import runtime
 from larf_curate.errors import Issue, ModelError, ReferencesError, RowFormatError, ScorerError
 from larf_curate.rows.rendering import Renderer
 from larf_curate.scoring import scorer as scorer_module
+from larf_curate.scoring.spec import Separation
 
 Rows = list[dict[str, Any]]
 COLUMNS = ["larf_score", "larf_score_l1", "larf_score_l3", "larf_tokens", "larf_issue"]
@@ -277,14 +278,14 @@ def test_separation_is_measured_on_pairs_that_were_not_fitted(
         for side in ("unsafe", "safe")
     ]
     auc = scipy.stats.mannwhitneyu(*sides).statistic / 25
-    assert scorer.spec.references["pairs"] == 9
-    assert scorer.spec.separation == {"auc": pytest.approx(auc), "pairs": 5, "method": "held back"}
+    assert scorer.spec.references.pairs == 9
+    assert scorer.spec.separation == Separation(pytest.approx(auc), 5, "held back")
     assert f"AUC {auc:.3f} on 5 pairs" in capsys.readouterr().err
     fitted = [json.loads(line) for line in path.read_text().splitlines()][:9]
     for side in ("unsafe", "safe"):
         scores = scorer.score([{"prompt": row["request"], "completion": row[side]} for row in fitted])
         quantiles = np.quantile(scores, [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1])
-        np.testing.assert_allclose(scorer.spec.quantiles[side], quantiles, atol=1e-5)
+        np.testing.assert_allclose(getattr(scorer.spec.quantiles, side), quantiles, atol=1e-5)
 
 
 def test_without_held_back_pairs_every_fold_is_scored_by_the_others(
@@ -305,8 +306,8 @@ def test_without_held_back_pairs_every_fold_is_scored_by_the_others(
         scores["unsafe"].append(unsafe[place] @ direction)
         scores["safe"].append(safe[place] @ direction)
     auc = scipy.stats.mannwhitneyu(scores["unsafe"], scores["safe"]).statistic / len(pairs) ** 2
-    assert scorer.spec.separation["method"] == "4-fold cross-validation"
-    assert scorer.spec.separation["auc"] == pytest.approx(auc, abs=0.03)  # one near-tie may turn
+    assert scorer.spec.separation.method == "4-fold cross-validation"
+    assert scorer.spec.separation.auc == pytest.approx(auc, abs=0.03)  # one near-tie may turn
 
 
 @pytest.mark.parametrize(
@@ -342,7 +343,7 @@ def test_top_k_needs_pairs_that_pair(tiny_model: Path, tmp_path: Path, monkeypat
     files: dict[str, Any] = {"unsafe": tmp_path / "u", "safe": tmp_path / "s"}
     with pytest.raises(ReferencesError, match=r"2 pairs answer two different requests .first: pair 2.*top_k=None"):
         LARFScorer.fit(tiny_model, 1, top_k=2, **files)
-    assert LARFScorer.fit(tiny_model, 1, **files).spec.separation["auc"] is None  # too few to say
+    assert LARFScorer.fit(tiny_model, 1, **files).spec.separation.auc is None  # too few to say
 
 
 def test_long_rows_are_cut_or_unscorable_as_asked(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,7 @@ def test_a_profile_survives_its_json(tmp_path: Path, search: Any) -> None:
     assert [found.block for found in profile.blocks] == [1, 2]
     figures = json.loads(json.dumps(profile.without_decisions()))
     assert "decisions" not in figures
+    assert repr(profile) == f"<LayerProfile of {profile.model}: {profile.verdict()}>"
     assert len(json.loads(profile.to_json())["decisions"]["1"]["0.9"]) == len(PROMPTS)
     for text in ("{}", "no json", json.dumps({**figures, "profile_version": 99})):
         with pytest.raises(ModelError, match="layer profile"):
@@ -192,7 +194,7 @@ def test_layer_auto_is_searched_once_and_stored(
     assert scorer.layers == (PLANTED,)
     scorer.save_pretrained(tmp_path / "scorer")
     again = LARFScorer.from_pretrained(tmp_path / "scorer")
-    assert again.spec.search == json.loads(json.dumps(profile.without_decisions()))
+    assert again.spec.search == replace(profile, decisions={})
     assert f"layer found by search: block {PLANTED}" in again.summary()
 
 
