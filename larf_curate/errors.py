@@ -76,6 +76,7 @@ class Issue(StrEnum):
 
     TRUNCATED = "truncated"  # scored; its middle was cut to `max_tokens`
     NO_ASSISTANT = "no_assistant_turn"
+    NO_USER = "no_user_turn"  # an answer without what it answers
     EMPTY_CONVERSATION = "empty_conversation"
     EMPTY_ANSWER = "empty_answer"  # the answer is null or blank
     WRONG_TYPE = "wrong_type"  # a field holds something other than the format says
@@ -97,8 +98,17 @@ class Issue(StrEnum):
 
 
 class Unscorable(Exception):  # noqa: N818 - an outcome of one row, never an error of the run
-    """Raised for one row by whoever finds that it cannot be scored; caught by the scorer, which counts it."""
+    """Raised for one row by whoever finds that it cannot be scored; caught by the scorer, which counts it.
 
-    def __init__(self, issue: Issue) -> None:
-        super().__init__(issue.value)
+    Attributes:
+        issue: the kind of fault.
+        detail: the column or turn at fault and what it holds; empty where there is no more to say.
+    """
+
+    def __init__(self, issue: Issue, detail: str = "") -> None:
+        super().__init__(f"{issue.words}: {detail}" if detail else issue.words)
         self.issue = issue
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Unscorable, (self.issue, self.detail)

@@ -2,110 +2,141 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..errors import Issue, Unscorable
-from .prompt_columns import request_column
+from .choices import answer_with_choice, choices_of
+from .prompt_columns import CONTEXT_COLUMNS, PREFERENCE_PROMPTS, SYSTEM_COLUMNS, TOOLS_COLUMNS, request_column
 from .tools import Message
+from .transcripts import turns_in_text
 from .turns import Conversation, conversation_of, turns_of
-from .values import answer_of, join_texts, text_of
+from .values import answer_of, join_texts, kind_of_value, structure_of, text_of
 
 Row = Mapping[str, Any]
 Convert = Callable[[Row], Conversation]
 
-
-def _exchange(user: str, assistant: str, system: str = "", before: Iterable[Message] = ()) -> Conversation:
-    return conversation_of(
-        [*before, {"role": "user", "content": user}, {"role": "assistant", "content": assistant}], system
-    )
+SEPARATOR = "\n\n"
+"""What stands between an instruction and its input."""
 
 
-def alpaca(row: Row) -> Conversation:
-    history: list[Message] = []
-    pairs = row.get("history") or []
+def exchange(request: str, answer: str, *, before: Iterable[str] = (), after: Iterable[str] = ()) -> Convert:
+    """The conversion of a row with one request and one answer, each a text in a column of its own.
+
+    Args:
+        request: its column.
+        answer: its column.
+        before: columns that belong before the request in the user's turn.
+        after: columns that belong after it.
+    """
+
+    def convert(row: Row) -> Conversation:
+        texts = [text_of(row.get(name), name) for name in (*before, request, *after)]
+        choices = choices_of(row.get("choices"))
+        reply = answer_with_choice(row.get(answer), choices) if choices else row.get(answer)
+        user = join_texts(*texts, "\n".join(choices), separator=SEPARATOR)
+        messages = [*_history(row), {"role": "user", "content": user}]
+        return _conversation([*messages, {"role": "assistant", "content": answer_of(reply, answer)}], row)
+
+    return convert
+
+
+def _history(row: Row) -> list[Message]:
+    """Earlier exchanges: pairs of request and answer, or turns."""
+    pairs, _ = structure_of(row.get("history"))
+    if not pairs:
+        return []
     if not isinstance(pairs, list | tuple):
-        raise Unscorable(Issue.WRONG_TYPE)
+        raise Unscorable(Issue.WRONG_TYPE, f"column 'history' holds {kind_of_value(pairs)} where pairs are wanted")
+    if all(isinstance(pair, Mapping) for pair in pairs):
+        return turns_of(list(pairs), "history")
+    messages: list[Message] = []
     for pair in pairs:
         if not isinstance(pair, list | tuple) or len(pair) != 2:
-            raise Unscorable(Issue.WRONG_TYPE)
-        history += [{"role": "user", "content": text_of(pair[0])}, {"role": "assistant", "content": text_of(pair[1])}]
-    user = join_texts(text_of(row.get("instruction")), text_of(row.get("input")))
-    return _exchange(user, answer_of(row.get("output")), text_of(row.get("system")), history)
+            raise Unscorable(Issue.WRONG_TYPE, "column 'history' holds something other than pairs")
+        messages.append({"role": "user", "content": text_of(pair[0], "history")})
+        messages.append({"role": "assistant", "content": text_of(pair[1], "history")})
+    return messages
 
 
-def dolly(row: Row) -> Conversation:
-    return _exchange(
-        join_texts(text_of(row.get("instruction")), text_of(row.get("context"))), answer_of(row.get("response"))
-    )
+def _conversation(messages: list[Message], row: Row) -> Conversation:
+    """With the system turn and the tools of the row."""
+    system = join_texts(*dict.fromkeys(text_of(row.get(name), name) for name in SYSTEM_COLUMNS))
+    tools = request_column(row, TOOLS_COLUMNS)
+    return conversation_of(messages, system, None if tools is None else row[tools])
 
 
-def question_answer(row: Row) -> Conversation:
-    return _exchange(text_of(row.get("question")), answer_of(row.get("answer")), text_of(row.get("system")))
-
-
-def _side(value: Any, role: str) -> list[Message]:
+def _side(value: Any, role: str, column: str) -> list[Message]:
     """A prompt or a completion: a string, which is one turn of `role`, or chat turns."""
-    if isinstance(value, list | Mapping):
-        return turns_of(value)
-    return [{"role": role, "content": text_of(value)}]
+    structure, _ = structure_of(value)
+    if isinstance(structure, Mapping | list) and (not isinstance(value, str) or _are_turns(structure)):
+        return turns_of(value, column)
+    return [{"role": role, "content": text_of(value, column)}]
 
 
-def _answer_turns(value: Any) -> list[Message]:
+def _are_turns(value: Any) -> bool:
+    """Whether JSON in a text is chat turns, not a text that happens to be JSON."""
+    turns = value if isinstance(value, list) else [value]
+    return bool(turns) and all(isinstance(turn, Mapping) and ("role" in turn or "from" in turn) for turn in turns)
+
+
+def _answer_turns(value: Any, column: str) -> list[Message]:
     """The turns of an answer. One of them must be the assistant's: an earlier one in the prompt is not the answer."""
-    if not isinstance(value, list | Mapping):
-        return [{"role": "assistant", "content": answer_of(value)}]
-    turns = turns_of(value)
+    turns = _side(value, "assistant", column)
     if not any(message["role"] == "assistant" for message in turns):
-        raise Unscorable(Issue.NO_ASSISTANT)
+        raise Unscorable(Issue.NO_ASSISTANT, f"column {column!r} has no assistant turn")
+    if len(turns) == 1 and not turns[0].get("tool_calls"):
+        answer_of(turns[0]["content"], column)
     return turns
 
 
 def prompt_completion(row: Row) -> Conversation:
-    answer = _answer_turns(row.get("completion"))
-    return conversation_of(_side(row.get("prompt"), "user") + answer, text_of(row.get("system")), row.get("tools"))
+    """`prompt` and `completion`: texts or turns; `input` and `context` follow a prompt that is a text."""
+    answer = _answer_turns(row.get("completion"), "completion")
+    return _conversation(_history(row) + _prompt_turns(row, "prompt", CONTEXT_COLUMNS) + answer, row)
+
+
+def _prompt_turns(row: Row, column: str, after: Iterable[str]) -> list[Message]:
+    turns = _side(row.get(column), "user", column)
+    more = [text_of(row.get(name), name) for name in after]
+    if isinstance(row.get(column), str) and any(text.strip() for text in more):
+        turns[-1]["content"] = join_texts(turns[-1]["content"], *more, separator=SEPARATOR)
+    return turns
 
 
 def messages(row: Row) -> Conversation:
-    return conversation_of(turns_of(row.get("messages")), text_of(row.get("system")), row.get("tools"))
+    """Chat messages in the column `messages`."""
+    return _conversation(turns_of(row.get("messages"), "messages"), row)
 
 
 def sharegpt(row: Row) -> Conversation:
-    return conversation_of(turns_of(row.get("conversations")), text_of(row.get("system")), row.get("tools"))
-
-
-_TRANSCRIPT = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
-
-
-def _transcript(text: str) -> list[Message]:
-    """A whole conversation in one string, as Anthropic's hh-rlhf writes it."""
-    parts = _TRANSCRIPT.split(text)
-    return [
-        {"role": "user" if speaker == "Human" else "assistant", "content": text.strip()}
-        for speaker, text in zip(parts[1::2], parts[2::2], strict=True)
-    ]
-
-
-PREFERENCE_PROMPTS = ("conversations", "messages", "prompt", "instruction", "question")
-"""Columns that may hold the prompt of a preference row: turns, or a text."""
+    """Chat messages in the column `conversations`."""
+    return _conversation(turns_of(row.get("conversations"), "conversations"), row)
 
 
 def preference(side: str) -> Convert:
     """The conversion of a preference row with the answer in the column `side`, `chosen` or `rejected`."""
 
     def convert(row: Row) -> Conversation:
-        answer = row.get(side)
         prompt = request_column(row, PREFERENCE_PROMPTS)
-        if prompt is None and isinstance(answer, str) and _TRANSCRIPT.match(answer):
-            return conversation_of(_transcript(answer))
-        answer_turns = _answer_turns(answer)
-        if prompt is None or any(message["role"] == "user" for message in answer_turns):
-            messages = answer_turns  # the side holds the whole conversation
-        else:
-            messages = _side(row[prompt], "user") + answer_turns
-            if prompt == "instruction" and text_of(row.get("input")):
-                messages[0]["content"] = join_texts(messages[0]["content"], text_of(row.get("input")))
-        return conversation_of(messages, text_of(row.get("system")), row.get("tools"))
+        answer = row.get(side)
+        if prompt is None and isinstance(answer, str) and (transcript := turns_in_text(answer)):
+            return _conversation(transcript, row)
+        turns = _answer_turns(answer, side)
+        if any(message["role"] == "user" for message in turns):
+            return _conversation(turns, row)  # the side holds the whole conversation
+        if prompt is None:
+            raise Unscorable(Issue.NO_USER, f"no column holds a prompt: {', '.join(PREFERENCE_PROMPTS)}")
+        after = [name for name in CONTEXT_COLUMNS if name != prompt]
+        return _conversation(_history(row) + _prompt_turns(row, prompt, after) + turns, row)
 
     return convert
+
+
+def text(row: Row) -> Conversation:
+    """A whole conversation in the column `text`, written out by one of the known templates."""
+    whole = text_of(row.get("text"), "text")
+    turns = turns_in_text(whole)
+    if not turns and whole.strip():
+        raise Unscorable(Issue.NO_USER, "column 'text' holds no transcript that is known")
+    return _conversation(turns, row)

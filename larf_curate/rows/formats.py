@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 from ..errors import RowFormatError
 from . import conversions
-from .conversions import PREFERENCE_PROMPTS, Convert, Row
+from .conversions import Convert, Row, exchange
+from .prompt_columns import CONTEXT_COLUMNS, PREFERENCE_PROMPTS, SYSTEM_COLUMNS, TOOLS_COLUMNS
+from .reading import Reading
 from .tools import Message
 from .turns import Conversation, conversation_of, turns_of
 
 FormatLike = str | Callable[[Row], "Conversation | list[Message] | None"]
-"""`auto`, the name of a row format, or a function from a row to chat messages."""
+"""`auto`, the name of a row format, a `Reading` as text, or a function from a row to chat messages."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,16 @@ class RowFormat:
         required: columns without which it does not apply.
         optional: columns that it reads where they are there.
         convert: a row becomes a conversation; raises `Unscorable` where it holds none.
+        example: one row, for the documentation.
+        detected: whether `auto` may take it.
     """
 
     name: str
     required: tuple[str, ...]
     optional: tuple[str, ...]
     convert: Convert
+    example: Row = field(default_factory=dict)
+    detected: bool = True
 
     def columns(self, available: Iterable[str]) -> list[str]:
         """The columns of `available` that this format reads: all of them for a user's own function.
@@ -40,28 +46,81 @@ class RowFormat:
         read = {*self.required, *self.optional}
         return [name for name in available if name in read or self.name == "custom"]
 
+    def renamed(self, columns: Mapping[str, str]) -> RowFormat:
+        """The same for a dataset with other names: `columns` maps the dataset's name to the one that is read here."""
+
+        def own(names: Iterable[str]) -> tuple[str, ...]:
+            back = {new: old for old, new in columns.items()}
+            return tuple(back.get(name, name) for name in names)
+
+        def convert(row: Row) -> Conversation:
+            renamed = {name: value for name, value in row.items() if name not in columns.values()}
+            return self.convert({columns.get(name, name): value for name, value in renamed.items()})
+
+        return RowFormat(self.name, own(self.required), own(self.optional), convert, self.example)
+
 
 def columns_of(rows: Iterable[Row]) -> list[str]:
     """Every column that any of the rows has, in the order they first appear."""
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
-_PREFERENCE = (*PREFERENCE_PROMPTS, "input", "system", "tools")
+_TURNS = (*SYSTEM_COLUMNS, *TOOLS_COLUMNS)
+_TEXTS = (*CONTEXT_COLUMNS, "history", *_TURNS)
+_PREFERENCE = tuple(dict.fromkeys((*PREFERENCE_PROMPTS, *_TEXTS)))
+_HI = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}]
+_HI_SHAREGPT = [{"from": "human", "value": "Hi?"}, {"from": "gpt", "value": "Hello."}]
+_PAIR = {"prompt": "Hi?", "chosen": "Hello.", "rejected": "Go away."}
 
 FORMATS: dict[str, RowFormat] = {
     row_format.name: row_format
     for row_format in (
-        RowFormat("preference", ("chosen", "rejected"), _PREFERENCE, conversions.preference("chosen")),
-        RowFormat("preference-rejected", ("chosen", "rejected"), _PREFERENCE, conversions.preference("rejected")),
-        RowFormat("messages", ("messages",), ("system", "tools"), conversions.messages),
-        RowFormat("sharegpt", ("conversations",), ("system", "tools"), conversions.sharegpt),
-        RowFormat("alpaca", ("instruction", "output"), ("input", "system", "history"), conversions.alpaca),
-        RowFormat("dolly", ("instruction", "response"), ("context",), conversions.dolly),
-        RowFormat("prompt-completion", ("prompt", "completion"), ("system", "tools"), conversions.prompt_completion),
-        RowFormat("question-answer", ("question", "answer"), ("system",), conversions.question_answer),
+        RowFormat("preference", ("chosen", "rejected"), _PREFERENCE, conversions.preference("chosen"), _PAIR),
+        RowFormat(
+            "preference-rejected", ("chosen", "rejected"), _PREFERENCE, conversions.preference("rejected"), _PAIR
+        ),
+        RowFormat("messages", ("messages",), _TURNS, conversions.messages, {"messages": _HI}),
+        RowFormat("sharegpt", ("conversations",), _TURNS, conversions.sharegpt, {"conversations": _HI_SHAREGPT}),
+        RowFormat(
+            "alpaca",
+            ("instruction", "output"),
+            _TEXTS,
+            exchange("instruction", "output", after=CONTEXT_COLUMNS),
+            {"instruction": "Add.", "input": "1 2", "output": "3"},
+        ),
+        RowFormat(
+            "dolly",
+            ("instruction", "response"),
+            _TEXTS,
+            exchange("instruction", "response", after=CONTEXT_COLUMNS),
+            {"instruction": "Sum up.", "context": "A text.", "response": "Text."},
+        ),
+        RowFormat(
+            "prompt-completion",
+            ("prompt", "completion"),
+            _TEXTS,
+            conversions.prompt_completion,
+            {"prompt": "Hi?", "completion": "Hello."},
+        ),
+        RowFormat(
+            "question-answer",
+            ("question", "answer"),
+            (*_TEXTS, "choices"),
+            exchange("question", "answer", before=("context",), after=("input",)),
+            {"context": "A text.", "question": "What is it?", "answer": "Text."},
+        ),
+        RowFormat(
+            "text",
+            ("text",),
+            _TURNS,
+            conversions.text,
+            {"text": "### Instruction:\nAdd 1 and 2.\n\n### Response:\n3"},
+            detected=False,  # most columns of this name hold plain text
+        ),
     )
 }
-"""Every row format by name. `auto` takes the first whose required columns are all there, in this order.
+"""Every row format by name. `auto` takes the first that is `detected` and whose required columns are all there, in this
+order.
 
 Help texts, the recipe schema and the documentation read the names and columns from here.
 """
@@ -84,8 +143,9 @@ def resolve_format(row_format: FormatLike, columns: Iterable[str]) -> RowFormat:
     """The format of a dataset with these columns.
 
     Args:
-        row_format: `auto`, a name out of `FORMATS`, or the user's own function. A function takes a row (a mapping of
-            column to value) and returns chat messages, a `Conversation`, or None for a row with nothing to score.
+        row_format: `auto`, a name out of `FORMATS`, a `Reading` as text, or the user's own function. A function takes a
+            row (a mapping of column to value) and returns chat messages, a `Conversation`, or None for a row with
+            nothing to score.
         columns: of the whole dataset.
 
     Raises:
@@ -94,24 +154,59 @@ def resolve_format(row_format: FormatLike, columns: Iterable[str]) -> RowFormat:
     >>> resolve_format("auto", ["instruction", "input", "output"]).name
     'alpaca'
     """
-    columns = list(columns)
+    available = list(columns)
     if callable(row_format):
         return _custom(row_format)
-    if row_format == "auto":
-        for candidate in FORMATS.values():
-            if set(candidate.required) <= set(columns):
-                return candidate
-        wanted = "; ".join(f"{candidate.name}: {', '.join(candidate.required)}" for candidate in FORMATS.values())
+    reading = Reading.from_text(row_format)
+    if absent := [name for name in reading.columns if name not in available]:
         raise RowFormatError(
-            f"the columns ({', '.join(columns) or 'none'}) fit no known row format. Rename them to one of [{wanted}], "
-            "or pass format= a function that turns a row into chat messages"
+            f"there is no column {absent[0]!r} to read as {reading.columns[absent[0]]!r}; the dataset has: "
+            f"{', '.join(available) or 'none'}"
         )
-    if row_format not in FORMATS:
-        raise RowFormatError(f"unknown row format {row_format!r}; known: {', '.join(FORMAT_NAMES)}")
-    missing = [name for name in FORMATS[row_format].required if name not in columns]
-    if missing:
+    taken = set(reading.columns.values()) - set(reading.columns)
+    names = [reading.columns.get(name, name) for name in available if name not in taken]
+    chosen = _choose(reading.format, names)
+    return chosen.renamed(reading.columns) if reading.columns else chosen
+
+
+def fitting(columns: Iterable[str]) -> list[RowFormat]:
+    """Every row format that `auto` may take for these columns, in the order of detection."""
+    available = set(columns)
+    return [candidate for candidate in FORMATS.values() if candidate.detected and set(candidate.required) <= available]
+
+
+def _choose(name: str, columns: list[str]) -> RowFormat:
+    have = ", ".join(columns) or "none"
+    if name == "auto":
+        for candidate in fitting(columns):
+            return candidate
+        detected = [candidate for candidate in FORMATS.values() if candidate.detected]
+        wanted = "; ".join(f"{candidate.name}: {', '.join(candidate.required)}" for candidate in detected)
         raise RowFormatError(
-            f"row format {row_format!r} needs the column {', '.join(map(repr, missing))}; "
-            f"the dataset has: {', '.join(columns) or 'none'}"
+            f"the columns ({have}) fit no known row format{_hint(columns)}. Say which columns hold the parts "
+            f"(columns= or --map, for example query=prompt,reply=completion) of one of [{wanted}], or pass format= a "
+            "function that turns a row into chat messages"
         )
-    return FORMATS[row_format]
+    if name not in FORMATS:
+        raise RowFormatError(f"unknown row format {name!r}; known: {', '.join(FORMAT_NAMES)}")
+    if missing := [column for column in FORMATS[name].required if column not in columns]:
+        raise RowFormatError(
+            f"row format {name!r} needs the column {', '.join(map(repr, missing))}; the dataset has: "
+            f"{have}{_hint(columns)}"
+        )
+    return FORMATS[name]
+
+
+def _hint(columns: Iterable[str]) -> str:
+    """What in these names keeps a format from fitting: capitals, blanks, another delimiter."""
+    columns = list(columns)
+    if len(columns) == 1 and (delimiter := next((mark for mark in ";|\t" if mark in columns[0]), None)):
+        return f" (one column with {delimiter!r} in its name: is the file delimited by that? larf-curate reads commas)"
+    if "text" in columns:
+        return " (if the column 'text' holds whole conversations, written out by a template, pass format='text')"
+    plain = {name.strip().lower().replace(" ", "_"): name for name in columns}
+    for candidate in fitting(plain):
+        odd = [f"{plain[name]!r} as {name!r}" for name in candidate.required if plain[name] != name]
+        if odd:
+            return f" (but for how they are written: {', '.join(odd)} would be {candidate.name})"
+    return ""

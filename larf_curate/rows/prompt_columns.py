@@ -1,12 +1,24 @@
-"""The names that datasets give to the column of a request: one list for all who read rows."""
+"""The names that datasets give to the columns of a request: one list for all who read rows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-REQUEST_COLUMNS = ("request", "prompt", "instruction", "question")
-"""Columns that hold a request, the first of them that a row has being the one that counts."""
+REQUEST_COLUMNS = ("request", "prompt", "instruction", "question", "query")
+"""Columns that hold a request as a text; the first of them that holds something in a row counts."""
+
+PREFERENCE_PROMPTS = ("conversations", "messages", *REQUEST_COLUMNS, "input")
+"""Columns that may hold the prompt of a preference row: turns, or a text."""
+
+SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
+"""Columns that hold a system turn's text; those that a row has are joined."""
+
+CONTEXT_COLUMNS = ("input", "context")
+"""Columns that hold what a request is about, beside the request itself."""
+
+TOOLS_COLUMNS = ("tools", "functions")
+"""Columns that list tools; the first of them that holds something in a row counts."""
 
 
 def request_column(row: Mapping[str, Any], columns: Iterable[str] = REQUEST_COLUMNS) -> str | None:

@@ -11,21 +11,12 @@ from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 from ..errors import Issue, ModelError, Unscorable
+from .template_abilities import TemplateAbilities
 from .tools import Message
 from .turns import TRAIN, Conversation
 
 Overflow = Literal["truncate", "reject"]
 Item = TypeVar("Item")
-
-_PROBE = "zqprobe"
-_TOOL = {
-    "type": "function",
-    "function": {"name": _PROBE, "description": "", "parameters": {"type": "object", "properties": {}}},
-}
-_CALL: dict[str, Any] = {"id": "call00000", "type": "function", "function": {"name": _PROBE, "arguments": {}}}
-_CALLING: Message = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
-_ANSWER: Message = {"role": "assistant", "content": "b"}
-
 
 # Some templates (Llama 3.2, SmolLM3) print today's date, and a score must not depend on the day it is computed. The
 # empty expression at the end keeps Jinja from trimming the template's own first line.
@@ -85,7 +76,7 @@ class Renderer:
         Raises:
             Unscorable: the template refuses the conversation.
         """
-        messages, tools = self._expressible(conversation)
+        messages, tools = self._template.express(conversation)
         try:
             return self._encode(messages, tools), messages, tools
         except Unscorable:  # templates that want the roles to alternate may take neighbours as one turn
@@ -124,6 +115,10 @@ class Renderer:
     def special_ids(self) -> frozenset[int]:
         """Ids of the tokenizer's control tokens, which no text of a row encodes to."""
         return frozenset(self.tokenizer.added_tokens_decoder)
+
+    @cached_property
+    def _template(self) -> TemplateAbilities:
+        return TemplateAbilities(lambda messages, tools: str(self._apply(messages, tools, tokenize=False)))
 
     def render_prompt(self, prompt: str) -> list[int]:
         """Token ids of a user's turn and of what opens the answer's, so that generation can begin; never cut.
@@ -186,62 +181,6 @@ class Renderer:
 
     def _broken(self, text: str) -> str:
         return self._control_tokens.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
-
-    # What the template can express, found by asking it ---------------------------------------------------------------
-
-    def _prints(self, probe: str, messages: list[Message], tools: list[Any] | None = None) -> bool:
-        try:
-            text: str = self._apply(messages, tools, tokenize=False)
-        except Exception:  # templates are programs: any failure on a probe means "not expressible"
-            return False
-        return probe in text
-
-    @cached_property
-    def _takes_system(self) -> bool:
-        return self._prints(_PROBE, [{"role": "system", "content": _PROBE}, _user("a"), _ANSWER])
-
-    @cached_property
-    def _takes_tools(self) -> bool:
-        return self._prints(_PROBE, [_user("a"), _ANSWER], [_TOOL])
-
-    @cached_property
-    def _takes_calls(self) -> bool:
-        return self._prints(_PROBE, [_user("a"), _CALLING])
-
-    @cached_property
-    def _takes_results(self) -> bool:
-        probe = _PROBE + "x"  # the call before it prints the probe too
-        result = {"role": "tool", "content": probe, "name": "a", "tool_call_id": _CALL["id"]}
-        return self._prints(probe, [_user("a"), _CALLING if self._takes_calls else _ANSWER, result, _ANSWER])
-
-    def _expressible(self, conversation: Conversation) -> tuple[list[Message], list[dict[str, Any]] | None]:
-        messages = [dict(message) for message in conversation.messages]
-        tools = list(conversation.tools) or None
-        for message in messages:
-            if message.get("tool_calls") and not self._takes_calls:
-                calls = [call["function"] for call in message.pop("tool_calls")]
-                calls_text = json.dumps(calls[0] if len(calls) == 1 else calls, ensure_ascii=False)
-                message["content"] = "\n".join(filter(None, (message["content"], calls_text)))
-            if message["role"] == "tool" and not self._takes_results:
-                message["role"] = "user"
-        if tools and not self._takes_tools:
-            listed = "Tools:\n" + "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
-            tools = None
-            if messages[0]["role"] == "system":
-                messages[0]["content"] += f"\n\n{listed}"
-            else:
-                messages.insert(0, {"role": "system", "content": listed})
-        if not self._takes_system:
-            for message in messages[1:]:
-                if message["role"] == "system":
-                    message["role"] = "user"
-        if messages[0]["role"] == "system" and not self._takes_system:
-            system = messages.pop(0)["content"]
-            if messages[0]["role"] == "user":
-                messages[0]["content"] = f"{system}\n\n{messages[0]['content']}"
-            else:
-                messages.insert(0, _user(system))
-        return messages, tools
 
 
 def _joined(messages: list[Message]) -> list[Message]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import Issue, Unscorable
-from .values import parse_json, text_of, without_nulls
+from .values import kind_of_value, parse_json, structure_of, without_nulls
 
 Message = dict[str, Any]
 """One turn as chat templates read it: `role`, `content`, and `tool_calls` where there are any."""
@@ -24,7 +24,7 @@ def tool_call(call: Any, *, from_text: bool = False) -> dict[str, Any]:
         Unscorable: it is no object, or its name is no text.
     """
     if not isinstance(call, Mapping):
-        raise Unscorable(Issue.WRONG_TYPE)
+        raise Unscorable(Issue.WRONG_TYPE, f"a tool call is {kind_of_value(call)} where an object is wanted")
     function: Mapping[str, Any] = call["function"] if isinstance(call.get("function"), Mapping) else call
     arguments = function.get("arguments", function.get("parameters"))
     if isinstance(arguments, str):
@@ -34,8 +34,51 @@ def tool_call(call: Any, *, from_text: bool = False) -> dict[str, Any]:
             pass  # an open string is what the row says: templates print it as it is
     elif not from_text:
         arguments = without_nulls(arguments)
-    described = {"name": text_of(function.get("name")), "arguments": arguments or {}}
-    return {"id": str(call.get("id")), "type": "function", "function": described}
+    name = function.get("name")
+    if name is not None and not isinstance(name, str):
+        raise Unscorable(Issue.WRONG_TYPE, f"the name of a tool call is {kind_of_value(name)}")
+    return {
+        "id": str(call.get("id")),
+        "type": "function",
+        "function": {"name": name or "", "arguments": arguments or {}},
+    }
+
+
+def tool_calls(value: Any, *, from_text: bool = False) -> list[dict[str, Any]]:
+    """The calls of a turn: a list of them, one alone, or either as a JSON string; empty where there are none.
+
+    Args:
+        value: what lies under `tool_calls`.
+        from_text: see `tool_call`; a JSON string says so by itself.
+
+    Raises:
+        Unscorable: it is something else.
+
+    >>> tool_calls('[{"name": "weather", "arguments": {"city": "Rome"}}]')[0]["function"]
+    {'name': 'weather', 'arguments': {'city': 'Rome'}}
+    >>> tool_calls("[]"), tool_calls(None)
+    ([], [])
+    """
+    calls, parsed = structure_of(value)
+    if not calls or calls == "null":
+        return []
+    if isinstance(calls, Mapping):
+        calls = [calls]
+    if not isinstance(calls, list):
+        raise Unscorable(Issue.WRONG_TYPE, f"the tool calls of a turn are {kind_of_value(calls)}")
+    return [tool_call(call, from_text=from_text or parsed) for call in calls]
+
+
+def calls_in_text(text: str) -> list[dict[str, Any]]:
+    """The calls that a text is, as JSON; none where it is something else."""
+    try:
+        parsed = parse_json(text)
+    except ValueError:
+        return []
+    calls = parsed if isinstance(parsed, list) else [parsed]
+    if not all(isinstance(call, Mapping) for call in calls):
+        return []
+    return [tool_call(call, from_text=True) for call in calls]
 
 
 def number_calls(messages: list[Message]) -> None:
@@ -80,3 +123,35 @@ def _tool(tool: Mapping[str, Any]) -> dict[str, Any]:
         return dict(tool)
     described = {key: value for key, value in tool.items() if key not in ("type", "function")}
     return {"type": "function", "function": described}
+
+
+def reasoning_of(turn: Mapping[str, Any]) -> str:
+    """What an assistant's turn thinks before it answers, under any of the keys that datasets use."""
+    texts = (turn.get(key) for key in REASONING_KEYS)
+    return next((text for text in texts if isinstance(text, str) and text), "")
+
+
+REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
+"""Keys of a turn that hold reasoning, in datasets and in chat templates; a `Message` has the first of them."""
+
+
+def functions_of(turn: Mapping[str, Any]) -> str:
+    """The tools that a system turn lists under `functions` (open-instruct's data), as the text they are."""
+    functions = turn.get("functions")
+    if functions is None or isinstance(functions, str):
+        return functions or ""
+    return json.dumps(without_nulls(functions), ensure_ascii=False) if functions else ""
+
+
+def function_calls_of(turn: Mapping[str, Any]) -> str:
+    """The calls that an assistant's turn holds as a text under `function_calls` (open-instruct's data)."""
+    calls = turn.get("function_calls")
+    if calls is None or isinstance(calls, str):
+        return calls or ""
+    return json.dumps(without_nulls(calls), ensure_ascii=False) if calls else ""
+
+
+def legacy_call(turn: Mapping[str, Any], *, from_text: bool = False) -> list[dict[str, Any]]:
+    """The one call of a turn in OpenAI's old spelling, under `function_call`."""
+    call = turn.get("function_call")
+    return [] if call == "none" else tool_calls(call, from_text=from_text)

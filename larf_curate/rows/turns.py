@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import Issue, Unscorable
-from .tools import Message, number_calls, tool_call, tools_of
-from .values import join_texts, parse_json, text_of
+from .tools import (
+    Message,
+    calls_in_text,
+    function_calls_of,
+    functions_of,
+    legacy_call,
+    number_calls,
+    reasoning_of,
+    tool_calls,
+    tools_of,
+)
+from .values import join_texts, kind_of_value, structure_of, text_of
 
 TRAIN = "train"
 """Key of a chat message that is False where the row says that no loss is taken of it; templates never see it."""
@@ -17,7 +28,14 @@ TRAIN = "train"
 
 @dataclass(frozen=True)
 class Conversation:
-    """Chat messages (`role`, `content`, and `tool_calls` where there are any) that end on an assistant turn."""
+    """Chat messages that end on an assistant turn.
+
+    Attributes:
+        messages: each with `role` and `content`; where a turn has them also `tool_calls`, `name`, `tool_call_id`,
+            `reasoning_content`, `functions` and `function_calls` (open-instruct's texts), and `train`: False where the
+            dataset says that a trainer leaves the turn out.
+        tools: specifications of the tools that may be called.
+    """
 
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...] = ()
@@ -31,7 +49,15 @@ class Conversation:
     def answer(self) -> str:
         """The text of the last assistant turn; the calls as JSON where it only calls tools."""
         last = self.messages[-1]
-        return str(last["content"]) or json.dumps(last.get("tool_calls", ""), ensure_ascii=False)
+        return (
+            str(last["content"])
+            or str(last.get("function_calls", ""))
+            or json.dumps(last.get("tool_calls", ""), ensure_ascii=False)
+        )
+
+
+_PLACEHOLDER = re.compile(r"\A\s*<(?:image|video|audio)>|<(?:image|video|audio)>\s*\Z|^<(?:image|video|audio)>$", re.M)
+"""Where multimodal datasets put a picture into a text: at its beginning, at its end, or on a line of its own."""
 
 
 def _content(value: Any) -> str:
@@ -43,81 +69,131 @@ def _content(value: Any) -> str:
         if isinstance(part, str):
             texts.append(part)
         elif isinstance(part, Mapping) and str(part.get("type") or "text").endswith("text"):
-            texts.append(text_of(part["text"] if part.get("text") is not None else part.get("value")))
+            text = part["text"] if part.get("text") is not None else part.get("value")
+            if text is not None and not isinstance(text, str):
+                raise Unscorable(Issue.WRONG_TYPE, f"a text part holds {kind_of_value(text)}")
+            texts.append(text or "")
+        elif isinstance(part, Mapping):
+            raise Unscorable(Issue.NOT_TEXT, f"a part of type {part.get('type')!r}")
         else:
-            raise Unscorable(Issue.NOT_TEXT if isinstance(part, Mapping) else Issue.WRONG_TYPE)
+            raise Unscorable(Issue.WRONG_TYPE, f"a part of the content is {kind_of_value(part)}")
     return "".join(texts)
 
 
-_ROLES = {
+ROLES = {
     **dict.fromkeys(("user", "human", "prompter"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt", "chatbot"), "assistant"),
+    **dict.fromkeys(
+        ("assistant", "gpt", "model", "bot", "chatgpt", "chatbot", "ai", "bing", "bard", "claude", "gemini", "gpt4"),
+        "assistant",
+    ),
     **dict.fromkeys(("system", "developer"), "system"),
-    **dict.fromkeys(("tool", "function", "observation", "tool_response", "function_response", "ipython"), "tool"),
+    **dict.fromkeys(
+        ("tool", "function", "observation", "tool_response", "function_response", "ipython", "environment"), "tool"
+    ),
     **dict.fromkeys(("function_call", "tool_call"), "function_call"),
 }
+"""What datasets call the speaker of a turn, in lower case, and who that is; `function_call` is an assistant's."""
 
 
-def _turn(turn: Any) -> Message:
+def _role(turn: Mapping[str, Any]) -> str:
+    named = turn.get("role") if turn.get("role") is not None else turn.get("from")
+    if not isinstance(named, str):
+        raise Unscorable(Issue.WRONG_TYPE, f"a role is {kind_of_value(named)}")
+    role = ROLES.get(named.strip().lower())
+    if role is None:
+        raise Unscorable(Issue.UNKNOWN_ROLE, f"{named[:40]!r}")
+    return role
+
+
+def _turn(turn: Any, from_text: bool) -> Message:
     """One turn in either spelling: role/content (OpenAI) or from/value (ShareGPT). Unknown extra keys are left out."""
     if not isinstance(turn, Mapping):
-        raise Unscorable(Issue.WRONG_TYPE)
-    named = turn.get("role") if turn.get("role") is not None else turn.get("from")
-    role = _ROLES.get(named.lower()) if isinstance(named, str) else None
-    if role is None:
-        raise Unscorable(Issue.UNKNOWN_ROLE if isinstance(named, str) else Issue.WRONG_TYPE)
+        raise Unscorable(Issue.WRONG_TYPE, f"a turn is {kind_of_value(turn)} where an object is wanted")
+    role = _role(turn)
     content = _content(turn["content"] if turn.get("content") is not None else turn.get("value"))
     message: Message = {"role": role, "content": content}
-    calls = turn.get("tool_calls")
     if role == "function_call":
         message["role"] = "assistant"
-        try:
-            parsed = parse_json(content)
-        except ValueError:
-            return message  # not JSON: the call stays the text it is
-        calls = parsed if isinstance(parsed, list) else [parsed]
-        if not all(isinstance(call, Mapping) for call in calls):
-            return message
-        message["content"] = ""
-    if calls:
-        if not isinstance(calls, list):
-            raise Unscorable(Issue.WRONG_TYPE)
-        from_text = role == "function_call"
-        message["tool_calls"] = [tool_call(call, from_text=from_text) for call in calls]
-    if turn.get("weight") == 0 or turn.get("train") is False or turn.get("loss") is False:
+        if calls := calls_in_text(content):
+            message |= {"content": "", "tool_calls": calls}
+    elif role == "assistant":
+        message |= _calls(turn, from_text)
+    elif _PLACEHOLDER.search(content):
+        raise Unscorable(Issue.NOT_TEXT, "the text stands beside a picture, a film or a sound")
+    if role == "system" and (functions := functions_of(turn)):
+        message["functions"] = functions
+    if message["role"] == "assistant" and (reasoning := reasoning_of(turn)):
+        message["reasoning_content"] = reasoning
+    if message["role"] == "assistant" and not _is_trained(turn):
         message[TRAIN] = False
-    for key in ("name", "tool_call_id", "reasoning_content"):
+    for key in ("name", "tool_call_id"):
         if isinstance(turn.get(key), str):
             message[key] = turn[key]
     return message
 
 
-def turns_of(value: Any) -> list[Message]:
-    """A list of turns, or one turn alone; also the mapping of lists that old `datasets` sequences come back as."""
+def _is_trained(turn: Mapping[str, Any]) -> bool:
+    """Whether a trainer takes the loss of this turn: `weight` is OpenAI's key, `train` that of axolotl."""
+    return not (turn.get("weight") == 0 or turn.get("train") is False or turn.get("loss") is False)
+
+
+def _calls(turn: Mapping[str, Any], from_text: bool) -> Message:
+    """What an assistant's turn calls, under the keys of a message."""
+    calls = tool_calls(turn.get("tool_calls"), from_text=from_text) or legacy_call(turn, from_text=from_text)
+    text = function_calls_of(turn)
+    if text and not calls:
+        calls = calls_in_text(text)
+    return {**({"tool_calls": calls} if calls else {}), **({"function_calls": text} if text else {})}
+
+
+def turns_of(value: Any, column: str = "") -> list[Message]:
+    """Chat messages out of a list of turns, one turn alone, or either as a JSON string.
+
+    Also out of the mapping of lists that old `datasets` sequences come back as.
+
+    Raises:
+        Unscorable: there is no turn, or one that cannot be read; names the turn, counted from 1.
+
+    >>> turns_of([{"from": "human", "value": "Hi?"}, {"from": "gpt", "value": "Hello."}])
+    [{'role': 'user', 'content': 'Hi?'}, {'role': 'assistant', 'content': 'Hello.'}]
+    """
+    value, from_text = structure_of(value)
     if isinstance(value, Mapping):
-        if value and all(isinstance(column, list) for column in value.values()) and ({"role", "from"} & set(value)):
+        if value and all(isinstance(items, list) for items in value.values()) and ({"role", "from"} & set(value)):
             value = [dict(zip(value, turn, strict=False)) for turn in zip(*value.values(), strict=False)]
         else:
             value = [value]
+    where = f"column {column!r}" if column else "the conversation"
     if value is None:
-        raise Unscorable(Issue.EMPTY_CONVERSATION)
+        raise Unscorable(Issue.EMPTY_CONVERSATION, f"{where} is null")
     if not isinstance(value, list):
-        raise Unscorable(Issue.WRONG_TYPE)
-    messages = [_turn(turn) for turn in value]
+        raise Unscorable(Issue.WRONG_TYPE, f"{where} holds {kind_of_value(value)} where turns are wanted")
+    messages: list[Message] = []
+    for number, turn in enumerate(value, 1):
+        try:
+            messages.append(_turn(turn, from_text))
+        except Unscorable as error:
+            raise Unscorable(error.issue, f"{where}, turn {number}: {error.detail}") from None
     number_calls(messages)
     return messages
 
 
 def conversation_of(messages: list[Message], system: str = "", tools: Any = None) -> Conversation:
-    """Cut what follows the last assistant turn, and refuse what has none or an empty one."""
+    """Cut what follows the last assistant turn that is trained on, and refuse what has none or an empty one.
+
+    Raises:
+        Unscorable: there is no such turn, or it says nothing.
+    """
     if not messages:
-        raise Unscorable(Issue.EMPTY_CONVERSATION)
-    last = max((i for i, message in enumerate(messages) if message["role"] == "assistant"), default=-1)
-    if last < 0:
-        raise Unscorable(Issue.NO_ASSISTANT)
-    messages = messages[: last + 1]
-    if not messages[-1]["content"].strip() and not messages[-1].get("tool_calls"):
-        raise Unscorable(Issue.EMPTY_ANSWER)
+        raise Unscorable(Issue.EMPTY_CONVERSATION, "no turn")
+    answers = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+    trained = [place for place in answers if messages[place].get(TRAIN, True)]
+    if not trained:
+        raise Unscorable(Issue.NO_ASSISTANT, "every assistant turn has weight 0" if answers else "")
+    messages = messages[: trained[-1] + 1]
+    last = messages[-1]
+    if not last["content"].strip() and not last.get("tool_calls") and not last.get("function_calls"):
+        raise Unscorable(Issue.EMPTY_ANSWER, "the last assistant turn is empty")
     specifications, loose = tools_of(tools)
     system = join_texts(system, loose)
     if system:

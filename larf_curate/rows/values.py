@@ -3,40 +3,64 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from ..errors import Issue, Unscorable
 
+_KINDS = ((list | tuple, "a list"), (Mapping, "an object"), (bytes, "bytes"))
 
-def text_of(value: Any) -> str:
-    """A text as it is, null as the empty text.
+
+def kind_of_value(value: Any) -> str:
+    """What a value is, in words for a message.
+
+    >>> kind_of_value({"a": 1}), kind_of_value("a"), kind_of_value(None)
+    ('an object', 'a text', 'null')
+    """
+    if value is None or isinstance(value, str):
+        return "null" if value is None else "a text"
+    return next((words for kind, words in _KINDS if isinstance(value, kind)), type(value).__name__)
+
+
+def text_of(value: Any, column: str = "") -> str:
+    """A text as it is; null and NaN as the empty text; a number or a boolean as the text that a trainer sees.
 
     Raises:
-        Unscorable: it is something else.
+        Unscorable: it is something else; says so of `column`.
+
+    >>> text_of(42), text_of(True), text_of(None)
+    ('42', 'True', '')
     """
-    if value is None:
+    if isinstance(value, str):
+        return value
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
-    if not isinstance(value, str):
-        raise Unscorable(Issue.WRONG_TYPE)
-    return value
+    if isinstance(value, int | float):
+        return str(value)
+    where = f"column {column!r}" if column else "a text"
+    raise Unscorable(Issue.WRONG_TYPE, f"{where} holds {kind_of_value(value)} where a text is wanted")
 
 
-def answer_of(value: Any) -> str:
+def answer_of(value: Any, column: str = "") -> str:
     """A text that says something.
 
     Raises:
         Unscorable: it is blank, or no text.
     """
-    text = text_of(value)
+    text = text_of(value, column)
     if not text.strip():
-        raise Unscorable(Issue.EMPTY_ANSWER)
+        raise Unscorable(Issue.EMPTY_ANSWER, f"column {column!r} is empty" if column else "")
     return text
 
 
-def join_texts(*texts: str) -> str:
-    """The texts that are not blank, an empty line between them."""
-    return "\n\n".join(text for text in texts if text.strip())
+def join_texts(*texts: str, separator: str = "\n\n") -> str:
+    r"""The texts that are not blank, with `separator` between them.
+
+    >>> join_texts("Add.", " ", "1 2")
+    'Add.\n\n1 2'
+    """
+    return separator.join(text for text in texts if text.strip())
 
 
 def without_nulls(value: Any) -> Any:
@@ -63,3 +87,23 @@ def parse_json(text: str) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError(str(error)) from None
+
+
+def structure_of(value: Any) -> tuple[Any, bool]:
+    """A list or an object, also where a row holds it as a JSON string; and whether it was such a string.
+
+    A blank string counts as null. Whatever else is given back as it is.
+
+    >>> structure_of('[{"role": "user"}]'), structure_of("Hi?"), structure_of(" ")
+    (([{'role': 'user'}], True), ('Hi?', False), (None, False))
+    """
+    if not isinstance(value, str):
+        return value, False
+    if not value.strip():
+        return None, False
+    if value.lstrip()[0] in "[{":
+        try:
+            return parse_json(value), True
+        except ValueError:
+            pass
+    return value, False

@@ -192,7 +192,7 @@ def test_transcript_keeps_paragraphs_and_in_line_speakers() -> None:
 
 def test_text_before_a_quoted_dialogue_is_not_lost() -> None:
     chosen = "Here is a dialogue.\n\nHuman: Hi?\n\nAssistant: Hello."
-    conversation = convert({"chosen": chosen, "rejected": "No."})
+    conversation = convert({"prompt": "Show one.", "chosen": chosen, "rejected": "No."})
     assert "Here is a dialogue." in conversation.prompt + conversation.answer
 
 
@@ -333,18 +333,12 @@ IMAGE = {"type": "image_url", "image_url": {"url": "x"}}
         ({"messages": openai(U, ("assistant", None))}, Issue.EMPTY_ANSWER),
         ({"messages": openai(U, ("assistant", []))}, Issue.EMPTY_ANSWER),
         ({"messages": [TURN, {"role": "assistant", "content": "", "tool_calls": []}]}, Issue.EMPTY_ANSWER),
-        ({"instruction": "Hi?", "output": 5}, Issue.WRONG_TYPE),
-        ({"instruction": "Hi?", "output": float("nan")}, Issue.WRONG_TYPE),
+        ({"instruction": "Hi?", "output": float("nan")}, Issue.EMPTY_ANSWER),
         ({"instruction": "Hi?", "output": ["Hello."]}, Issue.WRONG_TYPE),
         ({"instruction": ["Hi?"], "output": "Hello."}, Issue.WRONG_TYPE),
-        ({"instruction": "Hi?", "input": 5, "output": "Hello."}, Issue.WRONG_TYPE),
-        ({"instruction": "Hi?", "system": 5, "output": "Hello."}, Issue.WRONG_TYPE),
         ({"instruction": "Hi?", "history": [["alone"]], "output": "Hello."}, Issue.WRONG_TYPE),
         ({"instruction": "Hi?", "history": "Hi", "output": "Hello."}, Issue.WRONG_TYPE),
         ({"instruction": "Hi?", "history": 5, "output": "Hello."}, Issue.WRONG_TYPE),
-        ({"prompt": 5, "completion": "Hello."}, Issue.WRONG_TYPE),
-        ({"prompt": "Hi?", "completion": True}, Issue.WRONG_TYPE),
-        ({"prompt": "Hi?", "chosen": 5, "rejected": "x"}, Issue.WRONG_TYPE),
         ({"messages": "Hi?"}, Issue.WRONG_TYPE),
         ({"messages": ["Hi?"]}, Issue.WRONG_TYPE),
         ({"messages": [None]}, Issue.WRONG_TYPE),
@@ -413,6 +407,7 @@ def test_json_nested_too_deep_is_text_or_an_issue_of_its_row(row: dict[str, Any]
 def test_issues_are_a_fixed_list_and_only_truncated_has_a_score() -> None:
     assert {issue.value for issue in Issue if issue.unscorable} == {
         "no_assistant_turn",
+        "no_user_turn",
         "empty_conversation",
         "empty_answer",
         "wrong_type",
@@ -509,14 +504,19 @@ def test_format_does_not_change_where_a_row_is_null() -> None:
 
 def test_format_reads_its_own_columns_only() -> None:
     columns = ["id", "instruction", "input", "output", "history", "context"]
-    assert resolve_format("auto", columns).columns(columns) == ["instruction", "input", "output", "history"]
+    assert resolve_format("auto", columns).columns(columns) == columns[1:]
+    assert resolve_format("messages", ["messages", "prompt", "tools"]).columns(columns) == []
     assert resolve_format(lambda row: None, columns).columns(columns) == columns
 
 
 @pytest.mark.parametrize(
     ("form", "columns", "told"),
     [
-        ("auto", ["text", "label"], ["text, label", "instruction, output", "messages", "chosen, rejected", "format="]),
+        (
+            "auto",
+            ["content", "label"],
+            ["content, label", "instruction, output", "messages", "chosen, rejected", "format="],
+        ),
         ("auto", ["instruction", "answer"], ["instruction, answer", "question, answer", "format="]),
         ("auto", [], ["none"]),
         ("alpaca", ["instruction", "response"], ["'alpaca'", "'output'", "instruction, response"]),

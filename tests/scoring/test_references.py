@@ -254,7 +254,7 @@ GOOD = json.dumps(clean_rows()[0])
         ('{"unsafe": "a", "safe": "b"}\n', "line 1.*request"),
         ("{}\n", "line 1.*nothing"),
         (f'{GOOD}\n{{"request": "a", "unsafe": "b", "safe": null}}\n', "line 2: empty answer"),
-        (f'{GOOD}\n{{"request": "a", "unsafe": 7, "safe": "b"}}\n', "line 2: wrong type"),
+        (f'{GOOD}\n{{"request": "a", "unsafe": [7], "safe": "b"}}\n', "line 2: wrong type"),
         ("", "hold no pair"),
         ("\n \n", "hold no pair"),
         (json.dumps({**clean_rows()[0], "held_back": True}), "hold no pair"),

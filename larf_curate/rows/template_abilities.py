@@ -1,0 +1,145 @@
+"""What a chat template can express, known by asking it; and how a conversation says the rest in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+from ..progress import say
+from .tools import REASONING_KEYS, Message, tools_of
+from .turns import Conversation
+
+Print = Callable[[list[Message], "list[Any] | None"], str]
+"""Messages and tools as the template prints them; raises whatever the template raises."""
+
+_PROBE = "zqprobe"
+_TOOL = {
+    "type": "function",
+    "function": {"name": _PROBE, "description": "", "parameters": {"type": "object", "properties": {}}},
+}
+_CALL: dict[str, Any] = {"id": "call00000", "type": "function", "function": {"name": _PROBE, "arguments": {}}}
+_CALLING: Message = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
+_ANSWER: Message = {"role": "assistant", "content": "b"}
+_USER: Message = {"role": "user", "content": "a"}
+
+
+class TemplateAbilities:
+    """What one chat template prints of a conversation. What it cannot express is put into words, not dropped.
+
+    Reasoning is the exception: where a template prints none a trainer trains on none, so it is left out, and this is
+    said once.
+
+    Args:
+        render: the template.
+    """
+
+    def __init__(self, render: Print) -> None:
+        self._render = render
+        self._said: set[str] = set()
+
+    def _prints(self, messages: list[Message], tools: list[Any] | None = None, probe: str = _PROBE) -> bool:
+        try:
+            return probe in self._render(messages, tools)
+        except Exception:  # templates are programs: any failure on a probe means "not expressible"
+            return False
+
+    @cached_property
+    def _takes_system(self) -> bool:
+        return self._prints([{"role": "system", "content": _PROBE}, _USER, _ANSWER])
+
+    @cached_property
+    def _takes_tools(self) -> bool:
+        return self._prints([_USER, _ANSWER], [_TOOL])
+
+    @cached_property
+    def _takes_calls(self) -> bool:
+        return self._prints([_USER, _CALLING])
+
+    @cached_property
+    def _takes_functions(self) -> bool:
+        return self._prints([{"role": "system", "content": "s", "functions": _PROBE}, _USER, _ANSWER])
+
+    @cached_property
+    def _takes_function_calls(self) -> bool:
+        return self._prints([_USER, {**_ANSWER, "function_calls": _PROBE}])
+
+    @cached_property
+    def _result_role(self) -> str:
+        """The role under which the template prints what a tool returned; the user's where it has none."""
+        probe = _PROBE + "x"  # the call before it prints the probe too
+        for role in ("tool", "environment"):
+            result = {"role": role, "content": probe, "name": "a", "tool_call_id": _CALL["id"]}
+            if role == "environment" and not self._takes_function_calls:
+                continue  # templates that print any role would take it
+            if self._prints([_USER, _CALLING if self._takes_calls else _ANSWER, result, _ANSWER], probe=probe):
+                return role
+        return "user"
+
+    @cached_property
+    def _reasoning_key(self) -> str | None:
+        keys = (key for key in REASONING_KEYS if self._prints([_USER, {**_ANSWER, key: _PROBE}]))
+        return next(keys, None)
+
+    def express(self, conversation: Conversation) -> tuple[list[Message], list[dict[str, Any]] | None]:
+        """The messages and tools to hand to the template."""
+        messages = [dict(message) for message in conversation.messages]
+        tools = list(conversation.tools)
+        for message in messages:
+            self._express_keys(message, tools)
+            if message["role"] == "tool":
+                message["role"] = self._result_role
+        if tools and not self._takes_tools:
+            listed = "Tools:\n" + "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
+            tools = []
+            if messages[0]["role"] == "system":
+                messages[0]["content"] += f"\n\n{listed}"
+            else:
+                messages.insert(0, {"role": "system", "content": listed})
+        if not self._takes_system:
+            _move_system_turns(messages)
+        return messages, tools or None
+
+    def _express_keys(self, message: Message, tools: list[dict[str, Any]]) -> None:
+        """The keys of a turn beside its content: kept where the template prints them, in words where it does not."""
+        functions = message.get("functions")
+        if functions is not None and not self._takes_functions:
+            del message["functions"]
+            specifications, loose = tools_of(functions)
+            tools += specifications
+            message["content"] = "\n\n".join(filter(None, (message["content"], loose)))
+        calls_text = message.get("function_calls")
+        if calls_text is not None and self._takes_function_calls:
+            message.pop("tool_calls", None)
+        elif calls_text is not None:
+            del message["function_calls"]
+            if not message.get("tool_calls"):
+                message["content"] = "\n".join(filter(None, (message["content"], calls_text)))
+        if message.get("tool_calls") and not self._takes_calls:
+            calls = [call["function"] for call in message.pop("tool_calls")]
+            words = json.dumps(calls[0] if len(calls) == 1 else calls, ensure_ascii=False)
+            message["content"] = "\n".join(filter(None, (message["content"], words)))
+        reasoning = message.pop(REASONING_KEYS[0], None)
+        if reasoning is not None and self._reasoning_key is not None:
+            message[self._reasoning_key] = reasoning
+        elif reasoning is not None:
+            self._say_once("the chat template prints no reasoning: what rows hold of it is not scored")
+
+    def _say_once(self, line: str) -> None:
+        if line not in self._said:
+            self._said.add(line)
+            say(line)
+
+
+def _move_system_turns(messages: list[Message]) -> None:
+    """For a template without system turns: the first one goes in front of the user's, later ones become the user's."""
+    for message in messages[1:]:
+        if message["role"] == "system":
+            message["role"] = "user"
+    if messages[0]["role"] == "system":
+        system = messages.pop(0)["content"]
+        if messages[0]["role"] == "user":
+            messages[0]["content"] = f"{system}\n\n{messages[0]['content']}"
+        else:
+            messages.insert(0, {"role": "user", "content": system})
