@@ -189,7 +189,9 @@ def conversation_of(messages: list[Message], system: str = "", tools: Any = None
     answers = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
     trained = [place for place in answers if messages[place].get(TRAIN, True)]
     if not trained:
-        raise Unscorable(Issue.NO_ASSISTANT, "every assistant turn has weight 0" if answers else "")
+        if answers:
+            raise Unscorable(Issue.NO_TRAINED_TOKENS, "every assistant turn has weight 0")
+        raise Unscorable(Issue.NO_ASSISTANT)
     messages = messages[: trained[-1] + 1]
     last = messages[-1]
     if not last["content"].strip() and not last.get("tool_calls") and not last.get("function_calls"):

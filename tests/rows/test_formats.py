@@ -408,6 +408,7 @@ def test_issues_are_a_fixed_list_and_only_truncated_has_a_score() -> None:
     assert {issue.value for issue in Issue if issue.unscorable} == {
         "no_assistant_turn",
         "no_user_turn",
+        "no_trained_tokens",
         "empty_conversation",
         "empty_answer",
         "wrong_type",
