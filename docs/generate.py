@@ -20,9 +20,6 @@ from typer.models import ArgumentInfo, OptionInfo, ParameterInfo
 
 HERE = Path(__file__).resolve().parent
 PACKAGE = HERE.parent / "larf_curate"
-ROOMS = ("sources", "rows", "models", "encoding", "answering", "scoring", "deciding", "engines", "publishing", "runs")
-ROOMS += ("recipe", "cli")
-"""In the order in which the data flows."""
 _PART = re.compile(r"(<!-- generated: (\w+)[^>]*-->\n).*?(<!-- end of \2 -->)", re.DOTALL)
 
 
@@ -34,13 +31,17 @@ def first_line(path: Path) -> str:
     return docstring.splitlines()[0]
 
 
+def order() -> list[str]:
+    """The rooms in the order in which the data flows: that of imports, as docs/architecture.md has it."""
+    page = (HERE / "architecture.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^    ([\w, ]+)$", page, re.MULTILINE)
+    return [name for line in reversed(lines) for name in line.split(", ") if (PACKAGE / name).is_dir()]
+
+
 def rooms() -> str:
     """Every room and every file, each with the first line of its docstring."""
-    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    if folders != set(ROOMS):
-        raise SystemExit(f"docs/generate.py: ROOMS differs from the package in {sorted(folders ^ set(ROOMS))}")
     lines = []
-    for room in ROOMS:
+    for room in order():
         lines += [f"**`{room}/`**: {first_line(PACKAGE / room / '__init__.py')}", "", *_files(PACKAGE / room), ""]
     lines += ["**Files outside the rooms**", "", *_files(PACKAGE)]
     return "\n".join(lines)
@@ -90,9 +91,9 @@ def _row(parameter: inspect.Parameter) -> str:
     declared, kind, default = _declared(parameter), get_args(parameter.annotation)[0], parameter.default
     names = [parameter.name.upper()] if isinstance(declared, ArgumentInfo) else spellings(parameter)
     meaning = str(declared.help or "")
-    kind = next((one for one in get_args(kind) if get_origin(one) is Literal), kind)  # of one that may be None
-    if get_origin(kind) is Literal:
-        meaning += f" One of {', '.join(f'`{choice}`' for choice in get_args(kind))}."
+    choices = [part for part in (kind, *get_args(kind)) if get_origin(part) is Literal]  # also within `... | None`
+    if choices:
+        meaning += f" One of {', '.join(f'`{choice}`' for choice in get_args(choices[0]))}."
     if kind is bool:
         shown = f"`{names[0] if default else names[1]}`" if len(names) > 1 else "off"
     elif default is parameter.empty or default is ...:
