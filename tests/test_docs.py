@@ -5,16 +5,19 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import json
 import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import yaml
+from support.visits import files_visited
 from test_package import FLOW
 from typer.testing import CliRunner
 
 import larf_curate
+from larf_curate import LARFScorer
 from larf_curate.cli import app
 from larf_curate.rows.formats import FORMATS
 
@@ -116,6 +119,41 @@ def part_of_architecture(heading: str) -> str:
 def test_the_order_of_rooms_is_the_one_that_is_tested() -> None:
     lines = re.findall(r"^    (\S.*)$", part_of_architecture("Why imports run one way"), re.MULTILINE)
     assert [set(line.split(", ")) for line in reversed(lines)] == FLOW
+
+
+LIVES = {
+    "The life of a row": ["score", "rows.jsonl", "--scorer", "my-scorer", "--out", "scored.parquet"],
+    "The life of a run": ["run", "recipe.yaml"],
+}
+
+
+@pytest.mark.parametrize("heading", LIVES)
+def test_a_life_is_told_with_every_file_that_it_comes_to(
+    heading: str, tiny_scorer: LARFScorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs the command that the page shows, and compares the files that it names with those that were come to."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LARF_CURATE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LARF_CURATE_COMPILE", "0")
+    rows = [{"instruction": f"Say {number}.", "output": f"{number} it is."} for number in range(20)]
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tiny_scorer.save_pretrained("my-scorer")
+    Path("recipe.yaml").write_text(
+        "source: {path: rows.jsonl}\nscorer: {from: my-scorer}\nthreshold: {drop_top: 3}\noutput: run\n"
+    )
+    larf_curate.clear_caches()
+
+    def run() -> None:
+        assert CliRunner().invoke(app, LIVES[heading]).exit_code == 0
+
+    part = part_of_architecture(heading)
+    command, told = FENCED.search(part), FENCED.sub("", part)
+    assert command is not None
+    assert command[2] == f"$ larf-curate {' '.join(LIVES[heading])}\n"
+    not_come_to = {"publishing/publication.py", "publishing/card.py", "publishing/push_run.py"}  # the page says so
+    named = set(re.findall(r"`([\w/]+\.py)`", told)) - not_come_to
+    visited = {name for name in files_visited(run) if "/" in name or name in ("cli.py", "console.py")}
+    assert named == visited
 
 
 def test_the_version_is_one() -> None:
