@@ -17,7 +17,7 @@ from .deciding.excerpts import Excerpt
 from .deciding.summary import Summary
 from .errors import Issue
 from .inert import visible
-from .publishing.words import describe_run, groups_by_column
+from .publishing.words import describe_run
 
 if TYPE_CHECKING:
     from .publishing.report import Report
@@ -105,16 +105,16 @@ def show_report(report: Report, console: Console | None = None) -> None:
     """The figures of a report that a person looks at first."""
     console = console or Console()
     console.print(_facts(describe_run(report)))
-    for column, groups in groups_by_column(report).items():
-        found = Table(title=Text(f"by {visible(column, 40)}"), box=box.SIMPLE_HEAD)
+    for column, groups in report.groups_by_column().items():
+        table = Table(title=Text(f"by {visible(column, 40)}"), box=box.SIMPLE_HEAD)
         for name in ("value", "rows", "removed", "median score"):
-            found.add_column(name, justify="left" if name == "value" else "right")
+            table.add_column(name, justify="left" if name == "value" else "right")
         for group in groups:
-            rows, removed = sum(group["rows"].values()), group["rows"]["removed"]
-            median = f"{group['quantiles'][2]:+.5f}" if group["quantiles"] else ""
-            shown = Text("null", style="dim") if group["value"] is None else Text(visible(group["value"], 40))
-            found.add_row(shown, f"{rows:,}", f"{removed:,} ({removed / rows:.1%})", median)
-        console.print(found)
+            value = Text("null", style="dim") if group.value is None else Text(visible(group.value, 40))
+            removed = f"{group.rows.removed:,} ({group.share_removed:.1%})"
+            median = "" if group.median is None else f"{group.median:+.5f}"
+            table.add_row(value, f"{group.rows.total:,}", removed, median)
+        console.print(table)
 
 
 def show_layers(profile: LayerProfile, console: Console | None = None) -> None:

@@ -1,62 +1,78 @@
-"""Build a report from the results of a run."""
+"""Build a report from the results of a run: reads them as streams, writes nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..deciding.layout import OUTCOMES
 from ..deciding.quantiles import named_quantiles
 from ..scoring.columns import SCORE, TOKENS, layer_column
-from .groups import Group, find_groups
-from .report import Json, Report
+from .groups import find_groups
+from .report import (
+    Confounds,
+    ConversationFigures,
+    Histogram,
+    LengthPoints,
+    Points,
+    Report,
+    ReportedRun,
+    ReportedSource,
+    RowCounts,
+    SampleSize,
+)
 from .results import Results
 from .sample import Sample, draw_sample
-from .statistics import Array, Estimate, difference_of_shares, ratio_of_means, spearman
+from .statistics import Array, difference_of_shares, ratio_of_means, spearman
 
 _FEWEST_BINS, _MOST_BINS = 30, 120
-_DOTS = {"kept": 3000, "removed": 1500}
+_KEPT_POINTS, _REMOVED_POINTS = 3000, 1500
 _PACKAGES = ("larf-curate", "numpy", "pyarrow")
 
 
 def build_report(results: Results) -> Report:
-    """Read a run's results, in a memory that does not grow with them.
+    """Read the results of a run, in a memory that does not grow with them.
 
     Raises:
         DataError: a file cannot be read.
     """
-    summary = results.summary
-    run = summary.get("run", {})
-    found = {SCORE: named_quantiles(results.values(SCORE))}
-    layers = [layer_column(layer) for layer in (results.scorer or {}).get("layers", [])]
-    for column in (*layers, TOKENS):
-        if column in results.schema.names:
-            found[column] = named_quantiles(results.values(column))
-    scores = found[SCORE]
-    histogram = _histogram(results, scores, summary["scored"])
+    summary, scorer = results.summary, results.scorer
+    layers = [layer_column(layer) for layer in scorer.layers] if scorer else []
+    measured = [name for name in (SCORE, *layers, TOKENS) if name in results.schema.names]
+    quantiles = {column: named_quantiles(results.values(column)) for column in measured}
+    scores = quantiles[SCORE]
     sample = draw_sample(results) if scores else None
+    figures = sample if sample is not None and len(sample) else None
     return Report(
-        rows={"rows": summary["rows"], "scored": summary["scored"], **results.rows},
-        issues=dict(summary.get("issues", {})),
-        source={**run["source"], "format": results.form.name if results.form else None} if "source" in run else None,
-        scorer=_scorer(results.scorer),
-        threshold=summary["threshold"],
-        quantiles=found,
-        histogram=histogram,
-        form=_form(sample) if sample is not None and len(sample) else None,
-        groups=[asdict(group) for group in _groups(results, scores)],
-        confounds=_confounds(sample) if sample is not None and len(sample) else None,
-        sample={"kept": int((~sample.removed).sum()), "removed": int(sample.removed.sum())} if sample else {},
-        dots=_dots(sample) if sample is not None else {},
-        run={
-            **{name: run[name] for name in ("digest", "started", "finished") if name in run},
-            "packages": {name: _version(name) for name in _PACKAGES},
-        },
+        rows=RowCounts(**asdict(results.rows), scored=summary.scored),
+        issues=summary.issues,
+        source=_source(results),
+        scorer=replace(scorer, chat_template=None) if scorer else None,
+        threshold=results.threshold,
+        quantiles=quantiles,
+        histogram=_histogram(results, scores, summary.scored) if scores else None,
+        conversations=_conversations(figures) if figures else None,
+        groups=tuple(find_groups(results, scores["lowest"], scores["highest"])) if scores else (),
+        confounds=_confounds(figures) if figures else None,
+        sample=SampleSize(int((~sample.removed).sum()), int(sample.removed.sum())) if sample is not None else None,
+        length_points=_length_points(sample) if sample is not None else None,
+        run=_run(results),
     )
+
+
+def _source(results: Results) -> ReportedSource | None:
+    run, row_format = results.summary.run, results.row_format
+    return ReportedSource(**asdict(run.source), format=row_format.name if row_format else None) if run else None
+
+
+def _run(results: Results) -> ReportedRun:
+    packages = {name: _version(name) for name in _PACKAGES}
+    run = results.summary.run
+    return ReportedRun(packages, run.digest, run.started, run.finished) if run else ReportedRun(packages)
 
 
 def _version(package: str) -> str | None:
@@ -66,14 +82,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _scorer(found: Mapping[str, Any] | None) -> Json | None:
-    """Without the chat template's text, which its digest stands for."""
-    return {key: value for key, value in found.items() if key != "chat_template"} if found else None
-
-
-def _histogram(results: Results, scores: Mapping[str, float], scored: int) -> Json:
-    if not scores:
-        return {}
+def _histogram(results: Results, scores: Mapping[str, float], scored: int) -> Histogram:
     low, high = scores["lowest"], scores["highest"]
     bins = int(np.clip(2 * np.sqrt(scored), _FEWEST_BINS, _MOST_BINS))  # few rows in many bins show only noise
     edges = np.linspace(low, high if high > low else low + 1e-6, bins + 1)
@@ -83,24 +92,22 @@ def _histogram(results: Results, scores: Mapping[str, float], scored: int) -> Js
         for chunk in results.values(SCORE, [outcome])():
             values = chunk[~np.isnan(chunk)]
             total += np.bincount(np.clip(np.searchsorted(edges, values) - 1, 0, bins - 1), minlength=bins)
-        counts[outcome] = total.tolist()
-    return {"edges": edges.tolist(), **counts}
+        counts[outcome] = tuple(total.tolist())
+    return Histogram(tuple(edges.tolist()), **counts)
 
 
-def _groups(results: Results, scores: Mapping[str, float]) -> list[Group]:
-    return find_groups(results, scores["lowest"], scores["highest"]) if scores else []
+def _conversations(sample: Sample) -> ConversationFigures:
+    def share(values: Array) -> float:
+        return float(np.average(values, weights=sample.weight))
 
-
-def _form(sample: Sample) -> Json:
-    shares = {
-        "lists": sample.lists,
-        "refusals": sample.refusals,
-        "system": sample.system,
-        "tools": sample.tools,
-        "several_turns": (sample.turns - sample.system > 2).astype(float),
-    }
-    found = {name: float(np.average(values, weights=sample.weight)) for name, values in shares.items()}
-    return {**found, "median_characters": _median(sample.characters, sample.weight)}
+    return ConversationFigures(
+        lists=share(sample.lists),
+        refusals=share(sample.refusals),
+        system=share(sample.system),
+        tools=share(sample.tools),
+        several_turns=share((sample.turns - sample.system > 2).astype(float)),
+        median_characters=_median(sample.characters, sample.weight),
+    )
 
 
 def _median(values: Array, weights: Array) -> float:
@@ -109,27 +116,30 @@ def _median(values: Array, weights: Array) -> float:
     return float(values[order][np.searchsorted(reached, reached[-1] / 2)])
 
 
-def _confounds(sample: Sample) -> Json:
+def _confounds(sample: Sample) -> Confounds:
     removed, kept = sample.removed, ~sample.removed
-    figures: dict[str, Estimate | None] = {
-        "score_and_characters": spearman(sample.score, sample.characters, sample.weight),
-        "score_and_lists": spearman(sample.score, sample.lists, sample.weight),
-        "removed_to_kept_characters": ratio_of_means(sample.characters[removed], sample.characters[kept]),
-        "removed_to_kept_tokens": ratio_of_means(*(np.maximum(sample.tokens[side], 1) for side in (removed, kept))),
-        "removed_less_kept_lists": difference_of_shares(sample.lists[removed], sample.lists[kept]),
-        "removed_less_kept_refusals": difference_of_shares(sample.refusals[removed], sample.refusals[kept]),
-    }
-    return {name: asdict(figure) if figure else None for name, figure in figures.items()}
+    tokens = np.maximum(sample.tokens, 1)
+    return Confounds(
+        score_and_characters=spearman(sample.score, sample.characters, sample.weight),
+        score_and_lists=spearman(sample.score, sample.lists, sample.weight),
+        removed_to_kept_characters=ratio_of_means(sample.characters[removed], sample.characters[kept]),
+        removed_to_kept_tokens=ratio_of_means(tokens[removed], tokens[kept]),
+        removed_less_kept_lists=difference_of_shares(sample.lists[removed], sample.lists[kept]),
+        removed_less_kept_refusals=difference_of_shares(sample.refusals[removed], sample.refusals[kept]),
+    )
 
 
-def _dots(sample: Sample) -> Json:
-    found = {}
-    for outcome, mask in (("kept", ~sample.removed), ("removed", sample.removed)):
-        places = np.flatnonzero(mask)
-        # Evenly spaced: the sample's order is the rows', and says nothing of their scores.
-        places = places[np.linspace(0, len(places) - 1, min(len(places), _DOTS[outcome])).astype(int)]
-        found[outcome] = {
-            "score": [round(float(value), 7) for value in sample.score[places]],
-            "characters": [int(value) for value in sample.characters[places]],
-        }
-    return found
+def _length_points(sample: Sample) -> LengthPoints:
+    return LengthPoints(
+        kept=_points(sample, ~sample.removed, _KEPT_POINTS), removed=_points(sample, sample.removed, _REMOVED_POINTS)
+    )
+
+
+def _points(sample: Sample, mask: NDArray[np.bool_], most: int) -> Points:
+    places = np.flatnonzero(mask)
+    # Evenly spaced: the sample's order is the rows', and says nothing of their scores.
+    chosen = places[np.linspace(0, len(places) - 1, min(len(places), most)).astype(int)]
+    return Points(
+        score=tuple(round(float(score), 7) for score in sample.score[chosen]),
+        characters=tuple(int(characters) for characters in sample.characters[chosen]),
+    )

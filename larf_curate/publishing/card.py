@@ -14,10 +14,11 @@ import yaml
 from markupsafe import Markup
 
 from ..deciding.excerpts import Excerpt
-from ..errors import PublishError
+from ..errors import PublishError, one_line
 from ..inert import fenced, markdown
+from .plots import Plot
 from .report import Report
-from .words import caption, describe_confounds, describe_rule, describe_search, describe_unscored, groups_by_column
+from .words import describe_confounds, describe_cut, describe_rule, describe_search, describe_unscored
 
 BEGIN = "<!-- larf-curate:begin: this part is rewritten at every push; write your own above or below it -->"
 END = "<!-- larf-curate:end -->"
@@ -34,8 +35,23 @@ _SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "
 _SIZES |= {100_000_000: "10M<n<100M", 1_000_000_000: "100M<n<1B"}
 # As in huggingface_hub.repocard: front matter is the first block between two lines of three dashes.
 _FRONT = re.compile(r"^\s*---[ \t]*\r?\n(.*?)(?:\r?\n)?---[ \t]*(?:\r?\n|$)", re.DOTALL)
-_TAKEN_OVER = ("license", "license_name", "license_link", "language", "task_categories")
+_CARRIED_OVER = ("license", "license_name", "license_link", "language", "task_categories")
 _PLAIN = re.compile(r"[A-Za-z0-9][\w.:/+-]{0,200}")
+
+Metadata = Mapping[str, Any]
+"""The YAML at the top of a card. It may be a stranger's: any keys, with any values."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """One configuration of the dataset: its name, and the outcome whose rows it loads."""
+
+    name: str
+    outcome: str
+
+    def metadata(self) -> Metadata:
+        files = [{"split": "train", "path": f"{HOME}/{self.outcome}/*.parquet"}]
+        return {"config_name": self.name, "data_files": files}
 
 
 @dataclass(frozen=True)
@@ -44,8 +60,8 @@ class CardRequest:
 
     Attributes:
         repo: namespace/name.
-        report: see `Report`; paths of this machine are taken out by whoever asks.
-        plots: names of the pictures in `larf/plots/`.
+        report: fit to be published, see `Report.without_directories`.
+        plots: the pictures in `larf/plots/`.
         recipe: text of the recipe, None where there is none.
         outcomes: which rows are published, kept ones first.
         source: Hub id of the dataset that was filtered, and the metadata of its card; None, {} where there is none.
@@ -54,11 +70,11 @@ class CardRequest:
 
     repo: str
     report: Report
-    plots: Sequence[str]
+    plots: Sequence[Plot]
     recipe: str | None
     outcomes: Sequence[str]
     source: str | None = None
-    source_metadata: Mapping[str, Any] = field(default_factory=dict)
+    source_metadata: Metadata = field(default_factory=dict)
     examples: Sequence[Excerpt] = ()
 
 
@@ -70,7 +86,7 @@ def render_card(request: CardRequest, existing: str | None = None) -> str:
     """
     metadata, body = split_card(existing or "")
     configs = _configs(metadata, request.outcomes)
-    merged = _metadata(metadata, request, configs, ours=existing is None or BEGIN in existing)
+    merged = _merge_metadata(metadata, request, configs, ours=existing is None or BEGIN in existing)
     part = f"{BEGIN}\n\n{_part(request, configs, by_name=_all_parquet(metadata))}\n\n{END}"
     start, stop = body.find(BEGIN), body.rfind(END)
     if 0 <= start < stop:
@@ -83,82 +99,77 @@ def render_card(request: CardRequest, existing: str | None = None) -> str:
     return f"---\n{front}---\n\n{body.lstrip()}"
 
 
-def split_card(text: str) -> tuple[dict[str, Any], str]:
+def split_card(text: str) -> tuple[Metadata, str]:
     """Metadata and body of a card.
 
     Raises:
-        PublishError: what stands between the dashes is no YAML mapping.
+        PublishError: the text between the dashes is no YAML mapping.
     """
-    found = _FRONT.match(text)
-    if found is None:
+    front = _FRONT.match(text)
+    if front is None:
         return {}, text
     try:
-        metadata = yaml.safe_load(found[1]) or {}
+        metadata = yaml.safe_load(front[1]) or {}
         if not isinstance(metadata, dict):
             raise TypeError("no mapping")
     except (yaml.YAMLError, TypeError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise PublishError(f"the metadata of the repository's README.md cannot be read ({said}): mend it") from None
-    return metadata, text[found.end() :]
+        reason = one_line(error)[:200]
+        raise PublishError(f"the metadata of the repository's README.md cannot be read ({reason}): mend it") from None
+    return metadata, text[front.end() :]
 
 
 # Metadata -------------------------------------------------------------------------------------------------------------
 
 
-def _configs(metadata: Mapping[str, Any], outcomes: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Our configs by outcome. Others keep their names: where one is taken, ours is called larf_..."""
-    foreign = [config for config in _listed(metadata.get("configs")) if not _is_ours(config)]
+def _configs(metadata: Metadata, outcomes: Sequence[str]) -> list[DataConfig]:
+    """Our configs, one an outcome. Others keep their names: if one is taken, ours is called larf_..."""
+    foreign = [config for config in _as_list(metadata.get("configs")) if not _is_ours(config)]
     taken = {config.get("config_name") for config in foreign if isinstance(config, dict)}
-    infos = [info for info in _listed(metadata.get("dataset_info")) if isinstance(info, dict)]
+    infos = [info for info in _as_list(metadata.get("dataset_info")) if isinstance(info, dict)]
     taken |= {info.get("config_name", "default") for info in infos}
-    chosen = any(isinstance(config, dict) and config.get("default") for config in foreign)
-    made = {}
+    has_default = any(isinstance(config, dict) and config.get("default") for config in foreign)
+    configs = []
     for outcome in outcomes:
         name = "default" if outcome == "kept" else outcome
-        if name in taken or (outcome == "kept" and chosen):
+        if name in taken or (outcome == "kept" and has_default):
             name = f"larf_{outcome}"
-        made[outcome] = {
-            "config_name": name,
-            "data_files": [{"split": "train", "path": f"{HOME}/{outcome}/*.parquet"}],
-        }
-    return made
+        configs.append(DataConfig(name, outcome))
+    return configs
 
 
 def _is_ours(config: Any) -> bool:
     files = config.get("data_files") if isinstance(config, dict) else None
-    return any(isinstance(one, dict) and str(one.get("path")).startswith(f"{HOME}/") for one in _listed(files))
+    return any(isinstance(entry, dict) and str(entry.get("path")).startswith(f"{HOME}/") for entry in _as_list(files))
 
 
-def _all_parquet(metadata: Mapping[str, Any]) -> bool:
+def _all_parquet(metadata: Metadata) -> bool:
     """Whether our configs can be loaded by name: `datasets` reads all configs of a repository in one format."""
-    configs = [config for config in _listed(metadata.get("configs")) if isinstance(config, dict)]
-    files = [one for config in configs for one in _listed(config.get("data_files"))]
-    paths = [path for one in files for path in _listed(one.get("path") if isinstance(one, dict) else one)]
+    configs = [config for config in _as_list(metadata.get("configs")) if isinstance(config, dict)]
+    files = [entry for config in configs for entry in _as_list(config.get("data_files"))]
+    paths = [path for entry in files for path in _as_list(entry.get("path") if isinstance(entry, dict) else entry)]
     return all(PurePosixPath(str(path)).suffix in ("", ".parquet") for path in paths)
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def _metadata(
-    existing: Mapping[str, Any], request: CardRequest, configs: Mapping[str, Any], *, ours: bool
-) -> dict[str, Any]:
-    """The existing keys as they are; ours beside them. A licence is carried over from the source, never invented."""
+def _merge_metadata(existing: Metadata, request: CardRequest, configs: Sequence[DataConfig], *, ours: bool) -> Metadata:
+    """The existing keys as they are, and ours. A licence is carried over from the source, never invented."""
     merged = dict(existing)
-    for key in _TAKEN_OVER:
+    for key in _CARRIED_OVER:
         value = request.source_metadata.get(key)
-        values = _listed(value)
+        values = _as_list(value)
         if key not in merged and values and all(isinstance(one, str) and _PLAIN.fullmatch(one) for one in values):
             merged[key] = value
-    merged["tags"] = list(dict.fromkeys([*_listed(existing.get("tags")), *_TAGS]))
+    merged["tags"] = list(dict.fromkeys([*_as_list(existing.get("tags")), *_TAGS]))
     if request.source is not None:
-        merged["source_datasets"] = list(dict.fromkeys([*_listed(existing.get("source_datasets")), request.source]))
+        merged["source_datasets"] = list(dict.fromkeys([*_as_list(existing.get("source_datasets")), request.source]))
     if ours or "size_categories" not in existing:
-        kept = request.report.rows["kept"]
+        kept = request.report.rows.kept
         merged["size_categories"] = [next((name for most, name in _SIZES.items() if kept < most), "n>1B")]
-    merged["configs"] = [config for config in _listed(existing.get("configs")) if not _is_ours(config)]
-    merged["configs"] += configs.values()
+    merged["configs"] = [config for config in _as_list(existing.get("configs")) if not _is_ours(config)]
+    merged["configs"] += [config.metadata() for config in configs]
     return merged
 
 
@@ -192,46 +203,50 @@ def _template(name: str) -> jinja2.Template:
     return environment.from_string(text)
 
 
-def _part(request: CardRequest, configs: Mapping[str, Mapping[str, Any]], *, by_name: bool) -> str:
+def _part(request: CardRequest, configs: Sequence[DataConfig], *, by_name: bool) -> str:
+    """The part of the card that is rewritten at every push."""
     report = request.report
-    groups = groups_by_column(report)
+    rows, source, threshold = report.rows, report.source, report.threshold
+    names = next((list(points) for points in report.quantiles.values() if points), [])
     return (
         _template("card.md.jinja")
         .render(
-            report=report,
-            rows=report.rows,
+            rows=rows,
             issues=report.issues,
-            source={**(report.source or {}), **({"name": request.source} if request.source else {})},
+            source_name=request.source or (source.name if source else "a dataset"),
+            source_format=(source.format if source else None) or "unknown",
             scorer=report.scorer,
-            search=[_own(line) for line in describe_search(report.scorer or {})],
-            threshold=report.threshold,
-            rule=_own(describe_rule(report.threshold or {})),
+            search=[_own(line) for line in describe_search(report.scorer.search if report.scorer else None)],
+            threshold=threshold,
+            rule=_own(describe_rule(threshold)),
+            cut=_own(describe_cut(threshold)),
             unscored=_own(describe_unscored(report)),
-            share=lambda count: _own(f"{count / max(1, report.rows['rows']):.1%}"),
-            plots=[(f"{HOME}/plots/{name}", caption(name, list(groups))) for name in request.plots],
+            share=lambda count: _own(f"{count / max(1, rows.total):.1%}"),
+            plots=request.plots,
             quantiles=report.quantiles,
-            names=[_own(name) for name in next((points for points in report.quantiles.values() if points), {})],
-            form=report.form,
-            groups=groups,
-            confounds=[_own(line) for line in describe_confounds(report)],
+            names=[_own(name) for name in names],
+            conversations=report.conversations,
+            groups=report.groups_by_column(),
+            confounds=[_own(line) for line in describe_confounds(report.confounds)],
             sample=report.sample,
             examples=request.examples,
             loading=_loading(request.repo, configs, by_name=by_name),
             recipe=request.recipe,
-            version=report.run["packages"].get("larf-curate"),
+            version=report.run.packages.get("larf-curate"),
             citation=CITATION,
         )
         .strip()
     )
 
 
-def _loading(repo: str, configs: Mapping[str, Mapping[str, Any]], *, by_name: bool) -> str:
+def _loading(repo: str, configs: Sequence[DataConfig], *, by_name: bool) -> str:
+    """Python code that loads each config."""
     lines = ["from datasets import load_dataset", ""]
-    for outcome, config in configs.items():
+    for config in configs:
         if by_name:
-            what = [repo] if config["config_name"] == "default" else [repo, config["config_name"]]
-            said = ", ".join(f'"{name}"' for name in what)
+            names = [repo] if config.name == "default" else [repo, config.name]
+            arguments = ", ".join(f'"{name}"' for name in names)
         else:
-            said = f'"parquet", data_files="hf://datasets/{repo}/{HOME}/{outcome}/*.parquet"'
-        lines.append(f'{outcome} = load_dataset({said}, split="train")')
+            arguments = f'"parquet", data_files="hf://datasets/{repo}/{HOME}/{config.outcome}/*.parquet"'
+        lines.append(f'{config.outcome} = load_dataset({arguments}, split="train")')
     return "\n".join(lines)

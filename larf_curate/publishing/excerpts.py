@@ -9,18 +9,22 @@ from ..scoring.columns import ISSUE, SCORE
 from .results import Ints, Results
 
 
-def highest(results: Results, outcome: str, count: int) -> list[Excerpt]:
-    """The rows of an outcome that score highest, from the highest down; those without a score come last."""
+def highest_rows(results: Results, outcome: str, count: int) -> list[Excerpt]:
+    """The rows of an outcome that score highest, from the highest down; rows without a score come last.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
     places = _highest_places(results, outcome, count)
-    form = results.form
-    extra = [name for name in (SCORE, ISSUE) if name in results.schema.names]
-    columns = [*dict.fromkeys([*(form.columns(results.schema.names) if form else results.schema.names), *extra])]
-    found = []
-    for here, rows in results.at(outcome, np.sort(places), columns):
-        for place, row in zip(here, rows, strict=True):
-            found.append(excerpt_of(row, form, score=row[SCORE], row=int(place), outcome=outcome, issue=row.get(ISSUE)))
-    order = {int(place): number for number, place in enumerate(places)}
-    return sorted(found, key=lambda excerpt: order[excerpt.row])
+    names, row_format = results.schema.names, results.row_format
+    extra = [name for name in (SCORE, ISSUE) if name in names]
+    columns = [*dict.fromkeys([*(row_format.columns(names) if row_format else names), *extra])]
+    excerpts = {
+        int(place): excerpt_of(row, row_format, score=row[SCORE], row=int(place), outcome=outcome, issue=row.get(ISSUE))
+        for here, rows in results.at(outcome, np.sort(places), columns)
+        for place, row in zip(here, rows, strict=True)
+    }
+    return [excerpts[int(place)] for place in places]
 
 
 def _highest_places(results: Results, outcome: str, count: int) -> Ints:

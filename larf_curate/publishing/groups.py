@@ -1,10 +1,9 @@
-"""The same figures by group, where the rows have a column that sorts them into a few: a category, a source, a task."""
+"""Figures by group, if the rows have a column that sorts them into a few: a category, a source, a task."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +11,9 @@ import pyarrow.compute as pc
 
 from ..deciding.layout import OUTCOMES
 from ..deciding.quantiles import GROUP_LEVELS, LEVELS
+from ..deciding.summary import OutcomeCounts
 from ..scoring.columns import SCORE
+from .report import Group
 from .results import Ints, Results
 from .statistics import Array
 
@@ -21,50 +22,43 @@ _LONGEST = 200  # characters of a name or a value
 _BINS = 1000  # of the scores' range: what a group's quantiles are exact to
 
 
-@dataclass(frozen=True)
-class Group:
-    """The rows with one value in one column.
-
-    Attributes:
-        column, value: which; None is null.
-        rows: how many by outcome.
-        quantiles: of the scores at 5, 25, 50, 75 and 95%, to a thousandth of the range of all scores; None without any.
-    """
-
-    column: str
-    value: str | None
-    rows: dict[str, int]
-    quantiles: list[float] | None
-
-
 def find_groups(results: Results, low: float, high: float) -> list[Group]:
-    """Groups by every column of text (or truth) that takes few values; `low` and `high` are the scores' range.
+    """Return the groups of the first three columns of text (or booleans) that have few different values.
 
     Few are 2 to 30, and at most a fifth of the rows. Columns that the row format reads are texts, not categories.
+
+    Args:
+        results: of the run.
+        low, high: the lowest and the highest score.
+
+    Raises:
+        DataError: a file cannot be read.
     """
     groups: list[Group] = []
     for column in _candidates(results):
-        found = _group(results, column, low, high)
-        if found:
-            groups += found
+        groups_of_column = _groups_of(results, column, low, high)
+        if groups_of_column:
+            groups += groups_of_column
             if len({group.column for group in groups}) == _MOST_COLUMNS:
                 break
     return groups
 
 
 def _candidates(results: Results) -> Iterator[str]:
-    read = set(results.form.columns(results.schema.names)) if results.form else set()
+    names, row_format = results.schema.names, results.row_format
+    texts = set(row_format.columns(names)) if row_format else set()
     for field in results.schema:
         kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
         simple = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind)
         # A name with a dot would be taken for a path into a struct, a name that is there twice for either.
-        plain = "." not in field.name and results.schema.names.count(field.name) == 1
-        if simple and plain and field.name not in read and not field.name.startswith("larf_"):
+        plain = "." not in field.name and names.count(field.name) == 1
+        if simple and plain and field.name not in texts and not field.name.startswith("larf_"):
             yield field.name
 
 
-def _group(results: Results, column: str, low: float, high: float) -> list[Group] | None:
-    most = min(MOST_GROUPS, sum(results.rows.values()) // 5)
+def _groups_of(results: Results, column: str, low: float, high: float) -> list[Group] | None:
+    """The groups of one column, the largest first; None if it has too many different values, or only one."""
+    most = min(MOST_GROUPS, results.rows.total // 5)
     rows: dict[str | None, Counter[str]] = defaultdict(Counter)
     histograms: dict[str | None, Ints] = defaultdict(lambda: np.zeros(_BINS, np.int64))
     width = (high - low) or 1.0
@@ -86,19 +80,19 @@ def _group(results: Results, column: str, low: float, high: float) -> list[Group
         return None
     edges = np.linspace(low, high, _BINS + 1)
     order = sorted(rows, key=lambda value: (-rows[value].total(), value is None, value or ""))
-    counts = [{outcome: rows[value][outcome] for outcome in OUTCOMES} for value in order]
     return [
-        Group(_cut(column), value and _cut(value), count, _of(histograms[value], edges))
-        for value, count in zip(order, counts, strict=True)
+        Group(
+            column=column[:_LONGEST],
+            value=value if value is None else value[:_LONGEST],
+            rows=OutcomeCounts(**{outcome: rows[value][outcome] for outcome in OUTCOMES}),
+            quantiles=_quantiles(histograms[value], edges),
+        )
+        for value in order
     ]
 
 
-def _cut(text: str) -> str:
-    return text[:_LONGEST]
-
-
-def _of(histogram: Ints, edges: Array) -> list[float] | None:
+def _quantiles(histogram: Ints, edges: Array) -> tuple[float, ...] | None:
     if not histogram.sum():
         return None
     reached = np.concatenate([[0.0], np.cumsum(histogram) / histogram.sum()])
-    return [float(np.interp(share, reached, edges)) for share in map(LEVELS.__getitem__, GROUP_LEVELS)]
+    return tuple(float(np.interp(LEVELS[name], reached, edges)) for name in GROUP_LEVELS)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import math
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import numpy as np
@@ -16,20 +17,42 @@ from ..deciding.ranking import quantiles
 from ..inert import visible
 from ..scoring.columns import SCORE
 from .build_report import build_report
-from .excerpts import highest
+from .excerpts import highest_rows
 from .plots import draw_plots
 from .report import Report
 from .results import Results
-from .words import caption, describe_run, groups_by_column
+from .words import describe_run
 
-MOST = {"removed": 2_000, "kept": 500, "unscorable": 200}
-LONGEST = 1_000  # characters of a text
-_STEPS = 400
+_REMOVED, _KEPT, _UNSCORABLE = 2_000, 500, 200  # rows shown at most
+_MAX_CHARACTERS = 1_000  # of a text
+_STOPS = 400  # of the slider, about
+
+
+@dataclass(frozen=True)
+class Slider:
+    """The thresholds that the page's slider can stand at, and what each would do.
+
+    Attributes:
+        scores: [stops], ascending; empty if there is nothing to choose from.
+        removed: [stops], rows that score above each.
+        now: the stop of the threshold that was used.
+        scored: rows that have a score.
+    """
+
+    scores: tuple[float, ...] = ()
+    removed: tuple[int, ...] = ()
+    now: int = 0
+    scored: int = 0
 
 
 def write_page(directory: str | Path, out: str | Path, report: Report | None = None) -> None:
-    """The report as one HTML file: figures, plots, the removed rows and those just under the threshold, and a slider
-    that tells how many rows another threshold would remove.
+    """Write one HTML file: figures, plots, the removed rows and those just under the threshold, and a slider that shows
+    how many rows another threshold would remove.
+
+    Args:
+        directory: of the run.
+        out: the file.
+        report: of the run, if it has been built already.
 
     Raises:
         DataError: there is no finished run. OutputError: `out` cannot be written.
@@ -39,45 +62,56 @@ def write_page(directory: str | Path, out: str | Path, report: Report | None = N
 
 
 def render_page(results: Results, report: Report) -> str:
-    """The page's text."""
-    pictures = draw_plots(report)
-    groups = groups_by_column(report)
-    rows = [row for outcome, most in MOST.items() for row in highest(results, outcome, most)]
+    """The page's text.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    rows = [
+        *highest_rows(results, "removed", _REMOVED),
+        *highest_rows(results, "kept", _KEPT),
+        *highest_rows(results, "unscorable", _UNSCORABLE),
+    ]
+    slider = _slider(results, report)
     return _template().render(
         library=_library(),
-        source=visible(report.source["name"], 200) if report.source else None,
+        source=visible(report.source.name, 200) if report.source else None,
         facts=[(name, visible(value, 1000)) for name, value in describe_run(report)],
-        groups=groups,
-        plots=[(caption(name, list(groups)), base64.b64encode(data).decode()) for name, data in pictures.items()],
-        said=_said(report),
+        groups=report.groups_by_column(),
+        plots=[(plot.caption, base64.b64encode(plot.png).decode()) for plot in draw_plots(report)],
+        which_rows=_which_rows(report),
         rows=rows,
-        longest=LONGEST,
-        stops=_stops(results, report),
+        max_characters=_MAX_CHARACTERS,
+        slider=slider,
+        slider_fields=asdict(slider),
     )
 
 
-def _said(report: Report) -> str:
-    shown = {name: min(most, report.rows[name]) for name, most in MOST.items()}
-    said = f"The {shown['removed']:,} highest of {report.rows['removed']:,} removed rows"
-    said += f", the {shown['kept']:,} highest that stayed"
-    return said + (f", and {shown['unscorable']:,} that have no score." if shown["unscorable"] else ".")
+def _which_rows(report: Report) -> str:
+    """Which rows the page shows, in a sentence."""
+    rows = report.rows
+    shown = f"The {min(_REMOVED, rows.removed):,} highest of {rows.removed:,} removed rows"
+    shown += f", the {min(_KEPT, rows.kept):,} highest that stayed"
+    unscorable = min(_UNSCORABLE, rows.unscorable)
+    return shown + (f", and {unscorable:,} that have no score." if unscorable else ".")
 
 
-def _stops(results: Results, report: Report) -> dict[str, Any]:
+def _slider(results: Results, report: Report) -> Slider:
     """Where the slider can stand, and how many rows score above each stop: exactly, over all rows."""
-    threshold = (report.threshold or {}).get("value")
-    if not report.quantiles[SCORE] or threshold is None:
-        return {"scores": [], "removed": [], "now": 0, "scored": 0}
-    # The histogram's borders reach every score; quantiles are close together where the rows are.
-    near = quantiles(results.values(SCORE), list(np.linspace(0.5, 1, _STEPS // 2)))
-    scores = np.unique(np.concatenate([report.histogram["edges"], near, [threshold]]))
+    threshold = report.threshold.value
+    if report.histogram is None or threshold is None or not math.isfinite(threshold):
+        return Slider()
+    # The histogram's edges reach every score; quantiles are close together where the rows are.
+    near = quantiles(results.values(SCORE), list(np.linspace(0.5, 1, _STOPS // 2)))
+    scores = np.unique(np.concatenate([report.histogram.edges, near, [threshold]]))
     counts = np.zeros(len(scores) + 1, np.int64)
     for chunk in results.values(SCORE)():
         counts += np.bincount(np.searchsorted(scores, chunk[~np.isnan(chunk)]), minlength=len(scores) + 1)
     above = counts.sum() - np.cumsum(counts)[:-1]
     now = int(np.searchsorted(scores, threshold))
-    above[now] = (report.threshold or {}).get("removed", above[now])  # rows that tie with the last one stay
-    return {"scores": scores.tolist(), "removed": above.tolist(), "now": now, "scored": report.rows["scored"]}
+    if report.threshold.removed is not None:
+        above[now] = report.threshold.removed  # rows that tie with the last one stay
+    return Slider(tuple(scores.tolist()), tuple(above.tolist()), now, report.rows.scored)
 
 
 def _template() -> jinja2.Template:

@@ -1,20 +1,21 @@
-"""Pictures of a report: legible at the width of a card and of a phone, on light pages and on dark ones."""
+"""Plots of a report: legible at the width of a card and of a phone, on light pages and on dark ones."""
 
 from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..deciding.quantiles import GROUP_LEVELS
 from ..inert import visible
-from ..scoring.columns import SCORE, layer_column
+from ..scoring.columns import layer_column
 from ..scoring.layer_search.profile import LayerProfile
-from .report import Report
-from .words import groups_by_column
+from .report import Group, Points, Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,44 +40,45 @@ _STYLE: Any = {
 _SCORE_LABEL = "score (no unit; higher is closer to the unsafe references)"
 
 
-def draw_plots(report: Report) -> dict[str, bytes]:
-    """PNG files by name: `scores.png`, `length.png`, `layers.png`, `groups-{n}.png`, where they have something to show.
+@dataclass(frozen=True)
+class Plot:
+    """A picture: the name of its file, what it shows in words, and the PNG file's content."""
+
+    name: str
+    caption: str
+    png: bytes
+
+
+def draw_plots(report: Report) -> tuple[Plot, ...]:
+    """Draw `scores.png`, `length.png`, `layers.png`, `search.png` and `groups-{n}.png`, if they have something to show.
 
     Equal reports give equal bytes. Texts out of the data are drawn as they are, cut short.
     """
-    pictures: dict[str, Callable[[Axes, Report], None]] = {}
-    if report.histogram:
-        pictures["scores.png"] = _scores
-    if report.dots.get("kept", {}).get("score") or report.dots.get("removed", {}).get("score"):
-        pictures["length.png"] = _length
-    if len((report.scorer or {}).get("layers", [])) > 1:
-        pictures["layers.png"] = _layers
-    if (report.scorer or {}).get("search"):
-        pictures["search.png"] = _search
-    found = {}
-    for name, draw in pictures.items():
-        with _picture() as (figure, axes):
-            draw(axes, report)
-            figure.legend(loc="outside upper center", ncols=2, fontsize=12, markerscale=1.6)  # hides no data
-            found[name] = _png(figure)
-    for number, (column, groups) in enumerate(groups_by_column(report).items()):
+    plots = []
+    for name, caption, has_data, draw in _PLOTS:
+        if has_data(report):
+            with _picture() as (figure, axes):
+                draw(axes, report)
+                figure.legend(loc="outside upper center", ncols=2, fontsize=12, markerscale=1.6)  # hides no data
+                plots.append(Plot(name, caption, _png(figure)))
+    for number, (column, groups) in enumerate(report.groups_by_column().items()):
         with _picture(1.6 + 0.42 * min(len(groups), _GROUPS_SHOWN)) as (figure, axes):
-            _groups(axes, column, groups, report)
-            found[f"groups-{number}.png"] = _png(figure)
-    return found
+            _draw_groups(axes, column, groups, report)
+            plots.append(Plot(f"groups-{number}.png", f"Scores by {column}", _png(figure)))
+    return tuple(plots)
 
 
 def draw_search(profile: LayerProfile) -> bytes:
     """PNG of a search for the safety-sensitive layer: kappa by block with its interval, other methods beside it."""
     with _picture() as (figure, axes):
-        _profile(axes, profile)
+        _draw_profile(axes, profile)
         figure.legend(loc="outside upper center", ncols=2, fontsize=12)
         return _png(figure)
 
 
 @contextmanager
 def _picture(height: float = 4.2) -> Iterator[tuple[Figure, Axes]]:
-    """A figure of its own: pyplot would keep it, and the user's style would change it."""
+    """Yield a figure and its axes, away from pyplot (which would keep it) and from the user's own style."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -97,12 +99,16 @@ def _png(figure: Figure) -> bytes:
     return out.getvalue()
 
 
-def _scores(axes: Axes, report: Report) -> None:
-    edges = np.array(report.histogram["edges"])
+def _draw_scores(axes: Axes, report: Report) -> None:
+    histogram, rows = report.histogram, report.rows
+    assert histogram is not None
+    edges = np.array(histogram.edges)
     below = np.zeros(len(edges) - 1)
-    for outcome, colour, hatch in (("kept", KEPT, None), ("removed", REMOVED, "////")):
-        counts = np.array(report.histogram[outcome], dtype=float)
-        label = f"{outcome} ({report.rows[outcome]:,})"
+    for label, bins, colour, hatch in (
+        (f"kept ({rows.kept:,})", histogram.kept, KEPT, None),
+        (f"removed ({rows.removed:,})", histogram.removed, REMOVED, "////"),
+    ):
+        counts = np.array(bins, dtype=float)
         axes.bar(
             edges[:-1],
             counts,
@@ -121,13 +127,10 @@ def _scores(axes: Axes, report: Report) -> None:
     axes.set_ylabel("rows per bin")
 
 
-def _length(axes: Axes, report: Report) -> None:
-    for outcome, colour, shape, size in (("kept", KEPT, "o", 10), ("removed", REMOVED, "^", 18)):
-        dots = report.dots[outcome]
-        label = f"{outcome} ({len(dots['score']):,} shown)"
-        axes.scatter(
-            dots["characters"], dots["score"], s=size, c=colour, marker=shape, alpha=0.55, linewidths=0, label=label
-        )
+def _draw_length(axes: Axes, report: Report) -> None:
+    assert report.length_points is not None
+    _draw_points(axes, report.length_points.kept, "kept", KEPT, "o", 10)
+    _draw_points(axes, report.length_points.removed, "removed", REMOVED, "^", 18)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     _mark_threshold(axes.axhline, report)
@@ -135,21 +138,24 @@ def _length(axes: Axes, report: Report) -> None:
     axes.set_ylabel("score (no unit)")
 
 
+def _draw_points(axes: Axes, points: Points, outcome: str, colour: str, shape: str, size: int) -> None:
+    label = f"{outcome} ({len(points.score):,} shown)"
+    axes.scatter(points.characters, points.score, s=size, c=colour, marker=shape, alpha=0.55, linewidths=0, label=label)
+
+
 def _mark_threshold(draw: Callable[..., Any], report: Report) -> None:
-    value = (report.threshold or {}).get("value")
-    scores = report.quantiles[SCORE]
+    value, scores = report.threshold.value, report.score_quantiles
     if value is None:
         return
-    reach = scores["highest"] - scores["lowest"]
-    if scores["lowest"] - reach <= value <= scores["highest"] + reach:  # further off, all scores would be one line
+    margin = scores["highest"] - scores["lowest"]
+    if scores["lowest"] - margin <= value <= scores["highest"] + margin:  # further off, all scores would be one line
         draw(value, color=LINE, linestyle="--", linewidth=1.6, label=f"threshold {value:+.4f}")
 
 
-def _layers(axes: Axes, report: Report) -> None:
+def _draw_layers(axes: Axes, report: Report) -> None:
     assert report.scorer is not None
-    layers = sorted(report.scorer["layers"])
-    found = [report.quantiles.get(layer_column(layer), {}) for layer in layers]
-    drawn = [(layer, points) for layer, points in zip(layers, found, strict=True) if points]
+    columns = ((layer, report.quantiles.get(layer_column(layer))) for layer in sorted(report.scorer.layers))
+    drawn = [(layer, points) for layer, points in columns if points]
     for low, high, alpha in (("5%", "95%", 0.18), ("25%", "75%", 0.35)):
         axes.fill_between(
             [layer for layer, _ in drawn],
@@ -168,23 +174,23 @@ def _layers(axes: Axes, report: Report) -> None:
     axes.set_ylabel("score at that layer (no unit)")
 
 
-def _search(axes: Axes, report: Report) -> None:
+def _draw_search(axes: Axes, report: Report) -> None:
     assert report.scorer is not None
-    _profile(axes, LayerProfile.of(report.scorer["search"]))
+    assert report.scorer.search is not None
+    _draw_profile(axes, report.scorer.search)
 
 
-def _profile(axes: Axes, profile: LayerProfile) -> None:
-    blocks = [found.block for found in profile.blocks]
-    kappa = np.array([found.kappa for found in profile.blocks])
-    reach = np.array([(found.kappa - found.low, found.high - found.kappa) for found in profile.blocks]).clip(0)
-    chosen = [block == profile.best for block in blocks]
-    for mine, colour, shape, label in ((False, KEPT, "o", "kappa, 95% interval"), (True, REMOVED, "D", "best block")):
-        at = np.array([one == mine for one in chosen])
-        if at.any():
+def _draw_profile(axes: Axes, profile: LayerProfile) -> None:
+    blocks = np.array([block.block for block in profile.blocks])
+    kappa = np.array([block.kappa for block in profile.blocks])
+    errors = np.array([(block.kappa - block.low, block.high - block.kappa) for block in profile.blocks]).clip(0)
+    best = np.array([block.block == profile.best for block in profile.blocks])
+    for shown, colour, shape, label in ((~best, KEPT, "o", "kappa, 95% interval"), (best, REMOVED, "D", "best block")):
+        if shown.any():
             axes.errorbar(
-                np.array(blocks)[at],
-                kappa[at],
-                reach[at].T,
+                blocks[shown],
+                kappa[shown],
+                errors[shown].T,
                 fmt=shape,
                 color=colour,
                 capsize=3,
@@ -199,21 +205,19 @@ def _profile(axes: Axes, profile: LayerProfile) -> None:
     other.set_yticks([])
     for (name, values), style in zip(profile.locators.items(), ("--", ":", "-."), strict=False):
         figures = np.array(values)
-        shown = (figures - figures.min()) / max(float(np.ptp(figures)), 1e-12)  # each on a scale of its own
+        scaled = (figures - figures.min()) / max(float(np.ptp(figures)), 1e-12)  # each on a scale of its own
         label = f"{name.partition(' (')[0]}, own scale"
-        other.plot(range(len(figures)), shown, style, color=LINE, linewidth=1.4, alpha=0.7, label=label)
+        other.plot(range(len(figures)), scaled, style, color=LINE, linewidth=1.4, alpha=0.7, label=label)
     other.set_ylim(-0.05, 1.05)
 
 
-def _groups(axes: Axes, column: str, groups: list[dict[str, Any]], report: Report) -> None:
+def _draw_groups(axes: Axes, column: str, groups: Sequence[Group], report: Report) -> None:
     shown = groups[:_GROUPS_SHOWN]
     boxes, labels = [], []
     for group in reversed(shown):
-        rows = sum(group["rows"].values())
-        share = group["rows"]["removed"] / rows
-        name = "(null)" if group["value"] is None else visible(group["value"], 22)
-        labels.append(f"{name}\n{rows:,} rows, {share:.1%} removed")
-        points = group["quantiles"] or [float("nan")] * 5
+        name = "(null)" if group.value is None else visible(group.value, 22)
+        labels.append(f"{name}\n{group.rows.total:,} rows, {group.share_removed:.1%} removed")
+        points = group.quantiles or [float("nan")] * len(GROUP_LEVELS)
         boxes.append(dict(zip(("whislo", "q1", "med", "q3", "whishi"), points, strict=True)))
     axes.bxp(
         boxes,
@@ -228,3 +232,39 @@ def _groups(axes: Axes, column: str, groups: list[dict[str, Any]], report: Repor
     _mark_threshold(axes.axvline, report)
     left = f"\n{len(groups) - len(shown)} smaller groups are in the report" if len(groups) > len(shown) else ""
     axes.set_xlabel(f"score by {visible(column, 30)}\nmedian, middle half, 5% to 95%{left}", fontsize=12)
+
+
+def _has_points(report: Report) -> bool:
+    points = report.length_points
+    return points is not None and bool(points.kept.score or points.removed.score)
+
+
+def _has_layers(report: Report) -> bool:
+    return report.scorer is not None and len(report.scorer.layers) > 1
+
+
+def _has_search(report: Report) -> bool:
+    return report.scorer is not None and report.scorer.search is not None
+
+
+_PLOTS: tuple[tuple[str, str, Callable[[Report], bool], Callable[[Axes, Report], None]], ...] = (
+    (
+        "scores.png",
+        "Histogram of the scores of kept and removed rows, with the threshold",
+        lambda report: report.histogram is not None,
+        _draw_scores,
+    ),
+    (
+        "length.png",
+        "Score against length of the answer, removed rows marked, with the threshold",
+        _has_points,
+        _draw_length,
+    ),
+    ("layers.png", "Quantiles of the scores at each layer", _has_layers, _draw_layers),
+    (
+        "search.png",
+        "The search for the layer: how much refusals move when a block is scaled, with 95% intervals",
+        _has_search,
+        _draw_search,
+    ),
+)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from ..deciding.layout import RECIPE, without_directories
 from ..models.options import OPTIONS
+from ..pushing import Files
 from .build_report import build_report
 from .card import HOME, CardRequest
-from .excerpts import highest
+from .excerpts import highest_rows
 from .plots import draw_plots
-from .report import REPORT, Report
+from .report import REPORT
 from .results import Results
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -24,14 +24,14 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class Publication:
-    """What goes to the Hub: `files` by their path there, bytes or where they lie here; and what the card is made of."""
+    """What goes to the Hub: `files`, all but the card; and what the card is made of."""
 
-    files: Mapping[str, bytes | Path]
+    files: Files
     card: CardRequest
 
 
 def publish_files(results: Results, repo: str, *, removed: bool = False, examples: int = 0) -> Publication:
-    """Report, plots, recipe and data of a run; what only this machine can understand, such as its paths, is left out.
+    """Report, plots, recipe and data of a run, without what is of this machine alone, such as its paths.
 
     Args:
         results: the run.
@@ -42,21 +42,22 @@ def publish_files(results: Results, repo: str, *, removed: bool = False, example
     Raises:
         DataError: a file cannot be read.
     """
-    report = public_report(build_report(results))
+    report = build_report(results).without_directories()
     plots = draw_plots(report)
     recipe = public_recipe(results.recipe) if results.recipe else None
-    outcomes = ["kept", *(outcome for outcome in ("removed", "unscorable") if removed and results.rows[outcome])]
+    others = {"removed": results.rows.removed, "unscorable": results.rows.unscorable} if removed else {}
+    outcomes = ["kept", *(outcome for outcome, rows in others.items() if rows)]
     files: dict[str, bytes | Path] = {f"{HOME}/{REPORT}": report.to_json().encode()}
-    files |= {f"{HOME}/plots/{name}": picture for name, picture in plots.items()}
+    files |= {f"{HOME}/plots/{plot.name}": plot.png for plot in plots}
     if recipe:
         files[f"{HOME}/{RECIPE}"] = recipe.encode()
     for outcome in outcomes:
         paths = results.files[outcome]
         for number, path in enumerate(paths):
             files[f"{HOME}/{outcome}/train-{number:05d}-of-{len(paths):05d}.parquet"] = path
-    shown = highest(results, "removed", examples) if examples else []
+    shown = highest_rows(results, "removed", examples) if examples else []
     source = hub_source(results.recipe)
-    return Publication(files, CardRequest(repo, report, list(plots), recipe, outcomes, source, {}, shown))
+    return Publication(files, CardRequest(repo, report, plots, recipe, outcomes, source, {}, shown))
 
 
 def hub_source(recipe: str | None) -> str | None:
@@ -66,15 +67,10 @@ def hub_source(recipe: str | None) -> str | None:
     return path if _HUB_ID.fullmatch(path) and _COMMIT.fullmatch(revision) else None
 
 
-def public_report(report: Report) -> Report:
-    """Without the directories of this machine."""
-    return replace(report, source=without_directories(report.source), scorer=without_directories(report.scorer))
-
-
 def public_recipe(recipe: str) -> str:
-    """What decides the result. Where it ran (executor, devices) does not, and may hold what is nobody's business."""
-    said = yaml.safe_load(recipe)
-    kept = {name: said[name] for name in ("source", "scorer", "threshold", "output") if name in said}
+    """The parts of a recipe that decide the result; where it ran (executor, devices) may hold secrets."""
+    sections = yaml.safe_load(recipe)
+    kept = {name: sections[name] for name in ("source", "scorer", "threshold", "output") if name in sections}
     elsewhere = {option.name for option in OPTIONS.values() if not option.about.changes_scores}
     kept["scorer"] = {name: value for name, value in kept["scorer"].items() if name not in elsewhere}
     return str(yaml.safe_dump(without_directories(kept), sort_keys=False, allow_unicode=False))

@@ -9,7 +9,7 @@ from ..errors import LarfError
 from ..hub import HubClient
 from ..progress import say
 from ..pushing import README, Destination, Files, Pushed, push_files
-from .card import HOME, render_card, split_card
+from .card import HOME, Metadata, render_card, split_card
 from .publication import Publication, publish_files
 from .results import Results
 
@@ -66,7 +66,7 @@ def push_publication(
     return push_files(client, destination, render, title=_TITLE, folder=HOME, dry_run=dry_run)
 
 
-def _source_metadata(client: HubClient, source: str | None) -> dict[str, object]:
+def _source_metadata(client: HubClient, source: str | None) -> Metadata:
     """The metadata of the card of the dataset that was filtered: its licence and language are carried over."""
     if source is None:
         return {}

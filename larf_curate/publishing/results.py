@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,10 +15,14 @@ from numpy.typing import NDArray
 
 from ..deciding.layout import METADATA_KEY, OUTCOMES, RECIPE, SUMMARY
 from ..deciding.ranking import Chunks
-from ..errors import DataError, RowFormatError
+from ..deciding.summary import OutcomeCounts, Summary
+from ..deciding.thresholds import Threshold
+from ..errors import DataError, LarfError, RowFormatError
+from ..rows.conversions import Row
 from ..rows.formats import RowFormat, resolve_format
-from ..scoring.artifact import CONFIG
+from ..scoring.artifact import read_spec
 from ..scoring.columns import SCORE
+from ..scoring.spec import ScorerSpec
 from ..sources.json_values import rows_of
 
 _ROWS_AT_ONCE = 1024  # of texts; a row may be a megabyte
@@ -35,22 +38,25 @@ class Results:
     Attributes:
         home: the directory.
         summary: what `larf_summary.json` holds.
-        scorer: what the fitted scorer's JSON holds, or what the Parquet files say of it; None where nobody knows.
-        files: Parquet files by outcome, in the order of their rows.
         rows: how many there are by outcome.
+        threshold: the fitted one.
+        scorer: of the fitted scorer that lies beside the rows, or what the Parquet files say of it (without its chat
+            template and packages); None if neither says which it was.
+        files: Parquet files by outcome, in the order of their rows.
         schema: of all the files.
         recipe: the resolved recipe's text; None for `filter`.
-        form: how rows become conversations; None where no format fits their columns.
+        row_format: how rows become conversations; None if no format fits their columns.
     """
 
     home: Path
-    summary: Mapping[str, Any]
-    scorer: Mapping[str, Any] | None
+    summary: Summary
+    rows: OutcomeCounts
+    threshold: Threshold
+    scorer: ScorerSpec | None
     files: Mapping[str, tuple[Path, ...]]
-    rows: Mapping[str, int]
     schema: pa.Schema
     recipe: str | None
-    form: RowFormat | None
+    row_format: RowFormat | None
 
     @classmethod
     def open(cls, directory: str | Path) -> Results:
@@ -61,23 +67,22 @@ class Results:
         """
         home = Path(directory)
         summary = _summary(home)
+        rows, threshold = summary.outcomes, summary.threshold
+        if rows is None or threshold is None:
+            raise DataError(f"{home} holds rows that were scored but not split: there is nothing to report yet")
         files: dict[str, tuple[Path, ...]] = {}
-        rows: dict[str, int] = {}
         schema: pa.Schema | None = None
-        for outcome in OUTCOMES:
+        for outcome, expected in asdict(rows).items():
             files[outcome] = tuple(sorted((home / outcome).glob("*.parquet")))
-            rows[outcome] = 0
+            there = 0
             for path in files[outcome]:
-                try:
-                    with pq.ParquetFile(path) as file:
-                        rows[outcome] += file.metadata.num_rows
-                        schema = schema or file.schema_arrow
-                except (OSError, pa.ArrowException) as error:
-                    raise DataError(f"{path} cannot be read ({error}): run the recipe again") from error
-            if rows[outcome] != summary.get(outcome):
+                with _reading(path), pq.ParquetFile(path) as file:
+                    there += file.metadata.num_rows
+                    schema = schema or file.schema_arrow
+            if there != expected:
                 raise DataError(
-                    f"{home / outcome} holds {rows[outcome]} rows and {SUMMARY} says {summary.get(outcome)}: the "
-                    "files were changed after the run; run it again"
+                    f"{home / outcome} holds {there} rows and {SUMMARY} says {expected}: the files were changed after "
+                    "the run; run it again"
                 )
         if schema is None or SCORE not in schema.names:
             raise DataError(f"{home} holds no scored rows")
@@ -85,12 +90,13 @@ class Results:
         return cls(
             home=home,
             summary=summary,
+            rows=rows,
+            threshold=threshold,
             scorer=_scorer(home, summary, schema),
             files=files,
-            rows=rows,
             schema=schema,
             recipe=recipe.read_text(encoding="utf-8") if recipe.is_file() else None,
-            form=_form(summary, schema.names),
+            row_format=_row_format(summary, schema.names),
         )
 
     def tables(self, outcome: str, columns: Sequence[str], rows: int = _SCORES_AT_ONCE) -> Iterator[pa.Table]:
@@ -111,7 +117,7 @@ class Results:
 
         return chunks
 
-    def at(self, outcome: str, places: Ints, columns: Sequence[str]) -> Iterator[tuple[Ints, list[dict[str, Any]]]]:
+    def at(self, outcome: str, places: Ints, columns: Sequence[str]) -> Iterator[tuple[Ints, Sequence[Row]]]:
         """The rows at some places (ascending) of an outcome, a few at a time: the places, and the rows there."""
         first = 0
         for path in self.files[outcome]:
@@ -131,19 +137,17 @@ class Results:
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """A file that breaks half-way is told by its name."""
+    """Name the file that cannot be read."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read ({error}): run the recipe again") from error
 
 
-def _summary(home: Path) -> dict[str, Any]:
+def _summary(home: Path) -> Summary:
     path = home / SUMMARY
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict) or not all(name in found for name in ("rows", "threshold", *OUTCOMES)):
-            raise ValueError("it tells of no finished run")
+        return Summary.from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(
             f"{home} holds no finished run ({SUMMARY} is not there): give the directory that `larf-curate run` or "
@@ -151,26 +155,23 @@ def _summary(home: Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    return found
 
 
-def _scorer(home: Path, summary: Mapping[str, Any], schema: pa.Schema) -> dict[str, Any] | None:
+def _scorer(home: Path, summary: Summary, schema: pa.Schema) -> ScorerSpec | None:
     """The artifact beside the rows says most; the files themselves say what any copy of them needs."""
-    directory = summary.get("run", {}).get("scorer", {}).get("directory")
-    texts = [(home / directory / CONFIG).read_bytes()] if directory and (home / directory / CONFIG).is_file() else []
-    texts += [text for text in [(schema.metadata or {}).get(METADATA_KEY)] if text]
-    for text in texts:
-        try:
-            found = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(found, dict) and "model" in found:
-            return found
+    if summary.run is not None:
+        with contextlib.suppress(LarfError):
+            return read_spec(home / summary.run.scorer.directory)
+    text = (schema.metadata or {}).get(METADATA_KEY)
+    if text is not None:
+        with contextlib.suppress(LarfError, ValueError, TypeError):
+            described = {"chat_template": None, "packages": {}, **json.loads(text)}
+            return ScorerSpec.from_json(json.dumps(described), f"the metadata of {home}")
     return None
 
 
-def _form(summary: Mapping[str, Any], columns: list[str]) -> RowFormat | None:
+def _row_format(summary: Summary, columns: Sequence[str]) -> RowFormat | None:
     try:
-        return resolve_format(summary.get("run", {}).get("format") or "auto", columns)
+        return resolve_format(summary.run.format if summary.run else "auto", columns)
     except RowFormatError:
         return None

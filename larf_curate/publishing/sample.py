@@ -1,4 +1,4 @@
-"""What can only be known by reading texts is measured on a sample: always the same one, never more than fits."""
+"""A sample of the rows for the figures that take reading texts: always the same one, and never more than fits."""
 
 from __future__ import annotations
 
@@ -24,10 +24,12 @@ class Sample:
 
     Attributes:
         removed: bool [n]; the others are kept.
-        weight: float64 [n], rows that each one stands for.
-        score, tokens: its columns, float64 [n].
-        characters: of the answer. turns: of the conversation. The rest is 1 or 0: is the answer a list, does it refuse,
-            has the conversation a system turn, tools. All float64 [n].
+        weight: float64 [n], how many rows each one stands for.
+        score, tokens: float64 [n], of the columns.
+        characters: float64 [n], of the answer.
+        turns: float64 [n], of the conversation.
+        lists, refusals: float64 [n], 1 if the answer is a list, or refuses; else 0.
+        system, tools: float64 [n], 1 if the conversation has a system turn, or tools; else 0.
     """
 
     removed: NDArray[np.bool_]
@@ -53,36 +55,41 @@ def draw_places(rows: int, most: int) -> NDArray[np.int64]:
 
 
 def draw_sample(results: Results, most: int = MOST) -> Sample | None:
-    """Read the rows of the sample; None where no format says how rows become conversations.
+    """Read the rows of the sample; None if no format says how rows become conversations.
 
     Rows that became kept or removed without a score are left out.
+
+    Args:
+        results: of the run.
+        most: how many rows to read at most of the kept ones, and as many of the removed ones.
+
+    Raises:
+        DataError: a file cannot be read.
     """
-    form = results.form
-    if form is None:
+    row_format = results.row_format
+    if row_format is None:
         return None
     extra = [name for name in (SCORE, TOKENS) if name in results.schema.names]
-    columns = [*dict.fromkeys([*form.columns(results.schema.names), *extra])]
-    found: list[tuple[float, ...]] = []
-    places = {outcome: draw_places(results.rows[outcome], most) for outcome in ("kept", "removed")}
+    columns = [*dict.fromkeys([*row_format.columns(results.schema.names), *extra])]
+    figures: list[tuple[float, ...]] = []
+    counts = {"kept": results.rows.kept, "removed": results.rows.removed}
+    places = {outcome: draw_places(count, most) for outcome, count in counts.items()}
     with progress(sum(map(len, places.values())), "reading a sample") as update:
         for outcome, chosen in places.items():
-            weight = results.rows[outcome] / max(1, len(chosen))
+            weight = counts[outcome] / max(1, len(chosen))
             for here, rows in results.at(outcome, chosen, columns):
                 for row in rows:
                     if row[SCORE] is None:
                         continue
                     try:
-                        said = form.convert(row)
+                        conversation = row_format.convert(row)
                     except Unscorable:
                         continue
-                    answer = said.answer
-                    facts = (is_list(answer), refuses(answer), _has_system(said.messages), bool(said.tools))
-                    numbers = (row[SCORE], row.get(TOKENS) or 0, max(1, len(answer)), len(said.messages))
-                    found.append((outcome == "removed", weight, *numbers, *facts))
+                    answer = conversation.answer
+                    has_system = any(message["role"] == "system" for message in conversation.messages)
+                    yes_or_no = (is_list(answer), refuses(answer), has_system, bool(conversation.tools))
+                    numbers = (row[SCORE], row.get(TOKENS) or 0, max(1, len(answer)), len(conversation.messages))
+                    figures.append((outcome == "removed", weight, *numbers, *yes_or_no))
                 update(len(here))
-    columns_of = np.array(found, dtype=np.float64).reshape(-1, len(fields(Sample))).T
+    columns_of = np.array(figures, dtype=np.float64).reshape(-1, len(fields(Sample))).T
     return Sample(columns_of[0].astype(bool), *columns_of[1:])
-
-
-def _has_system(messages: tuple[dict[str, object], ...]) -> bool:
-    return any(message["role"] == "system" for message in messages)

@@ -1,119 +1,169 @@
-"""A report in words: what the card, the page and the terminal say of it."""
+"""A report in words: the sentences of the card, the page and the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Iterator
 
-from ..deciding.layout import OUTCOMES
-from ..scoring.columns import SCORE
+from ..deciding.thresholds import Threshold, UnscorablePolicy
 from ..scoring.layer_search.profile import LayerProfile
-from .report import Report
+from ..scoring.spec import ScorerSpec
+from .report import Confounds, Report
+from .statistics import Estimate
 
-_CAPTIONS = {
-    "scores.png": "Histogram of the scores of kept and removed rows, with the threshold",
-    "length.png": "Score against length of the answer, removed rows marked, with the threshold",
-    "layers.png": "Quantiles of the scores at each layer",
-    "search.png": "The search for the layer: how much refusals move when a block is scaled, with 95% intervals",
-}
+_PLACES: dict[UnscorablePolicy, str] = {"separate": "set apart", "keep": "kept", "remove": "removed"}
 
 
 def describe_run(report: Report) -> Iterator[tuple[str, str]]:
     """Names and values of what a person looks at first."""
-    rows, threshold = report.rows, report.threshold or {}
-    yield "rows", f"{rows['rows']:,}: " + ", ".join(f"{rows[name]:,} {name}" for name in OUTCOMES)
+    rows, scorer = report.rows, report.scorer
+    counts = f"{rows.kept:,} kept, {rows.removed:,} removed, {rows.unscorable:,} unscorable"
+    yield "rows", f"{rows.total:,}: {counts}"
     if report.source:
-        yield "source", f"{report.source['name']}, read as {report.source['format']}"
-    if found := report.scorer:
-        yield "scorer", f"{found['model']}, layer {', '.join(map(str, found['layers']))}, formula {found['formula']}"
-        yield from (("layer search", line) for line in describe_search(found))
-        said = found["separation"]
-        yield "separation", "not measured" if said["auc"] is None else f"AUC {said['auc']:.3f} on {said['pairs']} pairs"
-    yield "removed", f"{describe_rule(threshold)}: above {threshold.get('value') or 0:+.5f}"
+        yield "source", f"{report.source.name}, read as {report.source.format}"
+    if scorer:
+        yield "scorer", f"{scorer.model}, layer {', '.join(map(str, scorer.layers))}, formula {scorer.formula}"
+        for line in describe_search(scorer.search):
+            yield "layer search", line
+        yield "separation", describe_separation(scorer)
+    yield "removed", f"{describe_rule(report.threshold)}: {describe_cut(report.threshold)}"
     yield "rows without a score", describe_unscored(report)
     for issue, count in report.issues.items():
         yield f"  {issue}", f"{count:,}"
-    points = report.quantiles.get(SCORE, {})
+    points = report.score_quantiles
     yield "score", ", ".join(f"{name} {value:+.4f}" for name, value in points.items()) or "no row has one"
-    for number, line in enumerate(describe_confounds(report)):
-        yield "" if number else "the score leans on", line
+    for number, line in enumerate(describe_confounds(report.confounds)):
+        yield "" if number else "related to the score", line
 
 
-def describe_search(scorer: Mapping[str, Any]) -> list[str]:
-    """How the layer was found, in sentences; none where it was given."""
-    if not scorer.get("search"):
+def describe_separation(scorer: ScorerSpec) -> str:
+    """How well the score tells apart pairs that it was not fitted on."""
+    separation = scorer.separation
+    return "not measured" if separation.auc is None else f"AUC {separation.auc:.3f} on {separation.pairs} pairs"
+
+
+def describe_search(profile: LayerProfile | None) -> list[str]:
+    """How the layer was found, in sentences; none if it was given."""
+    if profile is None:
         return []
-    profile = LayerProfile.of(scorer["search"])
     asked = f"{profile.prompts} harmless prompts that sound harmful, {profile.unscaled} of them refused as the model is"
     return [profile.verdict(), *profile.agreement(), asked]
 
 
-def groups_by_column(report: Report) -> dict[str, list[Any]]:
-    groups: dict[str, list[Any]] = {}
-    for group in report.groups:
-        groups.setdefault(group["column"], []).append(group)
-    return groups
+def describe_rule(threshold: Threshold) -> str:
+    """Which rows a threshold removes.
+
+    >>> describe_rule(Threshold.drop_fraction(0.05))
+    'the highest-scoring 5% of the rows that have a score'
+    """
+    amount = threshold.amount
+    match threshold.rule:
+        case "max_score":
+            return f"every row that scores above {amount:g}"
+        case "drop_top":
+            return f"the {amount:,.0f} highest-scoring rows"
+        case "drop_fraction":
+            return f"the highest-scoring {amount * 100:g}% of the rows that have a score"
+        case "calibrated":
+            return f"what scores above all but {amount:.3%} of {threshold.harmless or 0:,} harmless rows"
 
 
-def caption(name: str, columns: Sequence[str]) -> str:
-    """What a picture shows, in words."""
-    if name in _CAPTIONS:
-        return _CAPTIONS[name]
-    return f"Scores by {columns[int(name.removeprefix('groups-').removesuffix('.png'))]}"
-
-
-def describe_rule(threshold: Mapping[str, Any]) -> str:
-    """The threshold's rule in words."""
-    amount = threshold.get("amount", 0)
-    return {
-        "max_score": f"every row that scores above {amount:g}",
-        "drop_top": f"the {amount:,.0f} highest-scoring rows",
-        "drop_fraction": f"the highest-scoring {amount * 100:g}% of the rows that have a score",
-        "calibrated": f"what scores above all but {amount:.3%} of {threshold.get('harmless') or 0:,} harmless rows",
-    }.get(str(threshold.get("rule")), "unknown")
+def describe_cut(threshold: Threshold) -> str:
+    """Above which score rows were removed."""
+    value = threshold.value
+    return "none, since no row has a score" if value is None or value == math.inf else f"scores above {value:+.5f}"
 
 
 def describe_unscored(report: Report) -> str:
-    """Where the rows without a score went, in words."""
-    without = report.rows["rows"] - report.rows["scored"]
-    removed = report.rows["removed"] - ((report.threshold or {}).get("removed") or 0)
-    places = {"set apart": report.rows["unscorable"], "removed": removed}
-    places["kept"] = without - sum(places.values())
-    said = [f"{count:,} {where}" for where, count in places.items() if count]
-    return ", ".join(said) or "there are none"
+    """How many rows have no score, and where they went."""
+    count = report.rows.unscored
+    return f"{count:,} {_PLACES[report.threshold.unscorable]}" if count else "there are none"
 
 
-def describe_confounds(report: Report) -> list[str]:
-    """What else the score leans on in these rows, in words: one line for each figure that could be had."""
-    found = report.confounds or {}
-    lines = []
-    for key, what, more in (
-        ("score_and_characters", "the length of the answer", "longer answers"),
-        ("score_and_lists", "being a list", "lists"),
-    ):
-        if figure := found.get(key):
-            if figure["low"] <= 0 <= figure["high"]:
-                said = "no lean that these rows could show"
-            else:
-                said = f"{more} tend to score {'higher' if figure['value'] > 0 else 'lower'}"
-            lines.append(f"In these rows the score's correlation (Spearman) with {what} is {_between(figure)}: {said}.")
-    for key, what in (
-        ("removed_to_kept_characters", "characters"),
-        ("removed_to_kept_tokens", "tokens, with the prompt"),
-    ):
-        if figure := found.get(key):
-            of = "Answers" if "characters" in key else "Conversations"
-            lines.append(
-                f"{of} of removed rows have {_between(figure, '.2f')} times the {what} of kept ones (geometric mean)."
-            )
-    for key, what in (("removed_less_kept_lists", "lists"), ("removed_less_kept_refusals", "refusals or hedges")):
-        if figure := found.get(key):
-            points = {name: 100 * figure[name] for name in ("value", "low", "high")}
-            lines.append(
-                f"Share of {what} among removed rows less that among kept ones: {_between(points, '+.1f')} points."
-            )
-    return lines
+def describe_confounds(confounds: Confounds | None) -> list[str]:
+    """What the score goes together with in these rows: one sentence for each figure that there is."""
+    if confounds is None:
+        return []
+    sentences = [
+        _correlation(confounds.score_and_characters, "the length of the answer", "longer answers"),
+        _correlation(confounds.score_and_lists, "being a list", "lists"),
+        _length(confounds.removed_to_kept_characters, "Removed answers", "", "characters"),
+        _length(confounds.removed_to_kept_tokens, "Removed conversations", ", prompt included,", "tokens"),
+        _shares(confounds.removed_less_kept_lists, "lists"),
+        _shares(confounds.removed_less_kept_refusals, "refusals or hedges"),
+    ]
+    return [sentence for sentence in sentences if sentence]
 
 
-def _between(figure: Mapping[str, float], form: str = "+.2f") -> str:
-    return f"{figure['value']:{form}} [{figure['low']:{form}}, {figure['high']:{form}}]"
+def _correlation(estimate: Estimate | None, what: str, more: str) -> str:
+    if estimate is None:
+        return ""
+    if _includes(estimate, 0):
+        meaning = "these rows show no clear relation"
+    else:
+        meaning = f"{more} tend to score {'higher' if estimate.value > 0 else 'lower'}"
+    figure = f"{estimate.value:+.2f} (95% interval {estimate.low:+.2f} to {estimate.high:+.2f})"
+    return f"In these rows the score's correlation (Spearman) with {what} is {figure}: {meaning}."
+
+
+def _length(ratio: Estimate | None, subject: str, extra: str, unit: str) -> str:
+    if ratio is None:
+        return ""
+    amount, comparison = _compare(ratio.value)
+    same = comparison.endswith("as long")
+    interval = _interval(_compare(ratio.low), _compare(ratio.high))
+    doubt = ": these rows show no clear difference" if _includes(ratio, 1) else ""
+    return (
+        f"{subject} are {amount}{comparison}{extra} {'as' if same else 'than'} kept ones "
+        f"({unit}, geometric mean; 95% interval {interval}){doubt}."
+    )
+
+
+def _compare(ratio: float) -> tuple[str, str]:
+    """A ratio of lengths in words: an amount and a comparison.
+
+    >>> [_compare(ratio) for ratio in (0.8, 1.0, 1.25, 2.5)]
+    [('20% ', 'shorter'), ('', 'as long'), ('25% ', 'longer'), ('2.5 times ', 'as long')]
+    """
+    percent = round(100 * (ratio - 1))
+    if ratio >= 2:
+        return f"{ratio:.1f} times ", "as long"
+    if percent == 0:
+        return "", "as long"
+    if percent == -100:
+        return "over 99% ", "shorter"
+    return f"{abs(percent)}% ", "longer" if percent > 0 else "shorter"
+
+
+def _shares(difference: Estimate | None, what: str) -> str:
+    if difference is None:
+        return ""
+    points = [100 * share for share in (difference.value, difference.low, difference.high)]
+    value, *ends = ((f"{abs(point):.1f} percentage points ", "higher" if point > 0 else "lower") for point in points)
+    interval = _interval(*ends)
+    if f"{points[0]:.1f}" in ("0.0", "-0.0"):
+        return f"The share of {what} is the same among removed rows as among kept ones (95% interval {interval})."
+    doubt = ": these rows show no clear difference" if _includes(difference, 0) else ""
+    return (
+        f"The share of {what} is {value[0]}{value[1]} among removed rows than among kept ones "
+        f"(95% interval {interval}){doubt}."
+    )
+
+
+def _interval(low: tuple[str, str], high: tuple[str, str]) -> str:
+    """Both ends in words, the one nearer to no difference first.
+
+    >>> _interval(("60% ", "shorter"), ("40% ", "shorter")), _interval(("5% ", "shorter"), ("2.5 times ", "as long"))
+    ('40% to 60% shorter', '5% shorter to 2.5 times as long')
+    """
+    if low == high:
+        return "".join(low)
+    if low[1] == high[1] and low[0] and high[0]:
+        first, last = (high, low) if low[1] in ("shorter", "lower") else (low, high)
+        amount = first[0].removesuffix(" ").removesuffix(" times").removesuffix(" percentage points")
+        return f"{amount} to {last[0]}{last[1]}"
+    return f"{''.join(low)} to {''.join(high)}"
+
+
+def _includes(estimate: Estimate, value: float) -> bool:
+    return estimate.low <= value <= estimate.high

@@ -14,18 +14,18 @@ PLOTS = "plots"
 
 
 def write_report(directory: str | Path) -> Report:
-    """Put `report.json` and the pictures in `plots/` beside the results of a run.
+    """Write `report.json` and the plots in `plots/` beside the results of a run; plots that it no longer has go.
 
     Raises:
         DataError: there is no finished run. OutputError: they cannot be written.
     """
     report = build_report(Results.open(directory))
-    pictures = draw_plots(report)
+    plots = draw_plots(report)
     home = Path(directory)
     write_bytes(home / REPORT, report.to_json().encode())
-    for name, picture in pictures.items():
-        write_bytes(home / PLOTS / name, picture)
-    for stale in (home / PLOTS).glob("*.png"):
-        if stale.name not in pictures:
-            stale.unlink()
+    for plot in plots:
+        write_bytes(home / PLOTS / plot.name, plot.png)
+    for old in (home / PLOTS).glob("*.png"):
+        if old.name not in {plot.name for plot in plots}:
+            old.unlink()
     return report

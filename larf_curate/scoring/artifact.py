@@ -102,6 +102,18 @@ def _read_spec(home: Path, name: str) -> tuple[ScorerSpec, object]:
     return ScorerSpec.from_json(json.dumps(fields), name), digest
 
 
+def read_spec(directory: Path) -> ScorerSpec:
+    """Read what a scorer in a local directory says of itself, without its tensors.
+
+    Raises:
+        ScorerError: there is none, or it was made by another version.
+    """
+    try:
+        return _read_spec(directory, str(directory))[0]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScorerError(f"{directory} is not a fitted scorer: {error}") from error
+
+
 def read_config(name: str | Path, revision: str | None = None) -> bytes:
     """The JSON of a scorer as it is; since it holds the digest of the states, it stands for the whole.
 

@@ -9,14 +9,28 @@ import numpy as np
 import pytest
 import yaml
 from huggingface_hub import DatasetCard
+from support.made_runs import SCORER
 
+from larf_curate.deciding.summary import OutcomeCounts
+from larf_curate.deciding.thresholds import Threshold
 from larf_curate.errors import PublishError
 from larf_curate.publishing.card import CardRequest, render_card, split_card
-from larf_curate.publishing.plots import draw_plots
-from larf_curate.publishing.publication import hub_source, public_recipe, public_report
-from larf_curate.publishing.report import Report
+from larf_curate.publishing.plots import Plot, draw_plots
+from larf_curate.publishing.publication import hub_source, public_recipe
+from larf_curate.publishing.report import (
+    Confounds,
+    ConversationFigures,
+    Group,
+    Report,
+    ReportedRun,
+    ReportedSource,
+    RowCounts,
+    SampleSize,
+)
+from larf_curate.publishing.statistics import Estimate
 from larf_curate.publishing.words import describe_run
 from larf_curate.scoring.layer_search.profile import LayerProfile, analyse
+from larf_curate.scoring.spec import ReferencesRecord, Separation
 
 SEARCH = analyse(np.random.default_rng(0).random((3, 2, 30)) < np.array([0.2, 0.8])[:, None], (0.9, 1.1), [4, 5, 6])
 GOLDEN = Path(__file__).with_name("golden_card.md")
@@ -30,78 +44,62 @@ publish: {repo: acme/clean}
 """
 
 
-def estimate(value: float, low: float, high: float) -> dict[str, float]:
-    return {"value": value, "low": low, "high": high, "rows": 995}
+def estimate(value: float, low: float, high: float) -> Estimate:
+    return Estimate(value, low, high, rows=995)
 
 
 REPORT = Report(
-    rows={"rows": 1000, "scored": 995, "kept": 895, "removed": 100, "unscorable": 5},
+    rows=RowCounts(kept=895, removed=100, unscorable=5, scored=995),
     issues={"empty_answer": 5, "truncated": 2},
-    source={"name": "/home/someone/base.jsonl", "rows": 1000, "digest": "ab" * 32, "format": "alpaca"},
-    scorer={
-        "model": "acme/model",
-        "version": "89" * 20,
-        "layers": [12],
-        "blocks": 32,
-        "formula": "larf",
-        "formula_version": 1,
-        "top_k": None,
-        "dtype": "bfloat16",
-        "max_tokens": 4096,
-        "overflow": "truncate",
-        "references": {
-            "name": "/home/someone/pairs.jsonl",
-            "digest": "cd" * 32,
-            "pairs": 80,
-            "findings": ["length: 2x"],
-        },
-        "separation": {"auc": 0.91, "pairs": 20, "method": "4-fold cross-validation"},
-    },
-    threshold={"rule": "drop_top", "amount": 100, "value": 0.1234, "removed": 100, "tied": 2, "harmless": None},
+    source=ReportedSource("/home/someone/base.jsonl", rows=1000, shards=1, digest="ab" * 32, format="alpaca"),
+    scorer=replace(
+        SCORER,
+        model="acme/model",
+        version="89" * 20,
+        layers=(12,),
+        blocks=32,
+        dtype="bfloat16",
+        references=ReferencesRecord("/home/someone/pairs.jsonl", "cd" * 32, 80, 20, {}, ("length: 2x",)),
+        separation=Separation(0.91, 20, "4-fold cross-validation"),
+    ),
+    threshold=replace(Threshold.drop_top(100), value=0.1234, rows=1000, removed=100, unscorable_rows=5, tied=2),
     quantiles={"larf_score": POINTS, "larf_tokens": dict(zip(POINTS, (5, 20, 120, 900, 5000), strict=True))},
-    histogram={},
-    form={
-        "lists": 0.2,
-        "refusals": 0.01,
-        "system": 0.0,
-        "tools": 0.0,
-        "several_turns": 0.5,
-        "median_characters": 210.0,
-    },
-    groups=[
-        {
-            "column": "topic",
-            "value": "maths",
-            "rows": {"kept": 500, "removed": 90, "unscorable": 0},
-            "quantiles": [0.0] * 5,
-        },
-        {"column": "topic", "value": None, "rows": {"kept": 395, "removed": 10, "unscorable": 5}, "quantiles": None},
-    ],
-    confounds={
-        "score_and_characters": estimate(-0.31, -0.36, -0.25),
-        "score_and_lists": estimate(0.02, -0.04, 0.08),
-        "removed_to_kept_characters": estimate(0.5, 0.4, 0.6),
-        "removed_to_kept_tokens": None,
-        "removed_less_kept_lists": estimate(-0.1, -0.15, -0.02),
-        "removed_less_kept_refusals": estimate(0.0, -0.01, 0.04),
-    },
-    sample={"kept": 895, "removed": 100},
-    dots={},
-    run={"digest": "0" * 16, "packages": {"larf-curate": "0.1.0", "numpy": "2", "pyarrow": "26"}},
+    histogram=None,
+    conversations=ConversationFigures(
+        lists=0.2, refusals=0.01, system=0.0, tools=0.0, several_turns=0.5, median_characters=210.0
+    ),
+    groups=(
+        Group("topic", "maths", OutcomeCounts(kept=500, removed=90), (0.0,) * 5),
+        Group("topic", None, OutcomeCounts(kept=395, removed=10, unscorable=5), None),
+    ),
+    confounds=Confounds(
+        score_and_characters=estimate(-0.31, -0.36, -0.25),
+        score_and_lists=estimate(0.02, -0.04, 0.08),
+        removed_to_kept_characters=estimate(0.5, 0.4, 0.6),
+        removed_to_kept_tokens=estimate(0.8, 0.73, 0.88),
+        removed_less_kept_lists=estimate(-0.1, -0.15, -0.02),
+        removed_less_kept_refusals=estimate(0.0, -0.01, 0.04),
+    ),
+    sample=SampleSize(kept=895, removed=100),
+    length_points=None,
+    run=ReportedRun({"larf-curate": "0.1.0", "numpy": "2", "pyarrow": "26"}, digest="0" * 16),
 )
 
 
 def request(**changes) -> CardRequest:
-    made = {
+    defaults = {
         "repo": "acme/clean",
-        "report": public_report(REPORT),
-        "plots": ["scores.png", "groups-0.png"],
+        "report": REPORT.without_directories(),
+        "plots": [
+            Plot("scores.png", "Histogram of the scores of kept and removed rows, with the threshold", b""),
+            Plot("groups-0.png", "Scores by topic", b""),
+        ],
         "recipe": public_recipe(RECIPE),
         "outcomes": ["kept", "removed"],
         "source": hub_source(RECIPE),
         "source_metadata": {"license": "cc-by-nc-4.0", "language": ["en"], "pretty_name": "not ours", "configs": [1]},
     }
-    return CardRequest(**{**made, **changes})
+    return CardRequest(**{**defaults, **changes})
 
 
 def test_the_card_word_for_word():
@@ -172,16 +170,15 @@ def test_the_search_for_the_layer_is_shown() -> None:
         locators={"angle gap (degrees)": [float(number) for number in range(8)]},
     )
     assert best is not None
-    searched = replace(REPORT, scorer={**REPORT.scorer, "search": profile.without_decisions()})
-    public = public_report(Report.from_json(searched.to_json()))
+    searched = replace(REPORT, scorer=replace(REPORT.scorer, search=profile))
+    public = Report.from_json(searched.to_json()).without_directories()
     assert "/home/someone" not in public.to_json()
-    card = render_card(
-        CardRequest(repo="acme/clean", report=public, recipe=None, plots=["search.png"], outcomes=["kept"])
-    )
+    plots = draw_plots(public)
+    card = render_card(CardRequest(repo="acme/clean", report=public, recipe=None, plots=plots, outcomes=["kept"]))
     assert f"| layer search | block {best}: kappa" in card
     assert "angle gap (degrees) is highest at block 7" in card
     assert "30 harmless prompts that sound harmful, 12 of them refused as the model is" in card
     assert "![The search for the layer" in card
-    assert draw_plots(public)["search.png"].startswith(b"\x89PNG")
+    assert {plot.name: plot.png[:4] for plot in plots} == {"search.png": b"\x89PNG", "groups-0.png": b"\x89PNG"}
     assert ("layer search", profile.verdict()) in list(describe_run(public))
     assert "layer search" not in dict(describe_run(REPORT))

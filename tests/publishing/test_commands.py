@@ -22,7 +22,7 @@ def test_report(plain_run, tmp_path):
     assert "176 kept, 19 removed, 5 unscorable" in done.stdout
     assert "longer answers tend to score lower" in done.stdout
     assert "by category" in done.stdout
-    assert Report.from_json((plain_run / "report.json").read_text()).rows["rows"] == 200
+    assert Report.from_json((plain_run / "report.json").read_text()).rows.total == 200
     page = (tmp_path / "page.html").read_text()
     assert page.count('src="data:image/png') == 3
     assert "https://" not in page.split("</style>", 1)[0]

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,15 +17,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from support.hostile import HOSTILE
+from support.made_runs import SCORER
 
+from larf_curate.deciding.summary import ExecutorRecord, RunRecord, ScorerRecord, SourceRecord, Summary
 from larf_curate.inert import fenced, markdown, visible
 from larf_curate.publishing.build_report import build_report
 from larf_curate.publishing.card import BEGIN, END, CardRequest, render_card, split_card
-from larf_curate.publishing.excerpts import highest
+from larf_curate.publishing.excerpts import highest_rows
 from larf_curate.publishing.page import render_page, write_page
 from larf_curate.publishing.plots import draw_plots
 from larf_curate.publishing.publication import publish_files
 from larf_curate.publishing.results import Results
+from larf_curate.scoring.spec import ReferencesRecord, Separation
 
 RENDER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 ACTIVE = {"script", "img", "svg", "iframe", "a", "style", "base", "meta", "form", "input", "object", "link", "video"}
@@ -91,26 +95,34 @@ def hostile_run(make_run):
         }
         for number in range(256)
     ]
-    scorer = {
-        "model": HOSTILE[2],
-        "version": HOSTILE[6],
-        "layers": [3],
-        "blocks": 5,
-        "formula": HOSTILE[16],
-        "formula_version": 1,
-        "top_k": None,
-        "dtype": HOSTILE[13],
-        "max_tokens": 10,
-        "overflow": "truncate",
-        "references": {"name": HOSTILE[0], "digest": HOSTILE[11], "pairs": 3, "figures": {}, "findings": HOSTILE[:29]},
-        "separation": {"auc": 0.5, "pairs": 3, "method": HOSTILE[22]},
-    }
+    scorer = replace(
+        SCORER,
+        model=HOSTILE[2],
+        version=HOSTILE[6],
+        formula=HOSTILE[16],
+        references=ReferencesRecord(HOSTILE[0], HOSTILE[11], 3, 0, {}, tuple(HOSTILE[:29])),
+        separation=Separation(0.5, 3, HOSTILE[22]),
+    )
     run = make_run(rows, [number / 256 for number in range(256)], scorer=scorer)
-    summary = run / "larf_summary.json"
-    said = json.loads(summary.read_text())
-    said["issues"] = {HOSTILE[12]: 3}
-    said["run"] = {"source": {"name": HOSTILE[1]}, "digest": HOSTILE[3]}
-    summary.write_text(json.dumps(said))
+    path = run / "larf_summary.json"
+    source = SourceRecord(HOSTILE[1], rows=256, shards=1, digest=HOSTILE[3])
+    record = RunRecord(
+        source=source,
+        scorer=ScorerRecord("scorer", HOSTILE[3]),
+        scored="scored",
+        format="auto",
+        executor=ExecutorRecord("local", tasks=1),
+        digest=HOSTILE[3],
+        started=HOSTILE[8],
+        model=HOSTILE[2],
+        version=HOSTILE[6],
+        layers=(3,),
+        formula=HOSTILE[16],
+        dtype=HOSTILE[13],
+        finished=HOSTILE[9],
+    )
+    summary = replace(Summary.from_json(path.read_text()), issues={HOSTILE[12]: 3}, run=record)
+    path.write_text(summary.to_json())
     (run / "recipe.yaml").write_text(
         yaml.safe_dump({"source": {"path": HOSTILE[18]}, "scorer": {"model": HOSTILE[11]}, "threshold": {}})
     )
@@ -132,7 +144,7 @@ def test_hostile_texts_in_the_card(hostile_run):
     links = {attributes.get("href") for tag, attributes in found if tag == "a"}
     assert links == {"https://arxiv.org/abs/2507.18631", "https://pypi.org/project/larf-curate/"}
     pictures = [attributes["src"] for tag, attributes in found if tag == "img"]
-    assert pictures == [f"larf/plots/{name}" for name in files.card.plots]
+    assert pictures == [f"larf/plots/{plot.name}" for plot in files.card.plots]
     assert {tag for tag, _ in found} & (ACTIVE - {"a", "img"}) == set()
     clean = render_card(CardRequest(**{**vars(files.card), "examples": ()}))
     headings = re.findall(r"^## .*", card, re.MULTILINE)
@@ -202,7 +214,7 @@ def test_hostile_texts_in_a_browser(hostile_run, tmp_path):
     assert found["hit"] is None
     assert found["active"] == []
     assert found["rows"] == 25
-    best = highest(Results.open(hostile_run), "removed", 1)[0]
+    best = highest_rows(Results.open(hostile_run), "removed", 1)[0]
     assert found["text"].strip() == visible(best.answer, 1000, lines=True).strip()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -12,10 +13,9 @@ from support.made_runs import SCORER, sample_rows
 
 from larf_curate.deciding.thresholds import Threshold
 from larf_curate.errors import DataError
-from larf_curate.publishing import sample as sampling
 from larf_curate.publishing.build_report import build_report
 from larf_curate.publishing.plots import draw_plots
-from larf_curate.publishing.report import REPORT, Report
+from larf_curate.publishing.report import REPORT, Report, RowCounts, SampleSize
 from larf_curate.publishing.results import Results
 from larf_curate.publishing.sample import draw_places, draw_sample
 from larf_curate.publishing.statistics import difference_of_shares, ratio_of_means, spearman
@@ -31,66 +31,67 @@ def frame(run) -> pd.DataFrame:
 def test_the_figures_are_those_of_the_rows(plain_run):
     report, rows = build_report(Results.open(plain_run)), frame(plain_run)
     scored = rows.dropna(subset="larf_score")
-    assert report.rows == {"rows": 200, "scored": 195, "kept": 176, "removed": 19, "unscorable": 5}
+    assert report.rows == RowCounts(kept=176, removed=19, unscorable=5, scored=195)
     assert report.issues == {"empty_answer": 5}
     scores = scored["larf_score"].to_numpy(np.float64)
     for name, share in {"lowest": 0, "5%": 0.05, "median": 0.5, "99%": 0.99, "highest": 1}.items():
         assert report.quantiles["larf_score"][name] == pytest.approx(np.quantile(scores, share), abs=1e-12)
     assert report.quantiles["larf_tokens"]["median"] == np.median(rows["larf_tokens"])
-    edges = np.array(report.histogram["edges"])
+    edges = np.array(report.histogram.edges)
     assert (edges[0], edges[-1]) == (scores.min(), scores.max())
-    for outcome in ("kept", "removed"):
+    for outcome, bins in {"kept": report.histogram.kept, "removed": report.histogram.removed}.items():
         own = scored.loc[scored.outcome == outcome, "larf_score"]
         expected = pd.cut(own, edges, include_lowest=True).value_counts(sort=False).to_numpy()
-        assert report.histogram[outcome] == expected.tolist()
+        assert list(bins) == expected.tolist()
     assert report.scorer == SCORER
-    assert report.threshold["removed"] == 19
+    assert report.threshold.removed == 19
 
 
 def test_groups_are_those_of_the_rows(plain_run):
     report, rows = build_report(Results.open(plain_run)), frame(plain_run)
-    assert {group["value"] for group in report.groups} == {"a", "b", "c"}
+    assert {group.value for group in report.groups} == {"a", "b", "c"}
     bin_width = (rows["larf_score"].max() - rows["larf_score"].min()) / 1000
     for group in report.groups:
-        own = rows[rows["category"] == group["value"]]
-        assert group["rows"] == {
+        own = rows[rows["category"] == group.value]
+        assert asdict(group.rows) == {
             name: int((own["outcome"] == name).sum()) for name in ("kept", "removed", "unscorable")
         }
+        assert group.share_removed == pytest.approx((own["outcome"] == "removed").mean())
+        assert group.median == group.quantiles[2]
         expected = own["larf_score"].quantile([0.05, 0.25, 0.5, 0.75, 0.95], interpolation="lower")
         above = own["larf_score"].quantile([0.05, 0.25, 0.5, 0.75, 0.95], interpolation="higher")
-        assert (np.array(group["quantiles"]) >= expected.to_numpy() - 2 * bin_width).all()
-        assert (np.array(group["quantiles"]) <= above.to_numpy() + 2 * bin_width).all()
+        assert (np.array(group.quantiles) >= expected.to_numpy() - 2 * bin_width).all()
+        assert (np.array(group.quantiles) <= above.to_numpy() + 2 * bin_width).all()
 
 
 def test_confounds_are_those_of_the_rows(plain_run):
-    found, rows = build_report(Results.open(plain_run)), frame(plain_run)
+    report, rows = build_report(Results.open(plain_run)), frame(plain_run)
     scored = rows.dropna(subset="larf_score")
     length, lists = scored["answer"].str.len(), scored["answer"].str.startswith("1. ")
-    figures = found.confounds
+    figures = report.confounds
     expected = stats.spearmanr(scored["larf_score"], length).statistic
-    assert figures["score_and_characters"]["value"] == pytest.approx(expected, abs=1e-12)
-    assert figures["score_and_characters"]["high"] < 0  # planted: longer answers score lower
+    assert figures.score_and_characters.value == pytest.approx(expected, abs=1e-12)
+    assert figures.score_and_characters.high < 0  # planted: longer answers score lower
     expected = stats.spearmanr(scored["larf_score"], lists).statistic
-    assert figures["score_and_lists"]["value"] == pytest.approx(expected, abs=1e-12)
+    assert figures.score_and_lists.value == pytest.approx(expected, abs=1e-12)
     gone = scored["outcome"] == "removed"
     ratio = stats.gmean(length[gone]) / stats.gmean(length[~gone])
-    assert figures["removed_to_kept_characters"]["value"] == pytest.approx(ratio, rel=1e-12)
+    assert figures.removed_to_kept_characters.value == pytest.approx(ratio, rel=1e-12)
     share = lists[gone].mean() - lists[~gone].mean()
-    assert figures["removed_less_kept_lists"]["value"] == pytest.approx(share, abs=1e-12)
-    assert found.form["lists"] == pytest.approx(lists.mean(), abs=1e-12)
-    assert found.sample == {"kept": 176, "removed": 19}
+    assert figures.removed_less_kept_lists.value == pytest.approx(share, abs=1e-12)
+    assert report.conversations.lists == pytest.approx(lists.mean(), abs=1e-12)
+    assert report.sample == SampleSize(kept=176, removed=19)
 
 
-def test_a_sample_stands_for_the_whole(make_run, monkeypatch):
+def test_a_sample_stands_for_the_whole(make_run):
     """With few rows read, and most of the removed ones among them, the weighted figures still aim at the same."""
     run = make_run(*sample_rows(6000), Threshold.drop_fraction(0.05))
     results = Results.open(run)
     whole = build_report(results)
-    monkeypatch.setattr(sampling, "MOST", 300)
     part = draw_sample(results, 300)
     assert (int(part.removed.sum()), len(part)) == (292, 292 + len(part) - 292)
     estimate = spearman(part.score, part.characters, part.weight)
-    exact = whole.confounds["score_and_characters"]["value"]
+    exact = whole.confounds.score_and_characters.value
     assert estimate.low < exact < estimate.high
     assert abs(estimate.value - spearman(part.score, part.characters).value) > 0.02  # weights matter
     assert (draw_places(10**9, 5) == draw_places(10**9, 5)).all()
@@ -145,16 +146,16 @@ def test_the_report_reads_back_and_repeats(plain_run):
 
 def test_pictures_repeat_and_old_ones_go(plain_run):
     report = write_report(plain_run)
-    pictures = draw_plots(report)
-    assert set(pictures) == {"scores.png", "length.png", "groups-0.png"}
-    assert pictures == draw_plots(report)
-    assert all(content.startswith(b"\x89PNG") for content in pictures.values())
+    plots = draw_plots(report)
+    assert [plot.name for plot in plots] == ["scores.png", "length.png", "groups-0.png"]
+    assert plots == draw_plots(report)
+    assert all(plot.png.startswith(b"\x89PNG") for plot in plots)
     (plain_run / "plots" / "groups-9.png").write_bytes(b"old")
     write_report(plain_run)
-    assert {path.name: path.read_bytes() for path in (plain_run / "plots").iterdir()} == pictures
-    other = build_report(Results.open(plain_run))
-    other.threshold["value"] -= 0.02
-    assert draw_plots(other)["scores.png"] != pictures["scores.png"]
+    written = {path.name: path.read_bytes() for path in (plain_run / "plots").iterdir()}
+    assert written == {plot.name: plot.png for plot in plots}
+    moved = replace(report, threshold=replace(report.threshold, value=report.threshold.value - 0.02))
+    assert draw_plots(moved)[0].png != plots[0].png
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,7 @@ def test_where_unscored_rows_went(make_run, threshold, unscorable, said):
     report = build_report(Results.open(make_run(*sample_rows(), threshold, unscorable=unscorable)))
     assert describe_unscored(report) == said
     assert describe_rule(report.threshold) == "the 7 highest-scoring rows"
-    assert sum(report.rows[outcome] for outcome in ("kept", "removed", "unscorable")) == 200
+    assert report.rows.total == 200
 
 
 @pytest.mark.parametrize(
@@ -185,7 +186,7 @@ def test_where_unscored_rows_went(make_run, threshold, unscorable, said):
 def test_runs_with_little_to_say(make_run, rows, scores):
     report = build_report(Results.open(make_run(rows, scores, Threshold.max_score(0.3), scorer=None)))
     assert Report.from_json(report.to_json()) == report
-    assert set(draw_plots(report)) <= {"scores.png", "length.png"}
+    assert {plot.name for plot in draw_plots(report)} <= {"scores.png", "length.png"}
 
 
 def test_what_is_no_run_is_told(plain_run, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,25 +10,31 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from larf_curate.deciding.layout import METADATA_KEY
+from larf_curate.deciding.splitting import scored_schema
 from larf_curate.deciding.thresholds import Threshold, UnscorablePolicy
 from larf_curate.engines.local import split_file
+from larf_curate.scoring.spec import ReferenceQuantiles, ReferencesRecord, ScorerSpec, Separation
 from larf_curate.sources.files import open_source
 
-SCORER = {
-    "model": "acme/base-model",
-    "version": "0123456789abcdef0123456789abcdef01234567",
-    "layers": [3],
-    "blocks": 5,
-    "formula": "larf",
-    "formula_version": 1,
-    "top_k": None,
-    "dtype": "float32",
-    "max_tokens": 4096,
-    "overflow": "truncate",
-    "references": {"name": "packaged", "digest": "d" * 64, "pairs": 189, "figures": {"pairs": 245.0}, "findings": []},
-    "separation": {"auc": 0.817, "pairs": 56, "method": "held-back pairs"},
-}
+SCORER = ScorerSpec(
+    model="acme/base-model",
+    version="0123456789abcdef0123456789abcdef01234567",
+    layers=(3,),
+    blocks=5,
+    hidden_size=48,
+    formula="larf",
+    top_k=None,
+    rank=16,
+    dtype="float32",
+    max_tokens=4096,
+    overflow="truncate",
+    chat_template=None,
+    template_digest="e" * 64,
+    references=ReferencesRecord("packaged", "d" * 64, 189, 56, {"pairs": 245.0}, ()),
+    separation=Separation(0.817, 56, "held-back pairs"),
+    quantiles=ReferenceQuantiles(unsafe=(0.1,) * 7, safe=(-0.1,) * 7),
+    packages={},
+)
 
 MakeRun = Callable[..., Path]
 
@@ -43,7 +48,7 @@ def run_maker(tmp_path: Path) -> MakeRun:
         threshold: Threshold | None = None,
         name: str = "run",
         unscorable: UnscorablePolicy = "separate",
-        scorer: dict[str, Any] | None = SCORER,
+        scorer: ScorerSpec | None = SCORER,
     ) -> Path:
         table = pa.Table.from_pylist(list(rows))
         issues = [None if score is not None else "empty_answer" for score in scores]
@@ -54,7 +59,7 @@ def run_maker(tmp_path: Path) -> MakeRun:
         ):
             table = table.append_column(column, pa.array(values, kind))
         if scorer is not None:
-            table = table.replace_schema_metadata({METADATA_KEY: json.dumps(scorer).encode()})
+            table = table.replace_schema_metadata(scored_schema(table.schema, scorer).metadata)
         pq.write_table(table, tmp_path / f"{name}.parquet")
         rule = (threshold or Threshold.drop_fraction(0.1)).with_unscorable(unscorable)
         split_file(open_source(str(tmp_path / f"{name}.parquet")), rule, tmp_path / name)
