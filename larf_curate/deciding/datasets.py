@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +59,7 @@ def split_dataset(dataset: AnyDataset, threshold: Fitted, column: str) -> Parts[
     scores = {name: _read_scores(split, column) for name, split in splits.items()}
     fitted = threshold.fit_chunks(scores.values)
     counts: dict[Outcome, int] = {"kept": 0, "removed": 0, "unscorable": 0}
-    parts: dict[Outcome, dict[str, Any]] = {outcome: {} for outcome in counts}
+    parts: dict[Outcome, dict[str, Dataset | IterableDataset]] = {outcome: {} for outcome in counts}
     first_row = 0
     for name, split in splits.items():
         for outcome, mask in fitted.outcomes(scores[name], first_row).items():
