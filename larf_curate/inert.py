@@ -1,4 +1,4 @@
-r"""Strangers' text made inert: whatever a row, a column or another card holds, it is read and never acted on.
+r"""Text from rows, columns and other people's cards, made inert: it is shown as text and nothing in it acts.
 
 >>> print(markdown("<img src=x> [a](javascript:b) | `c` {{ d }}"))
 &lt;img src\=x&gt; \[a\]\(javascript\:b\) \| \`c\` \{\{ d \}\}
@@ -17,9 +17,12 @@ _UNSAFE = frozenset(("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"))
 
 
 def visible(text: str, width: int, *, lines: bool = False) -> str:
-    r"""At most `width` characters with nothing that steers: control, format and bidirectional ones show as `\uXXXX`.
+    r"""Cut a text to `width` characters, with control, format and bidirectional characters written as `\uXXXX`.
 
-    White space becomes single spaces, unless `lines` are wanted: then line ends and tabs stay.
+    Args:
+        text: any.
+        width: characters of the result; a longer one ends in an ellipsis.
+        lines: keep line ends and tabs; else all white space becomes single spaces.
 
     >>> visible("a\u202eb\0 \n c" + "d" * 50, 20)
     'a\\u202eb\\u0000 cddd…'
@@ -36,10 +39,10 @@ def _shown(character: str, lines: bool) -> str:
 
 
 def markdown(text: str, width: int = 200) -> Markup:
-    """One line of text for Markdown, also within a table: no HTML, link, image, emphasis, fence or template in it.
+    """Escape a text for one line of Markdown, also in a table: no HTML, link, image, emphasis, fence or template stays.
 
-    CommonMark takes every escaped ASCII punctuation for itself (section 2.4); angle brackets, ampersands and quotes
-    become entities, for renderers that see HTML first. Autolinks end at the backslash.
+    A backslash makes any ASCII punctuation literal (CommonMark, section 2.4), and ends automatic links. Angle brackets,
+    ampersands and quotes become entities, for renderers that look for HTML first.
     """
     escaped = _PUNCTUATION.sub(r"\\\1", visible(text, width))
     for character in "&<>\"'":
@@ -48,7 +51,7 @@ def markdown(text: str, width: int = 200) -> Markup:
 
 
 def fenced(text: str, language: str = "", width: int = 100_000) -> Markup:
-    """A code block that nothing in the text can end."""
+    """A Markdown code block that nothing in the text can end."""
     body = visible(text, width, lines=True).rstrip("\n")
     longest = max((len(run) for run in re.findall("`+", body)), default=0)
     fence = "`" * max(3, longest + 1)

@@ -1,4 +1,4 @@
-"""The results that a run left in its directory, read as streams."""
+"""The results in the directory of a run, read as streams."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ class Results:
 
     @classmethod
     def open(cls, directory: str | Path) -> Results:
-        """Look at what is there; reads no rows.
+        """Read the summary and the files' footers, but no rows.
 
         Raises:
-            DataError: no finished run lies there, or its files are not those that its summary tells of.
+            DataError: there is no finished run, or its files do not hold the rows that its summary counts.
         """
         home = Path(directory)
         summary = _summary(home)
@@ -107,7 +107,7 @@ class Results:
                     yield pa.Table.from_batches([batch])
 
     def values(self, column: str, outcomes: Iterable[str] = OUTCOMES) -> Chunks:
-        """One column of numbers, as often as it is asked for; NaN where null."""
+        """One column of numbers as float64, NaN for null: a function that reads it anew at each call, in pieces."""
         chosen = tuple(outcomes)
 
         def chunks() -> Iterator[NDArray[np.float64]]:
@@ -118,7 +118,16 @@ class Results:
         return chunks
 
     def at(self, outcome: str, places: Ints, columns: Sequence[str]) -> Iterator[tuple[Ints, Sequence[Row]]]:
-        """The rows at some places (ascending) of an outcome, a few at a time: the places, and the rows there."""
+        """Read the rows at some places of an outcome, a few at a time.
+
+        Args:
+            outcome: whose files to read.
+            places: [n], ascending: numbers of rows in these files, from 0.
+            columns: to read.
+
+        Yields:
+            Some of the places, and the rows at them.
+        """
         first = 0
         for path in self.files[outcome]:
             with _reading(path), pq.ParquetFile(path) as file:

@@ -1,4 +1,4 @@
-"""Figures with their uncertainty: rank correlations and differences, each with a 95% interval."""
+"""Rank correlations, ratios and differences, each with a 95% interval."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-_Z = 1.959963984540054  # of the 95% interval
+_Z = 1.959963984540054  # standard normal quantile at 97.5%
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its 95% interval; `rows` behind it."""
+    """A figure, the ends of its 95% interval, and the number of rows that it was measured on."""
 
     value: float
     low: float
@@ -23,16 +23,21 @@ class Estimate:
 
 
 def spearman(x: Array, y: Array, weights: Array | None = None) -> Estimate | None:
-    """Spearman's rank correlation, ties at their mean rank; rows may weigh differently (a stratified sample).
+    """Spearman's rank correlation, with equal values at their mean rank; rows may have weights (a stratified sample).
 
     The interval is Bonett and Wright's (Psychometrika 65, 2000) on Fisher's z: its standard error is
     sqrt((1 + r^2 / 2) / (n - 3)), n being Kish's effective number of rows, sum(w)^2 / sum(w^2).
 
     Args:
-        x, y: float64 [n]. weights: float64 [n], positive.
+        x, y: float64 [n].
+        weights: float64 [n], positive: how many rows each one stands for.
 
     Returns:
-        None where fewer than 10 rows or a constant leave nothing to say.
+        None if there are fewer than 10 rows, or one side is constant.
+
+    >>> import numpy as np
+    >>> spearman(np.arange(12.0), np.arange(12.0) ** 2).value
+    1.0
     """
     w = np.ones(len(x)) if weights is None else weights
     if len(x) < 10:
@@ -52,10 +57,10 @@ def spearman(x: Array, y: Array, weights: Array | None = None) -> Estimate | Non
 
 
 def _midranks(values: Array, weights: Array) -> Array:
-    """Weighted ranks, one mean rank for equal values."""
-    _, place = np.unique(values, return_inverse=True)
-    mass = np.bincount(place, weights=weights)
-    ranks: Array = (np.cumsum(mass) - mass / 2)[place]
+    """Weighted ranks; equal values get their mean rank."""
+    _, group = np.unique(values, return_inverse=True)
+    total = np.bincount(group, weights=weights)
+    ranks: Array = (np.cumsum(total) - total / 2)[group]
     return ranks
 
 
@@ -63,6 +68,12 @@ def ratio_of_means(a: Array, b: Array) -> Estimate | None:
     """Geometric mean of `a` over that of `b`, with Welch's interval on the logarithms (normal quantile).
 
     Lengths are skewed: their logarithms are not, and a single row of a megabyte does not decide the figure.
+
+    Args:
+        a, b: positive, [any number of rows].
+
+    Returns:
+        None if either side has fewer than 5 rows.
     """
     if min(len(a), len(b)) < 5:
         return None
@@ -73,7 +84,14 @@ def ratio_of_means(a: Array, b: Array) -> Estimate | None:
 
 
 def difference_of_shares(a: Array, b: Array) -> Estimate | None:
-    """Share of ones in `a` less that in `b`, with Newcombe's hybrid interval (Statistics in Medicine 17, 1998)."""
+    """Share of ones in `a` less that in `b`, with Newcombe's hybrid interval (Statistics in Medicine 17, 1998).
+
+    Args:
+        a, b: 0 or 1, [any number of rows].
+
+    Returns:
+        None if either side has fewer than 5 rows.
+    """
     if min(len(a), len(b)) < 5:
         return None
     (p, p_low, p_high), (q, q_low, q_high) = (_wilson(values) for values in (a, b))
@@ -83,6 +101,7 @@ def difference_of_shares(a: Array, b: Array) -> Estimate | None:
 
 
 def _wilson(values: Array) -> tuple[float, float, float]:
+    """A share, and the ends of its Wilson interval."""
     n, p = len(values), float(values.mean())
     centre = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
     width = _Z * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n * n)) / (1 + _Z**2 / n)

@@ -133,6 +133,7 @@ def test_hostile_texts_in_the_card(hostile_run):
     results = Results.open(hostile_run)
     files = publish_files(results, "acme/clean", removed=True, examples=25)
     assert files.card.report.groups, "no group was found: the test tests nothing"
+    assert files.card.report.scorer is not None, "no scorer is known: the test tests nothing"
     metadata = {"license": HOSTILE[18], "language": ["en", HOSTILE[19]]}
     request = CardRequest(**{**vars(files.card), "source_metadata": metadata})
     card = render_card(request)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 from support.made_runs import SCORER, sample_rows
 
+from larf_curate.deciding.layout import METADATA_KEY
 from larf_curate.deciding.thresholds import Threshold
 from larf_curate.errors import DataError
 from larf_curate.publishing.build_report import build_report
@@ -21,6 +23,7 @@ from larf_curate.publishing.sample import draw_places, draw_sample
 from larf_curate.publishing.statistics import difference_of_shares, ratio_of_means, spearman
 from larf_curate.publishing.words import describe_rule, describe_unscored
 from larf_curate.publishing.write_report import write_report
+from larf_curate.scoring.spec import ScorerSpec
 
 
 def frame(run) -> pd.DataFrame:
@@ -142,6 +145,57 @@ def test_the_report_reads_back_and_repeats(plain_run):
     for wrong in ("", "[]", "{}", '{"report_version": 1}'):
         with pytest.raises(DataError, match="report"):
             Report.from_json(wrong)
+
+
+ESTIMATE = {"value", "low", "high", "rows"}
+KEYS = {
+    "report_version": None,
+    "rows": {"rows", "scored", "kept", "removed", "unscorable"},
+    "issues": {"empty_answer"},
+    "source": None,
+    "scorer": {field.name for field in fields(ScorerSpec)} - {"chat_template"},
+    "threshold": {field.name for field in fields(Threshold)},
+    "quantiles": {"larf_score", "larf_tokens"},
+    "histogram": {"edges", "kept", "removed", "unscorable"},
+    "form": {"lists", "refusals", "system", "tools", "several_turns", "median_characters"},
+    "groups": None,
+    "confounds": {
+        "score_and_characters",
+        "score_and_lists",
+        "removed_to_kept_characters",
+        "removed_to_kept_tokens",
+        "removed_less_kept_lists",
+        "removed_less_kept_refusals",
+    },
+    "sample": {"kept", "removed"},
+    "dots": {"kept", "removed"},
+    "run": {"packages"},
+}
+
+
+def test_the_file_keeps_the_keys_that_its_readers_know(plain_run):
+    report = write_report(plain_run)
+    values = json.loads((plain_run / "report.json").read_text(encoding="utf-8"))
+    assert {key: set(value) if isinstance(value, dict) else None for key, value in values.items()} == KEYS
+    assert all(set(estimate) == ESTIMATE for estimate in values["confounds"].values())
+    assert all(set(points) == {"score", "characters"} for points in values["dots"].values())
+    assert [set(group) for group in values["groups"]] == [{"column", "value", "rows", "quantiles"}] * 3
+    assert values["groups"][0]["quantiles"][2] == report.groups[0].median
+    assert values["quantiles"]["larf_score"]["median"] == report.score_quantiles["median"]
+    assert values["rows"]["rows"] == 200
+    assert repr(report) == "Report(200 rows: 176 kept, 19 removed, 5 unscorable)"
+
+
+def test_a_scorer_that_nothing_describes_is_unknown(make_run):
+    rows, scores = sample_rows()
+    run = make_run(rows, scores)
+    for path in run.glob("*/*.parquet"):
+        table = pq.read_table(path)
+        described = json.loads(table.schema.metadata[METADATA_KEY])
+        described["dtype"] = "<script>"  # whoever wrote this, it was not a scorer
+        pq.write_table(table.replace_schema_metadata({METADATA_KEY: json.dumps(described).encode()}), path)
+    assert build_report(Results.open(run)).scorer is None
+    assert build_report(Results.open(make_run(rows, scores, name="other", scorer=None))).scorer is None
 
 
 def test_pictures_repeat_and_old_ones_go(plain_run):
