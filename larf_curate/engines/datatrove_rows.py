@@ -27,7 +27,7 @@ from ..rows.formats import FormatLike, resolve_format
 from ..scoring.columns import ISSUE, SCORE, TOKENS
 from ..sources.files import open_source
 from ..sources.json_values import array_of, rows_of
-from ..sources.tables import ROWS_AT_ONCE, Source, as_type, share
+from ..sources.tables import ROWS_AT_ONCE, Source, as_type, empty_table, share
 
 ROW, SHARD = "larf_row", "larf_shard"
 _LARF = re.compile(rf"{SCORE}(_l\d+)?|{TOKENS}|{ISSUE}")
@@ -113,7 +113,7 @@ def table_of(documents: Sequence[Document], schema: pa.Schema) -> pa.Table:
     `time64[ns]` to microseconds, and gives `arrow.json` as text.
     """
     pieces = [_piece(list(group), record, schema) for record, group in groupby(documents, key=_record_schema)]
-    return pa.concat_tables(pieces) if pieces else schema.empty_table()
+    return pa.concat_tables(pieces) if pieces else empty_table(schema)
 
 
 def _piece(documents: list[Document], record: pa.Schema | None, schema: pa.Schema) -> pa.Table:

@@ -120,7 +120,10 @@ def plan_shards(source: Source, shard_rows: int | None = None, known: Path | Non
     for index, first in enumerate(range(0, source.rows, size)):
         rows = min(size, source.rows - first)
         files = overlap(source.files, first, first + rows)
-        pieces = [(digests[file.path], file.kind, file.first, file.rows) for file in files]
+        pieces = [
+            (digests[file.path], file.kind, file.first, file.rows, *([file.field] if file.field else []))
+            for file in files
+        ]
         shards.append(Shard(index, first, rows, digest_of([schema, pieces])[:16]))
     absolute = tuple(replace(file, path=str(Path(file.path).absolute())) for file in source.files)
     return Plan(source.name, source.schema, absolute, size, tuple(shards))

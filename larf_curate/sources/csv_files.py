@@ -46,6 +46,10 @@ def _lines_of(path: Path) -> Iterator[tuple[int, list[str]]]:
             for fields in reader:
                 if fields:
                     yield reader.line_num, fields
+        except UnicodeDecodeError as error:
+            byte = error.object[error.start]
+            where = f"after line {reader.line_num}"
+            raise DataError(f"{path}, {where}: not UTF-8 (byte 0x{byte:02x}); convert the file to UTF-8") from None
         except csv.Error as error:
             raise DataError(f"{path}, line {reader.line_num}: broken CSV ({error})") from error
 

@@ -12,11 +12,11 @@ from .json_files import read_json
 from .parquet_files import read_parquet
 from .reading_errors import reading
 from .tables import DataFile, Reader
-from .text_files import CSV, JSON
+from .text_files import ARROW, CSV, JSON, PARQUET
 
 _READERS: dict[str, Reader] = {
-    ".parquet": read_parquet,
-    ".arrow": read_arrow,
+    PARQUET: read_parquet,
+    **dict.fromkeys(ARROW, read_arrow),
     **dict.fromkeys(JSON, read_json),
     **dict.fromkeys(CSV, read_csv),
 }

@@ -8,16 +8,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import DataError
 from .reading_errors import reading
-from .tables import DataFile
+from .schemas import unified_schema
+from .tables import DataFile, conform
 
 
 def scan_parquet(paths: Sequence[Path]) -> tuple[pa.Schema, tuple[DataFile, ...]]:
-    """The schema of the files, and how many rows each holds.
+    """The schema that holds the rows of all the files, and how many rows each holds.
 
     Raises:
-        DataError: one cannot be read, or has other columns than the first.
+        DataError: one cannot be read, or a column has types that do not go together.
     """
     schemas = []
     files = []
@@ -25,10 +25,7 @@ def scan_parquet(paths: Sequence[Path]) -> tuple[pa.Schema, tuple[DataFile, ...]
         with reading(str(path)):
             schemas.append(pq.read_schema(path))
             files.append(DataFile(str(path), ".parquet", pq.read_metadata(path).num_rows))
-    for path, schema in zip(paths, schemas, strict=True):
-        if not schema.equals(schemas[0]):
-            raise DataError(f"{path} has other columns or types than {paths[0]}: {schema.names} / {schemas[0].names}")
-    return schemas[0], tuple(files)
+    return unified_schema(paths, schemas), tuple(files)
 
 
 def read_parquet(file: DataFile, schema: pa.Schema, size: int, start: int) -> Iterator[pa.Table]:
@@ -40,6 +37,5 @@ def read_parquet(file: DataFile, schema: pa.Schema, size: int, start: int) -> It
             groups.pop(0)
         for batch in parquet.iter_batches(batch_size=size, row_groups=groups) if groups else ():
             if start < len(batch):
-                table = pa.Table.from_batches([batch.slice(start)], batch.schema)
-                yield table.replace_schema_metadata(schema.metadata)
+                yield conform(pa.Table.from_batches([batch.slice(start)], batch.schema), schema)
             start = max(0, start - len(batch))

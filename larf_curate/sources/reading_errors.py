@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import lzma
 import zlib
 from collections.abc import Iterator
 
 import pyarrow as pa
 
 from ..errors import DataError, one_line
+
+_UNREADABLE = (
+    pa.ArrowInvalid,
+    pa.ArrowNotImplementedError,
+    OSError,
+    UnicodeDecodeError,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+)
 
 
 @contextlib.contextmanager
@@ -20,5 +31,5 @@ def reading(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{name} cannot be read: {one_line(error)}") from error

@@ -7,13 +7,19 @@ from typing import Any
 
 from ..errors import DataError, one_line
 from .arrow_files import batches_of
+from .directories import SPLIT
 from .file_readers import read_file
 from .tables import DataFile, Source, overlap
 
 
 def is_saved_dataset(path: Path) -> bool:
-    """Whether `Dataset.save_to_disk` or `DatasetDict.save_to_disk` has written this directory."""
-    return (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file()
+    """Whether `Dataset.save_to_disk` or `DatasetDict.save_to_disk` has written this directory.
+
+    LLaMA-Factory has a `dataset_info.json` too; only with Arrow files beside it the file is that of `datasets`.
+    """
+    if (path / "dataset_dict.json").is_file():
+        return True
+    return (path / "dataset_info.json").is_file() and ((path / "state.json").is_file() or any(path.glob("*.arrow")))
 
 
 def saved_dataset(path: Path, split: str | None) -> Source:
@@ -31,16 +37,16 @@ def saved_dataset(path: Path, split: str | None) -> Source:
     return _source_of(str(path), dataset, split)
 
 
-def hub_dataset(name: str, split: str | None, revision: str | None) -> Source:
+def hub_dataset(name: str, split: str | None, revision: str | None, config: str | None) -> Source:
     """A dataset on the Hub, downloaded into the cache of `datasets`.
 
     Raises:
-        DataError: there is none that this token may read, or it has no such split.
+        DataError: there is none that this token may read, or it has no such configuration or split.
     """
     from datasets import load_dataset
 
     try:
-        dataset = load_dataset(name, revision=revision)
+        dataset = load_dataset(name, config, revision=revision)
     except Exception as error:  # its loaders raise whatever the format's parser raises
         raise DataError(
             f"{name} is neither a file nor a directory here, nor a dataset on the Hub that this token may read "
@@ -55,9 +61,7 @@ def _source_of(name: str, dataset: Any, split: str | None) -> Source:
 
     splits = dataset if isinstance(dataset, dict) else {str(dataset.split or "train"): dataset}
     if split is None:
-        if "train" not in splits and len(splits) > 1:
-            raise DataError(f"{name} has the splits {', '.join(splits)}; say which one with --split")
-        split = "train" if "train" in splits else next(iter(splits))
+        split = SPLIT.pick(name, list(splits), None, "train")
     try:
         parts = ReadInstruction.from_spec(split).to_absolute({key: len(part) for key, part in splits.items()})
     except (ValueError, AssertionError, KeyError):

@@ -9,6 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from .json_values import array_of, is_json, rows_of
+
 ROWS_AT_ONCE = 4096
 
 
@@ -18,9 +20,10 @@ class DataFile:
 
     Attributes:
         path: where it is.
-        kind: its ending without `.gz`, which says how it is read.
+        kind: its ending without that of a compression, which says how it is read.
         rows: how many of its rows belong to the dataset, from row `first` on.
         marks: (row, byte, line) of some rows' beginnings, where a reader may start.
+        field: the key of a JSON object under which its rows lie; empty where they lie under none.
     """
 
     path: str
@@ -28,6 +31,7 @@ class DataFile:
     rows: int
     first: int = 0
     marks: tuple[tuple[int, int, int], ...] = ()
+    field: str = ""
 
 
 Reader = Callable[[DataFile, pa.Schema, int, int], Iterator[pa.Table]]
@@ -105,17 +109,34 @@ def files_from(listed: Iterable[dict[str, Any]]) -> tuple[DataFile, ...]:
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table with exactly this schema, metadata included.
+    """The table with exactly this schema, metadata included; a column that it lacks is null.
 
     Nothing is cast that has its type already: Arrow's cast breaks slices of structs with a field of type null.
     """
     if table.schema.equals(schema):
         return table.replace_schema_metadata(schema.metadata)
-    return pa.table([as_type(table[field.name], field.type) for field in schema], schema=schema)
+    columns = [
+        as_type(table[field.name], field.type)
+        if field.name in table.column_names
+        else array_of([None] * len(table), field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
 
 
 def as_type(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    return column if column.type == kind else column.cast(kind)
+    """A column as this type, which holds its values as they are."""
+    if column.type == kind:
+        return column
+    if not pa.types.is_nested(kind) and not is_json(kind):
+        return column.cast(kind)
+    values = [row["x"] for row in rows_of(pa.table({"x": column}), ["x"])]
+    return pa.chunked_array([array_of(values, kind)])
+
+
+def empty_table(schema: pa.Schema) -> pa.Table:
+    """No row of this schema, whatever types it has: Arrow's own refuses `arrow.json` inside lists."""
+    return pa.table([array_of([], field.type) for field in schema], schema=schema)
 
 
 def chunks_of(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

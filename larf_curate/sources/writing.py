@@ -16,18 +16,32 @@ from ..atomic import scratch_path
 from ..errors import OutputError
 from .json_values import rows_of
 
+_GROUP_ROWS = 65_536
+_GROUP_BYTES = 64 << 20
+"""A row group of Parquet is written once it holds so much; a smaller one only at the end, an empty one never."""
+
 
 class TableWriter:
-    """Writes tables of one schema to `.parquet` or `.jsonl`."""
+    """Writes tables of one schema to `.parquet` or `.jsonl`.
+
+    A Parquet file without rows has its columns and no row group: `datasets` cannot read an empty one.
+    """
 
     def __init__(self, path: Path, schema: pa.Schema, kind: str | None = None) -> None:
         self._schema = schema
+        self._waiting: list[pa.Table] = []
+        self._rows, self._bytes = 0, 0
         self._parquet = pq.ParquetWriter(path, schema) if (kind or path.suffix) == ".parquet" else None
         self._lines = None if self._parquet else path.open("w", encoding="utf-8", newline="\n")
 
     def write(self, table: pa.Table) -> None:
+        """Add rows; those of a Parquet file may be written later."""
         if self._parquet is not None:
-            self._parquet.write_table(table)
+            self._waiting.append(table)
+            self._rows += len(table)
+            self._bytes += table.nbytes
+            if self._rows >= _GROUP_ROWS or self._bytes >= _GROUP_BYTES:
+                self._flush()
         elif self._lines is not None:
             for row in rows_of(table, table.column_names):
                 try:
@@ -35,10 +49,20 @@ class TableWriter:
                 except TypeError as error:  # dates, bytes
                     raise OutputError(f"JSON cannot hold these columns ({error}); write .parquet") from error
 
+    def _flush(self) -> None:
+        if self._parquet is not None and self._rows:
+            waiting = pa.concat_tables(self._waiting)
+            self._waiting, self._rows, self._bytes = [], 0, 0
+            self._parquet.write_table(waiting)
+
     def close(self) -> None:
-        for file in (self._parquet, self._lines):
-            if file is not None:
-                file.close()
+        """Write what waits, and close the file."""
+        try:
+            self._flush()
+        finally:
+            for file in (self._parquet, self._lines):
+                if file is not None:
+                    file.close()
 
 
 @contextlib.contextmanager

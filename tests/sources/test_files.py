@@ -58,7 +58,16 @@ BROKEN = {
         gzip.compress(b"", mtime=0)[:10] + b"\xff" * 40,
         "cannot be read",
     ),
-    "no utf-8": ("in.jsonl", '{"a": "é"}\n'.encode("latin-1"), "cannot be read"),
+    "no utf-8": ("in.jsonl", '{"a": "e"}\n{"a": "é"}\n'.encode("latin-1"), "line 2: not UTF-8 (byte 0xe9)"),
+    "no utf-8 in an array": ("in.json", '[\n{"a": "é"}]\n'.encode("latin-1"), "line 2: not UTF-8 (byte 0xe9)"),
+    "no utf-8 in CSV": ("in.csv", "a\né\n".encode("latin-1"), "not UTF-8 (byte 0xe9)"),
+    "utf-16": ("in.jsonl", '{"a": "e"}\n'.encode("utf-16"), "is UTF-16, not UTF-8: convert it"),
+    "utf-16 CSV": ("in.csv", "a\nb\n".encode("utf-16"), "is UTF-16, not UTF-8: convert it"),
+    "key twice": ("in.jsonl", b'{"a": 1}\n{"b": {"x": 1, "x": 2}}\n', "line 2: the key 'x' twice in one object"),
+    "key twice in an array": ("in.json", b'[{"a": 1},\n{"a": 1, "a": 2}]', "line 2: the key 'a' twice in one object"),
+    "no zstd": ("in.jsonl.zst", b'{"a": 1}\n', "cannot be read"),
+    "no xz": ("in.jsonl.xz", b'{"a": 1}\n', "cannot be read"),
+    "no bz2": ("in.jsonl.bz2", b'{"a": 1}\n', "cannot be read"),
     "surrogate": ("in.jsonl", b'{"a": "x"}\n{"a": "\\ud800"}\n', r"row 2, column 'a': half of a surrogate pair"),
     "surrogate inside": (
         "in.jsonl",
@@ -73,7 +82,11 @@ BROKEN = {
     "surrogate in a name": ("in.jsonl", b'{"\\ud800": 1}\n', "surrogate"),
     "endless integer": ("in.jsonl", b'{"a": ' + b"1" * 5000 + b"}\n", "line 1"),
     "bottomless": ("in.jsonl", b'{"a": ' + b"[" * 200_000 + b"}\n", "line 1"),
-    "unknown kind": ("in.xlsx", b"PK", "not one kind of data; known: .jsonl"),
+    "sheet": ("in.xlsx", b"PK", "cannot be read: save the sheet as .csv"),
+    "text": ("in.txt", b"Hi?", "write one JSON object a line"),
+    "archive": ("in.zip", b"PK", "unpack it"),
+    "packed archive": ("in.tar.gz", b"PK", "unpack it"),
+    "unknown kind": ("in.xyz", b"PK", "cannot be read: known: .jsonl"),
 }
 
 
@@ -96,10 +109,8 @@ def test_missing_files_are_not_looked_for_on_the_hub(name, tmp_path, monkeypatch
 
 
 def test_directories_that_are_no_dataset(tmp_path):
-    (tmp_path / "notes.txt").write_text("nothing")
     with pytest.raises(DataError, match="holds no data files"):
         open_source(str(tmp_path))
-    (tmp_path / "a.jsonl").write_text('{"a": 1}\n')
-    (tmp_path / "b.csv").write_text("a\n1\n")
-    with pytest.raises(DataError):
+    (tmp_path / "notes.txt").write_text("nothing")
+    with pytest.raises(DataError, match=r"holds no data files \(notes.txt: .*one JSON object a line"):
         open_source(str(tmp_path))

@@ -50,6 +50,19 @@ def test_a_finished_file_replaces_the_old_one_only_at_the_end(ending, tmp_path):
     assert path.stat().st_mode & 0o777 == 0o644
 
 
+def test_row_groups_are_never_empty_and_small_ones_are_joined(tmp_path):
+    with write_file(tmp_path / "out.parquet", SCHEMA) as out:
+        for table in (TABLE.slice(0, 0), TABLE, TABLE.slice(0, 0), TABLE):
+            out.write(table)
+    metadata = pq.read_metadata(tmp_path / "out.parquet")
+    assert [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)] == [4]
+    with write_file(tmp_path / "none.parquet", SCHEMA) as out:
+        out.write(TABLE.slice(0, 0))
+    assert pq.read_metadata(tmp_path / "none.parquet").num_row_groups == 0
+    source = open_source(str(tmp_path / "none.parquet"))
+    assert (source.schema, read(source)) == (SCHEMA, [])
+
+
 def full(*_: object, **__: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
