@@ -37,9 +37,7 @@ class Choice:
         """
         listed = ", ".join(names)
         if wanted is not None and wanted not in names:
-            raise DataError(
-                f"{where} has no {self.what} {wanted!r}; it has {listed}; say which one with {self.option}"
-            )
+            raise DataError(f"{where} has no {self.what} {wanted!r}; it has {listed}; say which one with {self.option}")
         if wanted is not None or len(names) == 1:
             return wanted or names[0]
         if usual not in names:
