@@ -6,8 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +15,12 @@ import numpy as np
 import pytest
 import yaml
 from markdown_it import MarkdownIt
-from support.loopback_hub import Repo
+from support.hub import NumberedRepo
+from support.loopback_hub import Hub
 from support.models import CHATML, make_model, make_tokenizer
 
 from larf_curate import LARFScorer
+from larf_curate.encoding import runtime
 from larf_curate.encoding.runtime import unload_models
 from larf_curate.errors import ModelError, OutputError, ScorerError
 from larf_curate.scoring.model_card import render_model_card
@@ -294,44 +294,23 @@ def test_a_template_of_the_users_own_travels_with_the_scorer(
 
 # On the Hub ----------------------------------------------------------------------------------------------------------
 
-PUSH = """
-import sys
-import numpy as np
-from larf_curate import LARFScorer
 
-scorer = LARFScorer.from_pretrained(sys.argv[1])
-print("commit", scorer.push_to_hub("acme/larf-tiny", private=True))
-scorer.push_to_hub("acme/larf-tiny")
-again = LARFScorer.from_pretrained("acme/larf-tiny")
-assert again.spec == scorer.spec
-rows = [{"question": "How deep is the lake?", "answer": "Twelve metres."}]
-assert np.array_equal(again.score(rows), scorer.score(rows)) and np.isfinite(again.score(rows)).all()
-print("the same")
-"""
-
-PULL = """
-import sys
-from larf_curate import LARFScorer
-from larf_curate.errors import ScorerError
-
-try:
-    LARFScorer.from_pretrained(sys.argv[1])
-except ScorerError as error:
-    print("refused:", error)
-"""
-
-
-def run(script: str, argument: str, environment: dict[str, str]) -> str:
-    command = [sys.executable, "-c", script, argument]
-    done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_push_to_the_hub_and_back(saved: Path, hub: Any, hub_environment: Callable[..., dict[str, str]]) -> None:
-    output = run(PUSH, str(saved), hub_environment())
-    assert "the same" in output
-    assert f"commit {hub.endpoint}" in output
+def test_push_to_the_hub_and_back(saved: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = LARFScorer.from_pretrained(saved)
+    assert scorer.push_to_hub("acme/larf-tiny", private=True).startswith(hub.endpoint)
+    scorer.push_to_hub("acme/larf-tiny")
+    with monkeypatch.context() as stranger:
+        stranger.delenv("HF_TOKEN")
+        stranger.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(saved.parent / "empty"))
+        with pytest.raises(ScorerError, match="scorer acme/larf-tiny"):
+            LARFScorer.from_pretrained("acme/larf-tiny")
+    with pytest.raises(ScorerError, match="scorer acme/none"):
+        LARFScorer.from_pretrained("acme/none")
+    again = LARFScorer.from_pretrained("acme/larf-tiny")
+    assert again.spec == scorer.spec
+    rows = [{"question": "How deep is the lake?", "answer": "Twelve metres."}]
+    assert np.isfinite(scorer.score(rows)).all()
+    np.testing.assert_array_equal(again.score(rows), scorer.score(rows))
     repo = hub.repos["acme/larf-tiny"]
     assert repo.kind == "model"
     assert repo.private
@@ -343,11 +322,6 @@ def test_push_to_the_hub_and_back(saved: Path, hub: Any, hub_environment: Callab
     assert "AUC " in card
     assert "base_model" not in card  # it was fitted on a directory
     assert str(saved.parent) not in card
-    # a stranger is told, and so is who misspells it
-    assert "refused: scorer acme/larf-tiny" in run(
-        PULL, "acme/larf-tiny", hub_environment(token=None) | {"HF_HOME": str(saved / "empty")}
-    )
-    assert "refused: scorer acme/none" in run(PULL, "acme/none", hub_environment())
 
 
 def test_a_scorers_card_is_inert_and_spares_what_is_not_ours(tiny_scorer):
@@ -372,27 +346,19 @@ def test_a_scorers_card_is_inert_and_spares_what_is_not_ours(tiny_scorer):
     assert yaml.safe_load(render_model_card(hub_spec, "a/b").split("---\n")[1])["base_model"] == "acme/base"
 
 
-FIT_ON_THE_HUB = """
-import sys
-from larf_curate import LARFScorer
-from larf_curate.encoding import runtime
-
-loads, real = [], runtime.load_model
-runtime.load_model = lambda *arguments: loads.append(1) or real(*arguments)
-scorer = LARFScorer.fit("acme/tiny", 2, references=sys.argv[1])
-rows = [{"question": "How deep is the lake?", "answer": "Twelve metres."}]
-scorer.score(rows)
-scorer.save_pretrained(sys.argv[1] + ".scorer")
-LARFScorer.from_pretrained(sys.argv[1] + ".scorer").score(rows)
-print("commit", scorer.spec.commit, "loads", len(loads))
-"""
-
-
 def test_a_model_on_the_hub_is_loaded_once_for_fitting_and_scoring(
-    tiny_model: Path, references_file: Path, hub: Any, hub_environment: Callable[..., dict[str, str]]
+    tiny_model: Path, references_file: Path, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fitted by its branch, scored by its commit: one model, and one copy of it in memory."""
-    repo = Repo("acme/tiny", "model", private=False)
+    repo = NumberedRepo("acme/tiny", "model", private=False)
     repo.files = {file.name: file.read_bytes() for file in tiny_model.iterdir() if file.is_file()}
     hub.repos["acme/tiny"] = repo
-    assert f"commit {repo.sha} loads 1" in run(FIT_ON_THE_HUB, str(references_file), hub_environment())
+    load, loads = runtime.load_model, []
+    monkeypatch.setattr(runtime, "load_model", lambda *arguments: loads.append(arguments) or load(*arguments))
+    scorer = LARFScorer.fit("acme/tiny", 2, references=references_file)
+    assert scorer.spec.commit == repo.sha
+    rows = [{"question": "How deep is the lake?", "answer": "Twelve metres."}]
+    scorer.score(rows)
+    scorer.save_pretrained(tmp_path / "scorer")
+    LARFScorer.from_pretrained(tmp_path / "scorer").score(rows)
+    assert len(loads) == 1
