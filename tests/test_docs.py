@@ -153,7 +153,9 @@ def test_a_life_is_told_with_every_file_that_it_comes_to(
     not_come_to = {"publishing/publication.py", "publishing/card.py", "publishing/push_run.py"}  # the page says so
     named = set(re.findall(r"`([\w/]+\.py)`", told)) - not_come_to
     visited = {name for name in files_visited(run) if "/" in name or name == "console.py"}
-    assert named == visited
+    assert named == visited, (
+        f"docs/architecture.md, {heading}: not told of {sorted(visited - named)}, not come to {sorted(named - visited)}"
+    )
 
 
 def test_the_version_is_one() -> None:
