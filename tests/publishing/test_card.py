@@ -119,6 +119,21 @@ def test_the_card_tells_no_secrets_of_this_machine():
     }
 
 
+@pytest.mark.parametrize(
+    ("source", "hub_id"),
+    [
+        ("{path: acme/base, revision: 0123456789abcdef0123456789abcdef01234567}", "acme/base"),
+        ("{path: acme/base, revision: main}", None),  # it may be another dataset tomorrow
+        ("{path: acme/base}", None),
+        ("{path: data/rows.jsonl, revision: null}", None),
+        ("{path: /data/acme/base, revision: 0123456789abcdef0123456789abcdef01234567}", None),
+    ],
+)
+def test_a_source_is_named_if_the_recipe_pins_it(source, hub_id):
+    assert hub_source(f"source: {source}\n") == hub_id
+    assert hub_source(None) is None
+
+
 def test_the_client_reads_the_card():
     card = DatasetCard(render_card(request()))
     assert card.data.license == "cc-by-nc-4.0"

@@ -16,6 +16,7 @@ from larf_curate.deciding.layout import METADATA_KEY
 from larf_curate.deciding.thresholds import Threshold
 from larf_curate.errors import DataError
 from larf_curate.publishing.build_report import build_report
+from larf_curate.publishing.excerpts import highest_rows
 from larf_curate.publishing.plots import draw_plots
 from larf_curate.publishing.report import REPORT, Report, RowCounts, SampleSize
 from larf_curate.publishing.results import Results
@@ -84,6 +85,76 @@ def test_confounds_are_those_of_the_rows(plain_run):
     assert figures.removed_less_kept_lists.value == pytest.approx(share, abs=1e-12)
     assert report.conversations.lists == pytest.approx(lists.mean(), abs=1e-12)
     assert report.sample == SampleSize(kept=176, removed=19)
+
+
+def test_what_the_conversations_look_like(make_run):
+    """Every figure counted by hand from rows of messages."""
+    system, user = {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi?"}
+
+    def answered(text: str, *before: dict[str, str]) -> list[dict[str, str]]:
+        return [*before, user, {"role": "assistant", "content": text}]
+
+    tools = [{"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}]
+    conversations = [
+        answered("x" * 10, system),
+        answered("x" * 20, *answered("Yes?", system)),
+        answered("x" * 30, *answered("Yes?")),
+        answered("I'm sorry, but I can't help with that."),
+        answered("1. one\n2. two\n3. three"),
+        *([answered("x" * 25)] * 15),
+    ]
+    rows = [{"messages": turns, "tools": tools if number == 7 else None} for number, turns in enumerate(conversations)]
+    scores = [number / 20 for number in range(20)]
+    report = build_report(Results.open(make_run(rows, scores, Threshold.drop_top(10))))
+    assert asdict(report.conversations) == pytest.approx(
+        {
+            "lists": 1 / 20,
+            "refusals": 1 / 20,
+            "system": 2 / 20,
+            "tools": 1 / 20,
+            "several_turns": 2 / 20,
+            "median_characters": 25,
+        }
+    )
+    assert report.confounds.removed_less_kept_refusals.value == pytest.approx(-1 / 10)
+    tokens = 10 + np.arange(20)  # as `make_run` counts them
+    expected = stats.gmean(tokens[10:]) / stats.gmean(tokens[:10])
+    assert report.confounds.removed_to_kept_tokens.value == pytest.approx(expected)
+
+
+def test_which_columns_make_groups(make_run):
+    """Few values, in text or booleans, that are not the conversation's own texts; at most three columns."""
+    count = 200
+    rows, scores = sample_rows(count)
+    columns = {
+        "many": [f"value {number % 31}" for number in range(count)],
+        "one": ["same"] * count,
+        "number": [number % 2 for number in range(count)],
+        "a.path": ["a" if number % 2 else "b" for number in range(count)],
+        "larf_own": ["a" if number % 2 else "b" for number in range(count)],
+        "yes": [number % 4 == 0 for number in range(count)],
+        "source": [None if number % 5 == 0 else "w" * 300 for number in range(count)],
+        "fourth": ["a" if number % 2 else "b" for number in range(count)],
+    }
+    rows = [{**row, **{name: values[number] for name, values in columns.items()}} for number, row in enumerate(rows)]
+    report = build_report(Results.open(make_run(rows, scores)))
+    by_column = report.groups_by_column()
+    assert list(by_column) == ["category", "yes", "source"]
+    assert [(group.value, group.rows.total) for group in by_column["yes"]] == [("false", 150), ("true", 50)]
+    assert [(group.value, group.rows.total) for group in by_column["source"]] == [("w" * 200, 160), (None, 40)]
+
+
+@pytest.mark.parametrize("outcome", ["kept", "removed", "unscorable"])
+def test_the_highest_rows_are_those_of_pandas(outcome, make_run):
+    rows, scores = sample_rows()
+    scores = [score and round(score, 2) for score in scores]  # with ties: the first of them counts as higher
+    run = make_run(rows, scores, Threshold.drop_fraction(0.2))
+    expected = pd.read_parquet(run / outcome).sort_values("larf_score", ascending=False, kind="stable")[:15]
+    excerpts = highest_rows(Results.open(run), outcome, 15)
+    assert [excerpt.row for excerpt in excerpts] == expected.index.tolist()
+    assert [excerpt.prompt for excerpt in excerpts] == expected["question"].tolist()
+    assert [excerpt.answer for excerpt in excerpts] == expected["answer"].tolist()
+    assert {excerpt.outcome for excerpt in excerpts} == {outcome}
 
 
 def test_a_sample_stands_for_the_whole(make_run):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import numpy as np
 import pytest
 from support.made_runs import sample_rows
 
@@ -109,3 +110,21 @@ def test_the_facts_of_a_run_are_those_of_its_report(make_run):
     assert facts["removed"] == f"the 7 highest-scoring rows: scores above {report.threshold.value:+.5f}"
     assert facts["rows without a score"] == "5 set apart"
     assert facts["  empty_answer"] == "5"
+
+
+def test_the_page_counts_what_each_threshold_would_remove(make_run):
+    rows, scores = sample_rows()
+    scores = [score and round(score, 1) for score in scores]
+    results = Results.open(make_run(rows, scores, Threshold.drop_top(20)))
+    report = build_report(results)
+    assert report.threshold.tied > 0, "no row ties with the last removed one: the test tests nothing"
+    (data,) = re.findall(r'id="stops">(.*?)</script>', render_page(results, report))
+    slider = json.loads(data)
+    known = np.array([score for score in scores if score is not None], np.float32)
+    counts = [int((known > stop).sum()) for stop in slider["scores"]]
+    assert slider["removed"][slider["now"]] == 20
+    counts[slider["now"]] = 20  # rows that tie with the last removed one stayed
+    assert slider["removed"] == counts
+    assert slider["scored"] == 195
+    assert slider["scores"] == sorted(slider["scores"])
+    assert slider["scores"][slider["now"]] == report.threshold.value
