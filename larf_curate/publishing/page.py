@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import math
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -99,7 +98,7 @@ def _which_rows(report: Report) -> str:
 def _slider(results: Results, report: Report) -> Slider:
     """Where the slider can stand, and how many rows score above each stop: exactly, over all rows."""
     threshold = report.threshold.value
-    if report.histogram is None or threshold is None or not math.isfinite(threshold):
+    if report.histogram is None or threshold is None:
         return Slider()
     # The histogram's edges reach every score; quantiles are close together where the rows are.
     near = quantiles(results.values(SCORE), list(np.linspace(0.5, 1, _STOPS // 2)))

@@ -36,7 +36,7 @@ SEARCH = analyse(np.random.default_rng(0).random((3, 2, 30)) < np.array([0.2, 0.
 GOLDEN = Path(__file__).with_name("golden_card.md")
 POINTS = {"lowest": -0.2, "5%": -0.1, "median": 0.01, "95%": 0.12, "highest": 0.2}
 RECIPE = """source: {path: acme/base, revision: 0123456789abcdef0123456789abcdef01234567}
-scorer: {model: acme/model, layer: 12}
+scorer: {model: acme/model, layer: 12, device: "cuda:secret-queue", batch_tokens: 512}
 threshold: {drop_top: 100}
 executor: {kind: slurm, partition: secret-queue, env_command: export KEY=hf_hidden}
 output: /home/someone/runs/base

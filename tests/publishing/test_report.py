@@ -213,7 +213,7 @@ def test_the_report_reads_back_and_repeats(plain_run):
     assert json.loads(text)["report_version"] == 1
     with pytest.raises(DataError, match="version 2"):
         Report.from_json(text.replace('"report_version": 1', '"report_version": 2', 1))
-    for wrong in ("", "[]", "{}", '{"report_version": 1}'):
+    for wrong in ("", "[]", "{}", '{"report_version": 1}', text.replace('"kept": 176', '"kept": "many"')):
         with pytest.raises(DataError, match="report"):
             Report.from_json(wrong)
 
@@ -257,6 +257,13 @@ def test_the_file_keeps_the_keys_that_its_readers_know(plain_run):
     assert repr(report) == "Report(200 rows: 176 kept, 19 removed, 5 unscorable)"
 
 
+def test_the_text_of_a_chat_template_stays_here(plain_run):
+    results = Results.open(plain_run)
+    report = build_report(replace(results, scorer=replace(SCORER, chat_template="our own template")))
+    assert "our own template" not in report.to_json()
+    assert Report.from_json(report.to_json()) == report
+
+
 def test_a_scorer_that_nothing_describes_is_unknown(make_run):
     rows, scores = sample_rows()
     run = make_run(rows, scores)
@@ -281,6 +288,9 @@ def test_pictures_repeat_and_old_ones_go(plain_run):
     assert written == {plot.name: plot.png for plot in plots}
     moved = replace(report, threshold=replace(report.threshold, value=report.threshold.value - 0.02))
     assert draw_plots(moved)[0].png != plots[0].png
+    # A threshold far from all scores is not drawn: beside it they would be one line.
+    far, further = (replace(report, threshold=replace(report.threshold, value=value)) for value in (1e6, 2e6))
+    assert draw_plots(far) == draw_plots(further)
 
 
 @pytest.mark.parametrize(
