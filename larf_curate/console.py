@@ -47,6 +47,8 @@ def show_summary(summary: Summary, console: Console | None = None) -> None:
         for outcome, count in asdict(summary.outcomes).items():
             counts.add_row(outcome, f"{count:,}")
     console.print(counts)
+    for fault in summary.faults:
+        console.print(Text(visible(str(fault), 300), style="dim"))
     if summary.execution:
         console.print(Text(f"scored in {summary.execution}", style="dim"))
     if summary.threshold is not None and summary.threshold.value is not None:

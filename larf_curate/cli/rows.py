@@ -11,7 +11,7 @@ import typer
 from ..errors import ThresholdError
 from ..models.options import RunOptions
 from .model_options import with_run_options
-from .usage import Format, Split, wrong_usage
+from .usage import Columns, Config, Field, Format, Join, Split, reading_of, refuse_unscored, wrong_usage
 
 
 @with_run_options
@@ -21,6 +21,10 @@ def score(
     out: Annotated[Path, typer.Option(help="Where the scored rows go: .parquet or .jsonl.")],
     split: Split = None,
     format: Format = "auto",  # noqa: A002 - the option's name
+    config: Config = None,
+    field: Field = None,
+    columns: Columns = None,
+    join: Join = None,
     **options: Unpack[RunOptions],
 ) -> None:
     """Score every row of a dataset, and write it with its larf columns."""
@@ -29,9 +33,11 @@ def score(
     from ..scoring.scorer import LARFScorer
     from ..sources.files import open_source
 
-    fitted = LARFScorer.from_pretrained(scorer, format=format, **options)
-    show_summary(score_file(open_source(data, split), fitted, out))
+    fitted = LARFScorer.from_pretrained(scorer, format=reading_of(format, columns, join), **options)
+    summary = score_file(open_source(data, split, config=config, field=field), fitted, out)
+    show_summary(summary)
     print(f"scored rows written to {out}")
+    refuse_unscored(summary)
 
 
 def filter_(
@@ -50,6 +56,9 @@ def filter_(
     ] = "separate",
     split: Split = None,
     format: Format = "auto",  # noqa: A002 - the option's name
+    config: Config = None,
+    field: Field = None,
+    columns: Columns = None,
 ) -> None:
     """Split scored rows by a threshold: kept, removed, unscorable."""
     from ..console import show_summary
@@ -68,7 +77,14 @@ def filter_(
             threshold = Threshold.calibrated(calibrated, _harmless_scores(harmless, scorer), unscorable=unscorable)
         else:
             threshold = getattr(Threshold, chosen[0])(rules[chosen[0]], unscorable=unscorable)
-    show_summary(split_file(open_source(data, split), threshold, out, format=format))
+    show_summary(
+        split_file(
+            open_source(data, split, config=config, field=field),
+            threshold,
+            out,
+            format=reading_of(format, columns, None),
+        )
+    )
     print(f"written to {out}: kept/ removed/ unscorable/")
 
 

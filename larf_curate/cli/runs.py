@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .usage import refuse_unscored
+
 
 def run(
     recipe: Annotated[Path, typer.Argument(help="YAML file: source, scorer, threshold, executor, output.")],
@@ -30,4 +32,5 @@ def run(
         return
     show_summary(done)
     print(f"written to {loaded.output}: kept/ removed/ unscorable/ (Parquet), report.json, plots/")
+    refuse_unscored(done)
     print(f"next: larf-curate report {loaded.output} --html report.html, and look through what was removed")

@@ -5,18 +5,52 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import LarfError
+from ..errors import DataError, LarfError, RowFormatError
 from ..models.options import OPTIONS
+from ..progress import say
 from ..rows.formats import FORMATS
+from ..rows.reading import Reading, check_join, parse_columns
+
+if TYPE_CHECKING:
+    from ..deciding.summary import Summary
 
 Model = Annotated[str, typer.Argument(help=OPTIONS["model"].about.help)]
 Split = Annotated[str | None, typer.Option(help="Split of a dataset that has several.")]
 Format = Annotated[str, typer.Option(help=f"Row format: auto, or one of: {', '.join(FORMATS)}.")]
+Config = Annotated[str | None, typer.Option(help="Configuration of a dataset that has several.")]
+Field = Annotated[str | None, typer.Option(help="Key of a JSON object under which its rows lie.")]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option("--map", help="What columns are called: query=prompt,reply=completion.", metavar="THEIRS=OURS"),
+]
+Join = Annotated[
+    str | None,
+    typer.Option(help="Between a request and its input, or a template with {instruction} and {input}. Default: \\\\n"),
+]
 RunDirectory = Annotated[Path, typer.Argument(help="Directory that `run` or `filter` has written.")]
+
+
+def reading_of(name: str, columns: list[str] | None, join: str | None) -> str:
+    """The format that was asked for, with the names of columns and the join, as one text; see `Reading`."""
+    with wrong_usage(RowFormatError):
+        names = parse_columns(columns or ())
+        return Reading(name, names, None if join is None else check_join(join)).to_text()
+
+
+def refuse_unscored(summary: Summary) -> None:
+    """Say loudly that most rows have no score.
+
+    Raises:
+        DataError: none has one.
+    """
+    if summary.complaint and not summary.scored:
+        raise DataError(summary.complaint)
+    if summary.complaint:
+        say(summary.complaint)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError, one_line
+from ..errors import DataError, Issue, Unscorable, one_line
 from ..rows.formats import RowFormat
 from .excerpts import Excerpt, excerpt_of
 from .thresholds import Threshold
@@ -104,6 +104,24 @@ class RunRecord(PlannedRun):
     finished: str
 
 
+@dataclass(frozen=True)
+class Fault:
+    """The first row that could not be scored for one reason.
+
+    Attributes:
+        issue: the reason, a value of `larf_issue`.
+        row: its place in the source, from 0.
+        detail: the column or turn at fault and what it holds; empty where that is not known.
+    """
+
+    issue: str
+    row: int
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.issue}: first in row {self.row}" + (f", {self.detail}" if self.detail else "")
+
+
 @dataclass(frozen=True, repr=False)
 class Summary:
     """What came of a pass over a dataset.
@@ -111,6 +129,7 @@ class Summary:
     Attributes:
         rows, scored: how many there were, and how many have a score.
         issues: rows by the value of `larf_issue`.
+        faults: the first row of each of these, but for `truncated`.
         quantiles: of the scores, by their name (see `deciding.quantiles`); empty where no row has one.
         highest: the ten rows with the highest scores, from the highest down.
         outcomes: rows kept, removed and unscorable; None where nothing was split.
@@ -131,6 +150,21 @@ class Summary:
     threshold: Threshold | None = None
     execution: str = ""
     run: RunRecord | None = None
+    faults: tuple[Fault, ...] = ()
+
+    @property
+    def complaint(self) -> str:
+        """One line where most rows have no score, that says why; empty where most have one.
+
+        >>> Summary(rows=3, scored=0, faults=(Fault("wrong_type", 0, "column 'a'"),)).complaint
+        "3 of 3 rows have no score (wrong_type: first in row 0, column 'a')"
+        """
+        lost = self.rows - self.scored
+        if 2 * lost <= self.rows:
+            return ""
+        return (
+            f"{lost:,} of {self.rows:,} rows have no score ({'; '.join(map(str, self.faults)) or 'nothing says why'})"
+        )
 
     def __repr__(self) -> str:
         said = f"{self.rows:,} rows, {self.scored:,} scored"
@@ -147,6 +181,7 @@ class Summary:
             "scored": self.scored,
             **(asdict(self.outcomes) if self.outcomes else {}),
             "issues": dict(sorted(self.issues.items())),
+            **({"faults": [asdict(fault) for fault in self.faults]} if self.faults else {}),
             "score_quantiles": dict(self.quantiles),
             "threshold": json.loads(self.threshold.to_json()) if self.threshold else None,
             "highest": [
@@ -178,6 +213,7 @@ class Summary:
                     "rows": values["rows"],
                     "scored": values["scored"],
                     "issues": values["issues"],
+                    "faults": values.get("faults", ()),
                     "quantiles": values["score_quantiles"],
                     "highest": values["highest"],
                     "outcomes": outcomes or None,
@@ -199,6 +235,7 @@ class Tally:
         self.scored = 0
         self.issues: Counter[str] = Counter()
         self._heap: list[tuple[float, int, Excerpt]] = []
+        self._faults: dict[str, Fault] = {}
 
     def add(
         self,
@@ -210,7 +247,11 @@ class Tally:
     ) -> None:
         """Count rows of the source from row `first` on (by default, the one after those seen)."""
         first = self.rows if first is None else first
-        self.issues.update(issue for issue in issues if issue)
+        for place, issue in enumerate(issues):
+            if issue:
+                self.issues[issue] += 1
+                if issue not in self._faults and issue != Issue.TRUNCATED:
+                    self._note(Fault(str(issue), first + place, _detail(rows[place], row_format)))
         self.scored += int((~np.isnan(scores)).sum())
         self.rows += len(rows)
         for place in np.argsort(-scores, kind="stable")[:_HIGHEST]:
@@ -218,6 +259,11 @@ class Tally:
             if np.isnan(score) or (len(self._heap) == _HIGHEST and (score, -number) <= self._heap[0][:2]):
                 continue
             self._push(score, number, excerpt_of(rows[place], row_format, score=score, row=number))
+
+    def _note(self, fault: Fault) -> None:
+        known = self._faults.get(fault.issue)
+        if known is None or fault.row < known.row:
+            self._faults[fault.issue] = fault
 
     def _push(self, score: float, row: int, excerpt: Excerpt) -> None:
         entry = (score, -row, excerpt)  # of equal scores the first row
@@ -231,6 +277,8 @@ class Tally:
         self.rows += other.rows
         self.scored += other.scored
         self.issues.update(other.issues)
+        for fault in other.faults:
+            self._note(fault)
         for excerpt in other.highest:
             if excerpt.score is not None:
                 self._push(excerpt.score, excerpt.row, excerpt)
@@ -255,4 +303,15 @@ class Tally:
             threshold=threshold,
             execution=execution,
             run=run,
+            faults=tuple(self._faults[issue] for issue in sorted(self._faults)),
         )
+
+
+def _detail(row: Mapping[str, Any], row_format: RowFormat | None) -> str:
+    """What is wrong with a row, where that shows without the model."""
+    try:
+        if row_format is not None:
+            row_format.convert(row)
+    except Unscorable as error:
+        return error.detail
+    return ""

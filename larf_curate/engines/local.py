@@ -16,11 +16,11 @@ from ..deciding.splitting import scored_schema, split_table
 from ..deciding.summary import OutcomeCounts, Summary, Tally
 from ..deciding.thresholds import Threshold
 from ..errors import DataError
-from ..progress import progress
-from ..rows.formats import resolve_format
+from ..progress import progress, say
+from ..rows.notices import reading_note
 from ..scoring.columns import ISSUE, SCORE, larf_dtypes, scores_of
 from ..scoring.scorer import LARFScorer
-from ..sources.json_values import rows_of
+from ..sources.json_values import rows_of, text_columns
 from ..sources.tables import ROWS_AT_ONCE, Source
 from ..sources.writing import TableWriter, write_directory, write_file
 
@@ -31,7 +31,9 @@ def score_file(source: Source, scorer: LARFScorer, out: str | Path) -> Summary:
     Raises:
         RowFormatError, ModelError, DataError, OutputError: `out` is then as it was before.
     """
-    form = resolve_format(scorer.format, source.schema.names)
+    form = scorer.row_format(source.schema.names)
+    if note := reading_note(form, source.schema.names, text_columns(source.schema)):
+        say(note)
     schema = scored_schema(source.schema, scorer.spec)
     kept = [name for name in schema.names if name not in larf_dtypes(scorer.layers)]
     columns = form.columns(kept)

@@ -22,12 +22,14 @@ from pydantic import (
 )
 
 from ..deciding.thresholds import Rule, Threshold, UnscorablePolicy
-from ..errors import DataError, PublishError, RecipeError
+from ..errors import DataError, PublishError, RecipeError, RowFormatError
 from ..hub import HubClient, hub_errors
 from ..models.options import DType
 from ..progress import say
 from ..pushing import Destination
 from ..rows.formats import FORMAT_NAMES, resolve_format
+from ..rows.notices import reading_note
+from ..rows.reading import Reading, check_join
 from ..scoring.columns import SCORE
 from .yaml_text import KeyFaultError, override, parse, plain, unknown, validated
 
@@ -62,6 +64,13 @@ def _format(value: str) -> str:
     return value
 
 
+def _join(value: str) -> str:
+    try:
+        return check_join(value)
+    except RowFormatError as error:
+        raise ValueError(str(error)) from None
+
+
 def _blocks(value: object) -> object:
     if value == "auto":
         return value
@@ -81,12 +90,16 @@ class _Section(BaseModel):
 
 
 class SourceSection(_Section):
-    """Where the rows are. See `open_source`, and `plan_shards` for `shard_rows`."""
+    """Where the rows are. See `open_source`; `Reading` for `columns` and `join`; `plan_shards` for `shard_rows`."""
 
     path: Text
     split: Text | None = None
     revision: Text | None = None
+    config: Text | None = None
+    field: Text | None = None
     format: Annotated[str, AfterValidator(_format)] = "auto"
+    columns: dict[str, str] = Field(default_factory=dict)
+    join: Annotated[str, AfterValidator(_join)] | None = None
     shard_rows: int | None = Field(None, ge=1)
 
 
@@ -356,11 +369,11 @@ class Recipe(_Section):
         workers = executor.at_once
         options, rule = request.options, self.threshold.rule
         found = estimate(
-            request.source, rows, self.source.format, str(model), revision, layers, options, workers, executor.threads
+            request.source, rows, request.format, str(model), revision, layers, options, workers, executor.threads
         )
         return RunPlan(
             source=self.source.path,
-            format=resolve_format(self.source.format, request.source.schema.names).name,
+            format=_described_format(request),
             rows=plan.rows,
             shards=len(plan.shards),
             shard_rows=plan.shard_rows,
@@ -403,14 +416,15 @@ class Recipe(_Section):
             raise DataError(
                 f"threshold.harmless: {harmless.name} has no column {SCORE!r}: run `larf-curate score` first"
             )
-        source = open_source(self.source.path, self.source.split, self.source.revision)
+        rows = self.source
+        source = open_source(rows.path, rows.split, rows.revision, config=rows.config, field=rows.field)
         options = {name: getattr(scorer, name) for name in _RUN if scorer.from_ is not None or name != "dtype"}
         if scorer.from_ is not None:
             options["model"] = scorer.model
         return RunRequest(
             source=source,
             shard_rows=self.source.shard_rows,
-            format=self.source.format,
+            format=Reading(self.source.format, self.source.columns, self.source.join).to_text(),
             fit=fit,
             scorer=scorer.from_,
             revision=scorer.revision,
@@ -448,3 +462,12 @@ class Recipe(_Section):
                 commit = HfApi().dataset_info(rows.path, revision=rows.revision).sha
                 rows = rows.model_copy(update={"revision": commit})
         return self.model_copy(update={"source": rows, "scorer": scorer})
+
+
+def _described_format(request: RunRequest) -> str:
+    """The row format, and what it leaves unread."""
+    from ..sources.json_values import text_columns
+
+    schema = request.source.schema
+    row_format = resolve_format(request.format, schema.names)
+    return reading_note(row_format, schema.names, text_columns(schema)).removeprefix("read as ") or row_format.name

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
 from ..errors import Issue, Unscorable
 from .choices import answer_with_choice, choices_of
@@ -14,10 +15,36 @@ from .turns import Conversation, conversation_of, turns_of
 from .values import answer_of, join_texts, kind_of_value, structure_of, text_of
 
 Row = Mapping[str, Any]
-Convert = Callable[[Row], Conversation]
 
-SEPARATOR = "\n\n"
-"""What stands between an instruction and its input."""
+SEPARATOR = "\n"
+"""What stands between a request and its input, as the authors of LARF and LLaMA-Factory join them."""
+
+
+class Convert(Protocol):
+    """A row becomes a conversation; raises `Unscorable` where it holds none."""
+
+    def __call__(self, row: Row, *, join: str = SEPARATOR) -> Conversation:
+        """Convert one row.
+
+        Args:
+            row: column to value.
+            join: what stands between a request and its input, or a template with `{instruction}` and `{input}`.
+        """
+        ...
+
+
+def join_request(request: str, *more: str, join: str = SEPARATOR) -> str:
+    r"""A user's turn out of a request and what it is about.
+
+    >>> join_request("Add.", "1 2")
+    'Add.\n1 2'
+    >>> join_request("Add.", "1 2", join="### Instruction:\n{instruction}\n\n### Input:\n{input}")
+    '### Instruction:\nAdd.\n\n### Input:\n1 2'
+    """
+    if "{instruction}" not in join:
+        return join_texts(request, *more, separator=join)
+    values = {"{instruction}": request, "{input}": join_texts(*more, separator=SEPARATOR)}
+    return re.sub(r"\{instruction\}|\{input\}", lambda match: values[match[0]], join)
 
 
 def exchange(request: str, answer: str, *, before: Iterable[str] = (), after: Iterable[str] = ()) -> Convert:
@@ -30,11 +57,13 @@ def exchange(request: str, answer: str, *, before: Iterable[str] = (), after: It
         after: columns that belong after it.
     """
 
-    def convert(row: Row) -> Conversation:
-        texts = [text_of(row.get(name), name) for name in (*before, request, *after)]
+    def convert(row: Row, *, join: str = SEPARATOR) -> Conversation:
+        leading = [text_of(row.get(name), name) for name in before]
+        following = [text_of(row.get(name), name) for name in after]
         choices = choices_of(row.get("choices"))
         reply = answer_with_choice(row.get(answer), choices) if choices else row.get(answer)
-        user = join_texts(*texts, "\n".join(choices), separator=SEPARATOR)
+        asked = join_texts(*leading, text_of(row.get(request), request), separator=SEPARATOR)
+        user = join_request(asked, *following, "\n".join(choices), join=join)
         messages = [*_history(row), {"role": "user", "content": user}]
         return _conversation([*messages, {"role": "assistant", "content": answer_of(reply, answer)}], row)
 
@@ -90,26 +119,26 @@ def _answer_turns(value: Any, column: str) -> list[Message]:
     return turns
 
 
-def prompt_completion(row: Row) -> Conversation:
+def prompt_completion(row: Row, *, join: str = SEPARATOR) -> Conversation:
     """`prompt` and `completion`: texts or turns; `input` and `context` follow a prompt that is a text."""
     answer = _answer_turns(row.get("completion"), "completion")
-    return _conversation(_history(row) + _prompt_turns(row, "prompt", CONTEXT_COLUMNS) + answer, row)
+    return _conversation(_history(row) + _prompt_turns(row, "prompt", CONTEXT_COLUMNS, join) + answer, row)
 
 
-def _prompt_turns(row: Row, column: str, after: Iterable[str]) -> list[Message]:
+def _prompt_turns(row: Row, column: str, after: Iterable[str], join: str) -> list[Message]:
     turns = _side(row.get(column), "user", column)
     more = [text_of(row.get(name), name) for name in after]
     if isinstance(row.get(column), str) and any(text.strip() for text in more):
-        turns[-1]["content"] = join_texts(turns[-1]["content"], *more, separator=SEPARATOR)
+        turns[-1]["content"] = join_request(turns[-1]["content"], *more, join=join)
     return turns
 
 
-def messages(row: Row) -> Conversation:
+def messages(row: Row, *, join: str = SEPARATOR) -> Conversation:  # noqa: ARG001 - there is nothing to join
     """Chat messages in the column `messages`."""
     return _conversation(turns_of(row.get("messages"), "messages"), row)
 
 
-def sharegpt(row: Row) -> Conversation:
+def sharegpt(row: Row, *, join: str = SEPARATOR) -> Conversation:  # noqa: ARG001 - likewise
     """Chat messages in the column `conversations`."""
     return _conversation(turns_of(row.get("conversations"), "conversations"), row)
 
@@ -117,7 +146,7 @@ def sharegpt(row: Row) -> Conversation:
 def preference(side: str) -> Convert:
     """The conversion of a preference row with the answer in the column `side`, `chosen` or `rejected`."""
 
-    def convert(row: Row) -> Conversation:
+    def convert(row: Row, *, join: str = SEPARATOR) -> Conversation:
         prompt = request_column(row, PREFERENCE_PROMPTS)
         answer = row.get(side)
         if prompt is None and isinstance(answer, str) and (transcript := turns_in_text(answer)):
@@ -128,12 +157,12 @@ def preference(side: str) -> Convert:
         if prompt is None:
             raise Unscorable(Issue.NO_USER, f"no column holds a prompt: {', '.join(PREFERENCE_PROMPTS)}")
         after = [name for name in CONTEXT_COLUMNS if name != prompt]
-        return _conversation(_history(row) + _prompt_turns(row, prompt, after) + turns, row)
+        return _conversation(_history(row) + _prompt_turns(row, prompt, after, join) + turns, row)
 
     return convert
 
 
-def text(row: Row) -> Conversation:
+def text(row: Row, *, join: str = SEPARATOR) -> Conversation:  # noqa: ARG001 - likewise
     """A whole conversation in the column `text`, written out by one of the known templates."""
     whole = text_of(row.get("text"), "text")
     turns = turns_in_text(whole)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from ..errors import RowFormatError
 from . import conversions
-from .conversions import Convert, Row, exchange
+from .conversions import SEPARATOR, Convert, Row, exchange
 from .prompt_columns import CONTEXT_COLUMNS, PREFERENCE_PROMPTS, SYSTEM_COLUMNS, TOOLS_COLUMNS
 from .reading import Reading
 from .tools import Message
@@ -53,11 +54,15 @@ class RowFormat:
             back = {new: old for old, new in columns.items()}
             return tuple(back.get(name, name) for name in names)
 
-        def convert(row: Row) -> Conversation:
+        def convert(row: Row, *, join: str = SEPARATOR) -> Conversation:
             renamed = {name: value for name, value in row.items() if name not in columns.values()}
-            return self.convert({columns.get(name, name): value for name, value in renamed.items()})
+            return self.convert({columns.get(name, name): value for name, value in renamed.items()}, join=join)
 
-        return RowFormat(self.name, own(self.required), own(self.optional), convert, self.example)
+        return replace(self, required=own(self.required), optional=own(self.optional), convert=convert)
+
+    def joined(self, join: str) -> RowFormat:
+        """The same with other texts between a request and its input; see `Reading`."""
+        return replace(self, convert=partial(self.convert, join=join))
 
 
 def columns_of(rows: Iterable[Row]) -> list[str]:
@@ -130,7 +135,7 @@ FORMAT_NAMES = ("auto", *FORMATS)
 
 
 def _custom(function: Callable[[Row], Conversation | list[Message] | None]) -> RowFormat:
-    def convert(row: Row) -> Conversation:
+    def convert(row: Row, *, join: str = SEPARATOR) -> Conversation:  # noqa: ARG001 - the function joins what it likes
         returned = function(row)
         if isinstance(returned, Conversation):
             return conversation_of(turns_of(list(returned.messages)), tools=list(returned.tools))
@@ -139,7 +144,7 @@ def _custom(function: Callable[[Row], Conversation | list[Message] | None]) -> R
     return RowFormat("custom", (), (), convert)
 
 
-def resolve_format(row_format: FormatLike, columns: Iterable[str]) -> RowFormat:
+def resolve_format(row_format: FormatLike, columns: Iterable[str], join: str = SEPARATOR) -> RowFormat:
     """The format of a dataset with these columns.
 
     Args:
@@ -147,6 +152,7 @@ def resolve_format(row_format: FormatLike, columns: Iterable[str]) -> RowFormat:
             row (a mapping of column to value) and returns chat messages, a `Conversation`, or None for a row with
             nothing to score.
         columns: of the whole dataset.
+        join: what stands between a request and its input where the `Reading` does not say it.
 
     Raises:
         RowFormatError: no format fits the columns, or the named one lacks a column.
@@ -166,7 +172,19 @@ def resolve_format(row_format: FormatLike, columns: Iterable[str]) -> RowFormat:
     taken = set(reading.columns.values()) - set(reading.columns)
     names = [reading.columns.get(name, name) for name in available if name not in taken]
     chosen = _choose(reading.format, names)
+    join = join if reading.join is None else reading.join
+    chosen = chosen if join == SEPARATOR else chosen.joined(join)
     return chosen.renamed(reading.columns) if reading.columns else chosen
+
+
+def check_format(name: str) -> None:
+    """Say at once that a name is wrong.
+
+    Raises:
+        RowFormatError: no format has it.
+    """
+    if Reading.from_text(name).format not in FORMAT_NAMES:
+        resolve_format(name, Reading.from_text(name).columns)
 
 
 def fitting(columns: Iterable[str]) -> list[RowFormat]:

@@ -1,4 +1,4 @@
-"""How a dataset is read, as one text: the format, and the names that its columns go by."""
+"""How a dataset is read, as one text: the format, the names its columns go by, and what joins request and input."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ class Reading:
     Attributes:
         format: `auto`, or the name of a row format.
         columns: names of the dataset's columns, and which column of the format each one is.
+        join: what stands between a request and its input, or a template with `{instruction}` and `{input}`; None for
+            what the scorer says, which is a newline unless one has said otherwise.
 
     >>> Reading("auto").to_text()
     'auto'
@@ -28,17 +30,47 @@ class Reading:
 
     format: str = "auto"
     columns: Mapping[str, str] = field(default_factory=dict)
+    join: str | None = None
 
     def to_text(self) -> str:
         """The format's name where there is nothing else to say, JSON otherwise."""
-        if not self.columns:
+        if not self.columns and self.join is None:
             return self.format
-        return json.dumps({"format": self.format, "columns": dict(self.columns)}, sort_keys=True)
+        values = {"format": self.format, "columns": dict(self.columns), "join": self.join}
+        return json.dumps({name: value for name, value in values.items() if value not in ({}, None)}, sort_keys=True)
 
     @classmethod
     def from_text(cls, text: str) -> Reading:
-        """Read what `to_text` wrote, or the name of a format."""
-        return cls(**json.loads(text)) if text.startswith("{") else cls(text)
+        """Read what `to_text` wrote, or the name of a format.
+
+        Raises:
+            RowFormatError: it begins like JSON and is no such object.
+        """
+        if not text.startswith("{"):
+            return cls(text)
+        try:
+            return cls(**json.loads(text))
+        except (ValueError, TypeError):
+            raise RowFormatError(f"{text!r} is no way to read rows") from None
+
+
+READING_VERSION = 2
+"""Of how rows become conversations; part of what scored shards are named after, so that no two versions mix."""
+
+
+def check_join(join: str) -> str:
+    r"""The text itself, with `\n` and `\t` as they are typed in a shell made into a newline and a tab.
+
+    Raises:
+        RowFormatError: it is a template without the request.
+
+    >>> check_join(r"\n\n")
+    '\n\n'
+    """
+    join = join.replace("\\n", "\n").replace("\\t", "\t")
+    if "{input}" in join and "{instruction}" not in join:
+        raise RowFormatError(f"the template {join!r} has {{input}} and no {{instruction}}")
+    return join
 
 
 def parse_columns(pairs: Iterable[str]) -> dict[str, str]:

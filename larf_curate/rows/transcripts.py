@@ -55,7 +55,7 @@ def turns_in_text(text: str) -> list[Message]:
     nothing stands there, a text before the first speaker means that a dialogue is quoted, so there it is no transcript.
 
     >>> turns_in_text("### Instruction:\nAdd.\n\n### Input:\n1 2\n\n### Response:\n3")
-    [{'role': 'user', 'content': 'Add.\n\n1 2'}, {'role': 'assistant', 'content': '3'}]
+    [{'role': 'user', 'content': 'Add.\n1 2'}, {'role': 'assistant', 'content': '3'}]
     >>> turns_in_text("Just a text.")
     []
     """
@@ -94,7 +94,7 @@ def _split(text: str, template: Template) -> list[Message]:
         content = text[match.end() : end]
         content = content.split(template.ends)[0] if template.ends else content
         if turns and turns[-1]["role"] == role == "user" and match["role"].lower() == "input":
-            turns[-1]["content"] += "\n\n" + content.strip()
+            turns[-1]["content"] += "\n" + content.strip()
             continue
         if not turns and (system := _SYSTEM.match(content)):
             turns.append({"role": "system", "content": system["text"].strip()})

@@ -24,9 +24,12 @@ from ..models.locating import locate
 from ..models.options import OPTIONS
 from ..progress import progress, say
 from ..rows.formats import resolve_format
+from ..rows.notices import reading_note
+from ..rows.reading import READING_VERSION
 from ..scoring.artifact import CONFIG, read_artifact, read_config, write_artifact
 from ..scoring.formulas import VERSION
 from ..scoring.references import choose_references
+from ..sources.json_values import text_columns
 from ..sources.tables import Source
 from .executors import ExecutorRequest, StagePlan, chain, living_jobs, outside_of_jobs, start_ray
 from .job import Job
@@ -82,7 +85,10 @@ def run(request: RunRequest) -> Summary | list[str]:
         LarfError: anything cannot be used; what is done stays done, and another run goes on from there.
     """
     refuse_worker()
-    resolve_format(request.format, request.source.schema.names)  # told here, not by a worker
+    schema = request.source.schema
+    row_format = resolve_format(request.format, schema.names)  # told here, not by a worker
+    if note := reading_note(row_format, schema.names, text_columns(schema)):
+        say(note)
     home = request.home.expanduser().resolve()
     with held(home):
         put_in_place(home, home / OWN / "work")  # a run was killed while it did that
@@ -155,7 +161,12 @@ def _job(request: RunRequest, plan: Plan, home: Path) -> Job:
 
 def _scored(request: RunRequest, home: Path, scorer: str) -> Path:
     """The directory of scored shards: named after everything that affects scores."""
-    affects = {"scorer": scorer, "dtype": request.options.get("dtype"), "format": request.format}
+    affects = {
+        "scorer": scorer,
+        "dtype": request.options.get("dtype"),
+        "format": request.format,
+        "rows": READING_VERSION,
+    }
     return home / "scored" / digest_of(affects)[:16]
 
 

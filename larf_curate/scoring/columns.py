@@ -144,6 +144,23 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+def text_names(batch: Any) -> list[str]:
+    """The columns of a row or batch that hold text, as far as its types or its first values show."""
+    if is_lazy(batch) and hasattr(batch, "pa_table"):
+        from ..sources.json_values import text_columns
+
+        return text_columns(batch.pa_table.schema)
+    return [name for name in batch if _is_text(batch[name])]
+
+
+def _is_text(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_is_text(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return any(_is_text(item) for item in value[:1])
+    return isinstance(value, str)
+
+
 def is_batch(batch: Mapping[str, Any], form: RowFormat) -> bool:
     """Whether `map` handed over many rows or one.
 

@@ -23,11 +23,14 @@ from ..hub import HubClient
 from ..models.loading import LoadedModel
 from ..models.options import FitOptions, ModelOptions, RunOptions, check_run_options
 from ..progress import progress as show_progress
+from ..progress import say
 from ..pushing import README, Destination, Files, push_files
 from ..rows.conversions import Row
-from ..rows.formats import FORMATS, FormatLike, RowFormat, columns_of, resolve_format
+from ..rows.formats import FormatLike, RowFormat, check_format, columns_of, resolve_format
+from ..rows.notices import reading_note
+from ..rows.reading import Reading, check_join
 from .artifact import Tensors, artifact_files, read_artifact, write_artifact
-from .columns import Scores, TypedColumn, is_batch, is_lazy, larf_schema, read_column
+from .columns import Scores, TypedColumn, is_batch, is_lazy, larf_schema, read_column, text_names
 from .fitting import CHECK, fit_references
 from .formulas import FittedFormula, Formula, normalise
 from .layer_search.search import safety_layer
@@ -42,9 +45,12 @@ _WINDOW = 4096
 """Rows in memory at a time."""
 _PART = 256
 """Rows encoded together while the next ones are rendered; enough to find others of equal length among them."""
+_said: set[str] = set()
+"""Lines about columns that are not read, each of which is said once in a process."""
 _marks: WeakKeyDictionary[LoadedModel, set[str]] = WeakKeyDictionary()
 """For each model in memory, marks of the scorers that were found to be fitted on it."""
 register(_marks.clear)
+register(_said.clear)
 
 
 class LARFScorer:
@@ -181,22 +187,40 @@ class LARFScorer:
         self,
         *,
         format: FormatLike | None = None,  # noqa: A002 - the word users know
+        columns: Mapping[str, str] | None = None,
+        join: str | None = None,
         **options: Unpack[RunOptions],
     ) -> LARFScorer:
-        """A copy that runs differently but scores the same.
+        """A copy that reads rows or runs in another way.
 
         Args:
             format: how rows become conversations: `auto`, a name, or a function from a row to chat messages.
+            columns: what the dataset calls columns of the format: `{"query": "prompt", "response": "completion"}`.
+            join: what stands between a request and its input (a newline unless it is given), or a template with
+                `{instruction}` and `{input}`. It is kept with the scorer.
             **options: see `RunOptions`.
 
         Raises:
-            RowFormatError: no format has that name.
+            RowFormatError: no format has that name, or a function is to read renamed columns.
             ModelError: the value of an option is wrong.
         """
-        if isinstance(format, str):  # a wrong name is told here, not in the middle of a run
-            known = FORMATS.get(format, FORMATS["messages"])
-            resolve_format(format, known.required)
-        return LARFScorer(self.spec, self._tensors, format or self.format, {**self._options, **options})
+        row_format = format or self.format
+        if columns:
+            if callable(row_format):
+                raise RowFormatError("a function reads the columns as they are: leave columns= out")
+            row_format = replace(Reading.from_text(row_format), columns=columns).to_text()
+        if isinstance(row_format, str):  # a wrong name is said here, not in the middle of a run
+            check_format(row_format)
+        spec = self.spec if join is None else replace(self.spec, join=check_join(join))
+        return LARFScorer(spec, self._tensors, row_format, {**self._options, **options})
+
+    def row_format(self, columns: Iterable[str]) -> RowFormat:
+        """How this scorer reads a dataset with these columns.
+
+        Raises:
+            RowFormatError: they fit no format.
+        """
+        return resolve_format(self.format, columns, self.spec.join)
 
     # What it knows of itself ------------------------------------------------------------------------------------------
 
@@ -274,7 +298,7 @@ class LARFScorer:
             progress: called with the number of rows just done.
         """
         names = list(columns) if columns is not None else columns_of(rows)
-        return self._annotate(rows, resolve_format(self.format, names), rank, progress)
+        return self._annotate(rows, self.row_format(names), rank, progress)
 
     def __call__(self, batch: Mapping[str, Any], rank: int | None = None) -> dict[str, Any]:
         """For `Dataset.map`: batched or not, streaming or not, any `num_proc`, `with_rank`. Adds the larf columns.
@@ -284,8 +308,9 @@ class LARFScorer:
         """
         if not isinstance(batch, Mapping):
             raise RowFormatError(f"rows come as {type(batch).__name__}, not as mappings: call .with_format(None) first")
-        form = resolve_format(self.format, batch)
+        form = self.row_format(batch)
         names = form.columns(batch)
+        self._say_what_is_not_read(batch, form, rank)
         if is_batch(batch, form):
             columns = {name: read_column(batch, name) for name in names}
             rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
@@ -296,6 +321,13 @@ class LARFScorer:
         if is_lazy(batch):
             return dict(scores.arrow())  # one element each: the writer joins them, with their types
         return {name: values[0] for name, values in scores.columns().items()}
+
+    def _say_what_is_not_read(self, batch: Mapping[str, Any], row_format: RowFormat, rank: int | None) -> None:
+        """One line for a dataset, from its first process."""
+        note = "" if rank else reading_note(row_format, batch, text_names(batch))
+        if note and note not in _said:
+            _said.add(note)
+            say(note)
 
     def _annotate(
         self,

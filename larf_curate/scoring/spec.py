@@ -11,10 +11,11 @@ from ..errors import ScorerError
 from ..models.demo import NAME as DEMO
 from ..models.locating import commit_of
 from ..models.options import EncodingOptions, ModelOptions, RunOptions
+from ..rows.conversions import SEPARATOR
 from .formulas import VERSION, Formula
 from .layer_search.profile import LayerProfile
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class ScorerSpec(EncodingOptions):
         quantiles: of the scores of the references.
         packages: versions of the libraries it was fitted with, by name.
         search: the search that found the layer, without its decisions; None where the layer was given.
+        join: what stands between a request and its input in the rows it scores; see `rows.reading.Reading`.
         format_version: of the files.
     """
 
@@ -98,6 +100,7 @@ class ScorerSpec(EncodingOptions):
     quantiles: ReferenceQuantiles
     packages: Mapping[str, str]
     search: LayerProfile | None = None
+    join: str = SEPARATOR
     formula_version: int = VERSION
     format_version: int = FORMAT_VERSION
 

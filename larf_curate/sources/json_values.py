@@ -25,6 +25,27 @@ def is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
+def text_columns(schema: pa.Schema) -> list[str]:
+    """The columns that hold text, at any depth.
+
+    >>> text_columns(pa.schema([("n", pa.int64()), ("turns", pa.list_(pa.struct([("content", pa.string())])))]))
+    ['turns']
+    """
+    return [field.name for field in schema if _holds_text(field.type)]
+
+
+def _holds_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind) or is_list(kind):
+        return _holds_text(kind.value_type)
+    if pa.types.is_struct(kind):
+        return any(_holds_text(field.type) for field in kind)
+    if pa.types.is_map(kind):
+        return _holds_text(kind.item_type)
+    return is_json(kind) or bool(
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
+
+
 def holds_json(kind: pa.DataType) -> bool:
     """Whether there is `arrow.json` in this type, at any depth.
 

@@ -54,7 +54,7 @@ MULTI = [U, A, ("user", "More?"), ("assistant", "No.")]
         pytest.param({"instruction": "Hi?", "output": "Hello."}, [U, A], id="alpaca-no-input"),
         pytest.param(
             {"instruction": "Add.", "input": "1 2", "output": "3"},
-            [("user", "Add.\n\n1 2"), ("assistant", "3")],
+            [("user", "Add.\n1 2"), ("assistant", "3")],
             id="alpaca-input",
         ),
         pytest.param(
@@ -72,7 +72,7 @@ MULTI = [U, A, ("user", "More?"), ("assistant", "No.")]
         ),
         pytest.param(
             {"instruction": "Sum up.", "context": "A text.", "response": "Text.", "category": "summarization"},
-            [("user", "Sum up.\n\nA text."), ("assistant", "Text.")],
+            [("user", "Sum up.\nA text."), ("assistant", "Text.")],
             id="dolly",
         ),
         pytest.param({"instruction": "Hi?", "context": "", "response": "Hello."}, [U, A], id="dolly-no-context"),
@@ -154,7 +154,7 @@ def test_null_keys_of_arrow_structs_and_unknown_keys_are_left_out() -> None:
     [
         pytest.param({"prompt": "Hi?"}, str, [U], id="strings"),
         pytest.param({"question": "Hi?", "system": "Be kind."}, str, [("system", "Be kind."), U], id="question-system"),
-        pytest.param({"instruction": "Add.", "input": "1 2"}, str, [("user", "Add.\n\n1 2")], id="instruction-input"),
+        pytest.param({"instruction": "Add.", "input": "1 2"}, str, [("user", "Add.\n1 2")], id="instruction-input"),
         pytest.param({"prompt": openai(*MULTI[:3])}, str, MULTI[:3], id="prompt-turns"),
         pytest.param({"prompt": openai(U)}, lambda said: openai(("assistant", said)), [U], id="turn-lists"),
         pytest.param(

@@ -8,7 +8,8 @@ import pytest
 
 from larf_curate.errors import Issue, RowFormatError, Unscorable
 from larf_curate.rows.formats import FORMATS, resolve_format
-from larf_curate.rows.reading import Reading, parse_columns
+from larf_curate.rows.notices import reading_note
+from larf_curate.rows.reading import Reading, check_join, parse_columns
 
 HI, HELLO = ("user", "Hi?"), ("assistant", "Hello.")
 BE_KIND = ("system", "Be kind.")
@@ -24,17 +25,17 @@ def turns(row: dict[str, Any], row_format: str = "auto") -> list[tuple[str, str]
     [
         pytest.param(
             {"instruction": "Add.", "input": "1 2", "response": "3"},
-            [("user", "Add.\n\n1 2"), ("assistant", "3")],
+            [("user", "Add.\n1 2"), ("assistant", "3")],
             id="instruction-input-response",
         ),
         pytest.param(
             {"context": "A text.", "question": "What is it?", "answer": "Text."},
-            [("user", "A text.\n\nWhat is it?"), ("assistant", "Text.")],
+            [("user", "A text.\nWhat is it?"), ("assistant", "Text.")],
             id="context-question-answer",
         ),
         pytest.param(
             {"instruction": "Sum up.", "context": "A text.", "output": "Text."},
-            [("user", "Sum up.\n\nA text."), ("assistant", "Text.")],
+            [("user", "Sum up.\nA text."), ("assistant", "Text.")],
             id="instruction-context-output",
         ),
         pytest.param(
@@ -55,12 +56,12 @@ def turns(row: dict[str, Any], row_format: str = "auto") -> list[tuple[str, str]
         ),
         pytest.param(
             {"question": "Which is red?", "choices": ["Mars", "Venus"], "answer": 0},
-            [("user", "Which is red?\n\nA. Mars\nB. Venus"), ("assistant", "A. Mars")],
+            [("user", "Which is red?\nA. Mars\nB. Venus"), ("assistant", "A. Mars")],
             id="question-choices-answer",
         ),
         pytest.param(
             {"question": "Which?", "choices": {"text": ["Mars", "Venus"], "label": ["1", "2"]}, "answer": "2"},
-            [("user", "Which?\n\n1. Mars\n2. Venus"), ("assistant", "2. Venus")],
+            [("user", "Which?\n1. Mars\n2. Venus"), ("assistant", "2. Venus")],
             id="choices-with-labels",
         ),
     ],
@@ -101,6 +102,62 @@ def test_an_answer_without_a_prompt_is_no_conversation(answer):
 def test_numbers_and_booleans_are_the_text_that_a_trainer_sees(value, text):
     assert turns({"question": "Hi?", "answer": value}) == [HI, ("assistant", text)]
     assert turns({"question": value, "answer": "Hello."}) == [("user", text), HELLO]
+
+
+# What stands between a request and its input ------------------------------------------------------------------------
+
+TEMPLATE = "Below.\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+
+
+@pytest.mark.parametrize(
+    ("join", "text"),
+    [
+        (None, "Add {input}.\n1 2"),  # as the authors of LARF and LLaMA-Factory write it
+        ("\n\n", "Add {input}.\n\n1 2"),
+        ("", "Add {input}.1 2"),
+        (TEMPLATE, "Below.\n\n### Instruction:\nAdd {input}.\n\n### Input:\n1 2\n\n### Response:\n"),
+    ],
+)
+@pytest.mark.parametrize("answer", ["output", "response", "chosen"])
+def test_request_and_input_are_joined_as_a_trainer_joins_them(join, text, answer):
+    row = {
+        "instruction": "Add {input}.",
+        "input": "1 2",
+        answer: "3",
+        **({"rejected": "4"} if answer == "chosen" else {}),
+    }
+    assert turns(row, Reading("auto", join=join).to_text()) == [("user", text), ("assistant", "3")]
+    assert turns({**row, "input": ""}, Reading("auto", join="\n\n").to_text())[0] == ("user", "Add {input}.")
+
+
+def test_a_join_is_typed_as_in_a_shell_and_a_template_needs_its_request():
+    assert check_join(r"\n\n") == "\n\n"
+    with pytest.raises(RowFormatError, match=r"no {instruction}"):
+        check_join("### Input: {input}")
+
+
+# What is not read ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("columns", "note"),
+    [
+        (["instruction", "input", "output"], ""),
+        (["question", "answer", "larf_issue"], ""),
+        (["instruction", "output", "category"], "read as alpaca (instruction, output); not read: category"),
+        (
+            ["messages", "instruction", "output"],
+            "read as messages (messages); not read: instruction, output, which would be alpaca",
+        ),
+        (
+            ["prompt", "chosen", "rejected", "output", "instruction"],
+            "read as preference (prompt, chosen, rejected, instruction); not read: output, which would be alpaca",
+        ),
+    ],
+)
+def test_texts_that_are_not_read_are_named_in_one_line(columns, note):
+    assert reading_note(resolve_format("auto", columns), columns, columns) == note
+    assert reading_note(resolve_format(lambda row: None, columns), columns, columns) == ""
 
 
 # Names of columns ---------------------------------------------------------------------------------------------------
@@ -167,7 +224,7 @@ def test_transcripts_keep_their_system_turn_and_all_others():
     alpaca = "Below is an instruction.\n\n### Instruction:\nAdd.\n\n### Input:\n1 2\n\n### Response:\n3"
     assert turns({"text": alpaca}, "text") == [
         ("system", "Below is an instruction."),
-        ("user", "Add.\n\n1 2"),
+        ("user", "Add.\n1 2"),
         ("assistant", "3"),
     ]
     llama = "<s>[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\nHi? [/INST] Hello. </s><s>[INST] More? [/INST] No. </s>"
