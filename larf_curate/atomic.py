@@ -55,3 +55,16 @@ def scratch_path(path: Path, *, directory: bool) -> Iterator[Path]:
                 shutil.rmtree(scratch, ignore_errors=True)
             else:
                 scratch.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """A directory that appears under its name when all of it is written; one that is there already stays.
+
+    Raises:
+        OutputError: it cannot be written there.
+    """
+    with scratch_path(path, directory=True) as scratch:
+        yield scratch
+        if not path.exists():
+            scratch.rename(path)

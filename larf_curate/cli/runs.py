@@ -27,8 +27,10 @@ def run(
         show_plan(loaded.plan())
         return
     done = loaded.run()
-    if isinstance(done, list):
-        print(f"submitted to Slurm: jobs {', '.join(done)}; run the recipe again to see the result, or to go on")
+    from ..runs.driver import Submitted
+
+    if isinstance(done, Submitted):
+        print(f"submitted to Slurm: jobs {', '.join(done.jobs)}; run the recipe again to see the result, or to go on")
         return
     show_summary(done)
     print(f"written to {loaded.output}: kept/ removed/ unscorable/ (Parquet), report.json, plots/")

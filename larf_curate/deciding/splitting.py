@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 
 import pyarrow as pa
 
-from ..scoring.columns import larf_dtypes, larf_schema, scores_of
+from ..scoring.columns import ISSUE, SCORE, larf_dtypes, larf_schema, scores_of
 from ..scoring.spec import ScorerSpec
+from ..sources.json_values import rows_of
 from ..sources.tables import conform
+from .excerpts import excerpt_format
 from .layout import METADATA_KEY, without_directories
+from .summary import OutcomeCounts, Summary, Tally
 from .thresholds import Threshold
 
 
@@ -37,3 +41,38 @@ def split_table(table: pa.Table, threshold: Threshold, first_row: int) -> dict[s
     """Scored rows, the first of them row `first_row` of the dataset, by outcome: kept, removed, unscorable."""
     masks = threshold.outcomes(scores_of(table), first_row)
     return {outcome: conform(table.filter(pa.array(mask)), table.schema) for outcome, mask in masks.items()}
+
+
+def split_tables(
+    tables: Iterable[tuple[int, pa.Table]],
+    threshold: Threshold,
+    write: Callable[[str, pa.Table], None],
+    format: str = "auto",  # noqa: A002 - the word users know
+) -> Summary:
+    """Hand every row of some scored tables to `write` under its outcome, whole and in order.
+
+    Args:
+        tables: with the number of their first row in the dataset, from 0.
+        threshold: fitted.
+        write: takes an outcome (kept, removed or unscorable) and rows of it, perhaps none; called for each table and
+            outcome.
+        format: how to read the texts of the highest rows for the summary.
+
+    Returns:
+        Counts and the highest rows; no quantiles, and no threshold.
+
+    Raises:
+        ThresholdError: the threshold is not fitted, or the column `larf_score` holds no numbers.
+        RowFormatError: the columns do not fit the format that was asked for by name.
+    """
+    tally, counts = Tally(), OutcomeCounts()
+    for first_row, table in tables:
+        row_format = excerpt_format(format, table.column_names)
+        read = row_format.columns(table.column_names) if row_format else table.column_names
+        rows = rows_of(table, [*read, SCORE, ISSUE])
+        tally.add(rows, row_format, scores_of(table), [row.get(ISSUE) for row in rows], first_row)
+        parts = split_table(table, threshold, first_row)
+        for outcome, part in parts.items():
+            write(outcome, part)
+        counts += OutcomeCounts(**{outcome: len(part) for outcome, part in parts.items()})
+    return tally.summary(outcomes=counts)

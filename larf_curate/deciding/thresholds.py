@@ -294,12 +294,18 @@ class Threshold:
         return rule if self.rows is None else f"{rule}: {self.removed} of {self.rows} rows, above {self.value:.6g}"
 
     def to_json(self) -> str:
-        """One JSON object of the attributes; an infinite score (all or none go) as a string, since JSON has none."""
-        fields = {
+        """One JSON object of the attributes; an infinite score (all or none go) as a string, since JSON has none.
+
+        Two keys differ from the attributes, so that files written earlier are read: `unscorable` is the number of
+        such rows, and `nulls` where they go (null is "separate").
+        """
+        stored = {
             name: str(value) if isinstance(value, float) and math.isinf(value) else value
             for name, value in asdict(self).items()
         }
-        return json.dumps(fields, sort_keys=True)
+        policy, stored["unscorable"] = stored["unscorable"], stored.pop("unscorable_rows")
+        stored["nulls"] = None if policy == "separate" else policy
+        return json.dumps(stored, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Threshold:
@@ -309,11 +315,15 @@ class Threshold:
             ThresholdError: it is something else.
         """
         try:
-            fields: Mapping[str, Any] = json.loads(text)
+            fields: dict[str, Any] = json.loads(text)
+            fields["unscorable_rows"], policy = fields["unscorable"], fields.pop("nulls")
+            fields["unscorable"] = "separate" if policy is None else policy
             value, spared_score = _stored(fields["value"]), _stored(fields.get("spared_score"))
             spared_from = fields.get("spared_from")
             if fields["rule"] not in get_args(Rule):
                 raise ValueError(f"rule {fields['rule']!r}")
+            if not isinstance(fields["unscorable_rows"], int | None):
+                raise TypeError(f"unscorable {fields['unscorable_rows']!r}")
             if (spared_score is None) != (spared_from is None) or not isinstance(spared_from, int | None):
                 raise ValueError(f"spared_score {spared_score!r}, spared_from {spared_from!r}")
             return cls(**{**fields, "value": value, "spared_score": spared_score})

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ..deciding.excerpts import excerpt_format
 from ..deciding.layout import OUTCOMES, SUMMARY
 from ..deciding.quantiles import SUMMARY_LEVELS, named_quantiles
-from ..deciding.splitting import scored_schema, split_table
-from ..deciding.summary import OutcomeCounts, Summary, Tally
+from ..deciding.splitting import scored_schema, split_tables
+from ..deciding.summary import Summary, Tally
 from ..deciding.thresholds import Threshold
 from ..errors import DataError
 from ..progress import progress, say
 from ..rows.notices import reading_note
-from ..scoring.columns import ISSUE, SCORE, larf_dtypes, scores_of
+from ..scoring.columns import SCORE, larf_dtypes, scores_of
 from ..scoring.scorer import LARFScorer
 from ..sources.json_values import rows_of, text_columns
 from ..sources.tables import ROWS_AT_ONCE, Source
@@ -73,36 +74,32 @@ def split_file(
         DataError: there is no score column. OutputError: `out` cannot be written. ThresholdError: see `Threshold`.
     """
     fitted = threshold.fit_chunks(score_chunks(source))
-    form = excerpt_format(format, source.schema.names)
-    columns = [*(form.columns(source.schema.names) if form else source.schema.names), SCORE, ISSUE]
-    tally = Tally()
-    counts = dict.fromkeys(OUTCOMES, 0)
-    with write_directory(Path(out), SUMMARY) as home:
+    with write_directory(Path(out), SUMMARY) as home, ExitStack() as stack:
         writers: dict[str, TableWriter] = {}
         for outcome in OUTCOMES:
             (home / outcome).mkdir()
-            writers[outcome] = TableWriter(home / outcome / "data.parquet", source.schema)
-        try:
-            for table in source.tables(ROWS_AT_ONCE):
-                for outcome, part in split_table(table, fitted, tally.rows).items():
-                    writers[outcome].write(part)
-                    counts[outcome] += len(part)
-                rows = rows_of(table, columns)
-                tally.add(rows, form, scores_of(table), [row.get(ISSUE) for row in rows])
-        finally:
-            for writer in writers.values():
-                writer.close()
-        if sum(counts.values()) != source.rows:
-            raise DataError(
-                f"{source.name} changed while it was read: {source.rows} rows before, {sum(counts.values())} now"
-            )
-        summary = tally.summary(
-            quantiles=named_quantiles(score_chunks(source), SUMMARY_LEVELS),
-            outcomes=OutcomeCounts(**counts),
-            threshold=fitted,
+            writers[outcome] = stack.enter_context(closing(TableWriter(home / outcome / "data.parquet", source.schema)))
+        summary = split_tables(
+            _with_first_rows(source.tables(ROWS_AT_ONCE)),
+            fitted,
+            lambda outcome, rows: writers[outcome].write(rows),
+            format,
         )
+        stack.close()  # files are whole once they are closed
+        if summary.rows != source.rows:
+            raise DataError(f"{source.name} changed while it was read: {source.rows} rows before, {summary.rows} now")
+        quantiles = named_quantiles(score_chunks(source), SUMMARY_LEVELS)
+        summary = replace(summary, threshold=fitted, quantiles=quantiles)
         (home / SUMMARY).write_text(summary.to_json() + "\n", encoding="utf-8")
     return summary
+
+
+def _with_first_rows(tables: Iterable[pa.Table]) -> Iterator[tuple[int, pa.Table]]:
+    """Tables that follow one another, each with the number of its first row."""
+    first_row = 0
+    for table in tables:
+        yield first_row, table
+        first_row += len(table)
 
 
 def read_scores(source: Source) -> NDArray[np.float64]:

@@ -24,8 +24,8 @@ class About:
 
     Attributes:
         help: one or two sentences, for the command line and the docs.
-        changes_scores: whether scores may differ with it. If not, scored shards are found again whatever it is, and a
-            published recipe leaves it out.
+        changes_scores: whether scores may differ with it. If not, a published recipe leaves it out, and scored shards
+            are found again whatever it is (but not on another `device`, which decides what precision `auto` is).
         changes_model: whether another value needs another model in memory.
         run_option: whether it may be given again where a fitted scorer is loaded; see `RunOptions`.
         run_help: what it means there, if not the same.

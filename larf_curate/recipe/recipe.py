@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args, get_type_hints
 
@@ -35,8 +35,9 @@ from .yaml_text import KeyFaultError, override, parse, plain, unknown, validated
 
 if TYPE_CHECKING:
     from ..deciding.summary import Summary
-    from ..runs.driver import RunRequest
+    from ..runs.driver import Submitted
     from ..runs.estimate import Estimate
+    from ..runs.request import RunRequest
     from ..sources.tables import Source
 
 RULES = get_args(Rule)
@@ -176,6 +177,28 @@ class ThresholdSection(_Section):
     def rule(self) -> tuple[Rule, float]:
         """Name and amount."""
         return next((rule, getattr(self, rule)) for rule in RULES if getattr(self, rule) is not None)
+
+    def to_threshold(self) -> Threshold:
+        """The rule as a `Threshold`; `calibrated` without `harmless` is yet to get its scorer's own harmless scores.
+
+        Raises:
+            DataError: `harmless` cannot be read, or has no scores. ThresholdError: it has too few of them.
+        """
+        from ..engines.local import read_scores
+        from ..sources.files import open_source
+
+        rule, amount = self.rule
+        if rule != "calibrated":
+            make: Callable[..., Threshold] = getattr(Threshold, rule)
+            return make(amount, unscorable=self.unscorable)
+        if self.harmless is None:
+            return Threshold(rule, amount, unscorable=self.unscorable)
+        source = open_source(self.harmless)
+        if SCORE not in source.schema.names:
+            raise DataError(
+                f"threshold.harmless: {self.harmless} has no column {SCORE!r}: run `larf-curate score` first"
+            )
+        return Threshold.calibrated(amount, read_scores(source), unscorable=self.unscorable)
 
 
 class ExecutorSection(BaseModel):
@@ -323,7 +346,7 @@ class Recipe(_Section):
         values = self.model_dump(by_alias=True, exclude_defaults=True)
         return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
-    def run(self) -> Summary | list[str]:
+    def run(self) -> Summary | Submitted:
         """Do it, write the report, and publish where the recipe says so; see `larf_curate.runs.driver.run`.
 
         What Slurm runs is reported and published by the run that finds it finished.
@@ -333,12 +356,12 @@ class Recipe(_Section):
         """
         from ..publishing.push_run import push_run
         from ..publishing.write_report import write_report
-        from ..runs.driver import run
+        from ..runs.driver import Submitted, run
 
         if self.publish is not None:
             HubClient().require_token()
         done = run(self.request())
-        if not isinstance(done, list):
+        if not isinstance(done, Submitted):
             write_report(self.output)
             if self.publish is not None:
                 publish = self.publish
@@ -355,21 +378,33 @@ class Recipe(_Section):
             LarfError: rows, model or threshold cannot be used.
         """
         from ..runs.driver import preview
-        from ..runs.estimate import estimate
+        from ..runs.estimate import ScoringWork, estimate
         from ..scoring.artifact import read_artifact
 
         request = self.request()
         plan, pending = preview(request)
         rows = plan.rows_in(pending)
         model, layers, revision = self.scorer.model, self.scorer.layers, self.scorer.revision
+        dtype = self.scorer.dtype or "auto"
         if self.scorer.from_ is not None:
             spec, _ = read_artifact(self.scorer.from_, revision)
             model, layers, revision = model or spec.model, list(spec.layers), spec.commit
+            dtype = self.scorer.dtype or spec.dtype
         executor = request.executor
         workers = executor.at_once
-        options, rule = request.options, self.threshold.rule
-        found = estimate(
-            request.source, rows, request.format, str(model), revision, layers, options, workers, executor.threads
+        rule = self.threshold.rule
+        work = ScoringWork(
+            source=request.source,
+            format=request.format,
+            rows=rows,
+            model=str(model),
+            layers=tuple(layers),
+            revision=revision,
+            dtype=dtype,
+            device=self.scorer.device,
+            trust_remote_code=self.scorer.trust_remote_code,
+            workers=workers,
+            threads=executor.threads,
         )
         return RunPlan(
             source=self.source.path,
@@ -385,7 +420,7 @@ class Recipe(_Section):
             threshold=f"{rule[0]} {rule[1]:g}; rows without a score: {self.threshold.unscorable}",
             executor=f"{executor.kind}: {executor.tasks} tasks, {workers} at a time",
             output=self.output,
-            estimate=found,
+            estimate=estimate(work),
         )
 
     def request(self) -> RunRequest:
@@ -394,28 +429,19 @@ class Recipe(_Section):
         Raises:
             LarfError: the source or the references cannot be read.
         """
-        from ..runs.driver import RunRequest
         from ..runs.executors import ExecutorRequest
+        from ..runs.request import RunRequest
         from ..scoring.references import choose_references
         from ..sources.files import open_source
 
         scorer, executor = self.scorer, self.executor
-        (rule, amount), fit = self.threshold.rule, None
+        fit = None
         if scorer.from_ is None:
             fit = {"model": scorer.model, "layer": scorer.layers or "auto", "revision": scorer.revision}
             fit |= {name: value for name in (*_FIT, *_RUN) if (value := getattr(scorer, name))}
             if scorer.strict_references:
                 choose_references(scorer.references, scorer.unsafe, scorer.safe).lint().raise_for_findings()
-        # What is wrong with the threshold is told now, not after the scoring.
-        if rule != "calibrated":
-            getattr(Threshold, rule)(amount)
-        harmless, path = None, self.threshold.harmless
-        if path is not None:
-            harmless = replace(open_source(path), name=path)  # a pattern is opened again by its own name
-        if harmless is not None and SCORE not in harmless.schema.names:
-            raise DataError(
-                f"threshold.harmless: {harmless.name} has no column {SCORE!r}: run `larf-curate score` first"
-            )
+        threshold = self.threshold.to_threshold()  # what is wrong with it is told now, not after the scoring
         rows = self.source
         source = open_source(rows.path, rows.split, rows.revision, config=rows.config, field=rows.field)
         options = {name: getattr(scorer, name) for name in _RUN if scorer.from_ is not None or name != "dtype"}
@@ -429,10 +455,7 @@ class Recipe(_Section):
             scorer=scorer.from_,
             revision=scorer.revision,
             options={name: value for name, value in options.items() if value},
-            rule=rule,
-            amount=amount,
-            harmless=harmless,
-            unscorable=self.threshold.unscorable,
+            threshold=threshold,
             executor=ExecutorRequest(
                 executor.kind, executor.tasks, executor.workers, executor.options, executor.address, executor.wait
             ),

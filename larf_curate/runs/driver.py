@@ -1,109 +1,80 @@
-"""A recipe's run: what is to be done, in which stages, on whose executor; and what to do when it was cut off."""
+"""The driver of a recipe's run: what is to be done, on whose executor, and what to do when an earlier run was cut off.
+
+The life of a run: `run` locks the run directory (rundir), divides the source into shards (shards), and makes a job of
+what is yet to be done (request, job). The job's stages (stages) run on one of datatrove's executors (executors), here
+while this process watches (watching, signals), or as Slurm's jobs (slurm). The last stage moves the results to their
+names (rundir).
+"""
 
 from __future__ import annotations
 
-import hashlib
-import itertools
-import os
 import re
-import socket
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from datatrove.executor.base import PipelineExecutor
-
-from ..deciding.summary import ExecutorRecord, PlannedRun, ScorerRecord, SourceRecord, Summary
-from ..deciding.thresholds import Rule, UnscorablePolicy
-from ..engines.datatrove_steps import LARFAnnotator
+from ..deciding.summary import Summary
 from ..errors import DataError, LarfError, OutputError, one_line
-from ..models.locating import locate
-from ..models.options import OPTIONS
 from ..progress import progress, say
 from ..rows.formats import resolve_format
 from ..rows.notices import reading_note
-from ..rows.reading import READING_VERSION
-from ..scoring.artifact import CONFIG, read_artifact, read_config, write_artifact
-from ..scoring.formulas import VERSION
-from ..scoring.references import choose_references
+from ..scoring.artifact import CONFIG, read_artifact
 from ..sources.json_values import text_columns
-from ..sources.tables import Source
-from .executors import ExecutorRequest, StagePlan, chain, living_jobs, outside_of_jobs, start_ray
-from .job import Job
-from .rundir import OWN, finished, held, placed, put_in_place, remember_jobs, starting
-from .shards import Plan, digest_of, missing, plan_shards
-from .signals import LOGS, failure, refuse_worker
-from .stages import FindThreshold, Finish, FitScorer, ReadShards, SplitShards, WriteShards
-from .watching import console_to, rows_left, watched
+from .executors import StagePlan, chain, start_ray
+from .job import Job, make_job
+from .request import RunRequest
+from .rundir import OWN, finished_result, locked, make_directories, move_results_into_place, save_submitted_jobs
+from .shards import Plan, missing, plan_shards
+from .signals import first_failure, logs_in_environment, refuse_nested_run
+from .slurm import any_unfinished, login_node_environment
+from .stages import stages_of
+from .watching import rows_left, stderr_to, watched_stage
 
-_runs = itertools.count(1)  # of this process: two within one second must not share their logs
-_BATCH = 4096  # rows sorted by length and scored together, or a shard where that is less
+_SECONDS = 2.0  # between two looks at Slurm's jobs
 
 
 @dataclass(frozen=True)
-class RunRequest:
-    """All that a run is made of.
+class Submitted:
+    """The run was handed to Slurm, which was not to be waited for: `jobs` are the numbers of its jobs, in order."""
 
-    Attributes:
-        source: the rows; `shard_rows`: see `plan_shards`; `format`: of the rows.
-        fit: arguments of `LARFScorer.fit`; None where `scorer` names a fitted one (at `revision` on the Hub).
-        options: see `RunOptions`.
-        rule, amount, unscorable: the threshold; `harmless`: scored rows for `calibrated`.
-        home: the run directory.
-        recipe: the resolved recipe, as text.
-    """
-
-    source: Source
-    shard_rows: int | None
-    format: str
-    fit: dict[str, Any] | None
-    scorer: str | None
-    revision: str | None
-    options: dict[str, Any]
-    rule: Rule
-    amount: float
-    harmless: Source | None
-    unscorable: UnscorablePolicy
-    executor: ExecutorRequest
-    home: Path
-    recipe: str
+    jobs: tuple[str, ...]
 
 
-def run(request: RunRequest) -> Summary | list[str]:
+def run(request: RunRequest) -> Summary | Submitted:
     """Score what no earlier run into this directory has scored, find the threshold, split the rows.
 
     Shards that were scored before, with everything that affects scores the same, are not scored again. Nothing of an
     earlier result is touched until the new one is complete.
 
     Returns:
-        What came of it; the numbers of the jobs that will do it, where Slurm is not waited for.
+        What came of it; or the jobs that will do it, where Slurm is not waited for.
 
     Raises:
         LarfError: anything cannot be used; what is done stays done, and another run goes on from there.
     """
-    refuse_worker()
+    refuse_nested_run()
     schema = request.source.schema
-    row_format = resolve_format(request.format, schema.names)  # told here, not by a worker
+    row_format = resolve_format(request.format, schema.names)  # one that does not fit is told before any worker starts
     if note := reading_note(row_format, schema.names, text_columns(schema)):
         say(note)
-    home = request.home.expanduser().resolve()
-    with held(home):
-        put_in_place(home, home / OWN / "work")  # a run was killed while it did that
+    home = request.directory
+    with locked(home):
+        work = home / OWN / "work"
+        move_results_into_place(home, work)  # a run may have been killed while it did that
         plan = plan_shards(request.source, request.shard_rows, home / OWN / "files.json")
         if not plan.rows:
             raise DataError(f"{plan.name} holds no rows")
-        job = _job(request, plan, home)
-        if (done := finished(job)) is not None:
-            return done
-        with starting(home, job):
-            job.save(plan, request.recipe)
-        stages = _stages(request, plan, job)
+        job = make_job(request, plan, work)
+        if (result := finished_result(job)) is not None:
+            return result
+        make_directories(job)
+        job.save(plan, request.recipe)
+        stages = stages_of(job, plan, request.executor.tasks)
         if request.executor.kind == "slurm":
-            return _on_slurm(request, stages, plan, job)
-        return _here(request, stages, plan, job)
+            return _run_on_slurm(request, stages, plan, job)
+        return _run_here(request, stages, plan, job)
 
 
 def preview(request: RunRequest) -> tuple[Plan, list[int]]:
@@ -113,195 +84,85 @@ def preview(request: RunRequest) -> tuple[Plan, list[int]]:
         LarfError: as `run` would.
     """
     resolve_format(request.format, request.source.schema.names)
-    home = request.home.expanduser().resolve()
     plan = plan_shards(request.source, request.shard_rows)
-    return plan, missing(plan, _scored(request, home, _digest_of_scorer(request)))
+    return plan, missing(plan, request.scored_directory(request.scorer_digest()))
 
 
-def _job(request: RunRequest, plan: Plan, home: Path) -> Job:
-    digest = _digest_of_scorer(request)
-    scorer = home / "scorer" / digest
-    if request.scorer is not None:
-        _copy_scorer(request, scorer)
-    scored = _scored(request, home, digest)
-    fit = {} if (scorer / CONFIG).is_file() else {**(request.fit or {})}
-    now = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
-    logs = home / "logs" / f"{now}-{os.getpid()}-{next(_runs)}"
-    harmless = plan_shards(request.harmless).digest if request.harmless else None
-    threshold = [request.rule, request.amount, harmless, request.unscorable]
-    planned = PlannedRun(
-        source=SourceRecord(plan.name, plan.rows, len(plan.shards), plan.digest),
-        scorer=ScorerRecord(str(scorer.relative_to(home)), digest),
-        scored=str(scored.relative_to(home)),
-        format=request.format,
-        executor=ExecutorRecord(request.executor.kind, request.executor.tasks),
-        digest=digest_of([scored.name, plan.digest, threshold])[:16],
-        started=now,
-    )
-    return Job(
-        home=str(home),
-        logs=str(logs),
-        work=str(home / OWN / "work"),
-        scorer=str(scorer),
-        fit=fit,
-        scored=str(scored),
-        pending=missing(plan, scored),
-        format=request.format,
-        options=request.options,
-        threads=request.executor.threads,
-        rule=request.rule,
-        amount=request.amount,
-        harmless=request.harmless.name if request.harmless else None,
-        unscorable=request.unscorable,
-        directory=str(Path.cwd()),
-        driver=[os.getpid(), socket.gethostname()] if request.executor.kind == "local" else [],
-        run=planned,
-    )
-
-
-def _scored(request: RunRequest, home: Path, scorer: str) -> Path:
-    """The directory of scored shards: named after everything that affects scores."""
-    affects = {
-        "scorer": scorer,
-        "dtype": request.options.get("dtype"),
-        "format": request.format,
-        "rows": READING_VERSION,
-    }
-    return home / "scored" / digest_of(affects)[:16]
-
-
-def _digest_of_scorer(request: RunRequest) -> str:
-    """Of everything that a scorer says; known before it is fitted."""
-    if request.fit is None:
-        assert request.scorer is not None
-        return hashlib.sha256(read_config(request.scorer, request.revision)).hexdigest()[:16]
-    fit = request.fit
-    pairs = choose_references(*(fit.get(name) for name in ("references", "unsafe", "safe")))
-    without = {"references", "unsafe", "safe", *(o.name for o in OPTIONS.values() if not o.about.changes_scores)}
-    decisive = {name: value for name, value in fit.items() if name not in without}
-    version = locate(fit["model"], fit.get("revision")).version
-    return digest_of([decisive, _file_state(fit.get("chat_template")), version, pairs.digest, VERSION])[:16]
-
-
-def _copy_scorer(request: RunRequest, place: Path) -> None:
-    """Beside what it scores: a run can be understood, and repeated, from its directory alone."""
-    if not (place / CONFIG).is_file():
-        spec, tensors = read_artifact(str(request.scorer), request.revision)
-        with placed(place) as scratch:
-            write_artifact(scratch, spec, tensors)
-
-
-def _file_state(path: str | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    except OSError:
-        return path  # text
-
-
-def _stages(request: RunRequest, plan: Plan, job: Job) -> list[StagePlan]:
-    stages = []
-    tasks = min(request.executor.tasks, len(plan.shards))
-    if job.fit:
-        stages.append(StagePlan("fit", [FitScorer(job.path)], 1, model=True))
-    if job.pending:
-        options: dict[str, Any] = {**job.options, "format": job.format, "threads": job.threads}
-        score = LARFAnnotator(job.scorer, batch_size=_BATCH, **options)
-        steps = [ReadShards(job.path), score, WriteShards(job.path)]
-        stages.append(StagePlan("score", steps, min(tasks, len(job.pending)), model=True))
-    threshold, split, finish = FindThreshold(job.path), SplitShards(job.path), Finish(job.path, tasks)
-    if tasks == 1:  # what one task does in a row needs no jobs that wait for each other
-        stages.append(StagePlan("filter", [threshold, split, finish], 1))
-    else:
-        stages.append(StagePlan("threshold", [threshold], 1))
-        stages.append(StagePlan("filter", [split], tasks))
-        stages.append(StagePlan("finish", [finish], 1))
-    return stages
-
-
-# Running ------------------------------------------------------------------------------------------------------------
-
-
-def _here(request: RunRequest, stages: Sequence[StagePlan], plan: Plan, job: Job) -> Summary:
+def _run_here(request: RunRequest, stages: Sequence[StagePlan], plan: Plan, job: Job) -> Summary:
     """One stage after the other, locally or on Ray, while this process waits."""
     logs = Path(job.logs)
-    os.environ[LOGS] = job.logs
-    with console_to(logs / "console.log"):
+    with logs_in_environment(logs), stderr_to(logs / "console.log"):
         if request.executor.kind == "ray":
             start_ray(request.executor)
         executors = chain(request.executor, stages, logs)
         for number, (stage, executor) in enumerate(zip(stages, executors, strict=True), 1):
             say(f"stage {number} of {len(stages)}: {stage.name}")
             rows = plan.rows_in(job.pending) if stage.name == "score" else 0
-            with watched(rows, plan, job):
+            with watched_stage(rows, plan, job):
                 try:
                     executor.run()
                 except LarfError as error:
-                    raise failure(logs) or error from error
+                    raise first_failure(logs) or error from error
                 except OSError as error:  # datatrove's own files, on a disk that is full
-                    raise failure(logs) or OutputError(f"{logs} cannot be written: {error}") from error
-            if stage.name == "fit" and not failure(logs):
+                    raise first_failure(logs) or OutputError(f"{logs} cannot be written: {error}") from error
+            if stage.name == "fit" and not first_failure(logs):
                 say(read_artifact(job.scorer)[0].summary())
             if executor.get_incomplete_ranks(skip_completed=True):  # Ray goes on past failed tasks
-                raise failure(logs) or LarfError(f"stage {stage.name} did not finish; its logs are in {logs}")
+                raise first_failure(logs) or LarfError(f"stage {stage.name} did not finish; its logs are in {logs}")
     return _result(job)
 
 
-def _result(job: Job) -> Summary:
-    summary = finished(job)
-    if summary is None:
-        raise failure(Path(job.logs)) or LarfError(f"the run ended without a result; its logs are in {job.logs}")
-    return summary
-
-
-def _on_slurm(request: RunRequest, stages: Sequence[StagePlan], plan: Plan, job: Job) -> Summary | list[str]:
+def _run_on_slurm(request: RunRequest, stages: Sequence[StagePlan], plan: Plan, job: Job) -> Summary | Submitted:
     """Submit all stages, each depending on the one before; wait for them where that is asked for."""
     logs = Path(job.logs)
     if re.search(r"\s", str(logs)):
         raise OutputError(f"output: {job.home} has a blank in its path, which datatrove's Slurm scripts cannot take")
-    if last := _last_failure(logs):
-        say(f"the jobs of the last run failed: {last}")
-    executors: list[PipelineExecutor] = chain(request.executor, stages, logs)
-    with console_to(logs / "console.log"), outside_of_jobs():
-        try:
-            executors[-1].run()
-        except Exception as error:  # sbatch is not there, or says no
-            sys.stderr.flush()
-            said = re.findall(r"^sbatch: (?:error: )?(.+)$", (logs / "console.log").read_text(errors="replace"), re.M)
-            why = "; ".join(said) or one_line(error)
-            raise LarfError(f"Slurm takes no jobs: {why} (see {logs / 'console.log'})") from error
-        finally:
-            jobs = [str(executor.job_id) for executor in executors if getattr(executor, "job_id", None)]
-            remember_jobs(Path(job.home), jobs)
+    if failure := _failure_of_the_run_before(logs):
+        say(f"the jobs of the last run failed: {failure}")
+    jobs = _submit(request, stages, job)
     if not request.executor.wait:
-        return jobs
+        return Submitted(jobs)
     rows = plan.rows_in(job.pending)
     with progress(rows, "scoring", show=bool(rows)) as update:
-        seen = 0
-        while _alive(jobs):
-            time.sleep(2)
-            done = rows - rows_left(plan, job)
-            update(done - seen)
-            seen = done
+        scored = 0
+        while any_unfinished(jobs):
+            time.sleep(_SECONDS)
+            scored_now = rows - rows_left(plan, job)
+            update(scored_now - scored)
+            scored = scored_now
     if job.fit and (Path(job.scorer) / CONFIG).is_file():
         say(read_artifact(job.scorer)[0].summary())
     return _result(job)
 
 
-def _alive(jobs: Sequence[str]) -> bool:
-    """Whether any of these jobs is queued or running; a controller that restarts is asked again for five minutes."""
-    for attempt in itertools.count(1):
+def _submit(request: RunRequest, stages: Sequence[StagePlan], job: Job) -> tuple[str, ...]:
+    """The numbers of the jobs, which are kept for the next run even where only some of them could be submitted."""
+    logs = Path(job.logs)
+    executors = chain(request.executor, stages, logs)
+    with stderr_to(logs / "console.log"), login_node_environment():
         try:
-            return bool(living_jobs(jobs))
-        except LarfError:
-            if attempt == 30:
-                raise
-            time.sleep(10)
-    raise AssertionError
+            executors[-1].run()
+        except Exception as error:  # sbatch is not there, or says no
+            sys.stderr.flush()
+            console = (logs / "console.log").read_text(errors="replace")
+            reason = "; ".join(re.findall(r"^sbatch: (?:error: )?(.+)$", console, re.M)) or one_line(error)
+            raise LarfError(f"Slurm takes no jobs: {reason} (see {logs / 'console.log'})") from error
+        finally:
+            numbers = (getattr(executor, "job_id", None) for executor in executors)
+            jobs = tuple(str(number) for number in numbers if number)
+            save_submitted_jobs(Path(job.home), list(jobs))
+    return jobs
 
 
-def _last_failure(logs: Path) -> LarfError | None:
+def _result(job: Job) -> Summary:
+    summary = finished_result(job)
+    if summary is None:
+        failure = first_failure(Path(job.logs))
+        raise failure or LarfError(f"the run ended without a result; its logs are in {job.logs}")
+    return summary
+
+
+def _failure_of_the_run_before(logs: Path) -> LarfError | None:
     """What the run before this one failed of; nobody was there to read it."""
     earlier = sorted(path for path in logs.parent.iterdir() if path.is_dir() and path != logs)
-    return failure(earlier[-1]) if earlier else None
+    return first_failure(earlier[-1]) if earlier else None

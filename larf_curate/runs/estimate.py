@@ -1,9 +1,10 @@
-"""What a run would take, told before it starts: rows, blocks, memory, time."""
+"""What scoring would take, estimated before it starts: blocks, memory, time."""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,32 @@ _SPOTS, _ROWS = 8, 32
 _CHARACTERS_PER_TOKEN = 4
 _QUANTISED = {"int8": 1.0, "nf4": 0.52}  # bytes a weight, with the scales of its rows or blocks
 _SHARE = 0.6  # of the matrix rate; what batches of real rows reach on the machines measured
+
+
+@dataclass(frozen=True)
+class ScoringWork:
+    """Rows to score, and with what.
+
+    Attributes:
+        source, format: where a few rows are looked at, and how they become conversations.
+        rows: how many are to be scored.
+        model, revision, dtype, device, trust_remote_code: see `EncoderConfig`.
+        layers: blocks that are read; empty where a search is to find one, which runs them all.
+        workers: tasks at a time, each with its own model.
+        threads: CPU threads of one worker; 0 for all.
+    """
+
+    source: Source
+    format: str
+    rows: int
+    model: str
+    layers: tuple[int, ...]
+    revision: str | None = None
+    dtype: DType = "auto"
+    device: str | None = None
+    trust_remote_code: bool = False
+    workers: int = 1
+    threads: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,65 +74,66 @@ class Estimate:
     dtype: str
 
 
-def estimate(
-    source: Source,
-    rows: int,
-    format: str,  # noqa: A002 - the word users know
-    model: str,
-    revision: str | None,
-    layers: Sequence[int],
-    options: dict[str, Any],
-    workers: int,
-    threads: int,
-) -> Estimate:
+def estimate(work: ScoringWork) -> Estimate:
     """Look at a few rows, at the model's config and at this machine; nothing of the model's weights is read.
 
     Raises:
         ModelError: the model is unknown, or has no such block.
     """
-    import torch
-
-    device = find_device(options.get("device"))
-    asked: DType = options.get("dtype") or "auto"
-    dtype = find_dtype(asked, device)
+    device = find_device(work.device)
+    dtype = find_dtype(work.dtype, device)
     shape = shape_of(
-        model, revision, max(layers, default=None), trust_remote_code=bool(options.get("trust_remote_code"))
+        work.model, work.revision, max(work.layers, default=None), trust_remote_code=work.trust_remote_code
     )
-    if threads:
-        torch.set_num_threads(threads)
-    tokens = int(_tokens_of_a_row(source, format) * rows)
+    tokens = int(_tokens_per_row(work.source, work.format) * work.rows)
     operations = 2.0 * shape.block_parameters * tokens
-    rate = _SHARE * _matrix_rate(device, dtype)
+    with _torch_threads(work.threads):
+        rate = _SHARE * _matrix_rate(device, dtype)
     return Estimate(
-        blocks=max(layers, default=shape.total_blocks - 1) + 1,
+        blocks=max(work.layers, default=shape.total_blocks - 1) + 1,
         total_blocks=shape.total_blocks,
         parameters=shape.parameters,
-        bytes=_bytes(shape, asked, dtype.itemsize),
+        bytes=_bytes(shape, work.dtype, dtype.itemsize),
         tokens=tokens,
         operations=operations,
         rate=rate,
-        seconds=operations / rate / max(1, workers),
+        seconds=operations / rate / max(1, work.workers),
         device=str(device),
-        dtype=settle_dtype(asked, device),
+        dtype=settle_dtype(work.dtype, device),
     )
 
 
-def _bytes(shape: Shape, dtype: DType, plain: int) -> int:
-    """Of the weights; those that are not quantised take `plain` each."""
+def _bytes(shape: Shape, dtype: DType, bytes_per_weight: int) -> int:
+    """Of the weights; those that are not quantised take `bytes_per_weight` each."""
     linear = shape.linear_parameters if dtype in _QUANTISED else 0
-    return round((shape.parameters - linear) * plain + linear * _QUANTISED.get(dtype, 0))
+    return round((shape.parameters - linear) * bytes_per_weight + linear * _QUANTISED.get(dtype, 0))
 
 
-def _tokens_of_a_row(source: Source, format: str) -> float:  # noqa: A002 - the word users know
-    form = resolve_format(format, source.schema.names)
+def _tokens_per_row(source: Source, format: str) -> float:  # noqa: A002 - the word users know
+    """About how many, from the characters of a few rows here and there."""
+    row_format = resolve_format(format, source.schema.names)
     characters = seen = 0
     for spot in range(_SPOTS):
         start = spot * source.rows // _SPOTS
         for table in source.tables(_ROWS, start, min(start + _ROWS, source.rows)):
-            for row in rows_of(table, form.columns(source.schema.names)):
+            for row in rows_of(table, row_format.columns(source.schema.names)):
                 characters += len(row_text(row, format))
                 seen += 1
     return characters / max(1, seen) / _CHARACTERS_PER_TOKEN
+
+
+@contextlib.contextmanager
+def _torch_threads(threads: int) -> Iterator[None]:
+    """Compute on as many threads as a worker will; 0 leaves them. The caller's own number comes back."""
+    import torch
+
+    before = torch.get_num_threads()
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _matrix_rate(device: Any, dtype: Any) -> float:

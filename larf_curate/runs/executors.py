@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import re
-import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -139,28 +136,3 @@ def start_ray(request: ExecutorRequest) -> None:
         if len(nodes) < 2:
             raise LarfError(f"{said}: ask for less in executor")
         say(f"{said}; waiting for a larger one")
-
-
-@contextlib.contextmanager
-def outside_of_jobs() -> Iterator[None]:
-    """Submit as from a login node: inside a job datatrove takes itself for a task, and sbatch inherits limits."""
-    inherited = {name: os.environ.pop(name) for name in list(os.environ) if re.match(r"SLURM_(?!CONF$)|SBATCH_", name)}
-    try:
-        yield
-    finally:
-        os.environ.update(inherited)
-
-
-def living_jobs(jobs: Sequence[str]) -> list[str]:
-    """Those of these Slurm jobs that are queued or running."""
-    if not jobs:
-        return []
-    # Of one number that it has forgotten squeue says that it is invalid; of several it says nothing.
-    command = ["squeue", "--noheader", "--format=%A", f"--jobs={','.join([*jobs, jobs[0]])}"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return []
-    if found.returncode:
-        raise LarfError(f"Slurm cannot be asked whether jobs {', '.join(jobs)} have ended: {found.stderr.strip()}")
-    return sorted(set(found.stdout.split()))

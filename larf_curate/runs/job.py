@@ -1,33 +1,55 @@
-"""One run, as its workers know it: a file that says everything, and a plan of the shards beside it."""
+"""One run as its workers know it: a file that says everything, and a plan of the shards beside it."""
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import socket
+import time
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ..atomic import write_text
+from ..atomic import new_directory, write_text
 from ..cache import register
 from ..deciding.layout import RECIPE
-from ..deciding.summary import PlannedRun
-from ..deciding.thresholds import Rule, UnscorablePolicy
-from .shards import Plan
+from ..deciding.summary import ExecutorRecord, PlannedRun, ScorerRecord, SourceRecord
+from ..deciding.thresholds import Threshold
+from ..scoring.artifact import CONFIG, read_artifact, write_artifact
+from .request import RunRequest
+from .shards import Plan, missing
+
+_run_numbers = itertools.count(1)  # of this process: two within one second must not share their logs
+
+
+@dataclass(frozen=True)
+class Driver:
+    """The process that workers end with, and the machine it is on."""
+
+    process: int
+    host: str
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run, as its workers know it. All paths are absolute.
+    """One run as its workers know it. All paths are absolute.
 
     Attributes:
-        home: the run directory; `logs`: this run's own directory in it; `work`: where results lie until all are there.
-        scorer: the directory of the fitted scorer; `fit` how to fit it, empty where it was given.
-        scored: the directory of scored shards; `pending`: those to score now.
-        format: of the rows; `options`: see `RunOptions`; `threads`: of one worker, 0 for all.
-        rule, amount, harmless, unscorable: the threshold.
+        home: the run directory.
+        logs: this run's own directory in it.
+        work: where results are until all of them are there.
+        scorer: the directory of the fitted scorer.
+        fit: arguments of `LARFScorer.fit`; None where there is nothing to fit.
+        scored: the directory of scored shards.
+        pending: indexes of the shards to score now.
+        format: of the rows.
+        options: see `RunOptions`.
+        threads: CPU threads of one worker, 0 for all.
+        threshold: not fitted to the scores yet.
         directory: the working directory, to which relative paths in the recipe refer.
-        driver: process and machine that workers end with; empty where they outlive it.
+        driver: None where workers outlive it.
         run: what the summary will say of the run.
     """
 
@@ -35,18 +57,15 @@ class Job:
     logs: str
     work: str
     scorer: str
-    fit: dict[str, Any]
+    fit: dict[str, Any] | None
     scored: str
     pending: list[int]
     format: str
     options: dict[str, Any]
     threads: int
-    rule: Rule
-    amount: float
-    harmless: str | None
-    unscorable: UnscorablePolicy
+    threshold: Threshold
     directory: str
-    driver: list[Any]
+    driver: Driver | None
     run: PlannedRun
 
     @property
@@ -54,14 +73,18 @@ class Job:
         return str(Path(self.logs) / "job.json")
 
     def save(self, plan: Plan, recipe: str) -> None:
-        """Write what workers read."""
+        """Write what workers read.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
         for name, text in (("plan.json", plan.to_json()), (RECIPE, recipe), ("job.json", json.dumps(asdict(self)))):
             write_text(Path(self.logs) / name, text)
 
 
 @cache
 def job_at(path: str) -> tuple[Job, Plan]:
-    """A run never changes its job, so a process reads it once."""
+    """The job that `Job.save` wrote there, and its shards. A run never changes its job, so a process reads it once."""
     from pydantic import TypeAdapter
 
     job: Job = TypeAdapter(Job).validate_json(Path(path).read_bytes())
@@ -69,3 +92,54 @@ def job_at(path: str) -> tuple[Job, Plan]:
 
 
 register(job_at.cache_clear)
+
+
+def make_job(request: RunRequest, plan: Plan, work: Path) -> Job:
+    """What there is to do; of a scorer that is given, a copy is made in the run directory.
+
+    Args:
+        request: what is asked for.
+        plan: the shards of its source.
+        work: where results are until all of them are there.
+
+    Raises:
+        LarfError: the scorer, its references or its model cannot be found, or the run directory cannot be written.
+    """
+    home = request.directory
+    digest = request.scorer_digest()
+    scorer, scored = home / "scorer" / digest, request.scored_directory(digest)
+    if request.scorer is not None:
+        _copy_scorer(request.scorer, request.revision, scorer)
+    started = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
+    return Job(
+        home=str(home),
+        logs=str(home / "logs" / f"{started}-{os.getpid()}-{next(_run_numbers)}"),
+        work=str(work),
+        scorer=str(scorer),
+        fit=None if (scorer / CONFIG).is_file() else request.fit,
+        scored=str(scored),
+        pending=missing(plan, scored),
+        format=request.format,
+        options=request.options,
+        threads=request.executor.threads,
+        threshold=request.threshold,
+        directory=str(Path.cwd()),
+        driver=Driver(os.getpid(), socket.gethostname()) if request.executor.kind == "local" else None,
+        run=PlannedRun(
+            source=SourceRecord(plan.name, plan.rows, len(plan.shards), plan.digest),
+            scorer=ScorerRecord(str(scorer.relative_to(home)), digest),
+            scored=str(scored.relative_to(home)),
+            format=request.format,
+            executor=ExecutorRecord(request.executor.kind, request.executor.tasks),
+            digest=request.result_digest(digest, plan),
+            started=started,
+        ),
+    )
+
+
+def _copy_scorer(name: str, revision: str | None, directory: Path) -> None:
+    """Beside what it scores: a run can be understood, and repeated, from its directory alone."""
+    if not (directory / CONFIG).is_file():
+        spec, tensors = read_artifact(name, revision)
+        with new_directory(directory) as scratch:
+            write_artifact(scratch, spec, tensors)

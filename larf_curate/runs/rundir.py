@@ -3,46 +3,48 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
 import socket
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from ..deciding.layout import OUTCOMES, RECIPE, SUMMARY
 from ..deciding.summary import Summary
-from ..errors import DataError, OutputError
-from .executors import living_jobs
+from ..errors import DataError, LarfError, OutputError
 from .job import Job
-from .signals import die_with
+from .signals import exit_with
+from .slurm import unfinished_jobs
 
 OWN = ".larf"  # marks a run directory, and holds what only runs need
 _JOBS = "slurm.json"
-_held: set[Path] = set()
+_locked_here: set[Path] = set()
 
 
-def _after_fork() -> None:
+def _exit_with_parent() -> None:
     """What is forked during a run (datatrove's managers) ends with it; left to itself it would outlive a killed one."""
-    if _held:
-        _held.clear()
-        die_with(os.getppid())
+    if _locked_here:
+        _locked_here.clear()
+        exit_with(os.getppid())
 
 
-os.register_at_fork(after_in_child=_after_fork)
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+    os.register_at_fork(after_in_child=_exit_with_parent)
 
 
 @contextlib.contextmanager
-def held(home: Path) -> Iterator[None]:
+def locked(home: Path) -> Iterator[None]:
     """The run directory for one run alone; the lock goes with the process, however it ends.
 
     Raises:
         OutputError: another run has it, or it is something else, or cannot be written.
+        LarfError: this system has no POSIX file locks.
     """
+    require_posix()
     own = home / OWN
-    if home in _held:  # to the lock, all of a process is one
+    if home in _locked_here:  # to a file lock, all of a process is one
         raise OutputError(f"another run is at work in {home} (in this process): let it end, or choose another output")
     try:
         if home.exists() and not own.is_dir() and (not home.is_dir() or any(home.iterdir())):
@@ -52,58 +54,84 @@ def held(home: Path) -> Iterator[None]:
     except OSError as error:
         raise OutputError(f"{home} cannot be written: {error.strerror or error}") from error
     with lock:
-        try:
-            # Not flock: what datatrove forks would hold that too, and some of it outlives a driver that was killed.
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _try_lock(lock):
             lock.seek(0)
             raise OutputError(
                 f"another run is at work in {home} ({lock.read().strip() or 'process unknown'}): let it end, or choose "
                 "another output"
-            ) from None
-        if alive := living_jobs(submitted_jobs(home)):
+            )
+        if unfinished := unfinished_jobs(_submitted_jobs(home)):
             raise OutputError(
-                f"jobs of an earlier run into {home} are queued or running: {', '.join(alive)}; let them end, or "
+                f"jobs of an earlier run into {home} are queued or running: {', '.join(unfinished)}; let them end, or "
                 "scancel them"
             )
         with contextlib.suppress(OSError):  # on a full disk nobody learns who it is; what it writes next says so
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {socket.gethostname()}")
             lock.flush()
-        _held.add(home)
+        _locked_here.add(home)
         try:
             yield
         finally:
-            _held.remove(home)
+            _locked_here.remove(home)
 
 
-def remember_jobs(home: Path, jobs: list[str]) -> None:
+def require_posix() -> None:
+    """Refuse a system on which recipes cannot run: locks, workers and signals are POSIX's.
+
+    Raises:
+        LarfError: there are no POSIX file locks, as on Windows.
+    """
+    try:
+        import fcntl  # noqa: F401
+    except ImportError:
+        raise LarfError(
+            "recipes run on POSIX systems alone: use Linux, macOS, or WSL on Windows. Scoring (LARFScorer, "
+            "`larf-curate score`) and splitting (Threshold, `larf-curate filter`) work here"
+        ) from None
+
+
+def _try_lock(file: IO[str]) -> bool:
+    import fcntl
+
+    try:
+        # Not flock: what datatrove forks would hold that too, and some of it outlives a driver that was killed.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def save_submitted_jobs(home: Path, jobs: list[str]) -> None:
+    """Keep the numbers of Slurm jobs for the next run: it must not start while they are queued or running."""
     (home / OWN / _JOBS).write_text(json.dumps(jobs))
 
 
-def submitted_jobs(home: Path) -> list[str]:
+def _submitted_jobs(home: Path) -> list[str]:
     try:
         return list(json.loads((home / OWN / _JOBS).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return []
 
 
-@contextlib.contextmanager
-def starting(home: Path, job: Job) -> Iterator[None]:
-    """A clean place for this run: what a killed one has left half-done goes."""
+def make_directories(job: Job) -> None:
+    """Make the directories of a run, without what a killed one has left half-done in them.
+
+    Raises:
+        OutputError: they cannot be written.
+    """
     try:
         shutil.rmtree(job.work, ignore_errors=True)
-        for scratch in Path(job.scored).glob(".*.parquet.*"):
-            scratch.unlink(missing_ok=True)
+        for unfinished in Path(job.scored).glob(".*.parquet.*"):
+            unfinished.unlink(missing_ok=True)
         for directory in (job.work, job.scored, job.logs):
             Path(directory).mkdir(parents=True, exist_ok=True)
-        yield
     except OSError as error:
-        raise OutputError(f"{home} cannot be written: {error.strerror or error}") from error
+        raise OutputError(f"{job.home} cannot be written: {error.strerror or error}") from error
 
 
-def finished(job: Job) -> Summary | None:
-    """The result of an earlier run of the same recipe on the same rows, if it lies there."""
+def finished_result(job: Job) -> Summary | None:
+    """The result of an earlier run of the same recipe on the same rows, if it is there."""
     home = Path(job.home)
     try:
         summary = Summary.from_json((home / SUMMARY).read_text(encoding="utf-8"))
@@ -114,10 +142,13 @@ def finished(job: Job) -> Summary | None:
     return summary if whole and same else None
 
 
-def put_in_place(home: Path, work: Path) -> None:
+def move_results_into_place(home: Path, work: Path) -> None:
     """Move finished results to their names. Killed half-way, it goes on where it was when it is called again.
 
     The summary goes first and comes last: while it is there, what lies beside it is whole and belongs to it.
+
+    Raises:
+        OutputError: they cannot be moved there.
     """
     if not (work / SUMMARY).is_file():
         shutil.rmtree(work, ignore_errors=True)  # half of a result, or what the last one has replaced
@@ -136,15 +167,3 @@ def put_in_place(home: Path, work: Path) -> None:
     except OSError as error:
         raise OutputError(f"{home} cannot be written: {error.strerror or error}") from error
     shutil.rmtree(work, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def placed(path: Path) -> Iterator[Path]:
-    """A directory that appears under its name when all of it is written; one that is there already stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
-        made = Path(scratch) / "made"
-        made.mkdir()
-        yield made
-        if not path.exists():
-            made.rename(path)

@@ -1,4 +1,8 @@
-"""What the driver of a run learns of its workers, and a worker of its driver, whatever the executor passes on."""
+"""What the driver of a run learns of its workers, and a worker of its driver, whatever the executor passes on.
+
+Each task of a run leaves files in the directory `tasks` of the run's logs: `NAME.alive` holds the process and machine
+that are at work on it, and goes when the task ends; `NAME.failed` holds what went wrong.
+"""
 
 from __future__ import annotations
 
@@ -9,50 +13,50 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
 from pathlib import Path
 
 from .. import errors
-from ..cache import register
 from ..errors import LarfError, OutputError, one_line
 from .job import Job
 
-LOGS = "LARF_CURATE_LOGS"  # in the environment of a run's workers: where its signs are
+_LOGS_VARIABLE = "LARF_CURATE_LOGS"  # in the environment of a run's workers: the directory of the run's logs
+_RECORDS = "tasks"
+_watched_processes: set[int] = set()
 
 
 @contextmanager
-def reported(job: Job, task: str) -> Iterator[None]:
-    """Say that the task is at work, and why it failed if it does, in files: executors differ in what they tell.
+def task_records(job: Job, task: str) -> Iterator[None]:
+    """Record that the task is at work, and why it failed if it does, in files: executors differ in what they pass on.
 
     Raises:
         LarfError: for whatever was raised; one that any process can unpickle.
     """
-    signs = Path(job.logs) / "tasks"
+    records = Path(job.logs) / _RECORDS
     try:
         os.chdir(job.directory)  # Ray's workers begin elsewhere
-        signs.mkdir(exist_ok=True)
-        (signs / f"{task}.failed").unlink(missing_ok=True)
-        alive = signs / f"{task}.alive"
+        records.mkdir(exist_ok=True)
+        (records / f"{task}.failed").unlink(missing_ok=True)
+        alive = records / f"{task}.alive"
         alive.write_text(f"{os.getpid()} {socket.gethostname()}")
-        if job.driver and job.driver[1] == socket.gethostname() and job.driver[0] != os.getpid():
-            die_with(job.driver[0])
+        driver = job.driver
+        if driver is not None and driver.host == socket.gethostname() and driver.process != os.getpid():
+            exit_with(driver.process)
         try:
             yield
         finally:
             alive.unlink(missing_ok=True)
     except (Exception, SystemExit) as error:  # a pool whose worker exits waits for it for ever
-        told = _as_larf_error(error)
-        tell(Path(job.logs), task, told)
-        raise told from error
+        failure = _as_larf_error(error)
+        record_failure(Path(job.logs), task, failure)
+        raise failure from error
 
 
-def tell(logs: Path, task: str, error: LarfError) -> None:
-    """Leave word of what went wrong; where that fails too (a full disk), it is on its way by other roads."""
+def record_failure(logs: Path, task: str, error: LarfError) -> None:
+    """Leave a record of what went wrong; where that fails too (a full disk), the exception itself has to do."""
     with suppress(OSError):
-        (logs / "tasks").mkdir(exist_ok=True)
-        (logs / "tasks" / f"{task}.failed").write_text(
-            json.dumps({"kind": type(error).__name__, "message": str(error)})
-        )
+        (logs / _RECORDS).mkdir(exist_ok=True)
+        text = json.dumps({"kind": type(error).__name__, "message": str(error)})
+        (logs / _RECORDS / f"{task}.failed").write_text(text)
 
 
 def _as_larf_error(error: BaseException) -> LarfError:
@@ -63,33 +67,33 @@ def _as_larf_error(error: BaseException) -> LarfError:
     return LarfError(f"{type(error).__name__}: {one_line(error)}")
 
 
-def failure(logs: Path, task: str = "*") -> LarfError | None:
-    """What the first failed task of a run said."""
-    first, told = float("inf"), None
-    for path in (logs / "tasks").glob(f"{task}.failed"):
+def first_failure(logs: Path, task: str = "*") -> LarfError | None:
+    """What the first task to fail has recorded; `task` is a pattern of names."""
+    earliest, failure = float("inf"), None
+    for path in (logs / _RECORDS).glob(f"{task}.failed"):
         try:
-            said, when = json.loads(path.read_text()), path.stat().st_mtime_ns
-            kind: type[LarfError] = getattr(errors, said["kind"], LarfError)
-            if when < first:
-                first, told = when, LarfError.__new__(kind, said["message"])
+            record, written = json.loads(path.read_text()), path.stat().st_mtime_ns
+            kind: type[LarfError] = getattr(errors, record["kind"], LarfError)
+            if written < earliest:
+                earliest, failure = written, LarfError.__new__(kind, record["message"])
         except (OSError, ValueError, KeyError):  # half written, or begun anew
             continue
-    return told
+    return failure
 
 
-def killed(logs: Path) -> str | None:
-    """A task whose process is gone without a word, on this machine."""
-    for path in (logs / "tasks").glob("*.alive"):
+def killed_task(logs: Path) -> str | None:
+    """The name of a task whose process on this machine is gone, without having recorded a failure."""
+    for path in (logs / _RECORDS).glob("*.alive"):
         try:
             process, host = path.read_text().split()
         except (OSError, ValueError):
             continue
-        if host == socket.gethostname() and _gone(int(process)) and path.exists():  # it may have ended well since
+        if host == socket.gethostname() and _is_gone(int(process)) and path.exists():  # it may have ended well since
             return path.stem
     return None
 
 
-def _gone(process: int) -> bool:
+def _is_gone(process: int) -> bool:
     """Also where its parent has not asked yet how it ended: such a process still has its number."""
     try:
         os.kill(process, 0)
@@ -101,29 +105,42 @@ def _gone(process: int) -> bool:
     return state == "Z"
 
 
-@cache
-def die_with(driver: int) -> None:
-    """A worker whose driver was killed would go on, unseen, beside the next run."""
+def exit_with(process: int) -> None:
+    """End this process soon after another one: a worker whose driver was killed would go on beside the next run."""
+    if process in _watched_processes:
+        return
+    _watched_processes.add(process)
 
     def watch() -> None:
-        while not _gone(driver):
+        while not _is_gone(process):
             time.sleep(0.5)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
-register(die_with.cache_clear)
+@contextmanager
+def logs_in_environment(logs: Path) -> Iterator[None]:
+    """Workers that are started meanwhile know where the run's logs are, before they have read anything."""
+    before = os.environ.get(_LOGS_VARIABLE)
+    os.environ[_LOGS_VARIABLE] = str(logs)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_LOGS_VARIABLE]
+        else:
+            os.environ[_LOGS_VARIABLE] = before
 
 
-def refuse_worker() -> None:
+def refuse_nested_run() -> None:
     """Stop a worker that is about to start a run of its own.
 
     A script without `if __name__ == "__main__"` is run again by every worker that starts, which would start workers.
     """
     from multiprocess.process import current_process
 
-    if LOGS in os.environ and getattr(current_process(), "_inheriting", False):
+    if _LOGS_VARIABLE in os.environ and getattr(current_process(), "_inheriting", False):
         message = 'put what your script does under `if __name__ == "__main__":`, or its workers run it again'
-        tell(Path(os.environ[LOGS]), "main", LarfError(message))
+        record_failure(Path(os.environ[_LOGS_VARIABLE]), "main", LarfError(message))
         os._exit(1)

@@ -1,4 +1,4 @@
-"""The steps of a recipe's run, as datatrove's executors run them: fit, score, find the threshold, split, finish.
+"""The stages of a run, as datatrove's executors run them: fit, score, find the threshold, split, finish.
 
 Each step knows one path, that of the job; whatever it needs it finds there, on a file system that all workers share.
 """
@@ -8,44 +8,62 @@ from __future__ import annotations
 import shutil
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pyarrow as pa
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.typeshelper import StatHints
-from numpy.typing import NDArray
 
-from ..atomic import write_text
-from ..deciding.excerpts import excerpt_format
-from ..deciding.layout import OUTCOMES, RECIPE, SUMMARY
+from ..atomic import new_directory, write_text
+from ..deciding.layout import RECIPE, SUMMARY
 from ..deciding.quantiles import SUMMARY_LEVELS, named_quantiles
-from ..deciding.splitting import scored_schema, split_table
+from ..deciding.splitting import scored_schema, split_tables
 from ..deciding.summary import OutcomeCounts, RunRecord, Summary, Tally
 from ..deciding.thresholds import Threshold
 from ..engines.datatrove_rows import SHARD, documents_of, table_of
-from ..engines.local import read_scores
+from ..engines.datatrove_steps import LARFAnnotator
 from ..errors import DataError
 from ..scoring.artifact import CONFIG, read_artifact
-from ..scoring.columns import ISSUE, SCORE, scores_of
 from ..scoring.scorer import LARFScorer
-from ..sources.files import open_source
-from ..sources.json_values import rows_of
 from ..sources.tables import conform
 from ..sources.writing import TableWriter, write_file
+from .executors import StagePlan
 from .job import Job, job_at
-from .rundir import placed, put_in_place
-from .shards import missing, read_scored, scored_chunks
-from .signals import reported
+from .rundir import move_results_into_place
+from .shards import Plan, Shard, missing, read_scored, scored_chunks
+from .signals import task_records
 
-_THRESHOLD, _PARTS = "threshold.json", "parts"
+_BATCH = 4096  # rows sorted by length and scored together, or a shard where that is less
+_THRESHOLD, _PARTS = "threshold.json", "parts"  # in the directory of unfinished results
+
+
+def stages_of(job: Job, plan: Plan, tasks: int) -> list[StagePlan]:
+    """What is left to do of a job, in order, each stage divided into at most so many tasks."""
+    tasks = min(tasks, len(plan.shards))
+    stages = []
+    if job.fit:
+        stages.append(StagePlan("fit", [FitScorer(job.path)], 1, model=True))
+    if job.pending:
+        options: dict[str, Any] = {**job.options, "format": job.format, "threads": job.threads}
+        annotate = LARFAnnotator(job.scorer, batch_size=_BATCH, **options)
+        pipeline = [ReadShards(job.path), annotate, WriteShards(job.path)]
+        stages.append(StagePlan("score", pipeline, min(tasks, len(job.pending)), model=True))
+    threshold, split, finish = FindThreshold(job.path), SplitShards(job.path), Finish(job.path, tasks)
+    if tasks == 1:  # what one task does in a row needs no jobs that wait for each other
+        stages.append(StagePlan("filter", [threshold, split, finish], 1))
+    else:
+        stages.append(StagePlan("threshold", [threshold], 1))
+        stages.append(StagePlan("filter", [split], tasks))
+        stages.append(StagePlan("finish", [finish], 1))
+    return stages
 
 
 class Stage(PipelineStep):
-    """A step that tells the driver what went wrong, and dies with it."""
+    """A step that records for the driver what went wrong, and ends with it."""
 
     type = "🧭 - LARF"
 
@@ -60,7 +78,7 @@ class Stage(PipelineStep):
     def run(self, data: Iterator[Document] | None = None, rank: int = 0, world_size: int = 1) -> None:
         """Do the task's work; whatever comes before in the pipeline runs within it, and fails within it."""
         job, _ = job_at(self.job)
-        with reported(job, f"{type(self).__name__}-{rank:05d}"), self.track_time():
+        with task_records(job, f"{type(self).__name__}-{rank:05d}"), self.track_time():
             self.work(data, rank, world_size)
 
 
@@ -71,11 +89,11 @@ class FitScorer(Stage):
 
     def work(self, data: Iterator[Document] | None, rank: int, tasks: int) -> None:  # noqa: ARG002
         job, _ = job_at(self.job)
-        home = Path(job.scorer)
-        if (home / CONFIG).is_file():
+        directory = Path(job.scorer)
+        if job.fit is None or (directory / CONFIG).is_file():
             return
         scorer = LARFScorer.fit(**job.fit)
-        with placed(home) as scratch:
+        with new_directory(directory) as scratch:
             scorer.save_pretrained(scratch)
 
 
@@ -139,11 +157,12 @@ class FindThreshold(Stage):
         scored = Path(job.scored)
         if lacking := missing(plan, scored):
             raise DataError(f"{len(lacking)} of {len(plan.shards)} shards are not scored: run the recipe again")
-        fitted = _threshold(job).fit_chunks(lambda: scored_chunks(plan, scored))
-        found = Summary(
-            threshold=fitted, quantiles=named_quantiles(lambda: scored_chunks(plan, scored), SUMMARY_LEVELS)
-        )
-        write_text(Path(job.work) / _THRESHOLD, found.to_json())
+        threshold = job.threshold
+        if threshold.rule == "calibrated" and threshold.value is None:  # known once there is a scorer
+            harmless = LARFScorer.from_pretrained(job.scorer).harmless_scores
+            threshold = Threshold.calibrated(threshold.amount, harmless, unscorable=threshold.unscorable)
+        fitted = threshold.fit_chunks(lambda: scored_chunks(plan, scored))
+        write_text(Path(job.work) / _THRESHOLD, fitted.to_json())
 
 
 class SplitShards(Stage):
@@ -154,29 +173,22 @@ class SplitShards(Stage):
     def work(self, data: Iterator[Document] | None, rank: int, tasks: int) -> None:  # noqa: ARG002
         job, plan = job_at(self.job)
         work = Path(job.work)
-        threshold = _summary_at(work / _THRESHOLD).threshold
-        assert threshold is not None
         schema = scored_schema(plan.schema, read_artifact(job.scorer)[0])
-        form = excerpt_format(job.format, plan.schema.names)
-        columns = [*(form.columns(plan.schema.names) if form else plan.schema.names), SCORE, ISSUE]
-        tally, counts = Tally(), dict.fromkeys(OUTCOMES, 0)
+        writers: dict[str, TableWriter] = {}
         with ExitStack() as stack:
-            writers: dict[str, TableWriter] = {}
-            for shard in plan.part(rank, tasks):
-                table = conform(read_scored(Path(job.scored), shard), schema)
-                rows = rows_of(table, columns)
-                tally.add(rows, form, scores_of(table), [row[ISSUE] for row in rows], shard.first)
-                for outcome, part in split_table(table, threshold, shard.first).items():
-                    counts[outcome] += len(part)
-                    if not len(part) and (rank or outcome in writers):
-                        continue  # but the first task's file is there even where it is empty: it has the columns
-                    if outcome not in writers:
-                        path = work / outcome / f"data-{rank:05d}-of-{tasks:05d}.parquet"
-                        writers[outcome] = stack.enter_context(write_file(path, schema))
-                    writers[outcome].write(part)
-        summary = tally.summary(outcomes=OutcomeCounts(**counts))
+
+            def write(outcome: str, rows: pa.Table) -> None:
+                if not len(rows) and (rank or outcome in writers):
+                    return  # but the first task's file is there even where it is empty: it has the columns
+                if outcome not in writers:
+                    path = work / outcome / f"data-{rank:05d}-of-{tasks:05d}.parquet"
+                    writers[outcome] = stack.enter_context(write_file(path, schema))
+                writers[outcome].write(rows)
+
+            tables = _scored_tables(plan.part(rank, tasks), Path(job.scored), schema)
+            summary = split_tables(tables, _fitted_threshold(work), write, job.format)
         write_text(work / _PARTS / f"{rank:05d}.json", summary.to_json())
-        for outcome, count in counts.items():
+        for outcome, count in vars(summary.outcomes).items():
             self.stat_update(outcome, value=count)
 
 
@@ -192,44 +204,45 @@ class Finish(Stage):
     def work(self, data: Iterator[Document] | None, rank: int, tasks: int) -> None:  # noqa: ARG002
         job, plan = job_at(self.job)
         work = Path(job.work)
-        found = _summary_at(work / _THRESHOLD)
         tally, counts = Tally(), OutcomeCounts()
         for part in range(self.tasks):
             path = work / _PARTS / f"{part:05d}.json"
             if not path.is_file():
                 raise DataError(f"task {part} has not finished its part: run the recipe again")
-            seen = _summary_at(path)
-            tally.merge(seen)
-            counts += seen.outcomes or OutcomeCounts()
+            summary = Summary.from_json(path.read_text(encoding="utf-8"))
+            tally.merge(summary)
+            counts += summary.outcomes or OutcomeCounts()
         if counts.total != plan.rows or tally.rows != plan.rows:
             raise DataError(f"{plan.rows} rows went in and {counts.total} came out: run the recipe again")
-        spec, _ = read_artifact(job.scorer)
-        record = RunRecord(
-            **vars(job.run),
-            model=spec.model,
-            version=spec.version,
-            layers=tuple(spec.layers),
-            formula=spec.formula,
-            dtype=spec.dtype,
-            finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        summary = tally.summary(
+            quantiles=named_quantiles(lambda: scored_chunks(plan, Path(job.scored)), SUMMARY_LEVELS),
+            outcomes=counts,
+            threshold=_fitted_threshold(work),
+            run=_record(job),
         )
-        summary = tally.summary(quantiles=found.quantiles, outcomes=counts, threshold=found.threshold, run=record)
         shutil.copyfile(Path(job.logs) / RECIPE, work / RECIPE)
         write_text(work / SUMMARY, summary.to_json() + "\n")
-        put_in_place(Path(job.home), work)
+        move_results_into_place(Path(job.home), work)
 
 
-def _summary_at(path: Path) -> Summary:
-    return Summary.from_json(path.read_text(encoding="utf-8"))
+def _scored_tables(shards: list[Shard], scored: Path, schema: pa.Schema) -> Iterator[tuple[int, pa.Table]]:
+    """The scored rows of each shard, with the number of the first."""
+    for shard in shards:
+        yield shard.first, conform(read_scored(scored, shard), schema)
 
 
-def _threshold(job: Job) -> Threshold:
-    if job.rule != "calibrated":
-        make: Callable[..., Threshold] = getattr(Threshold, job.rule)
-        return make(job.amount, unscorable=job.unscorable)
-    harmless: NDArray[Any]
-    if job.harmless is None:
-        harmless = LARFScorer.from_pretrained(job.scorer).harmless_scores
-    else:
-        harmless = np.asarray(read_scores(open_source(job.harmless)))
-    return Threshold.calibrated(job.amount, harmless, unscorable=job.unscorable)
+def _fitted_threshold(work: Path) -> Threshold:
+    return Threshold.from_json((work / _THRESHOLD).read_text(encoding="utf-8"))
+
+
+def _record(job: Job) -> RunRecord:
+    spec, _ = read_artifact(job.scorer)
+    return RunRecord(
+        **vars(job.run),
+        model=spec.model,
+        version=spec.version,
+        layers=tuple(spec.layers),
+        formula=spec.formula,
+        dtype=spec.dtype,
+        finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )

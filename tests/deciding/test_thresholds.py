@@ -383,11 +383,12 @@ def test_json_gives_the_same_threshold_back(threshold: Threshold, tmp_path: Path
 def test_json_without_row_numbers_is_read() -> None:
     text = (
         '{"amount": 1, "harmless": null, "removed": 2, "rows": 3, "rule": "drop_top", "tied": 1, '
-        '"unscorable": "keep", "unscorable_rows": 0, "value": 0.1}'
+        '"nulls": "keep", "unscorable": 0, "value": 0.1}'
     )
     threshold = Threshold.from_json(text)
     assert rows_removed_by(threshold, [0.1, 0.4, 0.4]) == [1, 2]
     assert (threshold.value, threshold.removed, threshold.tied, threshold.spared_from) == (0.1, 2, 1, None)
+    assert (threshold.unscorable, threshold.unscorable_rows) == ("keep", 0)
 
 
 @pytest.mark.parametrize(
@@ -421,6 +422,7 @@ STORED = json.loads(Threshold.max_score(0.12).to_json())
                 {"value": "high"},
                 {"value": NAN},  # would keep every row
                 {"unscorable": "maybe"},
+                {"nulls": "maybe"},
                 {"surprise": 1},
                 {"spared_score": NAN, "spared_from": 3},
                 {"spared_score": 0.5},

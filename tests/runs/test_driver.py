@@ -22,9 +22,9 @@ from larf_curate import LARFScorer, Recipe, Threshold
 from larf_curate.deciding.layout import OUTCOMES, SUMMARY
 from larf_curate.deciding.summary import ExecutorRecord, PlannedRun, ScorerRecord, SourceRecord
 from larf_curate.errors import DataError, LarfError, OutputError, ScorerError
-from larf_curate.runs.job import Job
-from larf_curate.runs.rundir import OWN, held, put_in_place
-from larf_curate.runs.signals import failure, killed, reported
+from larf_curate.runs.job import Driver, Job
+from larf_curate.runs.rundir import OWN, locked, move_results_into_place
+from larf_curate.runs.signals import first_failure, killed_task, task_records
 
 WORDS = ["bread", "salt", "river", "lamp", "orchard", "harbour", "copper", "violin", "meadow", "lantern"]
 
@@ -101,6 +101,14 @@ def test_one_task_needs_no_stages_that_wait_for_each_other(
     logs = sorted(path.parent.name for path in (tmp_path / "out" / "logs").glob("*/*/stats.json"))
     assert logs == [f"{number}-{name}" for number, name in enumerate(stages, 1)]
     assert sum(map(len, results(tmp_path).values())) == 130
+
+
+def test_a_run_leaves_nothing_in_the_environment(tmp_path, scorer):
+    """What workers need to know is there while they start, not for whatever the process starts afterwards."""
+    write_rows(tmp_path / "rows.jsonl", 100)
+    before = {name: value for name, value in os.environ.items() if name.startswith("LARF")}
+    run(recipe(tmp_path, scorer))
+    assert {name: value for name, value in os.environ.items() if name.startswith("LARF")} == before
 
 
 @pytest.fixture(scope="module")
@@ -261,9 +269,9 @@ def test_a_worker_that_is_killed_ends_the_run_though_ctrl_c_is_ignored(scorer, t
         stderr=subprocess.PIPE,
         text=True,
     )
-    signs = tmp_path / "out" / "logs"
-    wait_for(lambda: len(states(tmp_path)) > 2 and list(signs.glob("*/tasks/WriteShards*.alive")), running)
-    worker = next(signs.glob("*/tasks/WriteShards*.alive")).read_text().split()[0]
+    logs = tmp_path / "out" / "logs"
+    wait_for(lambda: len(states(tmp_path)) > 2 and list(logs.glob("*/tasks/WriteShards*.alive")), running)
+    worker = next(logs.glob("*/tasks/WriteShards*.alive")).read_text().split()[0]
     os.kill(int(worker), signal.SIGKILL)
     _, said = running.communicate(timeout=60)
     assert running.returncode == 1
@@ -288,10 +296,10 @@ def test_ctrl_c_says_so_and_leaves_what_is_done(scorer, tmp_path):
 
 
 def test_two_runs_at_once(undisturbed):
-    with held(undisturbed / "out"):
+    with locked(undisturbed / "out"):
         said = told(undisturbed / "out.yaml")
         assert f"another run is at work in {undisturbed / 'out'} (process {os.getpid()}" in said
-        with pytest.raises(OutputError, match="in this process"), held(undisturbed / "out"):
+        with pytest.raises(OutputError, match="in this process"), locked(undisturbed / "out"):
             pass
 
 
@@ -311,7 +319,7 @@ def finished_work(home: Path, mark: str) -> Path:
 
 @pytest.mark.parametrize("moment", range(12))
 def test_results_are_put_in_place_whole_wherever_that_is_cut_off(moment, tmp_path, monkeypatch):
-    put_in_place(tmp_path, finished_work(tmp_path, "old"))
+    move_results_into_place(tmp_path, finished_work(tmp_path, "old"))
     work = finished_work(tmp_path, "new")
     calls = 0
     replace = Path.replace
@@ -329,19 +337,19 @@ def test_results_are_put_in_place_whole_wherever_that_is_cut_off(moment, tmp_pat
 
     monkeypatch.setattr(Path, "replace", until)
     try:
-        put_in_place(tmp_path, work)
+        move_results_into_place(tmp_path, work)
     except KilledError:
         assert not (tmp_path / SUMMARY).exists(), "what is half there is not called whole"
     monkeypatch.setattr(Path, "replace", replace)
-    put_in_place(tmp_path, work)
+    move_results_into_place(tmp_path, work)
     assert (list(marks()), (tmp_path / SUMMARY).read_text()) == (["new"] * 4, "new")
-    put_in_place(tmp_path, work)
+    move_results_into_place(tmp_path, work)
     assert not work.exists()
 
 
 def test_an_old_result_does_not_stay_behind_after_a_kill_while_it_was_removed(tmp_path):
     (tmp_path / OWN / "work" / "old" / "kept").mkdir(parents=True)
-    put_in_place(tmp_path, tmp_path / OWN / "work")
+    move_results_into_place(tmp_path, tmp_path / OWN / "work")
     assert not (tmp_path / OWN / "work").exists()
 
 
@@ -430,19 +438,15 @@ def test_a_model_that_is_gone(tiny_scorer, tiny_model, tmp_path):
 @pytest.fixture
 def job(tmp_path) -> Job:
     plain = dict.fromkeys(("home", "work", "scorer", "scored", "format"), "")
-    driver = [os.getpid(), socket.gethostname()]
     return Job(
         logs=str(tmp_path),
-        fit={},
+        fit=None,
         pending=[],
         options={},
         threads=0,
-        rule="drop_top",
-        amount=1,
-        harmless=None,
-        unscorable="separate",
+        threshold=Threshold.drop_top(1),
         directory=str(Path.cwd()),
-        driver=driver,
+        driver=Driver(os.getpid(), socket.gethostname()),
         run=PlannedRun(
             SourceRecord("rows", 0, 0, ""), ScorerRecord("", ""), "", "auto", ExecutorRecord("local", 1), "", ""
         ),
@@ -460,21 +464,21 @@ def job(tmp_path) -> Job:
     ],
 )
 def test_what_a_task_raises_reaches_the_driver(raised, kind, words, job):
-    with pytest.raises(kind), reported(job, "t"):
+    with pytest.raises(kind), task_records(job, "t"):
         raise raised
-    said = failure(Path(job.logs))
+    said = first_failure(Path(job.logs))
     assert type(said) is kind
     assert str(said) == words
-    assert killed(Path(job.logs)) is None
-    with reported(job, "t"):
+    assert killed_task(Path(job.logs)) is None
+    with task_records(job, "t"):
         pass
-    assert failure(Path(job.logs)) is None, "a task that is run again has not failed"
+    assert first_failure(Path(job.logs)) is None, "a task that is run again has not failed"
 
 
 def test_the_first_failure_is_told(job):
     for task in ("b", "a"):
-        with pytest.raises(LarfError), reported(job, task):
+        with pytest.raises(LarfError), task_records(job, task):
             raise DataError(task)
         time.sleep(0.02)
     (Path(job.logs) / "tasks" / "c.failed").write_text("{")
-    assert str(failure(Path(job.logs))) == "b"
+    assert str(first_failure(Path(job.logs))) == "b"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from transformers import LlamaConfig
 
 from larf_curate.models.loading import load_model
 from larf_curate.models.options import ModelOptions
-from larf_curate.runs.estimate import estimate
+from larf_curate.runs.estimate import ScoringWork, estimate
 from larf_curate.sources.files import open_source
 
 SIZES = {"vocab_size": 600, "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 3}
@@ -24,13 +25,18 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("model"), LlamaConfig(**SIZES, num_attention_heads=8))
 
 
+def work(home: Path, model: Path, **options: Any) -> ScoringWork:
+    """One row, and the blocks 0 and 1."""
+    (home / "rows.jsonl").write_text(json.dumps({"question": "q", "answer": "a"}) + "\n")
+    return ScoringWork(open_source(str(home / "rows.jsonl")), "auto", 1, str(model), (1,), **options)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "nf4"])
 def test_the_bytes_are_those_of_what_is_loaded(model: Path, tmp_path: Path, dtype: str) -> None:
     if dtype in ("int8", "nf4"):
         pytest.importorskip("bitsandbytes", reason="8 and 4 bits need larf-curate[quant]")
-    (tmp_path / "rows.jsonl").write_text(json.dumps({"question": "q", "answer": "a"}) + "\n")
     options = {"dtype": dtype, "device": "cpu"}
-    found = estimate(open_source(str(tmp_path / "rows.jsonl")), 1, "auto", str(model), None, [1], options, 1, 1)
+    found = estimate(work(tmp_path, model, **options))
     held = 0
     loaded = load_model(ModelOptions(str(model), **options), 1, torch.device("cpu")).model
     for parameter in loaded.parameters():
@@ -39,3 +45,22 @@ def test_the_bytes_are_those_of_what_is_loaded(model: Path, tmp_path: Path, dtyp
         held += 0 if state is None else state.absmax.nbytes + state.state2.absmax.nbytes
     assert found.bytes == pytest.approx(held, rel=0.01)
     assert (found.dtype, found.device) == (dtype, "cpu")
+
+
+def test_a_plan_leaves_the_process_its_threads(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The speed is measured on a worker's threads, and a notebook that asked for a plan goes on with its own."""
+    measured_on = []
+    measure = torch.randn
+    monkeypatch.setattr(
+        torch, "randn", lambda *size, **how: measured_on.append(torch.get_num_threads()) or measure(*size, **how)
+    )
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        estimate(work(tmp_path, model, device="cpu", threads=1))
+        assert torch.get_num_threads() == 3
+        estimate(work(tmp_path, model, device="cpu", threads=0))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert measured_on == [1, 3]

@@ -1,0 +1,101 @@
+"""What a run is asked to do, and the digests by which it finds again what an earlier run has done."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..deciding.thresholds import Threshold
+from ..models.locating import locate
+from ..models.options import OPTIONS
+from ..rows.reading import READING_VERSION
+from ..scoring.artifact import read_config
+from ..scoring.formulas import VERSION
+from ..scoring.references import choose_references
+from ..sources.tables import Source
+from .executors import ExecutorRequest
+from .shards import Plan, digest_of
+
+_SCORES_ALIKE = {option.name for option in OPTIONS.values() if not option.about.changes_scores}
+_NOT_DECISIVE = {"references", "unsafe", "safe", *(_SCORES_ALIKE - {"device"})}
+"""Arguments of `LARFScorer.fit` that its digest leaves out. Pairs have a digest of their own; the device stays, since
+it decides the precision where dtype is auto."""
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """All that a run is made of.
+
+    Attributes:
+        source: the rows.
+        shard_rows: see `plan_shards`.
+        format: of the rows.
+        fit: arguments of `LARFScorer.fit`; None where `scorer` names a fitted one.
+        scorer: directory or Hub id of a fitted scorer, at `revision` on the Hub.
+        options: see `RunOptions`.
+        threshold: what is removed. One that is `calibrated` without harmless scores takes the scorer's own.
+        executor: what runs the stages.
+        home: the run directory.
+        recipe: the resolved recipe, as text.
+    """
+
+    source: Source
+    shard_rows: int | None
+    format: str
+    fit: dict[str, Any] | None
+    scorer: str | None
+    revision: str | None
+    options: dict[str, Any]
+    threshold: Threshold
+    executor: ExecutorRequest
+    home: Path
+    recipe: str
+
+    @property
+    def directory(self) -> Path:
+        """The run directory as an absolute path."""
+        return self.home.expanduser().resolve()
+
+    def scorer_digest(self) -> str:
+        """Of everything that a scorer's scores depend on; known before it is fitted.
+
+        Raises:
+            LarfError: the scorer, its references or its model cannot be found.
+        """
+        if self.fit is None:
+            assert self.scorer is not None
+            return hashlib.sha256(read_config(self.scorer, self.revision)).hexdigest()[:16]
+        pairs = choose_references(*(self.fit.get(name) for name in ("references", "unsafe", "safe")))
+        decisive = {name: value for name, value in self.fit.items() if name not in _NOT_DECISIVE}
+        template = _content_digest(self.fit.get("chat_template"))
+        version = locate(self.fit["model"], self.fit.get("revision")).version
+        return digest_of([decisive, template, version, pairs.digest, VERSION])[:16]
+
+    def scored_directory(self, scorer_digest: str) -> Path:
+        """Where the scored shards are: a directory named after everything that affects scores."""
+        affects = {
+            "scorer": scorer_digest,
+            "dtype": self.options.get("dtype"),
+            "format": self.format,
+            "rows": READING_VERSION,
+        }
+        return self.directory / "scored" / digest_of(affects)[:16]
+
+    def result_digest(self, scorer_digest: str, plan: Plan) -> str:
+        """Of everything that decides which rows are kept; equal ones mean that there is nothing left to do."""
+        rule = self.threshold
+        harmless = rule.value if rule.rule == "calibrated" else None
+        decisive = [rule.rule, rule.amount, harmless, rule.unscorable]
+        return digest_of([self.scored_directory(scorer_digest).name, plan.digest, decisive])[:16]
+
+
+def _content_digest(template: str | None) -> str | None:
+    """Of the file that a chat template names; text is what it says."""
+    if template is None:
+        return None
+    try:
+        return hashlib.sha256(Path(template).read_bytes()).hexdigest()
+    except OSError:
+        return template
