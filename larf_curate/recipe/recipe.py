@@ -24,7 +24,7 @@ from pydantic import (
 from ..deciding.thresholds import Rule, Threshold, UnscorablePolicy
 from ..errors import DataError, PublishError, RecipeError, RowFormatError
 from ..hub import HubClient, hub_errors
-from ..models.options import DType
+from ..models.options import DType, ModelOptions
 from ..progress import say
 from ..pushing import Destination
 from ..rows.formats import FORMAT_NAMES, resolve_format
@@ -397,12 +397,14 @@ class Recipe(_Section):
             source=request.source,
             format=request.format,
             rows=rows,
-            model=str(model),
+            model=ModelOptions(
+                str(model),
+                revision=revision,
+                dtype=dtype,
+                device=self.scorer.device,
+                trust_remote_code=self.scorer.trust_remote_code,
+            ),
             layers=tuple(layers),
-            revision=revision,
-            dtype=dtype,
-            device=self.scorer.device,
-            trust_remote_code=self.scorer.trust_remote_code,
             workers=workers,
             threads=executor.threads,
         )

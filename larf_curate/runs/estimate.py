@@ -10,7 +10,7 @@ from typing import Any
 
 from ..engines.datatrove_rows import row_text
 from ..models.devices import find_device, find_dtype, settle_dtype
-from ..models.options import DType
+from ..models.options import DType, ModelOptions
 from ..models.shape import Shape, shape_of
 from ..rows.formats import resolve_format
 from ..sources.json_values import rows_of
@@ -29,7 +29,7 @@ class ScoringWork:
     Attributes:
         source, format: where a few rows are looked at, and how they become conversations.
         rows: how many are to be scored.
-        model, revision, dtype, device, trust_remote_code: see `EncoderConfig`.
+        model: which, in what precision and on what device.
         layers: blocks that are read; empty where a search is to find one, which runs them all.
         workers: tasks at a time, each with its own model.
         threads: CPU threads of one worker; 0 for all.
@@ -38,12 +38,8 @@ class ScoringWork:
     source: Source
     format: str
     rows: int
-    model: str
+    model: ModelOptions
     layers: tuple[int, ...]
-    revision: str | None = None
-    dtype: DType = "auto"
-    device: str | None = None
-    trust_remote_code: bool = False
     workers: int = 1
     threads: int = 0
 
@@ -80,26 +76,26 @@ def estimate(work: ScoringWork) -> Estimate:
     Raises:
         ModelError: the model is unknown, or has no such block.
     """
-    device = find_device(work.device)
-    dtype = find_dtype(work.dtype, device)
-    shape = shape_of(
-        work.model, work.revision, max(work.layers, default=None), trust_remote_code=work.trust_remote_code
-    )
+    model = work.model
+    device = find_device(model.device)
+    dtype = find_dtype(model.dtype, device)
+    last = max(work.layers, default=None)
+    shape = shape_of(model.model, model.revision, last, trust_remote_code=model.trust_remote_code)
     tokens = int(_tokens_per_row(work.source, work.format) * work.rows)
     operations = 2.0 * shape.block_parameters * tokens
     with _torch_threads(work.threads):
         rate = _SHARE * _matrix_rate(device, dtype)
     return Estimate(
-        blocks=max(work.layers, default=shape.total_blocks - 1) + 1,
+        blocks=shape.total_blocks if last is None else last + 1,
         total_blocks=shape.total_blocks,
         parameters=shape.parameters,
-        bytes=_bytes(shape, work.dtype, dtype.itemsize),
+        bytes=_bytes(shape, model.dtype, dtype.itemsize),
         tokens=tokens,
         operations=operations,
         rate=rate,
         seconds=operations / rate / max(1, work.workers),
         device=str(device),
-        dtype=settle_dtype(work.dtype, device),
+        dtype=settle_dtype(model.dtype, device),
     )
 
 

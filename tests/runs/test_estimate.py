@@ -25,10 +25,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("model"), LlamaConfig(**SIZES, num_attention_heads=8))
 
 
-def work(home: Path, model: Path, **options: Any) -> ScoringWork:
+def work(home: Path, model: Path, threads: int = 0, **options: Any) -> ScoringWork:
     """One row, and the blocks 0 and 1."""
     (home / "rows.jsonl").write_text(json.dumps({"question": "q", "answer": "a"}) + "\n")
-    return ScoringWork(open_source(str(home / "rows.jsonl")), "auto", 1, str(model), (1,), **options)
+    return ScoringWork(
+        open_source(str(home / "rows.jsonl")), "auto", 1, ModelOptions(str(model), **options), (1,), threads=threads
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "nf4"])
