@@ -1,1 +1,1 @@
-"""Where scoring runs: `Dataset.map`, one process, datatrove steps."""
+"""Where datasets are scored and split: `Dataset.map`, files on one machine, steps and row readers for datatrove."""

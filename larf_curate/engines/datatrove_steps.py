@@ -18,11 +18,11 @@ from datatrove.utils.typeshelper import StatHints
 
 from ..cache import register
 from ..deciding.thresholds import Threshold, UnscorablePolicy
-from ..errors import ThresholdError
+from ..errors import ScorerError, ThresholdError
 from ..models.options import RunOptions, check_run_options
 from ..rows.formats import FormatLike, columns_of
 from ..scoring.artifact import read_config
-from ..scoring.columns import ISSUE, SCORE, TOKENS
+from ..scoring.columns import ISSUE, SCORE, TOKENS, Scores
 from ..scoring.scorer import LARFScorer
 from .datatrove_rows import SHARD, row_of
 
@@ -73,53 +73,73 @@ class LARFAnnotator(PipelineStep):
         self.batch_size = batch_size
         self.format = format
         self.threads = threads
-        self.counts = True
         self.options = check_run_options(options)
 
     def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # noqa: ARG002
         """Yield every document, annotated."""
-        columns: dict[str, None] = {}
-        scorer, told = None, False
-        for batch in self._batches(data):
-            with self.track_time("batch"):
+        for document in self.annotate(data, self):
+            self.stat_update(StatHints.total)
+            yield document
+
+    def annotate(self, documents: Iterator[Document], step: PipelineStep) -> Iterator[Document]:
+        """Yield every document, annotated; time, issues and tokens count among the figures of `step`.
+
+        Raises:
+            ScorerError: there are more or fewer scores than documents.
+        """
+        columns: dict[str, None] = {}  # of all rows so far: one row alone may lack some
+        scorer: LARFScorer | None = None
+        execution = ""
+        for batch in self._batches(documents):
+            with step.track_time("batch"):
                 rows = [row_of(document) for document in batch]
                 columns |= dict.fromkeys(columns_of(rows))
                 _limit_threads(self.threads)
-                scorer = scorer or self._ready()
+                scorer = scorer or self._load_scorer()
                 scores = scorer.annotate(rows, columns, rank=process_number())
-                found = scores.columns()
-            if scores.execution and not told:
-                logger.info(f"scoring in {scores.execution}")
-                told = True
-            for place, document in enumerate(batch):
-                document.metadata |= {name: values[place] for name, values in found.items()}
-                if self.counts:
-                    self.stat_update(StatHints.total)
+                _attach(scores, batch)
+            if scores.execution and not execution:
+                execution = scores.execution
+                logger.info(f"scoring in {execution}")
+            for document in batch:
                 if issue := document.metadata[ISSUE]:
-                    self.stat_update(f"issue_{issue}")
-                self.stat_update("larf_tokens", value=document.metadata[TOKENS] or 0)
+                    step.stat_update(f"issue_{issue}")
+                step.stat_update("larf_tokens", value=document.metadata[TOKENS] or 0)
                 yield document
 
-    def _ready(self) -> LARFScorer:
+    def _load_scorer(self) -> LARFScorer:
         if isinstance(self.scorer, LARFScorer):
             return self.scorer
         # What is fitted anew in the same directory is read anew; what is on the Hub is not asked for by every task.
-        stamp = hashlib.sha256(read_config(self.scorer)).hexdigest() if Path(self.scorer).is_dir() else ""
-        return _load(self.scorer, stamp, self.format, tuple(sorted(self.options.items())))
+        content = hashlib.sha256(read_config(self.scorer)).hexdigest() if Path(self.scorer).is_dir() else ""
+        return _load(self.scorer, content, self.format, tuple(sorted(self.options.items())))
 
-    def _batches(self, data: Iterator[Document]) -> Iterator[list[Document]]:
+    def _batches(self, documents: Iterator[Document]) -> Iterator[list[Document]]:
         """Documents in order. A batch never joins two shards, so that a shard's scores do not depend on the others."""
         batch: list[Document] = []
-        characters, shard = 0, None
-        for document in data:
-            length, own = len(document.text), document.metadata.get(SHARD)
-            if batch and (len(batch) >= self.batch_size or characters + length > _CHARACTERS or own != shard):
+        characters, batch_shard = 0, None
+        for document in documents:
+            length, shard = len(document.text), document.metadata.get(SHARD)
+            full = len(batch) >= self.batch_size or characters + length > _CHARACTERS
+            if batch and (full or shard != batch_shard):
                 yield batch
                 batch, characters = [], 0
             batch.append(document)
-            characters, shard = characters + length, own
+            characters, batch_shard = characters + length, shard
         if batch:
             yield batch
+
+
+def _attach(scores: Scores, documents: Sequence[Document]) -> None:
+    """Put the larf columns into the documents' metadata."""
+    columns = scores.columns()
+    for name, values in columns.items():
+        if len(values) != len(documents):
+            raise ScorerError(
+                f"{len(documents)} documents were scored, and {name!r} came back with {len(values)} values"
+            )
+    for place, document in enumerate(documents):
+        document.metadata |= {name: values[place] for name, values in columns.items()}
 
 
 class LARFFilter(BaseFilter):
@@ -178,14 +198,13 @@ class LARFFilter(BaseFilter):
                 "documents without a score would vanish: give LARFFilter an exclusion_writer, or say "
                 'unscorable="keep" or unscorable="remove"'
             )
-        self.score: LARFAnnotator | None = None
+        self.annotator: LARFAnnotator | None = None
         if scorer is not None:
-            self.score = LARFAnnotator(scorer, batch_size=batch_size, format=format, threads=threads, **options)
-            self.score.stats, self.score.counts = self.stats, False  # one step, one set of figures
+            self.annotator = LARFAnnotator(scorer, batch_size=batch_size, format=format, threads=threads, **options)
 
     def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Yield the documents that stay."""
-        annotated = data if self.score is None else self.score.run(data, rank, world_size)
+        annotated = data if self.annotator is None else self.annotator.annotate(data, self)
         yield from super().run(annotated, rank, world_size)
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
@@ -196,7 +215,7 @@ class LARFFilter(BaseFilter):
         """
         if SCORE not in doc.metadata:
             raise ThresholdError(
-                f"document {doc.id} has no {SCORE!r}: give a scorer, or put a LARFAnnotator step before"
+                f"document {doc.id} has no {SCORE!r}: give a scorer, or put a LARFAnnotator before it"
             )
         score = doc.metadata[SCORE]
         if score is None or math.isnan(score):
@@ -207,7 +226,7 @@ class LARFFilter(BaseFilter):
 @lru_cache(maxsize=4)
 def _load(
     name: str,
-    stamp: str,  # noqa: ARG001 - a part of the cache's key
+    content: str,  # noqa: ARG001 - a part of the cache's key
     format: FormatLike | None,  # noqa: A002 - the word users know
     options: Sequence[tuple[str, Any]],
 ) -> LARFScorer:

@@ -231,14 +231,18 @@ class Collect:
         self.found.append(document)
 
 
+@pytest.mark.parametrize("more", [-1, 1])
 @pytest.mark.parametrize("step", ["score", "filter"])
-def test_results_that_are_too_few_lose_no_document_in_silence(step, tiny_scorer, monkeypatch):
-    monkeypatch.setattr(LARFScorer, "annotate", lambda self, rows, *_, **__: Scores(self.layers, len(rows) - 1))
+def test_more_or_fewer_scores_than_documents_fail_the_task(step, more, tiny_scorer, monkeypatch):
+    """Whose score is whose would be a guess, and with fewer of them a document would be lost in silence."""
+    monkeypatch.setattr(LARFScorer, "annotate", lambda self, rows, *_, **__: Scores(self.layers, len(rows) + more))
     if step == "score":
         work = LARFAnnotator(tiny_scorer, batch_size=4)
     else:
         work = LARFFilter(tiny_scorer, 0.1, unscorable="keep", batch_size=4)
-    with pytest.raises((IndexError, ValueError)):
+    with pytest.raises(
+        ScorerError, match=f"4 documents were scored, and 'larf_score' came back with {4 + more} values"
+    ):
         list(work.run(iter(documents_with(ROWS[1:7]))))
 
 
