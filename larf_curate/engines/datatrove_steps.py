@@ -214,9 +214,7 @@ class LARFFilter(BaseFilter):
             ThresholdError: it has none, because no LARFAnnotator step went before.
         """
         if SCORE not in doc.metadata:
-            raise ThresholdError(
-                f"document {doc.id} has no {SCORE!r}: give a scorer, or put a LARFAnnotator before it"
-            )
+            raise ThresholdError(f"document {doc.id} has no {SCORE!r}: give a scorer, or put a LARFAnnotator before it")
         score = doc.metadata[SCORE]
         if score is None or math.isnan(score):
             return True if self.threshold.unscorable == "keep" else (False, REASONS[1])
