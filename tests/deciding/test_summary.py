@@ -63,6 +63,9 @@ def test_the_file_says_what_scripts_read_from_it() -> None:
     values = json.loads(SUMMARY.to_json())
     threshold = values.pop("threshold")
     assert (threshold["rule"], threshold["amount"], threshold["value"]) == ("drop_top", 1, 0.25)
+    assert (threshold["unscorable"], threshold["nulls"]) == (1, None), (
+        "rows without a score, and that they are set apart"
+    )
     assert values == {
         "rows": 3,
         "scored": 2,
