@@ -132,8 +132,7 @@ class ModelOptions(EncodingOptions):
 
     def not_kept(self) -> RunOptions:
         """Those that a fitted scorer does not keep, but that it goes on with in the process that fitted it."""
-        names = set(RUN_OPTIONS) - {"model", *(kept.name for kept in fields(EncodingOptions))}
-        return check_run_options({name: getattr(self, name) for name in names})
+        return check_run_options({name: getattr(self, name) for name in UNKEPT_OPTIONS})
 
     def loading_key(self) -> ModelOptions:
         """With defaults for all that does not change what is loaded: equal if two can share one model in memory."""
@@ -253,6 +252,8 @@ class RunOptions(_FitOrRun, total=False):
 OPTIONS: Mapping[str, Option] = _declared()
 FIT_OPTIONS: Mapping[str, Option] = {name: option for name, option in OPTIONS.items() if name != "model"}
 RUN_OPTIONS: Mapping[str, Option] = {name: option for name, option in OPTIONS.items() if option.about.run_option}
+UNKEPT_OPTIONS = tuple(sorted(set(RUN_OPTIONS) - {"model"} - {kept.name for kept in fields(EncodingOptions)}))
+"""Run options that a fitted scorer knows nothing of."""
 
 
 def check_run_options(options: Mapping[str, object]) -> RunOptions:

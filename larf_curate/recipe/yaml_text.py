@@ -1,4 +1,4 @@
-"""YAML files whose faults are told with their line, and keys that the command line overrides."""
+"""YAML whose faults are reported with their line, and keys that the command line overrides."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from ..errors import RecipeError, one_line
 
 Model = TypeVar("Model", bound=BaseModel)
 Places = dict[tuple[Hashable, ...], str]
-"""Where each key was written: "recipe.yaml, line 4", or the override that set it."""
+"""By the path of each key, where it was written: "recipe.yaml, line 4", or the override that set it."""
 
 
 def parse(text: str, name: str) -> tuple[dict[str, Any], Places]:
-    """The values, and where each key is.
+    """Read YAML: the values, and where each key was written.
+
+    Args:
+        text: the YAML.
+        name: of the file, for errors.
 
     Raises:
         RecipeError: it is not YAML, not a mapping, or has a key twice.
@@ -34,14 +38,14 @@ def parse(text: str, name: str) -> tuple[dict[str, Any], Places]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:  # dates and tags that its constructors refuse
         raise RecipeError(f"{name}: not YAML: {one_line(error)}") from None
     if node is not None:
-        _note(node, (), places, name, set())
+        _record_lines(node, (), places, name, set())
     if not isinstance(values, dict):
         raise RecipeError(f"{name}: not a mapping of keys")
     return values, places
 
 
-def _note(node: yaml.Node, path: tuple[Hashable, ...], places: Places, name: str, seen: set[int]) -> None:
-    """Lines of all keys; PyYAML would take the last of two that are equal."""
+def _record_lines(node: yaml.Node, path: tuple[Hashable, ...], places: Places, name: str, seen: set[int]) -> None:
+    """Record the line of every key in `places`; a key that is there twice is refused, where PyYAML takes the last."""
     if isinstance(node, yaml.MappingNode) and id(node) not in seen:  # an alias is the node that it stands for
         seen.add(id(node))
         for key, value in node.value:
@@ -50,19 +54,25 @@ def _note(node: yaml.Node, path: tuple[Hashable, ...], places: Places, name: str
             if below in places and key.value != "<<":
                 raise RecipeError(f"{name}, line {line}: {key.value} is there twice; first: {places[below]}")
             places[below] = f"{name}, line {line}"
-            _note(value, below, places, name, seen)
+            _record_lines(value, below, places, name, seen)
 
 
 def override(
-    values: dict[str, Any], places: Places, said: str, replaces: Mapping[str, Iterable[str]] | None = None
+    values: dict[str, Any], places: Places, assignment: str, replaces: Mapping[str, Iterable[str]] | None = None
 ) -> None:
-    """Set `section.key=value`. `replaces` says which keys of its section go when it comes, because they exclude it.
+    """Set one key, as `--set` does.
+
+    Args:
+        values: of the recipe; changed.
+        places: of its keys; changed.
+        assignment: `section.key=value`, with a YAML value.
+        replaces: for a key, those of its section that exclude it, and are taken out when it is set.
 
     Raises:
-        RecipeError: it is not written so.
+        RecipeError: the assignment is not written like that.
     """
-    path, equals, text = said.partition("=")
-    keys, label = path.strip().split("."), f"--set {path.strip()}"  # the value stays untold: it may be a secret
+    path, equals, text = assignment.partition("=")
+    keys, label = path.strip().split("."), f"--set {path.strip()}"  # without the value: it may be a secret
     if not equals or not all(keys):
         raise RecipeError("--set: write it as section.key=value")
     try:
@@ -82,82 +92,84 @@ def override(
     for length in range(1, len(keys)):
         places.setdefault(tuple(keys[:length]), label)
     for place in [place for place in places if place[: len(keys)] == tuple(keys)]:
-        del places[place]  # the file says nothing of what it is now
+        del places[place]  # what the file has there is overridden
     places[tuple(keys)] = label
 
 
 def validated(model: type[Model], values: dict[str, Any], places: Places, name: str) -> Model:
-    """The values as `model`.
+    """Return the values as a `model`.
 
     Raises:
-        RecipeError: names places, keys and fixes of the first few faults.
+        RecipeError: names line, key and fix of the first few faults.
     """
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        told = [_told(model, fault, places, name) for fault in error.errors(include_url=False)]
-        raise RecipeError("; ".join(dict.fromkeys(told[:3])) + (" ..." if len(told) > 3 else "")) from None
+        lines = [_describe(model, fault, places, name) for fault in error.errors(include_url=False)]
+        raise RecipeError("; ".join(dict.fromkeys(lines[:3])) + (" ..." if len(lines) > 3 else "")) from None
 
 
-def _told(model: type[BaseModel], fault: Mapping[str, Any], places: Places, name: str) -> str:
-    """One fault in words. The value is not repeated where the key is unknown: it may be a secret."""
+def _describe(model: type[BaseModel], fault: Mapping[str, Any], places: Places, name: str) -> str:
+    """One fault in words, without the value of an unknown key: it may be a secret."""
     path = tuple(part for part in fault["loc"] if isinstance(part, str))
     error = fault.get("ctx", {}).get("error")
     if isinstance(error, KeyFaultError):
         path = (*path, error.key)
     key = ".".join(path)
-    known = [path[:length] for length in range(len(path), 0, -1) if path[:length] in places]
-    where = places[known[0]] if known else name
-    words = (
-        _extra(model, path) if fault["type"] == "extra_forbidden" else _FAULTS.get(fault["type"], _other)(fault, key)
-    )
-    return f"{where}: {words}"
+    written = [path[:length] for length in range(len(path), 0, -1) if path[:length] in places]
+    place = places[written[0]] if written else name
+    if fault["type"] == "extra_forbidden":
+        return f"{place}: {_unknown_key(model, path)}"
+    return f"{place}: {_IN_WORDS.get(fault['type'], _wrong_value)(fault, key)}"
 
 
 class KeyFaultError(ValueError):
-    """What a section's own check finds: `key` of it is wrong, `message` says why; the fault is told with its line."""
+    """Raised by a section's own check: its `key` is wrong, `message` says why. The fault is reported with its line."""
 
     def __init__(self, key: str, message: str) -> None:
         super().__init__(message)
         self.key = key
 
 
-def unknown(what: str, given: str, known: Iterable[str]) -> str:
-    """The same words for everything that has no such name."""
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """Say that there is no such name, and which there are.
+
+    >>> unknown_name("key", "paht", ["path", "split"])
+    "unknown key 'paht'; did you mean 'path'? known: path, split"
+    """
     listed = list(known)
-    near = difflib.get_close_matches(given, listed, 1, 0.6)
-    return (
-        f"unknown {what} {given!r};" + (f" did you mean {near[0]!r}?" if near else "") + f" known: {', '.join(listed)}"
-    )
+    close = difflib.get_close_matches(name, listed, 1, 0.6)
+    hint = f" did you mean {close[0]!r}?" if close else ""
+    return f"unknown {kind} {name!r};{hint} known: {', '.join(listed)}"
 
 
-def _extra(model: type[BaseModel], path: tuple[str, ...]) -> str:
+def _unknown_key(model: type[BaseModel], path: tuple[str, ...]) -> str:
     section: Any = model
     for part in path[:-1]:
         section = section.model_fields[part].annotation
-        kinds = [kind for kind in get_args(section) if kind is not type(None)]  # of a section that may be left out
-        section = kinds[0] if kinds else section
-    return unknown("key", path[-1], [field.alias or name for name, field in section.model_fields.items()])
+        kinds = [kind for kind in get_args(section) if kind is not type(None)]
+        section = kinds[0] if kinds else section  # of a section that may be left out, None is the other kind
+    return unknown_name("key", path[-1], [field.alias or name for name, field in section.model_fields.items()])
 
 
-def plain(fault: Mapping[str, Any]) -> str:
-    """What pydantic says of a value, so that it follows the value's name."""
+def fault_words(fault: Mapping[str, Any]) -> str:
+    """What pydantic says of a wrong value, in words that can follow the value's name."""
     return str(fault["msg"]).replace("Input should be", "must be")
 
 
-def _own(fault: Mapping[str, Any], key: str) -> str:
+def _failed_check(fault: Mapping[str, Any], key: str) -> str:
     return f"{key}: {fault['ctx']['error']}"
 
 
-def _other(fault: Mapping[str, Any], key: str) -> str:
-    words = plain(fault).replace(" (dict or instance", " (").split(" (")[0]
-    given = fault["input"]
-    shown = f", not {given!r}" if isinstance(given, str | int | float | bool) else ""
+def _wrong_value(fault: Mapping[str, Any], key: str) -> str:
+    words = fault_words(fault).replace(" (dict or instance", " (").split(" (")[0]
+    value = fault["input"]
+    shown = f", not {value!r}" if isinstance(value, str | int | float | bool) else ""
     return f"{key} {words}{shown}"
 
 
-_FAULTS: dict[str, Callable[[Mapping[str, Any], str], str]] = {
-    "value_error": _own,
+_IN_WORDS: dict[str, Callable[[Mapping[str, Any], str], str]] = {
+    "value_error": _failed_check,
     "missing": lambda _, key: f"{key} is missing",
     "model_type": lambda _, key: f"{key} must be a mapping of keys",
 }

@@ -18,43 +18,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from ..errors import LarfError, MissingExtraError, one_line
 from ..progress import say
-
-Kind = Literal["local", "ray", "slurm"]
-
-
-@dataclass(frozen=True)
-class ExecutorRequest:
-    """Which executor, and its options.
-
-    Attributes:
-        kind: which of datatrove's executors.
-        tasks: into how many tasks the shards are divided.
-        workers: tasks at a time; -1 is 1 locally (a worker has its own copy of the model) and all of them elsewhere.
-        options: datatrove's own, passed through.
-        address: of the Ray cluster; None takes the one that is connected to or that RAY_ADDRESS names, or starts one.
-        wait: on Slurm, stay until the jobs have ended.
-    """
-
-    kind: Kind = "local"
-    tasks: int = 1
-    workers: int = -1
-    options: dict[str, Any] = field(default_factory=dict)
-    address: str | None = None
-    wait: bool = False
-
-    @property
-    def at_once(self) -> int:
-        """How many tasks run at a time."""
-        unsaid = 1 if self.kind == "local" else self.tasks
-        return min(self.tasks, self.workers if self.workers > 0 else unsaid)
-
-    @property
-    def threads(self) -> int:
-        """CPU threads of one worker; 0 where it may take all."""
-        if self.kind != "local":
-            return int(self.options.get("cpus_per_task", 1))
-        return max(1, available_cpus() // self.workers) if self.workers > 1 else 0
-
+from .executor_request import ExecutorRequest
 
 @dataclass(frozen=True)
 class StagePlan:
@@ -64,10 +28,6 @@ class StagePlan:
     pipeline: list[PipelineStep]
     tasks: int
     model: bool = False
-
-
-def available_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def chain(request: ExecutorRequest, stages: Sequence[StagePlan], logs: Path) -> list[PipelineExecutor]:

@@ -15,7 +15,7 @@ from ..scoring.artifact import read_config
 from ..scoring.formulas import VERSION
 from ..scoring.references import choose_references
 from ..sources.tables import Source
-from .executors import ExecutorRequest
+from .executor_request import ExecutorRequest
 from .shards import Plan, digest_of
 
 _SCORES_ALIKE = {option.name for option in OPTIONS.values() if not option.about.changes_scores}

@@ -1,0 +1,110 @@
+"""What a recipe would do, and about how long it would take; nothing is changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..models.options import ModelOptions
+from ..rows.formats import resolve_format
+from ..rows.notices import reading_note
+from ..scoring.artifact import read_artifact
+from .schema import ScorerSection
+
+if TYPE_CHECKING:
+    from ..runs.estimate import Estimate
+    from ..runs.request import RunRequest
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a recipe would do.
+
+    Attributes:
+        source: the rows, as the recipe names them.
+        format: the row format that they have.
+        rows: how many there are.
+        shards: how many parts they are scored in, of `shard_rows` rows each.
+        pending: shards that no earlier run has scored; they hold `pending_rows` rows.
+        model: the model's name; `layers` are the blocks that are read, none if a search is to find one.
+        workers: tasks at a time.
+        threshold, executor: in words.
+        output: the run directory.
+        estimate: what the scoring takes.
+    """
+
+    source: str
+    format: str
+    rows: int
+    shards: int
+    shard_rows: int
+    pending: int
+    pending_rows: int
+    model: str
+    layers: tuple[int, ...]
+    workers: int
+    threshold: str
+    executor: str
+    output: str
+    estimate: Estimate
+
+
+def plan_run(request: RunRequest, source: str, scorer: ScorerSection) -> RunPlan:
+    """The plan of a run.
+
+    Args:
+        request: the run.
+        source: the rows, as the recipe names them.
+        scorer: the recipe's section.
+
+    Raises:
+        LarfError: rows, scorer or model cannot be used.
+    """
+    from ..runs.driver import preview
+    from ..runs.estimate import ScoringWork, estimate
+
+    shards, pending = preview(request)
+    pending_rows = shards.rows_in(pending)
+    model, layers = _model_and_layers(scorer)
+    executor, threshold = request.executor, request.threshold
+    work = ScoringWork(
+        source=request.source,
+        format=request.format,
+        rows=pending_rows,
+        model=model,
+        layers=layers,
+        workers=executor.at_once,
+        threads=executor.threads,
+    )
+    return RunPlan(
+        source=source,
+        format=_described_format(request),
+        rows=shards.rows,
+        shards=len(shards.shards),
+        shard_rows=shards.shard_rows,
+        pending=len(pending),
+        pending_rows=pending_rows,
+        model=model.model,
+        layers=layers,
+        workers=executor.at_once,
+        threshold=f"{threshold.rule} {threshold.amount:g}; rows without a score: {threshold.unscorable}",
+        executor=f"{executor.kind}: {executor.tasks} tasks, {executor.at_once} at a time",
+        output=str(request.home),
+        estimate=estimate(work),
+    )
+
+
+def _described_format(request: RunRequest) -> str:
+    """The row format, and what it leaves unread."""
+    from ..sources.json_values import text_columns
+
+    schema = request.source.schema
+    row_format = resolve_format(request.format, schema.names)
+    return reading_note(row_format, schema.names, text_columns(schema)).removeprefix("read as ") or row_format.name
+
+
+def _model_and_layers(scorer: ScorerSection) -> tuple[ModelOptions, tuple[int, ...]]:
+    if scorer.from_ is None:
+        return ModelOptions.of(**scorer.model_options()), tuple(scorer.layers)
+    spec, _ = read_artifact(scorer.from_, scorer.revision)
+    return spec.model_options(scorer.run_options()), spec.layers

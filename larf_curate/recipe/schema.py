@@ -1,0 +1,206 @@
+"""The sections of a recipe: which keys there are, what each may hold, and what they become."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from ..deciding.thresholds import Rule, Threshold, UnscorablePolicy
+from ..errors import DataError, PublishError, ReferencesError, RowFormatError
+from ..models.options import FIT_OPTIONS, RUN_OPTIONS, UNKEPT_OPTIONS, RunOptions, check_run_options
+from ..pushing import Destination
+from ..rows.formats import FORMAT_NAMES
+from ..rows.reading import Reading, check_join
+from ..scoring.columns import SCORE
+from ..scoring.references import require_one_choice
+from .fields import Section, Text, with_model_options
+from .yaml_text import KeyFaultError, unknown_name
+
+RULES = get_args(Rule)
+REPLACED_BY = {
+    f"threshold.{rule}": [*(other for other in RULES if other != rule), *([] if rule == "calibrated" else ["harmless"])]
+    for rule in RULES
+}
+"""Keys that go when an override sets another: one that names a rule means that one alone."""
+
+_FITTING = ("references", "unsafe", "safe", "formula", "top_k", "rank")
+"""Keys of the section `scorer` that are arguments of `LARFScorer.fit`, beside the model, its options and the layer."""
+
+
+def _require_format(value: str) -> str:
+    if value not in FORMAT_NAMES:
+        raise ValueError(unknown_name("format", value, FORMAT_NAMES))
+    return value
+
+
+def _require_join(value: str) -> str:
+    try:
+        return check_join(value)
+    except RowFormatError as error:
+        raise ValueError(str(error)) from None
+
+
+def _require_blocks(value: object) -> object:
+    if value == "auto":
+        return value
+    listed = value if isinstance(value, list) else [value]
+    wrong = not listed or any(type(block) is not int or block < 0 for block in listed)
+    if wrong or len(set(listed)) < len(listed):
+        raise ValueError(f"a block from 0, a list of different ones, or auto, not {value!r}")
+    return value
+
+
+Blocks = Annotated[int | list[int] | Literal["auto"], BeforeValidator(_require_blocks)]
+
+
+class SourceSection(Section):
+    """Where the rows are. See `open_source`; `Reading` for `columns` and `join`; `plan_shards` for `shard_rows`."""
+
+    path: Text
+    split: Text | None = None
+    revision: Text | None = None
+    config: Text | None = None
+    field: Text | None = None
+    format: Annotated[str, AfterValidator(_require_format)] = "auto"
+    columns: dict[str, str] = Field(default_factory=dict)
+    join: Annotated[str, AfterValidator(_require_join)] | None = None
+    shard_rows: int | None = Field(None, ge=1)
+
+    def reading(self) -> str:
+        """How rows are read, as text."""
+        return Reading(self.format, self.columns, self.join).to_text()
+
+
+@with_model_options
+class ScorerSection(Section):
+    """How rows are scored: `from` a fitted scorer, or by one fitted now on `model` at `layer`.
+
+    `layer: auto` searches the model first, once; see `find_safety_layers`. With `from`, `model` says where the same
+    weights are on this machine, and `revision` is the scorer's. The other keys are the arguments of `LARFScorer.fit` and
+    the options of `ModelOptions`.
+    """
+
+    from_: Text | None = Field(None, alias="from")
+    model: Text | None = None
+    layer: Blocks | None = None
+    revision: Text | None = None
+    references: Text | None = None
+    unsafe: Text | None = None
+    safe: Text | None = None
+    strict_references: bool = False
+    formula: Literal["larf", "subspace"] = "larf"
+    top_k: int | None = Field(None, ge=1)
+    rank: int = Field(16, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.from_ is not None:
+            fit_alone = {"layer", "strict_references", *_FITTING, *FIT_OPTIONS} - {"revision", *RUN_OPTIONS}
+            for name in type(self).model_fields:
+                if name in fit_alone & self.model_fields_set:
+                    raise KeyFaultError(name, "belongs to fitting; a scorer that comes `from` somewhere is fitted")
+            return self
+        if self.model is None or self.layer is None:
+            raise ValueError("give model and layer, or from (a fitted scorer)")
+        if self.top_k is not None and self.formula == "subspace":
+            raise KeyFaultError("top_k", "belongs to formula larf")
+        try:
+            require_one_choice(self.references, self.unsafe, self.safe)
+        except ReferencesError as error:
+            key = next(name for name in ("references", "unsafe", "safe") if getattr(self, name) is not None)
+            raise KeyFaultError(key, str(error)) from None
+        return self
+
+    @property
+    def layers(self) -> list[int]:
+        """The blocks to read; none if a search is to find one."""
+        return self.layer if isinstance(self.layer, list) else [self.layer] if isinstance(self.layer, int) else []
+
+    def fit_arguments(self) -> dict[str, Any]:
+        """The arguments of `LARFScorer.fit`, without those that are left out."""
+        named = {"model": self.model, "layer": self.layers or "auto", "revision": self.revision}
+        return named | self._present((*_FITTING, *FIT_OPTIONS))
+
+    def model_options(self) -> dict[str, Any]:
+        """The arguments of `ModelOptions.of`, without those that are left out."""
+        return self._present(("model", *FIT_OPTIONS))
+
+    def run_options(self) -> RunOptions:
+        """Those for the loading of the scorer. One that is fitted now is loaded as it was fitted."""
+        return check_run_options(self._present(UNKEPT_OPTIONS if self.from_ is None else RUN_OPTIONS))
+
+    def _present(self, names: Iterable[str]) -> dict[str, Any]:
+        return {name: value for name in names if (value := getattr(self, name))}
+
+
+class ThresholdSection(Section):
+    """What is removed: one rule. See `Threshold`; `harmless` are scored rows for `calibrated`."""
+
+    max_score: float | None = Field(None, allow_inf_nan=False)
+    drop_top: int | None = Field(None, ge=0)
+    drop_fraction: float | None = Field(None, ge=0, le=1)
+    calibrated: float | None = Field(None, gt=0, lt=1)
+    harmless: Text | None = None
+    unscorable: UnscorablePolicy = "separate"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        named = [rule for rule in RULES if getattr(self, rule) is not None]
+        if len(named) != 1:
+            raise ValueError(f"give one of {', '.join(RULES)}" + (f", not {' and '.join(named)}" if named else ""))
+        if self.harmless is not None and self.calibrated is None:
+            raise KeyFaultError("harmless", "belongs to calibrated")
+        return self
+
+    @property
+    def rule(self) -> tuple[Rule, float]:
+        """Name and amount."""
+        return next((rule, getattr(self, rule)) for rule in RULES if getattr(self, rule) is not None)
+
+    def to_threshold(self) -> Threshold:
+        """The rule as a `Threshold`. One that is calibrated without `harmless` rows is given the scorer's own later.
+
+        Raises:
+            DataError: `harmless` cannot be read, or has no scores.
+            ThresholdError: it has too few of them.
+        """
+        from ..engines.local import read_scores
+        from ..sources.files import open_source
+
+        rule, amount = self.rule
+        if rule != "calibrated":
+            make: Callable[..., Threshold] = getattr(Threshold, rule)
+            return make(amount, unscorable=self.unscorable)
+        if self.harmless is None:
+            return Threshold(rule, amount, unscorable=self.unscorable)
+        source = open_source(self.harmless)
+        if SCORE not in source.schema.names:
+            raise DataError(
+                f"threshold.harmless: {self.harmless} has no column {SCORE!r}: run `larf-curate score` first"
+            )
+        return Threshold.calibrated(amount, read_scores(source), unscorable=self.unscorable)
+
+
+class PublishSection(Section):
+    """Where the results go on the Hub when the run has ended. See `larf_curate.publishing.push_run`."""
+
+    repo: Text
+    private: bool = True
+    removed: bool = False
+    examples: int = Field(0, ge=0, le=100)
+    revision: Text | None = None
+    create_pr: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        try:
+            self.destination()
+        except PublishError as error:
+            raise KeyFaultError("repo", str(error)) from None
+        return self
+
+    def destination(self) -> Destination:
+        """The dataset on the Hub."""
+        return Destination(self.repo, private=self.private, revision=self.revision, create_pr=self.create_pr)
