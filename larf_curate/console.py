@@ -22,7 +22,7 @@ from .publishing.words import describe_run
 if TYPE_CHECKING:
     from .publishing.report import Report
     from .pushing import Pushed
-    from .recipe.recipe import RunPlan
+    from .recipe.planning import RunPlan
     from .scoring.layer_search.profile import LayerProfile
 
 

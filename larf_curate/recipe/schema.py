@@ -78,8 +78,8 @@ class ScorerSection(Section):
     """How rows are scored: `from` a fitted scorer, or by one fitted now on `model` at `layer`.
 
     `layer: auto` searches the model first, once; see `find_safety_layers`. With `from`, `model` says where the same
-    weights are on this machine, and `revision` is the scorer's. The other keys are the arguments of `LARFScorer.fit` and
-    the options of `ModelOptions`.
+    weights are on this machine, and `revision` is the scorer's. The other keys are the arguments of `LARFScorer.fit`,
+    and the options of `ModelOptions`.
     """
 
     from_: Text | None = Field(None, alias="from")
