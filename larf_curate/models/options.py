@@ -127,7 +127,7 @@ class ModelOptions(EncodingOptions):
         Raises:
             ModelError: a value is wrong, or the file of the chat template cannot be read.
         """
-        checked = cls(str(model), **options)
+        checked = cls(str(model) if isinstance(model, Path) else model, **options)
         return replace(checked, chat_template=_template_text(checked.chat_template))
 
     def not_kept(self) -> RunOptions:

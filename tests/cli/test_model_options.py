@@ -75,7 +75,7 @@ def wrong_values() -> Iterator[tuple[str, str]]:
             yield option.flag, str(option.about.minimum - 1)
 
 
-@pytest.mark.parametrize(("flag", "value"), wrong_values())
+@pytest.mark.parametrize(("flag", "value"), list(wrong_values()))
 def test_a_value_that_cannot_be_is_wrong_usage(flag: str, value: str) -> None:
     result = invoke(fit_app, "a", flag, value)
     assert result.exit_code == 2

@@ -89,6 +89,12 @@ def test_a_template_is_text_or_a_file_of_it(tmp_path: Path) -> None:
         ModelOptions.of("m", chat_template="nowhere")
 
 
+def test_a_model_that_is_no_name_is_refused_before_anything_is_looked_up() -> None:
+    no_name: Any = None
+    with pytest.raises(ModelError, match="model must be text, not None"):
+        LARFScorer.fit(no_name, 1)
+
+
 def test_a_repr_shows_what_is_not_as_always() -> None:
     assert repr(ModelOptions("demo")) == "ModelOptions('demo')"
     long = repr(ModelOptions("demo", dtype="nf4", chat_template="{{ messages }}" * 999))
