@@ -254,6 +254,9 @@ FIT_OPTIONS: Mapping[str, Option] = {name: option for name, option in OPTIONS.it
 RUN_OPTIONS: Mapping[str, Option] = {name: option for name, option in OPTIONS.items() if option.about.run_option}
 UNKEPT_OPTIONS = tuple(sorted(set(RUN_OPTIONS) - {"model"} - {kept.name for kept in fields(EncodingOptions)}))
 """Run options that a fitted scorer knows nothing of."""
+# For `help(ModelOptions)`: the meaning of an option is written once, beside its declaration.
+_meanings = "".join(f"\n        {option.name}: {option.about.help}" for option in OPTIONS.values())
+ModelOptions.__doc__ = f"{ModelOptions.__doc__}\n    Attributes:{_meanings}\n    "
 
 
 def check_run_options(options: Mapping[str, object]) -> RunOptions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 from pathlib import Path
 from types import NoneType
@@ -76,6 +77,7 @@ def test_what_is_left_out_is_right(name: str) -> None:
     if not option.required:
         option.check(option.default)
     assert option.about.help.endswith(".")
+    assert f"\n    {name}: {option.about.help}" in inspect.getdoc(ModelOptions)
 
 
 def test_a_template_is_text_or_a_file_of_it(tmp_path: Path) -> None:
