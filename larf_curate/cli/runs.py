@@ -21,18 +21,18 @@ def run(
     """Run a recipe: score a dataset and split it, here, on Ray or on Slurm. Run again after a crash, it goes on."""
     from ..console import show_plan, show_summary
     from ..recipe.recipe import Recipe
+    from ..runs.driver import Submitted
 
     loaded = Recipe.load(recipe, overrides or ())
     if dry_run:
         show_plan(loaded.plan())
         return
-    done = loaded.run()
-    from ..runs.driver import Submitted
-
-    if isinstance(done, Submitted):
-        print(f"submitted to Slurm: jobs {', '.join(done.jobs)}; run the recipe again to see the result, or to go on")
+    outcome = loaded.run()
+    if isinstance(outcome, Submitted):
+        jobs = ", ".join(outcome.jobs)
+        print(f"submitted to Slurm: jobs {jobs}; run the recipe again to see the result, or to go on")
         return
-    show_summary(done)
+    show_summary(outcome)
     print(f"written to {loaded.output}: kept/ removed/ unscorable/ (Parquet), report.json, plots/")
-    refuse_unscored(done)
+    refuse_unscored(outcome)
     print(f"next: larf-curate report {loaded.output} --html report.html, and look through what was removed")

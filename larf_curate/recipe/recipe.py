@@ -145,7 +145,7 @@ class Recipe(Section):
             fit=scorer.fit_arguments() if scorer.from_ is None else None,
             scorer=scorer.from_,
             revision=scorer.revision,
-            options=scorer.run_options(),
+            options=dict(scorer.run_options()),
             threshold=threshold,
             executor=self.executor,
             home=Path(self.output),

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from datatrove.executor.base import PipelineExecutor
 from datatrove.executor.local import LocalPipelineExecutor
@@ -19,6 +18,7 @@ from datatrove.pipeline.base import PipelineStep
 from ..errors import LarfError, MissingExtraError, one_line
 from ..progress import say
 from .executor_request import ExecutorRequest
+
 
 @dataclass(frozen=True)
 class StagePlan:
