@@ -17,7 +17,8 @@ import time
 
 import torch
 
-from larf_curate.answering.generating import Answerer, scaled
+from larf_curate.answering.generating import Answerer
+from larf_curate.answering.scaling import scaled
 from larf_curate.models.devices import find_device
 from larf_curate.models.loading import LoadedModel, load_model
 from larf_curate.models.options import ModelOptions

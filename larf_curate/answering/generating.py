@@ -1,4 +1,4 @@
-"""Prompts become greedy answers, again and again, with one block changed: what lies below it is computed once."""
+"""Greedy answers to the same prompts again and again, with one block changed: what lies below it is computed once."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from transformers.cache_utils import Cache, DynamicLayer
-
 from ..encoding.batching import common_prefix
-from ..errors import ModelError
 from ..models.loading import LoadedModel
+from .kv_cache import growing_cache, preallocated_cache
+from .scaling import scaled
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
+    from transformers.cache_utils import Cache
 
 Stop = Callable[[int, list[int]], bool]
 
-_SHRINK = 0.75  # rows that have ended are carried along until so few are left: taking them out copies the cache
-_PROBES = 4
+_COMPACT = 0.75  # rows that have ended run along until no more than this share is left: dropping them copies the cache
+_TRIED_PROMPTS = 4
 
 
 class Answerer:
@@ -26,15 +26,20 @@ class Answerer:
 
     Three things are computed once for all changes: the prompts' states below the changed block, their keys and values
     there, and, for every change, the prefix that all prompts share. Decoding runs all prompts together, and a prompt
-    drops out as soon as `stop` has seen enough. None of it changes an answer beyond float error; whether that holds
-    for this architecture is measured at the start on a few prompts, and where it does not, prompts run one by one
-    through the model's own `generate`.
+    drops out as soon as `stop` says so. None of it changes an answer beyond float error. That is tried for each model
+    at the start, on a few prompts, and where it does not hold, prompts run one by one through the model's own
+    `generate`.
 
     Memory: keys and values of all prompts twice, and the input of every block (float32, 128 prompts of 50 tokens on
     SmolLM2-135M: 0.9 GB).
 
+    Args:
+        loaded: the model, with all of its blocks and its head.
+        prompts: token ids of each prompt.
+        max_new_tokens: of an answer.
+
     Attributes:
-        reuse: whether the shortcuts are on.
+        reuse: whether states, keys and values are reused.
     """
 
     def __init__(self, loaded: LoadedModel, prompts: Sequence[list[int]], max_new_tokens: int = 32) -> None:
@@ -42,21 +47,21 @@ class Answerer:
 
         self.loaded, self.max_new_tokens = loaded, max_new_tokens
         self._prompts = [list(prompt) for prompt in prompts]
-        self._end = _ends(loaded)
-        shared = common_prefix(self._prompts)
-        own = [prompt[shared:] for prompt in self._prompts]
+        self._end_tokens = _end_tokens(loaded)
+        prefix = common_prefix(self._prompts)
+        own = [prompt[prefix:] for prompt in self._prompts]
         width = max(map(len, own))
         pads = torch.tensor([width - len(row) for row in own])
         padded = torch.tensor([[0] * (width - len(row)) + row for row in own])
-        self._shared, self._width = shared, width
-        self._prefix = torch.tensor([self._prompts[0][:shared]], device=loaded.device)
-        self._own = padded.to(loaded.device)
+        self._prefix, self._width = prefix, width  # tokens of the prefix, and of the longest prompt behind it
+        self._prefix_ids = torch.tensor([self._prompts[0][:prefix]], device=loaded.device)
+        self._own_ids = padded.to(loaded.device)  # padded on the left, so that all answers begin at the same place
         real = torch.arange(width)[None, :] >= pads[:, None]
-        ahead = torch.ones(len(own), shared, dtype=torch.long)
+        before = torch.ones(len(own), prefix, dtype=torch.long)
         after = torch.ones(len(own), max_new_tokens, dtype=torch.long)
-        self._mask = torch.cat([ahead, real.long(), after], dim=1).to(loaded.device)
+        self._mask = torch.cat([before, real.long(), after], dim=1).to(loaded.device)
         self._positions = (self._mask.cumsum(1) - 1).clamp(min=0)
-        self.reuse = self._can_reuse()
+        self.reuse = self._reuse_is_exact()
 
     def answers(self, block: int | None = None, stop: Stop | None = None) -> list[list[int]]:
         """Token ids of each prompt's answer, without the token that ends it.
@@ -69,26 +74,27 @@ class Answerer:
 
         with torch.inference_mode():
             if not self.reuse:
-                return [self._plain(number, stop) for number in range(len(self._prompts))]
-            cache, logits = self._read(block or 0)
+                return [self._answer_alone(number, stop) for number in range(len(self._prompts))]
+            cache, logits = self._read_prompts(block or 0)
             return self._decode(cache, logits, stop)
 
     def text(self, answer: list[int]) -> str:
-        """What an answer's token ids say; the text of a beginning is the beginning of the whole's."""
+        """The text of an answer's token ids. That of its first tokens is the beginning of the whole text."""
         decoded: str = self.loaded.tokenizer.decode(
             answer, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return decoded
 
-    # Without shortcuts ------------------------------------------------------------------------------------------------
+    # Without reuse ----------------------------------------------------------------------------------------------------
 
-    def _plain(self, number: int, stop: Stop | None) -> list[int]:
+    def _answer_alone(self, number: int, stop: Stop | None) -> list[int]:
+        """The answer to one prompt by the model's own `generate`."""
         import torch
         from transformers import StoppingCriteria, StoppingCriteriaList
 
         prompt = self._prompts[number]
 
-        class Enough(StoppingCriteria):  # type: ignore[misc,unused-ignore]
+        class CallStop(StoppingCriteria):  # type: ignore[misc,unused-ignore]
             def __call__(self, input_ids: Tensor, _scores: Any, **_: Any) -> Tensor:
                 ended = stop is not None and stop(number, input_ids[0, len(prompt) :].tolist())
                 return torch.tensor([ended], device=input_ids.device)
@@ -101,15 +107,15 @@ class Answerer:
             do_sample=False,
             repetition_penalty=1.0,
             pad_token_id=0,
-            stopping_criteria=StoppingCriteriaList([Enough()]),
+            stopping_criteria=StoppingCriteriaList([CallStop()]),
         )
         answer = out[0, len(prompt) :].tolist()
-        return next((answer[:at] for at, token in enumerate(answer) if token in self._end), answer)
+        return next((answer[:at] for at, token in enumerate(answer) if token in self._end_tokens), answer)
 
-    # With them --------------------------------------------------------------------------------------------------------
+    # With it ----------------------------------------------------------------------------------------------------------
 
-    def _can_reuse(self) -> bool:
-        """Whether the next token's logits through all shortcuts, with a block changed, are those of the plain pass."""
+    def _reuse_is_exact(self) -> bool:
+        """Whether the next token's logits with all reuse, and a block changed, are those of a plain forward pass."""
         import torch
 
         blocks = self.loaded.blocks
@@ -119,10 +125,10 @@ class Answerer:
             return False  # a window counts places in the cache, and there are pads between the prefix and the prompts
         try:
             with torch.inference_mode():
-                self._store()
+                self._store_unchanged()
                 with scaled(blocks[middle], 1.25):
-                    _, logits = self._read(middle)
-                    for number in range(0, len(self._prompts), -(-len(self._prompts) // _PROBES)):
+                    _, logits = self._read_prompts(middle)
+                    for number in range(0, len(self._prompts), -(-len(self._prompts) // _TRIED_PROMPTS)):
                         ids = torch.tensor([self._prompts[number]], device=self.loaded.device)
                         plain = (
                             self.loaded.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1].float()
@@ -134,85 +140,95 @@ class Answerer:
             return False
         return True
 
-    def _store(self) -> None:
-        """One pass of the unchanged model: the input of every block, and the keys and values that it makes."""
-        prefix = self._new_prefix()
-        self._prefix_inputs = (
-            self._inputs(lambda: self._forward(self._prefix, prefix, None, None)) if self._shared else []
-        )
-        cache = self._new_cache()
-        for number in range(len(self.loaded.blocks)):
-            self._lay_prefix(cache, prefix, number)
-        self._own_inputs = self._inputs(lambda: self._run_own(cache))
-        length = self._shared + self._width
-        self._kept = [
+    def _store_unchanged(self) -> None:
+        """Run the unchanged model, and store the input of every block and the keys and values it computes."""
+        blocks = len(self.loaded.blocks)
+        prefix_cache = growing_cache(blocks)
+        self._prefix_inputs: list[Tensor] = []
+        if self._prefix:
+            self._prefix_inputs = self._block_inputs(lambda: self._forward(self._prefix_ids, prefix_cache, None, None))
+        cache = self._empty_cache()
+        for number in range(blocks):
+            self._fill_with_prefix(cache, prefix_cache, number)
+        self._own_inputs = self._block_inputs(lambda: self._run_own(cache))
+        length = self._prefix + self._width
+        self._keys_values = [
             (layer.keys[:, :, :length].clone(), layer.values[:, :, :length].clone()) for layer in cache.layers
         ]
 
-    def _inputs(self, run: Callable[[], object]) -> list[Tensor]:
-        found: list[Tensor] = []
+    def _block_inputs(self, run: Callable[[], object]) -> list[Tensor]:
+        """The states that each block is given while `run` runs the model."""
+        inputs: list[Tensor] = []
         handles = [
-            block.register_forward_pre_hook(lambda _module, args: found.append(args[0])) for block in self.loaded.blocks
+            block.register_forward_pre_hook(lambda _module, args: inputs.append(args[0]))
+            for block in self.loaded.blocks
         ]
         try:
             run()
         finally:
             for handle in handles:
                 handle.remove()
-        return found
+        return inputs
 
-    def _read(self, first: int) -> tuple[Cache, Tensor]:
-        """The cache after all prompts, and the logits [prompts, vocabulary] of what follows; from block `first` on."""
-        cache, prefix = self._new_cache(), self._new_prefix()
-        with self._starting_at(first) as feed:
-            if self._shared:
-                feed(self._prefix_inputs[first])
-                self._forward(self._prefix, prefix, None, None)
+    def _read_prompts(self, first: int) -> tuple[Cache, Tensor]:
+        """Run the prompts through the blocks from `first` on.
+
+        Returns:
+            The cache after all prompts, and the logits [prompts, vocabulary] of the first tokens of their answers.
+        """
+        cache, prefix_cache = self._empty_cache(), growing_cache(len(self.loaded.blocks))
+        with self._starting_at(first) as set_input:
+            if self._prefix:
+                set_input(self._prefix_inputs[first])
+                self._forward(self._prefix_ids, prefix_cache, None, None)
             for number, layer in enumerate(cache.layers):
                 if number < first:
-                    layer.lay(*self._kept[number])
-                    layer.length = self._shared  # the masks are made for what the blocks that run have seen
+                    layer.fill(*self._keys_values[number])
+                    layer.length = self._prefix  # the masks are made for what the blocks that run have seen
                 else:
-                    self._lay_prefix(cache, prefix, number)
-            feed(self._own_inputs[first])
+                    self._fill_with_prefix(cache, prefix_cache, number)
+            set_input(self._own_inputs[first])
             logits = self._run_own(cache)
         for layer in cache.layers[:first]:
-            layer.length = self._shared + self._width
+            layer.length = self._prefix + self._width
         return cache, logits
 
     def _run_own(self, cache: Cache) -> Tensor:
-        end = self._shared + self._width
-        return self._forward(self._own, cache, self._mask[:, :end], self._positions[:, self._shared : end])
+        """Run the prompts behind their prefix, which is in the cache."""
+        end = self._prefix + self._width
+        return self._forward(self._own_ids, cache, self._mask[:, :end], self._positions[:, self._prefix : end])
 
     def _decode(self, cache: Cache, logits: Tensor, stop: Stop | None) -> list[list[int]]:
+        """The answers, token by token, of all prompts together; those that have ended drop out by and by."""
         import torch
 
-        found: list[list[int]] = [[] for _ in self._prompts]
-        rows, open_ = list(range(len(found))), set(range(len(found)))
+        answers: list[list[int]] = [[] for _ in self._prompts]
+        rows, unfinished = list(range(len(answers))), set(range(len(answers)))
         mask, positions = self._mask, self._positions
         for step in range(self.max_new_tokens):
-            following = logits.argmax(-1)
-            for row, token in zip(rows, following.tolist(), strict=True):
-                if row not in open_:
+            next_tokens = logits.argmax(-1)
+            for row, token in zip(rows, next_tokens.tolist(), strict=True):
+                if row not in unfinished:
                     continue
-                if token in self._end:
-                    open_.discard(row)
+                if token in self._end_tokens:
+                    unfinished.discard(row)
                     continue
-                found[row].append(token)
-                if stop is not None and stop(row, found[row]):
-                    open_.discard(row)
-            if not open_ or step == self.max_new_tokens - 1:
+                answers[row].append(token)
+                if stop is not None and stop(row, answers[row]):
+                    unfinished.discard(row)
+            if not unfinished or step == self.max_new_tokens - 1:
                 break
-            if len(open_) <= _SHRINK * len(rows):
-                left = torch.tensor([at for at, row in enumerate(rows) if row in open_], device=following.device)
+            if len(unfinished) <= _COMPACT * len(rows):
+                left = torch.tensor([at for at, row in enumerate(rows) if row in unfinished], device=mask.device)
                 rows = [rows[at] for at in left.tolist()]
-                following, mask, positions = following[left], mask[left], positions[left]
+                next_tokens, mask, positions = next_tokens[left], mask[left], positions[left]
                 cache.reorder_cache(left)
-            at = self._shared + self._width + step
-            logits = self._forward(following[:, None], cache, mask[:, : at + 1], positions[:, at : at + 1])
-        return found
+            at = self._prefix + self._width + step
+            logits = self._forward(next_tokens[:, None], cache, mask[:, : at + 1], positions[:, at : at + 1])
+        return answers
 
     def _forward(self, ids: Tensor, cache: Cache, mask: Tensor | None, positions: Tensor | None) -> Tensor:
+        """Logits float32 [rows, vocabulary] of what follows the last token."""
         out = self.loaded.model(
             input_ids=ids,
             attention_mask=mask,
@@ -226,130 +242,49 @@ class Answerer:
 
     @contextlib.contextmanager
     def _starting_at(self, first: int) -> Iterator[Callable[[Tensor], None]]:
-        """While it lasts, the blocks below `first` do nothing, and `first` is given what it was fed instead."""
+        """While it lasts, the blocks below `first` do nothing, and that one gets the input that was last set.
+
+        Yields:
+            A function that sets the input.
+        """
         from torch import nn
 
         class Idle(nn.Module):
             def forward(self, states: Tensor, *_args: object, **_kwargs: object) -> Tensor:
                 return states
 
-        blocks, fed = self.loaded.blocks, list[Any]([None])
+        blocks = self.loaded.blocks
         below = list(blocks[:first])
+        states: Tensor | None = None
 
-        def feed(states: Tensor) -> None:
-            fed[0] = states
+        def set_input(given: Tensor) -> None:
+            nonlocal states
+            states = given
 
-        handle = blocks[first].register_forward_pre_hook(lambda _module, args: (fed[0], *args[1:]))
+        handle = blocks[first].register_forward_pre_hook(lambda _module, args: (states, *args[1:]))
         try:
             for number in range(first):
                 blocks[number] = Idle()
-            yield feed
+            yield set_input
         finally:
             handle.remove()
             for number, block in enumerate(below):
                 blocks[number] = block
 
-    def _new_prefix(self) -> Cache:
-        return Cache(layers=[DynamicLayer() for _ in self.loaded.blocks])
+    def _empty_cache(self) -> Cache:
+        return preallocated_cache(len(self.loaded.blocks), self._prefix + self._width + self.max_new_tokens)
 
-    def _new_cache(self) -> Cache:
-        capacity = self._shared + self._width + self.max_new_tokens
-        return Cache(layers=[_Shelf(capacity) for _ in self.loaded.blocks])
-
-    def _lay_prefix(self, cache: Cache, prefix: Cache, number: int) -> None:
-        if self._shared:
-            rows = len(self._prompts)
-            made = prefix.layers[number]
-            cache.layers[number].lay(made.keys.expand(rows, -1, -1, -1), made.values.expand(rows, -1, -1, -1))
+    def _fill_with_prefix(self, cache: Cache, prefix_cache: Cache, number: int) -> None:
+        """Give every prompt the prefix's keys and values in one block."""
+        if self._prefix:
+            rows, of_prefix = len(self._prompts), prefix_cache.layers[number]
+            keys, values = (x.expand(rows, -1, -1, -1) for x in (of_prefix.keys, of_prefix.values))
+            cache.layers[number].fill(keys, values)
 
 
-class _Shelf(DynamicLayer):  # type: ignore[misc,unused-ignore]
-    """Keys and values of one block in a buffer of fixed size: a new token is written, not joined by copying all."""
-
-    def __init__(self, capacity: int) -> None:
-        super().__init__()
-        self.capacity, self.length = capacity, 0
-
-    def lay(self, keys: Tensor, values: Tensor) -> None:
-        """Begin with these, [rows, heads, tokens, size]."""
-        self._buffers = [keys.new_empty((*x.shape[:2], self.capacity, x.shape[3])) for x in (keys, values)]
-        self.length, self.is_initialized = 0, True
-        self.update(keys, values)
-
-    def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lay(key_states, value_states)
-        else:
-            end = self.length + key_states.shape[2]
-            for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
-                buffer[:, :, self.length : end] = new
-            self.length = end
-        self.keys, self.values = (buffer[:, :, : self.length] for buffer in self._buffers)
-        return self.keys, self.values
-
-    def get_seq_length(self) -> int:
-        return self.length
-
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        self._buffers = [buffer.index_select(0, beam_idx) for buffer in self._buffers]
-
-
-@contextlib.contextmanager
-def scaled(block: nn.Module, factor: float) -> Iterator[None]:
-    """While it lasts, the block's linear weights (fused ones too) are `factor` times what they were.
-
-    Biases and norms stay, as in the authors' search; so does the router of a mixture of experts. The weights
-    themselves are never written: each parameter points to a scaled copy and back, so that they are the same bytes
-    afterwards whatever happens in between, Ctrl-C included. Where a layer's weights are quantised, or an adapter lies
-    beside them, what the layer gives is scaled instead, which is the same.
-
-    Raises:
-        ModelError: the block has no linear weights that are known as such.
-    """
-    whole = {
-        name: module
-        for name, module in block.named_modules()
-        if hasattr(module, "base_layer") or getattr(getattr(module, "weight", None), "itemsize", 2) == 1
-    }
-    within = tuple(f"{name}." for name in whole)
-    layers = [module for name, module in whole.items() if not name.startswith(within)]
-    chosen = [
-        parameter
-        for name, parameter in block.named_parameters()
-        if parameter.ndim >= 2
-        and not name.endswith(("router.weight", "mlp.gate.weight"))
-        and not name.startswith(within)
-    ]
-    if not chosen and not layers:
-        raise ModelError(f"{type(block).__name__} keeps its linear weights in a form that the search cannot scale")
-    own = [parameter.data for parameter in chosen]
-
-    def scale(layer: Any, _args: object, output: Tensor) -> Tensor:
-        return output * factor if layer.bias is None else output * factor + layer.bias * (1 - factor)
-
-    handles = [layer.register_forward_hook(scale) for layer in layers]
-    try:
-        for parameter, weights in zip(chosen, own, strict=True):
-            parameter.data = weights * factor
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        interrupted: KeyboardInterrupt | None = None
-        while True:
-            try:
-                for parameter, weights in zip(chosen, own, strict=True):
-                    parameter.data = weights
-                break
-            except KeyboardInterrupt as error:  # a second Ctrl-C, right here
-                interrupted = error
-        if interrupted is not None:
-            raise interrupted
-
-
-def _ends(loaded: LoadedModel) -> set[int]:
+def _end_tokens(loaded: LoadedModel) -> set[int]:
     """The tokens that end an answer."""
     config = getattr(loaded.model, "generation_config", None)
-    named = getattr(config, "eos_token_id", None)
-    listed = named if isinstance(named, list) else [named]
-    return {int(token) for token in (*listed, loaded.tokenizer.eos_token_id) if token is not None}
+    configured = getattr(config, "eos_token_id", None)
+    several = configured if isinstance(configured, list) else [configured]
+    return {int(token) for token in (*several, loaded.tokenizer.eos_token_id) if token is not None}

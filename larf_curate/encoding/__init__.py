@@ -1,1 +1,1 @@
-"""Token ids become states: the hidden state of the last token at a block."""
+"""Token ids become states: the hidden state of the last token after a block."""

@@ -1,8 +1,8 @@
-"""Attention of conversations that lie end to end behind a beginning that all of them share.
+"""Attention in a packed batch: rows lie end to end, and each sees the shared prefix and its own tokens before.
 
-transformers hands query, key and value of one long sequence to `attend` through its attention interface. Each
-conversation sees the beginning and itself. Rows of near-equal length are laid side by side for it, padded by their own
-last token; what a pad sees is dropped, and no row sees a pad, for pads come last and attention is causal.
+transformers calls `packed_attention` with query, key and value of the whole sequence, through its attention interface.
+Rows of similar length (a `Segment`) are computed together, padded by their own last token. Results of pads are dropped,
+and no row sees a pad: pads come last, and attention is causal.
 """
 
 from __future__ import annotations
@@ -10,21 +10,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import kernels
-from .packs import How, Pack, Segment, get_pack
+from .packed_batch import AttentionOptions, PackedBatch, Segment, Step, running_packed_batch
 
 if TYPE_CHECKING:
     import torch
 
 NAME = "larf_packed"
-"""What transformers' configs call this attention."""
+"""The name of this attention in the configs of transformers."""
 
-_UNKNOWN = ("s_aux", "position_bias", "cache", "block_mask")  # attention of other kinds; not ours to compute
-_QUERIES = 64  # at once, about, on a CPU: their scores stay in its cache, and keys that they cannot see are left out
-_QUERIES_OF_ACCELERATORS = 512  # their scores are the largest tensor there is
-_LONG = 768  # tokens from which torch's fused kernel is the faster on a CPU
+_UNSUPPORTED = ("s_aux", "position_bias", "cache", "block_mask")  # arguments of attention that computes something else
 
 
-def attend(
+def packed_attention(
     module: object,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -35,169 +32,210 @@ def attend(
     softcap: float | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of a packed batch as transformers asks for it, and wants it: [1, tokens, heads, size].
+    """Attention of the packed batch that runs in this thread, with the signature that transformers asks for.
 
-    Query is [1, heads, tokens, size], key and value [1, fewer heads, tokens, size].
+    Args:
+        module: the attention module of a block.
+        query: [1, heads, tokens, head size].
+        key, value: [1, key heads, tokens, head size].
+        scaling, sliding_window, softcap: see `AttentionOptions`.
+        **others: what else transformers passes on.
+
+    Returns:
+        [1, tokens, heads, head size], and None for the weights.
+
+    Raises:
+        NotImplementedError: the model asks for attention that computes something else.
     """
-    if odd := [name for name in _UNKNOWN if others.get(name) is not None]:
-        raise NotImplementedError(f"attention with {odd[0]}")
-    how = How(query.shape[3] ** -0.5 if scaling is None else scaling, sliding_window, softcap)
-    pack = get_pack()
-    pack.asked[module] = how
-    key, value = pack.made or pack.hold(key[0].transpose(0, 1), value[0].transpose(0, 1))
-    return answer(pack, query[0].transpose(0, 1), key, value, how)[None], None
+    if unsupported := [name for name in _UNSUPPORTED if others.get(name) is not None]:
+        raise NotImplementedError(f"attention with {unsupported[0]}")
+    options = AttentionOptions(query.shape[3] ** -0.5 if scaling is None else scaling, sliding_window, softcap)
+    batch = running_packed_batch()
+    batch.attention_options[module] = options
+    if batch.step is Step.LAST_TOKENS:
+        assert batch.last_keys_values is not None
+        key, value = batch.last_keys_values
+    else:
+        key, value = batch.with_prefix(module, key[0].transpose(0, 1), value[0].transpose(0, 1))
+    return attend(batch, query[0].transpose(0, 1), key, value, options)[None], None
 
 
-def answer(pack: Pack, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, how: How) -> torch.Tensor:
-    """The values that each query [tokens, heads, size] finds: [tokens, heads, size]."""
-    trimmed = pack.made is not None
-    loops = None if trimmed or query.shape[2] != value.shape[2] else _loops(pack, query, how)
-    if loops is not None:
-        pack.compiled = True
-        return loops.attend(query, key, value, pack.last + 1, pack.segments[0].before, how.scale)
-    # Heads that share keys together: [tokens, key heads, query heads of each, size]
+def attend(
+    batch: PackedBatch, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, options: AttentionOptions
+) -> torch.Tensor:
+    """Causal attention of each row behind the shared prefix.
+
+    Args:
+        batch: where the rows lie.
+        query: of all tokens, or of the last ones in the step LAST_TOKENS, [tokens, heads, head size].
+        key, value: of the prefix and all tokens, [prefix + tokens, key heads, head size].
+        options: of the block.
+
+    Returns:
+        [tokens, heads, head size of the values].
+    """
+    last_alone = batch.step is Step.LAST_TOKENS
+    if not last_alone and query.shape[2] == value.shape[2]:
+        compiled = _compiled_kernels(batch, query, options)
+        if compiled is not None:
+            batch.used_kernels = True
+            ends, prefix = batch.last_tokens + 1, batch.segments[0].prefix
+            return compiled.attend(query, key, value, ends, prefix, options.scale)
+    # Query heads that share a key head go together: [tokens, key heads, query heads of each, head size]
     query = query.reshape(len(query), key.shape[1], -1, query.shape[2])
     out = query.new_empty(*query.shape[:3], value.shape[2])
     key, value = key.transpose(0, 1), value.transpose(0, 1)
-    for segment in pack.segments:
-        keys, values = (_seen(x, segment) for x in (key, value))
-        if trimmed:
-            rows = slice(segment.first, segment.first + segment.count)
-            _last_tokens(query[rows], keys, values, segment, how, out[rows])
-        elif how.softcap is None and _fused_pays(segment, how.window, query.device):
-            out[segment.start : segment.stop] = _fused(query, keys, values, segment, how)
+    for segment in batch.segments:
+        keys, values = (_seen_by_rows(x, segment) for x in (key, value))
+        if last_alone:
+            rows = slice(segment.first_row, segment.first_row + segment.rows)
+            _attend_from_last_tokens(query[rows], keys, values, segment, options, out[rows])
+        elif options.softcap is None and _sdpa_is_faster(segment, options, query.device, batch.settings.sdpa_tokens):
+            out[segment.start : segment.stop] = _attend_by_sdpa(query, keys, values, segment, options)
         else:
-            _by_chunks(query, keys, values, segment, how, pack, out[segment.start : segment.stop])
+            _attend_in_chunks(query, keys, values, segment, options, batch, out[segment.start : segment.stop])
     return out.flatten(1, 2)
 
 
-def _loops(pack: Pack, query: torch.Tensor, how: How) -> kernels.Loops | None:
-    """The compiled loops, where nothing but the order of tokens hides a key from a query."""
-    all_seen = how.window is None or all(part.before + part.length <= how.window for part in pack.segments)
-    if how.softcap is not None or not all_seen:
+def _compiled_kernels(batch: PackedBatch, query: torch.Tensor, options: AttentionOptions) -> kernels.Kernels | None:
+    """Those for attention that is causal and nothing else; None where they cannot be used."""
+    window = options.window
+    within_window = window is None or all(part.prefix + part.length <= window for part in batch.segments)
+    if options.softcap is not None or not within_window:
         return None
-    return kernels.suiting(query, query.shape[2], any_precision=True)
+    return kernels.kernels_for(query, query.shape[2], any_precision=True)
 
 
-def _seen(states: torch.Tensor, segment: Segment) -> torch.Tensor:
-    """Keys or values [heads, tokens, size] to those that each row sees, [heads, rows, tokens, size]."""
-    return states.index_select(1, segment.seen).view(len(states), segment.count, -1, states.shape[2])
+def _seen_by_rows(states: torch.Tensor, segment: Segment) -> torch.Tensor:
+    """Keys or values [key heads, tokens, size] of what each row sees, [key heads, rows, prefix + length, size]."""
+    return states.index_select(1, segment.keys).view(len(states), segment.rows, -1, states.shape[2])
 
 
-def _fused_pays(segment: Segment, window: int | None, device: torch.device) -> bool:
-    """Whether torch's own kernel is the faster: it asks for the beginning with every row, as its mask is a square."""
-    seen = segment.before + segment.length
-    if window is not None and seen > window:
+def _sdpa_is_faster(segment: Segment, options: AttentionOptions, device: torch.device, sdpa_tokens: int) -> bool:
+    """Whether torch's kernel is faster. Its causal mask is a square, so the prefix is computed again for every row."""
+    seen = segment.prefix + segment.length
+    if options.window is not None and seen > options.window:
         return False
-    return segment.before <= segment.length and (device.type != "cpu" or seen >= _LONG)
+    return segment.prefix <= segment.length and (device.type != "cpu" or seen >= sdpa_tokens)
 
 
-def _side_by_side(query: torch.Tensor, segment: Segment) -> torch.Tensor:
-    """The queries of a segment's own tokens, [rows, tokens, ...]."""
-    at = segment.asking
-    own = query[segment.start : segment.stop] if at is None else query.index_select(0, at)
-    return own.reshape(segment.count, segment.length, *query.shape[1:])
+def _padded_rows(query: torch.Tensor, segment: Segment) -> torch.Tensor:
+    """The queries of a segment's rows, [rows, length, ...]."""
+    index = segment.queries
+    own = query[segment.start : segment.stop] if index is None else query.index_select(0, index)
+    return own.reshape(segment.rows, segment.length, *query.shape[1:])
 
 
-def _fused(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segment: Segment, how: How) -> torch.Tensor:
-    """By torch's kernel; what it is asked for the beginning's sake (the first token, many times) is dropped."""
+def _attend_by_sdpa(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segment: Segment, options: AttentionOptions
+) -> torch.Tensor:
+    """By torch's `scaled_dot_product_attention`; in place of the prefix's queries stands each row's first, dropped."""
     import torch
 
-    own = _side_by_side(query, segment)  # [rows, tokens, key heads, query heads of each, size]
-    asked = torch.cat([own[:, :1].expand(-1, segment.before, -1, -1, -1), own], dim=1).flatten(2, 3).transpose(1, 2)
+    own = _padded_rows(query, segment)  # [rows, length, key heads, query heads of each, size]
+    square = torch.cat([own[:, :1].expand(-1, segment.prefix, -1, -1, -1), own], dim=1).flatten(2, 3).transpose(1, 2)
     keys, values = (x.transpose(0, 1) for x in (key, value))
     groups = query.shape[2]
     if query.device.type != "cpu":  # not all of an accelerator's kernels know that heads can share keys
         keys, values = (x.repeat_interleave(groups, dim=1) for x in (keys, values))
-    found = torch.nn.functional.scaled_dot_product_attention(
-        asked, keys, values, is_causal=True, scale=how.scale, enable_gqa=keys.shape[1] < asked.shape[1]
+    out = torch.nn.functional.scaled_dot_product_attention(
+        square, keys, values, is_causal=True, scale=options.scale, enable_gqa=keys.shape[1] < square.shape[1]
     )
-    found = found[:, :, segment.before :].transpose(1, 2).reshape(-1, *query.shape[1:3], value.shape[3])
-    return found if segment.real is None else found.index_select(0, segment.real)
+    out = out[:, :, segment.prefix :].transpose(1, 2).reshape(-1, *query.shape[1:3], value.shape[3])
+    return out if segment.unpadded is None else out.index_select(0, segment.unpadded)
 
 
-def _by_chunks(
+def _attend_in_chunks(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     segment: Segment,
-    how: How,
-    pack: Pack,
+    options: AttentionOptions,
+    batch: PackedBatch,
     out: torch.Tensor,
 ) -> None:
-    """A few tokens of all rows at a time, and the heads that share keys as one matrix; written to `out`."""
+    """A few tokens of all rows at a time, without the keys that none of them sees; written to `out`."""
     import torch
 
-    count, length, before = segment.count, segment.length, segment.before
-    own = _side_by_side(query, segment).permute(2, 0, 3, 1, 4)  # [key heads, rows, query heads, tokens, size]
-    found = out if segment.real is None else out.new_empty(count * length, *out.shape[1:])
-    side_by_side = found.view(count, length, *out.shape[1:]).permute(2, 0, 3, 1, 4)
-    key, value = key.flatten(0, 1), value.flatten(0, 1)  # [key heads * rows, tokens, size]
-    parts = max(1, round(length / (_QUERIES if query.device.type == "cpu" else _QUERIES_OF_ACCELERATORS)))
-    step = -(-length // parts)
+    rows, length, prefix, window = segment.rows, segment.length, segment.prefix, options.window
+    own = _padded_rows(query, segment).permute(2, 0, 3, 1, 4)  # [key heads, rows, query heads of each, length, size]
+    padded_out = out if segment.unpadded is None else out.new_empty(rows * length, *out.shape[1:])
+    by_row = padded_out.view(rows, length, *out.shape[1:]).permute(2, 0, 3, 1, 4)
+    key, value = key.flatten(0, 1), value.flatten(0, 1)  # [key heads * rows, prefix + length, size]
+    settings = batch.settings
+    chunk = settings.chunk_queries if query.device.type == "cpu" else settings.chunk_queries_accelerator
+    step = -(-length // max(1, round(length / chunk)))
     for start in range(0, length, step):
         stop = min(start + step, length)
-        low = 0 if how.window is None else max(0, before + start - how.window + 1)
-        seen = slice(low, before + stop)
-        mask = _mask(stop - start, before + start - low, how.window, pack.masks, query)
-        asked = own[:, :, :, start:stop]
-        part = _softmaxed(asked.flatten(0, 1).flatten(1, 2), key[:, seen], value[:, seen], mask, how)
-        side_by_side[:, :, :, start:stop] = part.view(*asked.shape[:-1], -1)
-    if segment.real is not None:
-        torch.index_select(found, 0, segment.real, out=out)
+        lowest = 0 if window is None else max(0, prefix + start - window + 1)
+        seen = slice(lowest, prefix + stop)
+        mask = _causal_mask(stop - start, prefix + start - lowest, window, batch.masks, query)
+        part = own[:, :, :, start:stop]
+        attended = _softmax_attention(part.flatten(0, 1).flatten(1, 2), key[:, seen], value[:, seen], mask, options)
+        by_row[:, :, :, start:stop] = attended.view(*part.shape[:-1], -1)
+    if segment.unpadded is not None:
+        torch.index_select(padded_out, 0, segment.unpadded, out=out)
 
 
-def _last_tokens(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segment: Segment, how: How, out: torch.Tensor
+def _attend_from_last_tokens(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    segment: Segment,
+    options: AttentionOptions,
+    out: torch.Tensor,
 ) -> None:
-    """The last token of each row alone, query [rows, key heads, query heads of each, size]; written to `out`."""
+    """One query for each row, its last token's, [rows, key heads, query heads of each, size]; written to `out`."""
     import torch
 
     place = torch.arange(key.shape[2], device=key.device)
-    end = segment.before + segment.lengths[:, None]
+    end = segment.prefix + segment.lengths[:, None]
     seen = place < end
-    if how.window is not None:
-        seen &= place >= end - how.window
-    mask = _unseen(seen, query).repeat(len(key), 1)[:, None]  # [key heads * rows, 1, tokens]
-    asked = query.transpose(0, 1)
-    found = _softmaxed(asked.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1), mask, how)
-    out[:] = found.view(*asked.shape[:-1], -1).transpose(0, 1)
+    if options.window is not None:
+        seen &= place >= end - options.window
+    mask = _additive_mask(seen, query).repeat(len(key), 1)[:, None]  # [key heads * rows, 1, prefix + length]
+    by_head = query.transpose(0, 1)
+    attended = _softmax_attention(by_head.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1), mask, options)
+    out[:] = attended.view(*by_head.shape[:-1], -1).transpose(0, 1)
 
 
-def _mask(
-    asked: int, before: int, window: int | None, masks: dict[Any, torch.Tensor], like: torch.Tensor
+def _causal_mask(
+    queries: int, before: int, window: int | None, masks: dict[tuple[int, int, int | None], torch.Tensor], like: Any
 ) -> torch.Tensor:
-    """What so many tokens, behind `before` others, must not see: [asked, the last keys], zero or minus infinity."""
+    """The mask of so many queries that follow `before` other tokens: [queries, the last keys], to be added to scores.
+
+    Keys before the last ones, which every query sees, are left out of it.
+    """
     import torch
 
-    reach = before + asked if window is None else window
-    bites = before + asked > reach
-    place = asked, before if bites else 0, reach if bites else None
-    if place not in masks:
-        keys = place[1] + asked
-        back = torch.arange(keys - asked, keys)[:, None] - torch.arange(keys)[None, :]  # how far a key lies back
-        seen = back >= 0
-        if bites:
-            seen &= back < reach
-        masks[place] = _unseen(seen, like)
-    return masks[place]
+    reach = before + queries if window is None else window
+    window_matters = before + queries > reach
+    shape = queries, before if window_matters else 0, reach if window_matters else None
+    if shape not in masks:
+        keys = shape[1] + queries
+        distance = torch.arange(keys - queries, keys)[:, None] - torch.arange(keys)[None, :]
+        seen = distance >= 0
+        if window_matters:
+            seen &= distance < reach
+        masks[shape] = _additive_mask(seen, like)
+    return masks[shape]
 
 
-def _unseen(seen: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """What to add to scores, of the kind of `like`: zero where a key is seen, else minus infinity."""
+def _additive_mask(seen: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Zero where a key is seen, else minus infinity; with the precision and device of `like`."""
     return like.new_zeros(seen.shape).masked_fill_(~seen.to(like.device), float("-inf"))
 
 
-def _softmaxed(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, how: How
+def _softmax_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, options: AttentionOptions
 ) -> torch.Tensor:
-    """softmax(query key' + mask) value of [many, any, size]; the mask is that of the last keys."""
+    """softmax(scale query key' + mask) value, each [many, any, size]; the mask is that of the last keys."""
     import torch
 
-    scale = how.scale if how.softcap is None else how.scale / how.softcap
+    scale = options.scale if options.softcap is None else options.scale / options.softcap
     scores = torch.baddbmm(query.new_empty(1, 1, 1), query, key.transpose(1, 2), beta=0, alpha=scale)
-    if how.softcap is not None:
-        scores = scores.tanh_().mul_(how.softcap)
+    if options.softcap is not None:
+        scores = scores.tanh_().mul_(options.softcap)
     by_head = scores.view(len(scores), -1, mask.shape[-2], scores.shape[2])
     by_head[..., -mask.shape[-1] :].add_(mask.unsqueeze(-3))
     if scores.dtype == torch.float32:

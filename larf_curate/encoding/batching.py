@@ -1,4 +1,4 @@
-"""Which conversations run together: those that begin alike, sorted by length, bounded by tokens."""
+"""Which rows run together: sorted by length, within a number of tokens, and packed rows by shared prefix."""
 
 from __future__ import annotations
 
@@ -8,30 +8,37 @@ from typing import NamedTuple, TypeVar
 
 Row = TypeVar("Row", list[int], tuple[int, ...])
 
-_SET_UP = 512
-"""Tokens' worth of work that a beginning has to save: it runs by itself, and the rows that have it by themselves."""
-_DEPTH = 16  # beginnings within beginnings
+_MAX_DEPTH = 16  # prefixes within prefixes
 
 
 class Batch(NamedTuple):
-    """Indices of rows that run together, and how many first tokens all of them share."""
+    """Rows that run together.
+
+    Attributes:
+        rows: their indices.
+        prefix: how many first tokens all of them share, computed once for all batches that have them.
+    """
 
     rows: list[int]
-    shared: int = 0
+    prefix: int = 0
 
     def halves(self) -> tuple[Batch, Batch]:
-        """A batch that did not fit in memory, in two."""
+        """The batch in two, for one that does not fit in memory."""
         middle = len(self.rows) // 2
-        return Batch(self.rows[:middle], self.shared), Batch(self.rows[middle:], self.shared)
+        return Batch(self.rows[:middle], self.prefix), Batch(self.rows[middle:], self.prefix)
 
 
-def plan_batches(lengths: Sequence[int], batch_tokens: int) -> list[Batch]:
-    """Indices of `lengths` in batches of near-equal length, longest first.
+def plan_padded_batches(lengths: Sequence[int], batch_tokens: int) -> list[Batch]:
+    """Batches of rows of similar length, longest first.
 
-    A batch of n conversations of at most m tokens costs n * m <= `batch_tokens` with its padding; one that is longer
-    than that alone is a batch of its own. Longest first, so that memory runs out at the start or not at all.
+    A batch of n rows of at most m tokens costs n * m <= `batch_tokens` with its padding; a row that is longer than that
+    is a batch of its own. Longest first, so that memory runs out at the start or not at all.
 
-    >>> [batch.rows for batch in plan_batches([3, 9, 4, 1], batch_tokens=8)]
+    Args:
+        lengths: tokens of each row.
+        batch_tokens: of a batch, pads counted.
+
+    >>> [batch.rows for batch in plan_padded_batches([3, 9, 4, 1], batch_tokens=8)]
     [[1], [2, 0], [3]]
     """
     batches: list[Batch] = []
@@ -45,57 +52,67 @@ def plan_batches(lengths: Sequence[int], batch_tokens: int) -> list[Batch]:
     return batches
 
 
-def plan_packs(rows: Sequence[Row], batch_tokens: int) -> list[Batch]:
-    """Indices of `rows` in batches of at most `batch_tokens` behind what their rows share; longest first.
+def plan_packed_batches(rows: Sequence[Row], batch_tokens: int, *, prefix_overhead: int) -> list[Batch]:
+    """Batches of at most `batch_tokens` tokens behind the prefix that their rows share; longest first.
 
-    Batches that share a beginning follow each other.
+    Batches that share a prefix follow each other.
 
-    >>> [(batch.rows, batch.shared) for batch in plan_packs([[1] * 3, [1] * 9, [2] * 4, [1]], batch_tokens=8)]
+    Args:
+        rows: token ids, none empty.
+        batch_tokens: of a batch, without the prefix. A row that is longer is a batch of its own.
+        prefix_overhead: a prefix is split off only if that saves at least this many tokens of work.
+
+    >>> rows = [[1] * 3, [1] * 9, [2] * 4, [1]]
+    >>> [(batch.rows, batch.prefix) for batch in plan_packed_batches(rows, batch_tokens=8, prefix_overhead=512)]
     [([1], 0), ([2, 0, 3], 0)]
     """
     batches: list[Batch] = []
-    for indices, shared in sorted(_families(rows), key=lambda family: -max(len(rows[i]) for i in family[0])):
-        room, family = 0, list[Batch]()
+    groups = _prefix_groups(rows, prefix_overhead)
+    for indices, prefix in sorted(groups, key=lambda group: -max(len(rows[i]) for i in group[0])):
+        room, batches_of_group = 0, list[Batch]()
         for index in sorted(indices, key=lambda i: (-len(rows[i]), i)):
-            own = len(rows[index]) - shared
-            if room < own or not family:
-                family.append(Batch([], shared))
+            tokens = len(rows[index]) - prefix
+            if room < tokens or not batches_of_group:
+                batches_of_group.append(Batch([], prefix))
                 room = batch_tokens
-            family[-1].rows.append(index)
-            room -= own
-        batches += family
+            batches_of_group[-1].rows.append(index)
+            room -= tokens
+        batches += batches_of_group
     return batches
 
 
-def _families(rows: Sequence[Row]) -> list[tuple[list[int], int]]:
-    """Indices of rows that begin alike, with the number of tokens shared; a family within another where that pays."""
-    found: list[tuple[list[int], int]] = []
+def _prefix_groups(rows: Sequence[Row], prefix_overhead: int) -> list[tuple[list[int], int]]:
+    """Groups of rows that share a prefix worth splitting off: their indices, and the tokens of the prefix.
 
-    def stay(at: list[int], outer: int, depth: int) -> list[int]:
-        """Those of `at`, in the rows' order, that found no closer family than the one that shares `outer` tokens."""
-        if len(at) < 3 or depth > _DEPTH:
-            return at
-        shared = common_prefix([rows[at[0]], rows[at[-1]]])  # what the extremes share, all between them share
-        pays = (len(at) - 1) * (shared - outer) > shared + _SET_UP
+    A group may lie within another: rows that share a longer prefix form a group of their own where that pays.
+    """
+    groups: list[tuple[list[int], int]] = []
+
+    def split_off(indices: list[int], outer: int, depth: int) -> list[int]:
+        """Find groups among rows that share `outer` tokens; returns those that are in none. All in the rows' order."""
+        if len(indices) < 3 or depth > _MAX_DEPTH:
+            return indices
+        shared = common_prefix([rows[indices[0]], rows[indices[-1]]])  # rows are sorted: all between share it too
+        pays = (len(indices) - 1) * (shared - outer) > shared + prefix_overhead
         inner = shared if pays else outer
-        rest = at[:1]  # it may be the common beginning and its one own token, no more
-        for _, same in groupby(at[1:], key=lambda i: rows[i][shared]):
-            rest += stay(list(same), inner, depth + 1)
+        ungrouped = indices[:1]  # this row may end with the prefix and one token of its own: it has no next token
+        for _, same in groupby(indices[1:], key=lambda i: rows[i][shared]):
+            ungrouped += split_off(list(same), inner, depth + 1)
         if pays:
-            found.append((rest, shared))
-        return [] if pays else rest
+            groups.append((ungrouped, shared))
+        return [] if pays else ungrouped
 
-    rest = stay(sorted(range(len(rows)), key=rows.__getitem__), 0, 0)
-    return [*found, (rest, 0)] if rest else found
+    ungrouped = split_off(sorted(range(len(rows)), key=rows.__getitem__), 0, 0)
+    return [*groups, (ungrouped, 0)] if ungrouped else groups
 
 
 def common_prefix(rows: Iterable[Row]) -> int:
-    """How many first tokens all rows share; each keeps one of its own.
+    """How many first tokens all rows share, where each keeps at least one token of its own.
 
     >>> common_prefix([[1, 2, 3], [1, 2, 4], [1, 2]])
     1
     """
     rows = list(rows)
-    first, last = min(rows), max(rows)  # what the extremes share, all between them share
+    first, last = min(rows), max(rows)  # what the first and last in order share, all between them share
     limit = min(map(len, rows)) - 1
     return next((at for at in range(limit) if first[at] != last[at]), limit)

@@ -1,11 +1,9 @@
-"""Token ids become the last token's state after chosen blocks."""
+"""The encoder: conversations, or token ids, become the states of their last tokens after chosen blocks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,11 +13,9 @@ from ..models.loading import LoadedModel
 from ..models.options import ModelOptions
 from ..rows.rendering import Rendered, Renderer
 from ..rows.turns import Conversation
-from .batching import Batch
-from .memory import give_back, is_out_of_memory
+from .jobs import run_rows
+from .readout import LastTokenStates
 from .runtime import Runtime, runtime_for
-from .threads import each
-from .tuning import batch_tokens_for
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -120,103 +116,23 @@ class Encoder:
         layers: Sequence[int],
         progress: Callable[[int], object] | None = None,
     ) -> States:
-        """The state after each of `layers` at the last token of each conversation, in the order given.
+        """The state after each of `layers` at the last token of each row, in the order given.
 
-        Conversations lie end to end without pads where the architecture allows (`packing`); else they are padded on the
-        right and attend causally. Either way no token of a row ever sees a pad or another row, and the result does not
-        depend on its batch beyond float error. Equal conversations run once; what did not fit in memory is remembered.
+        Rows run packed, without pads, where the architecture allows (`packing`); else they are padded on the right and
+        attend causally. Either way no token of a row sees a pad or another row, and the result does not depend on the
+        batch beyond float error. Equal rows run once. A batch that does not fit in memory runs again in halves, and its
+        size is remembered.
 
         Args:
-            ids: token ids, none empty.
-            layers: block indices, at most `highest`.
-            progress: called with the number of conversations just done.
+            ids: token ids of each row, none empty.
+            layers: block numbers, each one of `loaded.blocks`.
+            progress: called with the number of rows just done.
         """
-        job = _Job(ids, len(layers), self.loaded.hidden_size)
-        with self.runtime.lock:
-            forward = self.runtime.forward
-            size = self.batch_tokens or batch_tokens_for(self.runtime, sum(map(len, job.rows)))
-            with forward.at_work(layers):
-                queue, alone = forward.plan(job.rows, size), False
-                while queue:
-                    run = partial(self._try, job.rows)
-                    again: list[Batch] = []
-                    # What failed runs again, but not beside others that take the memory.
-                    with closing(each(run, queue, in_threads=forward.in_threads and not alone)) as found:
-                        for batch, states in found:
-                            left, done = job.settle(batch, states, alone=alone)
-                            again += left
-                            if progress is not None and done:
-                                progress(done)
-                    queue, alone = again, True
-            shortcuts = ", ".join((*forward.shortcuts, *forward.shortcuts_seen))
-        execution = f"{self.loaded.dtype_name} on {self.loaded.device}, batches of up to {size:,} tokens; {shortcuts}"
-        return States(job.values, job.issues, [len(tokens) for tokens in ids], execution)
-
-    def _try(self, rows: Sequence[tuple[int, ...]], batch: Batch) -> NDArray[np.float32] | None:
-        """States [rows, layers, hidden], or None where the batch does not fit in memory."""
-        runtime, forward = self.runtime, self.runtime.forward
-        chosen = [rows[i] for i in batch.rows]
-        tokens = forward.tokens(chosen, batch.shared)
-        limit = runtime.tokens_out_of_memory
-        if len(chosen) > 1 and limit is not None and tokens >= limit:
-            return None
-        try:
-            states: NDArray[np.float32] = forward(chosen, batch.shared).cpu().numpy()
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        else:
-            return states
-        # Outside the except clause: the traceback there holds the very tensors that have to go.
-        give_back(self.loaded.device)
-        if len(chosen) > 1:
-            runtime.tokens_out_of_memory = tokens
-        return None
-
-
-class _Job:
-    """Conversations to encode, and what is known of them so far.
-
-    Attributes:
-        rows: the different ones.
-        values, issues: see `States`, of all.
-    """
-
-    def __init__(self, ids: Sequence[list[int]], layers: int, size: int) -> None:
-        self._places: dict[tuple[int, ...], list[int]] = {}
-        for index, tokens in enumerate(ids):
-            self._places.setdefault(tuple(tokens), []).append(index)
-        self.rows = list(self._places)
-        self.values = np.full((len(ids), layers, size), np.nan, np.float32)
-        self.issues: list[Issue | None] = [None] * len(ids)
-
-    def settle(self, batch: Batch, states: NDArray[np.float32] | None, *, alone: bool) -> tuple[list[Batch], int]:
-        """Put the states of a batch, None where it did not fit, in their places.
-
-        Returns what is to run again, and how many conversations are done. `alone`: no other batch ran beside it.
-        """
-        if states is None and len(batch.rows) > 1:
-            return list(batch.halves()), 0
-        if states is None and not alone:
-            return [batch], 0
-        again: list[Batch] = []
-        done = 0
-        for position, i in enumerate(batch.rows):
-            if states is None:
-                issue = Issue.OUT_OF_MEMORY
-            elif np.isfinite(states[position]).all():
-                issue = None
-            elif len(batch.rows) > 1:
-                again.append(Batch([i]))  # a pad may be at fault (zero times NaN is NaN): alone, none is there
-                continue
-            else:
-                issue = Issue.NON_FINITE
-            for place in self._places[self.rows[i]]:
-                self.issues[place] = issue
-                if states is not None and issue is None:
-                    self.values[place] = states[position]
-                done += 1
-        return again, done
+        shape = (len(layers), self.loaded.hidden_size)
+        values, issues, execution = run_rows(
+            self.runtime, ids, LastTokenStates(layers), shape, batch_tokens=self.batch_tokens, progress=progress
+        )
+        return States(values, issues, [len(row) for row in ids], execution)
 
 
 def get_encoder(options: ModelOptions, highest: int, rank: int | None = None) -> Encoder:

@@ -1,9 +1,9 @@
-"""The blocks of Llama and its relatives (Mistral, Qwen 2 and 3, SmolLM), without a copy too many.
+"""Blocks of Llama and its relatives (Mistral, Qwen 2 and 3, SmolLM) with fused steps: fewer passes over memory.
 
-A block adds to the residual stream what attention and the gated MLP find there. Its own code makes a new tensor of
-every step; on a CPU these passes over memory cost a fifth of the time beside the matrix products. Here the products add
-to the stream in place, activation and gate share a tensor, rotation and norms take half the passes. The weights are
-the block's own.
+A block adds what attention and the gated MLP compute to the residual stream. Its own code makes a new tensor at every
+step; on a CPU, these passes over memory cost a fifth of the time beside the matrix products. Here the products add to
+the stream in place, activation and gate share a tensor, and rotary positions and norms take half the passes. The
+weights are the block's own.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from . import kernels
-from .attention import answer
-from .packs import How, get_pack
+from .attention import attend
+from .packed_batch import AttentionOptions, Step, running_packed_batch
 
 if TYPE_CHECKING:
     import torch
@@ -24,24 +24,24 @@ _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 _MLP = {"gate_proj", "up_proj", "down_proj"}
 
 
-def lean_blocks(blocks: Iterable[nn.Module], asked: Mapping[Any, How]) -> list[LeanBlock]:
-    """The same blocks made lean; none where one of them is made otherwise than Llama's.
+def fused_blocks(blocks: Iterable[nn.Module], options: Mapping[Any, AttentionOptions]) -> list[FusedBlock]:
+    """Fused versions of all blocks; an empty list where one of them has another structure than Llama's.
 
-    Whether their numbers agree is for the caller to try: equal names may stand for other sums (Gemma's norms).
+    The caller has to compare their states with the model's own: names may stand for other formulas (Gemma's norms).
 
     Args:
         blocks: of the model, from the first.
-        asked: how each attention module asks for its attention.
+        options: what each attention module asks for.
     """
-    lean = []
+    fused = []
     for block in blocks:
-        if not _is_llamas(block) or block.self_attn not in asked:
+        if not _has_llama_structure(block) or block.self_attn not in options:
             return []
-        lean.append(LeanBlock(block, asked[block.self_attn]))
-    return lean
+        fused.append(FusedBlock(block, options[block.self_attn]))
+    return fused
 
 
-def _is_llamas(block: nn.Module) -> bool:
+def _has_llama_structure(block: nn.Module) -> bool:
     from torch import nn
 
     children = dict(block.named_children())
@@ -57,58 +57,64 @@ def _is_llamas(block: nn.Module) -> bool:
     return plain and all(hasattr(norm, "variance_epsilon") and hasattr(norm, "weight") for norm in norms)
 
 
-class LeanBlock:
-    """Stands in for a block's `forward` within a packed pass. It writes to the states that it is given.
+class FusedBlock:
+    """Replaces a block's `forward` within a packed pass. It overwrites the states that it is given.
 
     Args:
         block: whose weights these are.
-        how: its attention.
+        options: of its attention.
     """
 
-    def __init__(self, block: Any, how: How) -> None:
+    def __init__(self, block: Any, options: AttentionOptions) -> None:
         from torch import nn
 
-        self.block, self.how = block, how
-        self.swish = isinstance(block.mlp.act_fn, nn.SiLU) or type(block.mlp.act_fn).__name__ == "SiLUActivation"
+        self.block, self.options = block, options
+        self.silu = isinstance(block.mlp.act_fn, nn.SiLU) or type(block.mlp.act_fn).__name__ == "SiLUActivation"
 
     def __call__(
         self, hidden_states: torch.Tensor, position_embeddings: tuple[torch.Tensor, torch.Tensor], **_: Any
     ) -> torch.Tensor:
-        """States [1, tokens, hidden size] after the block; cosines and sines [1, tokens, head size]."""
+        """States [1, tokens, hidden size] after the block.
+
+        Args:
+            hidden_states: before the block, [1, tokens, hidden size].
+            position_embeddings: cosines and sines, each [1, tokens, head size].
+        """
         import torch
 
         stream = hidden_states[0]
-        attention, mlp, pack = self.block.self_attn, self.block.mlp, get_pack()
+        attention, mlp, batch = self.block.self_attn, self.block.mlp, running_packed_batch()
         cosines, sines = (x[0] for x in position_embeddings)
-        normed = _normed(stream, self.block.input_layernorm)
-        if pack.made is None:
+        normed = _rms_norm(stream, self.block.input_layernorm)
+        if batch.step is Step.LAST_TOKENS:
+            assert batch.last_keys_values is not None
+            key, value = batch.last_keys_values
+        else:
             keys = _heads(attention.k_proj(normed), attention, "k_norm")
             values = _heads(attention.v_proj(normed), attention, "")
-            key, value = pack.hold(_rotated(keys, cosines, sines), values)
-        else:
-            key, value = pack.made
+            key, value = batch.with_prefix(attention, _rotated(keys, cosines, sines), values)
         queries = _rotated(_heads(attention.q_proj(normed), attention, "q_norm"), cosines, sines)
-        _add(stream, answer(pack, queries, key, value, self.how).flatten(1, 2), attention.o_proj)
-        normed = _normed(stream, self.block.post_attention_layernorm)
+        _add_product(stream, attend(batch, queries, key, value, self.options).flatten(1, 2), attention.o_proj)
+        normed = _rms_norm(stream, self.block.post_attention_layernorm)
         gate, up = mlp.gate_proj(normed), mlp.up_proj(normed)
-        loops = kernels.suiting(gate, gate.shape[1]) if self.swish else None
-        if loops is not None:
-            gated = loops.gate_(gate, up)
+        compiled = kernels.kernels_for(gate, gate.shape[1]) if self.silu else None
+        if compiled is not None:
+            gated = compiled.silu_mul_(gate, up)
         else:
-            gated = (torch.nn.functional.silu(gate, inplace=True) if self.swish else mlp.act_fn(gate)).mul_(up)
-        _add(stream, gated, mlp.down_proj)
+            gated = (torch.nn.functional.silu(gate, inplace=True) if self.silu else mlp.act_fn(gate)).mul_(up)
+        _add_product(stream, gated, mlp.down_proj)
         return hidden_states
 
 
-def _normed(states: torch.Tensor, norm: Any) -> torch.Tensor:
+def _rms_norm(states: torch.Tensor, norm: Any) -> torch.Tensor:
     """Root mean square normalisation, arXiv 1910.07467."""
     import torch
 
     if states.dtype != torch.float32 or states.device.type != "cpu":
         return torch.nn.functional.rms_norm(states, states.shape[-1:], norm.weight, norm.variance_epsilon)
-    loops = kernels.suiting(states, states.shape[-1])
-    if loops is not None:
-        return loops.normed(states, norm.weight, norm.variance_epsilon)
+    compiled = kernels.kernels_for(states, states.shape[-1])
+    if compiled is not None:
+        return compiled.rms_norm(states, norm.weight, norm.variance_epsilon)
     length = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
     scale = length.square_().div_(states.shape[-1]).add_(norm.variance_epsilon).rsqrt_()
     normed: torch.Tensor = (states * scale).mul_(norm.weight)
@@ -116,20 +122,22 @@ def _normed(states: torch.Tensor, norm: Any) -> torch.Tensor:
 
 
 def _heads(states: torch.Tensor, attention: Any, norm: str) -> torch.Tensor:
-    """[tokens, heads * size] to [tokens, heads, size], normalised where the model does so (Qwen 3)."""
+    """[tokens, heads * head size] to [tokens, heads, head size], normalised where the model does so (Qwen 3)."""
     states = states.view(len(states), -1, attention.head_dim)
-    return _normed(states, getattr(attention, norm)) if norm and hasattr(attention, norm) else states
+    return _rms_norm(states, getattr(attention, norm)) if norm and hasattr(attention, norm) else states
 
 
 def _rotated(states: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -> torch.Tensor:
     """Rotary positions, arXiv 2104.09864, with the halves of a head as the two coordinates.
 
-    States [tokens, heads, size], which may be written to; cosines and sines [tokens, size].
+    Args:
+        states: [tokens, heads, head size]; may be overwritten.
+        cosines, sines: [tokens, head size].
     """
     half = states.shape[2] // 2
-    loops = kernels.suiting(states, half) if cosines.shape[1] == states.shape[2] else None
-    if loops is not None and cosines.dtype == states.dtype:
-        return loops.rotate_(states.contiguous(), cosines, sines)
+    compiled = kernels.kernels_for(states, half) if cosines.shape[1] == states.shape[2] else None
+    if compiled is not None and cosines.dtype == states.dtype:
+        return compiled.rotate_(states.contiguous(), cosines, sines)
     cosines, sines = cosines[:, None], sines[:, None]
     rotated = states * cosines
     rotated[..., :half].addcmul_(states[..., half:], sines[..., :half], value=-1)
@@ -137,8 +145,8 @@ def _rotated(states: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -
     return rotated
 
 
-def _add(stream: torch.Tensor, states: torch.Tensor, product: nn.Linear) -> None:
-    """The stream plus what the product makes of the states, in place."""
-    stream.addmm_(states, product.weight.t())
-    if product.bias is not None:
-        stream.add_(product.bias)
+def _add_product(stream: torch.Tensor, states: torch.Tensor, linear: nn.Linear) -> None:
+    """Add what a linear layer computes of the states to the stream, in place."""
+    stream.addmm_(states, linear.weight.t())
+    if linear.bias is not None:
+        stream.add_(linear.bias)

@@ -1,4 +1,4 @@
-"""What memory there is, what becomes of that which is given back, and the way to that of a device."""
+"""Free bytes on a device, reuse of freed CPU memory (glibc), copies to a device, and out-of-memory detection."""
 
 from __future__ import annotations
 
@@ -15,45 +15,47 @@ from ..cache import register
 if TYPE_CHECKING:
     import torch
 
-_KEPT = 256 * 2**20  # bytes that a process may hold in reserve
-_LARGE = 32 * 2**20  # bytes from which glibc may ask the system for each tensor; the most that it takes
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's numbers for them
+_TRIM_THRESHOLD_BYTES = 256 * 2**20  # free memory that a process may hold in reserve
+_MMAP_THRESHOLD_BYTES = 32 * 2**20  # glibc may ask the system for each tensor from this size on; the most it takes
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's numbers for them
+_USER_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
 
 
 @cache
 def reuse_memory() -> bool:
-    """Let tensors come out of the memory that the last ones left, which saves a tenth of the time on a CPU.
+    """Let new tensors reuse the memory of freed ones, which saves a tenth of the time on a CPU.
 
-    By default, glibc gives the memory of large tensors back to the system as soon as they go, and the next ones cost a
-    page fault for every 4 KiB. Says whether it could be changed: not where another allocator is at work, or where the
-    user has said by glibc's own variables what should be.
+    By default, glibc gives the memory of large tensors back to the system as soon as they are freed, and new ones cost
+    a page fault for every 4 KiB.
+
+    Returns:
+        Whether the setting was changed: not with another allocator, nor where the user has set glibc's own variables.
     """
-    said = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
-    if sys.platform != "linux" or any(os.environ.get(name) for name in said):
+    if sys.platform != "linux" or any(os.environ.get(name) for name in _USER_SETTINGS):
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # musl has none
         return False
-    return bool(mallopt(_TRIM_THRESHOLD, _KEPT) and mallopt(_MMAP_THRESHOLD, _LARGE))
+    return bool(mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES) and mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES))
 
 
 register(reuse_memory.cache_clear)
 
 
-def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """The tensor on the device; to CUDA out of pinned memory, so that nobody waits for it."""
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor on the device. To CUDA it goes from pinned memory, so that the caller does not wait for the copy."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that is free on the device; None where there is no telling."""
+    """Free memory on the device; None where it cannot be known."""
     import torch
 
     if device.type == "cuda":
-        # torch holds some in reserve for the next tensors.
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + kept
+        # Memory that torch holds in reserve is free for its next tensors.
+        reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + reserve
     if device.type != "cpu":
         return None
     try:
@@ -65,8 +67,8 @@ def free_bytes(device: torch.device) -> int | None:
     return None
 
 
-def give_back(device: torch.device) -> None:
-    """What is not referred to any more goes back, on an accelerator to others too."""
+def release_memory(device: torch.device) -> None:
+    """Free what nothing refers to any more; on CUDA, for other processes too."""
     import torch
 
     gc.collect()
@@ -75,7 +77,7 @@ def give_back(device: torch.device) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """CUDA has a class for it; the CPU's and MPS's allocators say it in words."""
+    """Whether an error says that memory is full. CUDA has a class for it; the CPU's and MPS's allocators use words."""
     import torch
 
     text = str(error).lower()

@@ -1,227 +1,199 @@
-"""One forward pass at the floor: no pads, a common beginning once, in the highest block the last tokens alone.
+"""The fast forward pass: no pads, a shared prefix once, and in the highest block the last tokens alone.
 
-The conversations of a batch lie end to end in one sequence, behind the tokens that all of them begin with (the chat
-template's system turn), whose keys and values are made once for all batches. Everything but attention works on single
-tokens and does not notice; attention is ours (`attention`), handed to transformers through its attention interface. The
-highest block makes keys and values of all tokens, then runs on the last ones only.
+The rows of a batch lie end to end in one sequence, behind the tokens that all of them begin with (the chat template's
+system turn), whose keys and values are computed once for all batches. Everything in a model but attention works on
+single tokens and gives the same for tokens in any order; attention is ours (`attention`), and transformers calls it
+through its attention interface. What is read at the top of the blocks is a `Readout`.
 
-An architecture whose attention does not go through that interface mixes conversations. `fastest_pass` finds that out.
+An architecture whose attention does not go through that interface would mix rows: `fastest_pass` compares the states.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .attention import NAME, attend
-from .batching import Batch, Row, plan_packs
-from .fused import LeanBlock, lean_blocks
-from .memory import moved
-from .packs import How, Known, Made, Pack, get_pack, set_pack
-from .padding import Enough, PaddedPass
+from .attention import NAME, packed_attention
+from .batching import Batch, Row, plan_packed_batches
+from .fused import FusedBlock, fused_blocks
+from .hooks import replaced_forward, running
+from .memory import to_device
+from .packed_batch import AttentionOptions, PackedBatch, PackingSettings, PrefixCache
+from .padding import PaddedPass
+from .readout import LastTokenStates, Readout
 
 if TYPE_CHECKING:
     import torch
 
     from ..models.loading import LoadedModel
 
-_PROBED_WINDOW = 512  # tokens; wider sliding windows are not tried on every model that is loaded
+_TRIED_WINDOW = 512  # tokens; wider sliding windows are not tried on every model that is loaded
 
 
 class PackedPass:
-    """Runs batches of conversations through the blocks of a loaded model, in any number of threads.
+    """Runs batches of rows through the blocks of a model, in any number of threads.
 
-    While it is at work, it holds keys and values of the beginning that its last batch had.
+    While it reads, it holds keys and values of the shared prefix of the last batch.
 
     Args:
-        loaded: the model; whoever calls holds its lock.
-        lean: blocks to run in place of its own, by their number (`lean`).
+        loaded: the model; the caller holds its lock.
+        fused: blocks to run in place of its own (`fused_blocks`); none by default.
+        settings: how batches are made and attention is computed.
     """
 
-    def __init__(self, loaded: LoadedModel, lean: Sequence[LeanBlock] = ()) -> None:
+    def __init__(
+        self, loaded: LoadedModel, fused: Sequence[FusedBlock] = (), settings: PackingSettings | None = None
+    ) -> None:
         from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
         if NAME not in ALL_ATTENTION_FUNCTIONS:
-            ALL_ATTENTION_FUNCTIONS.register(NAME, attend)
+            ALL_ATTENTION_FUNCTIONS.register(NAME, packed_attention)
         self.loaded = loaded
-        self._lean = dict(zip(loaded.blocks, lean, strict=False))
-        self._compiled = False
-        self._layers: Sequence[int] = ()
-        self._beginning: tuple[list[int], Known] = ([], {})
-        self._learning = threading.Lock()
+        self.settings = settings or PackingSettings()
+        self._fused = dict(zip(loaded.blocks, fused, strict=False))
+        self._used_kernels = False
+        self._readout: Readout | None = None
+        self._prefix: tuple[list[int], PrefixCache] = ([], {})
+        self._computing_prefix = threading.Lock()
         configs = {id(module.config): module.config for module in loaded.model.modules() if hasattr(module, "config")}
         self._configs = [config for config in configs.values() if hasattr(config, "_attn_implementation_internal")]
 
     @property
+    def name(self) -> str:
+        """Of this way to run a model."""
+        return "packed, fused blocks" if self._fused else "packed"
+
+    @property
     def shortcuts(self) -> tuple[str, ...]:
-        """What is left out beside a plain pass, in words."""
-        first = ("blocks up to the layer alone", "equal rows once", "no padding", "common beginnings once")
-        return (*first, *(["lean blocks"] if self._lean else []), "last tokens alone in the last block")
+        """How it saves time, in words; with compiled kernels, where they took part since `reading` began."""
+        plain = ("blocks up to the layer alone", "equal rows once", "no padding", "shared prefixes once")
+        more = (("fused blocks", bool(self._fused)), ("compiled kernels", self._used_kernels))
+        return (*plain, "last tokens alone in the last block", *(word for word, used in more if used))
 
     @property
-    def shortcuts_seen(self) -> tuple[str, ...]:
-        """More of them, which show when batches run."""
-        return ("compiled loops",) if self._compiled else ()
-
-    @property
-    def in_threads(self) -> bool:
-        """Whether batches may run side by side: not where code that we do not know may keep something between them."""
-        own = type(self.loaded.model).__module__.startswith("transformers.")
-        return own and self.loaded.quantised is None and self.loaded.device.type == "cpu"
+    def threaded(self) -> bool:
+        """Whether several batches may run at the same time: not where unknown code may keep something between them."""
+        known = type(self.loaded.model).__module__.startswith("transformers.")
+        return known and self.loaded.quantised is None and self.loaded.device.type == "cpu"
 
     def plan(self, rows: Sequence[Row], batch_tokens: int) -> list[Batch]:
-        return plan_packs(rows, batch_tokens)
+        """Batches of these rows, in the order to run them."""
+        return plan_packed_batches(rows, batch_tokens, prefix_overhead=self.settings.prefix_overhead)
 
-    def tokens(self, rows: Sequence[Row], shared: int) -> int:
+    def tokens(self, rows: Sequence[Row], prefix: int) -> int:
         """How many tokens run for these rows."""
-        return sum(len(row) - shared for row in rows)
+        return sum(len(row) - prefix for row in rows)
 
     @contextlib.contextmanager
-    def at_work(self, layers: Sequence[int]) -> Iterator[None]:
-        """Within, calls give the states after each of `layers`."""
-        blocks, highest = self.loaded.blocks, max(layers)
-        self._layers, self._compiled = layers, False
+    def reading(self, readout: Readout) -> Iterator[None]:
+        """While it lasts, a call of the pass gives what the readout reads."""
+        self._readout, self._used_kernels = readout, False
+        self._computing_prefix = threading.Lock()  # a fresh one: a fork may have copied the last while it was held
         before = [config._attn_implementation_internal for config in self._configs]
         with contextlib.ExitStack() as stack:
-            stack.callback(self._forget_beginning)
+            stack.callback(self._forget_prefix)
             stack.callback(self._set_attention, before)
             self._set_attention([NAME] * len(before))
-            for block, lean in self._lean.items():
-                stack.callback(delattr, block, "forward")
-                block.forward = lean
-            for layer in set(layers):
-                stack.callback(blocks[layer].register_forward_hook(_keeper(layer, layer == highest)).remove)
-            stack.callback(blocks[highest].register_forward_pre_hook(_trim, with_kwargs=True).remove)
+            for block, fused in self._fused.items():
+                stack.enter_context(replaced_forward(block, fused))
+            stack.enter_context(readout.installed(self.loaded.blocks, packed=True))
             yield
 
-    def __call__(self, rows: Sequence[Row], shared: int) -> torch.Tensor:
-        """States float32 [rows, layers, hidden size] at the last token of each row.
+    def __call__(self, rows: Sequence[Row], prefix: int) -> torch.Tensor:
+        """Run one batch.
 
-        All rows begin with the same `shared` tokens. Rows of near-equal length are fastest side by side.
+        Args:
+            rows: token ids; fastest where rows of similar length follow each other.
+            prefix: how many first tokens they share.
+
+        Returns:
+            What the readout reads, [rows, ...].
         """
-        import torch
+        assert self._readout is not None, "call it within `reading`"
+        batch = self._batch([len(row) - prefix for row in rows], prefix, self._prefix_cache(list(rows[0][:prefix])))
+        self._run(batch, [row[prefix:] for row in rows], prefix)
+        return self._readout.result(batch)
 
-        known = self._known(list(rows[0][:shared]))
-        pack = Pack.of([len(row) - shared for row in rows], shared, known, self.loaded.device)
-        self._run(pack, [row[shared:] for row in rows], shared)
-        return torch.stack([pack.states[layer] for layer in self._layers], dim=1)
+    def attention_options(self) -> dict[Any, AttentionOptions]:
+        """What each attention module asks for, as seen in a pass over one row."""
+        with self.reading(LastTokenStates([len(self.loaded.blocks) - 1])):
+            batch = self._batch([2], 0, {})
+            self._run(batch, [[0, 0]], 0)
+        return batch.attention_options
 
-    def asked(self) -> dict[Any, How]:
-        """How each module asks for its attention: seen in a pass over one row."""
-        with self.at_work([len(self.loaded.blocks) - 1]):
-            pack = Pack.of([2], 0, {}, self.loaded.device)
-            self._run(pack, [[0, 0]], 0)
-        return pack.asked
+    def _batch(
+        self, lengths: Sequence[int], prefix: int, cache: PrefixCache, *, is_prefix: bool = False
+    ) -> PackedBatch:
+        device = self.loaded.device
+        return PackedBatch.of(lengths, prefix, cache, device, is_prefix=is_prefix, settings=self.settings)
 
-    def _known(self, beginning: list[int]) -> Known:
-        """Keys and values of a beginning. One thread makes them; the other ones wait."""
-        if not beginning:
+    def _prefix_cache(self, prefix: list[int]) -> PrefixCache:
+        """Keys and values of a prefix. One thread computes them, while the others wait."""
+        if not prefix:
             return {}
-        with self._learning:
-            if beginning != self._beginning[0]:
-                self._beginning = ([], {})  # another family's goes before memory is asked for more
-                pack = Pack.of([len(beginning)], 0, {}, self.loaded.device, learning=True)
-                self._run(pack, [beginning], 0)
-                self._beginning = (beginning, pack.learnt)
-            return self._beginning[1]
+        with self._computing_prefix:
+            if prefix != self._prefix[0]:
+                self._forget_prefix()  # the last one goes before memory is asked for the next
+                batch = self._batch([len(prefix)], 0, {}, is_prefix=True)
+                self._run(batch, [prefix], 0)
+                self._prefix = (prefix, batch.keys_values)
+            return self._prefix[1]
 
-    def _run(self, pack: Pack, rows: Sequence[Row], shared: int) -> None:
-        """All tokens of the rows, which follow `shared` others, through the blocks."""
+    def _forget_prefix(self) -> None:
+        self._prefix = ([], {})
+
+    def _run(self, batch: PackedBatch, rows: Sequence[Row], prefix: int) -> None:
+        """Run the tokens of the rows, which follow `prefix` others, through the blocks."""
         import torch
 
         tokens = [token for row in rows for token in row]
-        positions = [place for row in rows for place in range(shared, shared + len(row))]
-        ids, places = (moved(torch.tensor([listed]), self.loaded.device) for listed in (tokens, positions))
-        set_pack(pack)
-        try:
-            with torch.inference_mode(), contextlib.suppress(Enough):
-                self.loaded.model(input_ids=ids, position_ids=places, use_cache=False)
-        finally:
-            set_pack(None)
-        self._compiled |= pack.compiled
-
-    def _forget_beginning(self) -> None:
-        self._beginning = ([], {})
+        positions = [place for row in rows for place in range(prefix, prefix + len(row))]
+        ids, places = (to_device(torch.tensor([numbers]), self.loaded.device) for numbers in (tokens, positions))
+        with torch.inference_mode(), running(batch):
+            self.loaded.model(input_ids=ids, position_ids=places, use_cache=False)
+        self._used_kernels |= batch.used_kernels
 
     def _set_attention(self, names: Sequence[str]) -> None:
         for config, name in zip(self._configs, names, strict=True):
             config._attn_implementation_internal = name
 
 
-def fastest_pass(loaded: LoadedModel) -> PackedPass | PaddedPass:
-    """The fastest pass that gives the states of the plain one with this model, as measured on a few rows."""
-    packed = PackedPass(loaded)
-    if not _agrees(loaded, packed):
+def fastest_pass(loaded: LoadedModel, settings: PackingSettings | None = None) -> PackedPass | PaddedPass:
+    """The fastest pass of those that give the states of the plain one with this model.
+
+    Args:
+        loaded: the model; the caller holds its lock.
+        settings: of a packed pass.
+    """
+    packed = PackedPass(loaded, settings=settings)
+    if not gives_plain_states(packed):
         return PaddedPass(loaded)
-    lean = lean_blocks(loaded.blocks, packed.asked())
-    fused = PackedPass(loaded, lean)
-    return fused if lean and _agrees(loaded, fused) else packed
+    blocks = fused_blocks(loaded.blocks, packed.attention_options())
+    fused = PackedPass(loaded, blocks, settings)
+    return fused if blocks and gives_plain_states(fused) else packed
 
 
-def _agrees(loaded: LoadedModel, packed: PackedPass) -> bool:
-    """Whether the packed pass gives the states of the plain one, on a few rows with a common beginning."""
+def gives_plain_states(packed: PackedPass) -> bool:
+    """Whether a packed pass gives the states of the plain one, on a few rows with a shared prefix."""
+    loaded = packed.loaded
     decoder = loaded.model.config.get_text_config(decoder=True)
     draw = np.random.default_rng(0)
     window = getattr(decoder, "sliding_window", None) or 0
-    lengths = [1, 2, 9, 9, 20] + ([window + 8] if 0 < window <= _PROBED_WINDOW else [])
+    lengths = [1, 2, 9, 9, 20] + ([window + 8] if 0 < window <= _TRIED_WINDOW else [])
     vocabulary = range(min(3, decoder.vocab_size - 1), min(400, decoder.vocab_size))
-    shared, *own = ([int(token) for token in draw.choice(vocabulary, length)] for length in [5, *lengths])
-    rows, layers = [shared + row for row in own], sorted({0, len(loaded.blocks) - 1})
-    padded = PaddedPass(loaded)
+    prefix, *own = ([int(token) for token in draw.choice(vocabulary, length)] for length in [5, *lengths])
+    rows, readout = [prefix + row for row in own], LastTokenStates(sorted({0, len(loaded.blocks) - 1}))
+    plain = PaddedPass(loaded)
     try:
-        with packed.at_work(layers):
-            found = packed(rows, len(shared)).cpu().numpy()
-        with padded.at_work(layers):
-            wanted = padded(rows, 0).cpu().numpy()
+        with packed.reading(readout):
+            found = packed(rows, len(prefix)).cpu().numpy()
+        with plain.reading(readout):
+            expected = plain(rows, 0).cpu().numpy()
     except Exception:  # an architecture with attention or blocks of its own kind may fail anywhere in there
         return False
-    error = np.linalg.norm(found - wanted, axis=-1) / np.linalg.norm(wanted, axis=-1)
+    error = np.linalg.norm(found - expected, axis=-1) / np.linalg.norm(expected, axis=-1)
     return bool((error < (1e-4 if loaded.dtype_name == "float32" else 3e-2)).all())
-
-
-def _keeper(layer: int, highest: bool) -> Callable[..., None]:
-    """After a block: the states of the last tokens are kept; after the highest, it is enough."""
-
-    def keep(_module: object, _args: object, output: Any) -> None:
-        pack = get_pack()
-        states = (output[0] if isinstance(output, tuple) else output)[0]
-        pack.states[layer] = (states if highest else states[pack.last]).float()
-        if highest:
-            raise Enough
-
-    return keep
-
-
-def _trim(block: Any, args: Any, kwargs: Any) -> Any:
-    """Before the highest block runs: its keys and values are made, and its input is cut to the last tokens."""
-    pack = get_pack()
-    if pack.making:
-        return None
-    pack.making = True
-    try:
-        block(*args, **kwargs)
-    except Made:
-        pass
-    finally:
-        pack.making = False
-    if pack.learning:
-        raise Enough
-    size = (args[0] if args else kwargs["hidden_states"]).shape[1]
-    return _cut(args, size, pack.last), _cut(kwargs, size, pack.last)
-
-
-def _cut(value: Any, size: int, at: torch.Tensor) -> Any:
-    """The same with every tensor that has an entry for each of `size` tokens cut to those `at`."""
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        if value.ndim > 1 and value.shape[1] == size:
-            return value[:, at]
-        return value[at] if value.ndim == 1 and len(value) == size else value
-    if isinstance(value, dict):
-        return {name: _cut(item, size, at) for name, item in value.items()}
-    return type(value)(_cut(item, size, at) for item in value) if isinstance(value, tuple | list) else value

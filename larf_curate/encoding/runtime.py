@@ -1,4 +1,4 @@
-"""Loaded models at work: what changes while a model runs, and the one copy of each model in this process."""
+"""Loaded models in this process: one copy of each, its lock, and what is learnt about running it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..models.devices import find_device, settle_dtype
 from ..models.loading import LoadedModel, load_model
 from ..models.locating import commit_of
 from ..models.options import ModelOptions
-from .memory import give_back, reuse_memory
+from .memory import release_memory, reuse_memory
 from .packing import PackedPass, fastest_pass
 from .padding import PaddedPass
 
@@ -24,11 +24,11 @@ class Runtime:
 
     Args:
         loaded: the model, which never changes.
-        forward: how its batches run; None finds out what suits the model, at first use.
+        forward: the pass that runs its batches; None finds the fastest that suits the model, at first use.
 
     Attributes:
         lock: held by whoever runs the model.
-        batch_tokens: tokens of a batch that were measured to be the fastest; None until then.
+        batch_tokens: tokens of a batch that were found to be the fastest, within memory; None until then.
         tokens_out_of_memory: tokens of the smallest batch that did not fit in memory; None if all did.
     """
 
@@ -41,7 +41,7 @@ class Runtime:
 
     @property
     def forward(self) -> PackedPass | PaddedPass:
-        """The forward pass of this model's batches. Whoever asks holds the lock."""
+        """The pass that runs this model's batches. The caller holds the lock."""
         if self._forward is None:
             self._forward = fastest_pass(self.loaded)
         return self._forward
@@ -90,7 +90,7 @@ def unload_models() -> None:
         devices = {runtime.loaded.device for runtime in _runtimes.values()}
         _runtimes.clear()
         for device in devices:
-            give_back(device)
+            release_memory(device)
 
 
 register(unload_models)

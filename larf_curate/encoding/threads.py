@@ -1,4 +1,4 @@
-"""Work in threads, with its results in order: batches side by side on a CPU, and what comes next prepared meanwhile."""
+"""Functions mapped over items in threads, with results in order: batches side by side, and the next part prepared."""
 
 from __future__ import annotations
 
@@ -12,46 +12,51 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def each(
-    function: Callable[[Item], Result], items: Sequence[Item], *, in_threads: bool
+def map_in_threads(
+    function: Callable[[Item], Result], items: Sequence[Item], *, threaded: bool
 ) -> Generator[tuple[Item, Result]]:
-    """Every item with what the function makes of it, in order.
+    """Every item with what the function returns for it, in order.
 
-    With `in_threads`, as many run at once as torch has threads, each of them on one; where there are too few items for
-    that, torch's threads share the work of one. Close it if it is not read to its end.
+    Close the generator if it is not read to its end.
+
+    Args:
+        function: computes with torch.
+        items: its arguments.
+        threaded: run as many at once as torch has threads, each of them on one. Where there are too few items for that,
+            they run one after another, and torch's threads share the work of each.
     """
     import torch
 
     threads = torch.get_num_threads()
-    if not in_threads or threads < 2 or len(items) < 2 * threads:
+    if not threaded or threads < 2 or len(items) < 2 * threads:
         for item in items:
             yield item, function(item)
         return
-    with _pool(threads) as pool:
-        yield from _in_order(pool, function, items, 2 * threads)
+    with _torch_threads(threads) as pool:
+        yield from _in_order(pool, function, items, ahead=2 * threads)
 
 
-def ahead(function: Callable[[Item], Result], items: Sequence[Item]) -> Generator[Result]:
-    """What the function makes of each item, the next one always in a thread beside whoever uses the last.
+def prefetched(function: Callable[[Item], Result], items: Sequence[Item]) -> Generator[Result]:
+    """What the function returns for each item; the next one is computed in a thread while the caller uses the last.
 
-    Close it if it is not read to its end.
+    Close the generator if it is not read to its end.
     """
     if len(items) < 2:
         yield from map(function, items)
         return
     with ThreadPoolExecutor(1, "larf-render") as pool:
-        for _, result in _in_order(pool, function, items, 1):
+        for _, result in _in_order(pool, function, items, ahead=1):
             yield result
 
 
 def _in_order(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Sequence[Item], beyond: int
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Sequence[Item], *, ahead: int
 ) -> Iterator[tuple[Item, Result]]:
-    """Items and results, with so many items at most begun `beyond` the one that is waited for."""
+    """Items and results in order, with at most `ahead` items begun beyond the one that is waited for."""
     waiting: deque[tuple[Item, Future[Result]]] = deque()
     for item in items:
         waiting.append((item, pool.submit(function, item)))
-        if len(waiting) > beyond:
+        if len(waiting) > ahead:
             first, result = waiting.popleft()
             yield first, result.result()
     for item, result in waiting:
@@ -59,8 +64,8 @@ def _in_order(
 
 
 @contextlib.contextmanager
-def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """So many threads, in which torch computes on one each; work that has not begun is dropped when it is left."""
+def _torch_threads(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool in which torch computes on one thread each. On leaving it, work that has not begun is dropped."""
     import torch
 
     pool = ThreadPoolExecutor(threads, "larf-forward", initializer=lambda: torch.set_num_threads(1))

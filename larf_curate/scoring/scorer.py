@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..cache import register
 from ..encoding.encoder import Encoder, States, get_encoder
-from ..encoding.threads import ahead
+from ..encoding.threads import prefetched
 from ..errors import Issue, ModelError, RowFormatError, ScorerError, Unscorable
 from ..hub import HubClient
 from ..models.loading import LoadedModel
@@ -339,7 +339,7 @@ class LARFScorer:
         scores = Scores(self.layers, len(rows))
         encoder = self._encoder(rank)
         parts = [range(start, min(start + _PART, len(rows))) for start in range(0, len(rows), _PART)]
-        with closing(ahead(lambda part: self._render(rows, part, form, encoder, scores), parts)) as rendered:
+        with closing(prefetched(lambda part: self._render(rows, part, form, encoder, scores), parts)) as rendered:
             for places, ids in rendered:
                 if progress is not None:
                     progress(len(places) - len(ids))

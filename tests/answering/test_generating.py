@@ -10,6 +10,7 @@ import pytest
 import torch
 from support.models import SIZES, WIDE, make_model
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     Gemma2Config,
     Gemma3TextConfig,
@@ -20,7 +21,8 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from larf_curate.answering.generating import Answerer, scaled
+from larf_curate.answering.generating import Answerer
+from larf_curate.answering.scaling import scaled
 from larf_curate.errors import ModelError
 from larf_curate.models.loading import LoadedModel, load_model
 from larf_curate.models.options import ModelOptions
@@ -90,7 +92,9 @@ def test_answers_are_those_of_the_plain_way(
     ids = prompt_ids(loaded.tokenizer)
     answerer = Answerer(loaded, ids, TOKENS)
     assert answerer.reuse == (name not in PLAIN)
-    ends, expected = answerer._end, naive(str(home), block, scale, ids)
+    # The end of a turn in the template, and of a text as the architecture has it.
+    ends = {loaded.tokenizer.convert_tokens_to_ids("<|im_end|>"), AutoConfig.from_pretrained(home).eos_token_id}
+    expected = naive(str(home), block, scale, ids)
     expected = [row[: next((at for at, token in enumerate(row) if token in ends), TOKENS)] for row in expected]
     if block is None:
         assert answerer.answers() == expected

@@ -16,9 +16,8 @@ from support.states import (
     assert_equal_states,
     encoder_of,
     full_states,
-    has_lean_blocks,
+    has_fused_blocks,
     hooks_left,
-    is_packed,
     limit_memory,
     make_architecture,
     random_rows,
@@ -45,12 +44,11 @@ def llama_states(tiny_model: Path) -> np.ndarray:
     return full_states(tiny_model, random_rows())
 
 
-@pytest.fixture(params=["lean", "packed", "padded"])
+@pytest.fixture(params=["fused", "packed", "padded"])
 def llama(request: pytest.FixtureRequest, tiny_model: Path) -> Encoder:
-    """All ways of running a batch, tried already."""
-    encoder = encoder_of(tiny_model, forward={"lean": None, "packed": PackedPass, "padded": PaddedPass}[request.param])
-    encoder.encode(random_rows([5]), [0])
-    assert has_lean_blocks(encoder) == (request.param == "lean")
+    """All ways of running a batch."""
+    encoder = encoder_of(tiny_model, forward={"fused": None, "packed": PackedPass, "padded": PaddedPass}[request.param])
+    assert has_fused_blocks(encoder) == (request.param == "fused")
     return encoder
 
 
@@ -109,7 +107,7 @@ def test_blocks_above_the_highest_layer_asked_for_do_not_run(llama: Encoder) -> 
     for i, block in enumerate(llama.loaded.blocks):
         block.register_forward_pre_hook(lambda *_, i=i: ran.append(i))
     llama.encode(random_rows([5]), [1, 2])
-    assert ran == [0, 1, 2, 2][: 4 if is_packed(llama) else 3]  # packed, the highest makes its keys and values first
+    assert ran == [0, 1, 2]
 
 
 def test_bfloat16_runs_on_the_cpu(tiny_model: Path, llama_states: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""Compiled loops against torch's own functions, and how the library gets by without a compiler."""
+"""Compiled kernels against torch's own functions, and how the library gets by without a compiler."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ def forget() -> None:
     kernels.load.cache_clear()
 
 
-def loops() -> kernels.Loops:
+def compiled() -> kernels.Kernels:
     found = kernels.load()
     assert found is not None
     return found
 
 
-def made(lengths: list[int], before: int, heads: int, kept: int, size: int) -> tuple[torch.Tensor, ...]:
+def random_rows(lengths: list[int], prefix: int, heads: int, key_heads: int, size: int) -> tuple[torch.Tensor, ...]:
     draw = torch.Generator().manual_seed(sum(lengths))
     tokens = sum(lengths)
     query = torch.randn(tokens, heads, size, generator=draw)
-    key, value = (torch.randn(before + tokens, kept, size, generator=draw) for _ in range(2))
+    key, value = (torch.randn(prefix + tokens, key_heads, size, generator=draw) for _ in range(2))
     return query, key, value, torch.tensor(lengths).cumsum(0)
 
 
 @needs_compiler
 @pytest.mark.parametrize(
-    ("lengths", "before", "heads", "kept", "size"),
+    ("lengths", "prefix", "heads", "key_heads", "size"),
     [
         ([1], 0, 1, 1, 16),
         ([1, 2, 3, 16, 17], 0, 4, 2, 48),
@@ -60,17 +60,19 @@ def made(lengths: list[int], before: int, heads: int, kept: int, size: int) -> t
     ],
 )
 def test_every_row_attends_as_in_torch_by_itself(
-    lengths: list[int], before: int, heads: int, kept: int, size: int
+    lengths: list[int], prefix: int, heads: int, key_heads: int, size: int
 ) -> None:
-    query, key, value, ends = made(lengths, before, heads, kept, size)
-    assert kernels.suiting(query, size) is not None
-    found = loops().attend(query, key, value, ends, before, 0.2)
+    query, key, value, ends = random_rows(lengths, prefix, heads, key_heads, size)
+    assert kernels.kernels_for(query, size) is not None
+    found = compiled().attend(query, key, value, ends, prefix, 0.2)
     for start, end in zip([0, *ends.tolist()], ends.tolist(), strict=False):
-        own = [torch.cat([x[:before], x[before + start : before + end]]).double() for x in (key, value)]
-        scores = torch.einsum("qhd,khd->hqk", query[start:end].double(), own[0].repeat_interleave(heads // kept, 1))
-        unseen = torch.ones(scores.shape[1:], dtype=torch.bool).triu(before + 1)
-        shares = (scores * 0.2).masked_fill(unseen, float("-inf")).softmax(-1)
-        wanted = torch.einsum("hqk,khd->qhd", shares, own[1].repeat_interleave(heads // kept, 1))
+        own = [torch.cat([x[:prefix], x[prefix + start : prefix + end]]).double() for x in (key, value)]
+        scores = torch.einsum(
+            "qhd,khd->hqk", query[start:end].double(), own[0].repeat_interleave(heads // key_heads, 1)
+        )
+        unseen = torch.ones(scores.shape[1:], dtype=torch.bool).triu(prefix + 1)
+        weights = (scores * 0.2).masked_fill(unseen, float("-inf")).softmax(-1)
+        wanted = torch.einsum("hqk,khd->qhd", weights, own[1].repeat_interleave(heads // key_heads, 1))
         torch.testing.assert_close(found[start:end].double(), wanted, rtol=0, atol=1e-5)
 
 
@@ -81,29 +83,29 @@ def test_norms_rotation_and_gate(threads: int, monkeypatch: pytest.MonkeyPatch) 
     draw = torch.Generator().manual_seed(0)
     states, weight = torch.randn(7, 3, 64, generator=draw) * 5, torch.randn(64, generator=draw)
     wanted = torch.nn.functional.rms_norm(states.double(), (64,), weight.double(), 1e-5)
-    torch.testing.assert_close(loops().normed(states, weight, 1e-5).double(), wanted, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(compiled().rms_norm(states, weight, 1e-5).double(), wanted, rtol=1e-6, atol=1e-6)
     halved = weight.bfloat16()
-    assert torch.equal(loops().normed(states, halved, 1e-5), loops().normed(states, halved.float(), 1e-5))
+    assert torch.equal(compiled().rms_norm(states, halved, 1e-5), compiled().rms_norm(states, halved.float(), 1e-5))
 
     cosines, sines = torch.randn(2, 7, 64, generator=draw)
     halves = torch.cat([-states[..., 32:], states[..., :32]], dim=-1)
     wanted = states * cosines[:, None] + halves * sines[:, None]
-    torch.testing.assert_close(loops().rotate_(states.clone(), cosines, sines), wanted, rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(compiled().rotate_(states.clone(), cosines, sines), wanted, rtol=1e-6, atol=1e-5)
 
     gate, up = torch.randn(2, 7, 192, generator=draw) * 30
     gate[0, :4] = torch.tensor([float("nan"), 1e4, -1e4, 0.0])
     wanted = torch.nn.functional.silu(gate.double()) * up.double()
-    found = loops().gate_(gate, up)
+    found = compiled().silu_mul_(gate, up)
     assert found is gate
     torch.testing.assert_close(found.double(), wanted, rtol=2e-6, atol=1e-30, equal_nan=True)
 
 
 @needs_compiler
 def test_large_scores_and_views_of_other_tensors() -> None:
-    query, key, value, ends = made([30, 7], 9, 4, 2, 32)
+    query, key, value, ends = random_rows([30, 7], 9, 4, 2, 32)
     views = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in (query * 40, key, value)]
-    found = loops().attend(*views, ends, 9, 1.0)  # type: ignore[misc]
-    assert torch.equal(found, loops().attend(query * 40, key, value, ends, 9, 1.0))
+    found = compiled().attend(*views, ends, 9, 1.0)  # type: ignore[misc]
+    assert torch.equal(found, compiled().attend(query * 40, key, value, ends, 9, 1.0))
     keys, values = (torch.cat([x[:9], x[39:]]).repeat_interleave(2, 1).transpose(0, 1)[None] for x in (key, value))
     last = (query * 40)[-1][None, :, None]
     wanted = torch.nn.functional.scaled_dot_product_attention(last, keys, values, scale=1.0)[0, :, 0]
@@ -112,20 +114,20 @@ def test_large_scores_and_views_of_other_tensors() -> None:
 
 @needs_compiler
 def test_half_the_precision_is_lost_in_what_is_given_alone() -> None:
-    query, key, value, ends = made([30, 7], 9, 4, 2, 32)
+    query, key, value, ends = random_rows([30, 7], 9, 4, 2, 32)
     rounded = [x.bfloat16() for x in (query, key, value)]
-    found = loops().attend(*rounded, ends, 9, 0.2)  # type: ignore[misc]
+    found = compiled().attend(*rounded, ends, 9, 0.2)  # type: ignore[misc]
     assert found.dtype == torch.bfloat16
-    exact = loops().attend(*(x.float() for x in rounded), ends, 9, 0.2)  # type: ignore[misc]
+    exact = compiled().attend(*(x.float() for x in rounded), ends, 9, 0.2)  # type: ignore[misc]
     assert torch.equal(found, exact.bfloat16())
 
 
 @needs_compiler
 def test_what_is_not_finite_stays_in_its_row_and_is_seen_there() -> None:
-    query, key, value, ends = made([20, 30], 4, 2, 2, 32)
-    clean = loops().attend(query, key, value, ends, 4, 0.2)
+    query, key, value, ends = random_rows([20, 30], 4, 2, 2, 32)
+    clean = compiled().attend(query, key, value, ends, 4, 0.2)
     key[4 + 10] = float("nan")
-    found = loops().attend(query, key, value, ends, 4, 0.2)
+    found = compiled().attend(query, key, value, ends, 4, 0.2)
     assert torch.isnan(found[10:20]).all()
     assert torch.equal(found[:10], clean[:10])
     assert torch.equal(found[20:], clean[20:])
@@ -133,12 +135,12 @@ def test_what_is_not_finite_stays_in_its_row_and_is_seen_there() -> None:
 
 @needs_compiler
 def test_the_same_bits_on_any_number_of_threads() -> None:
-    query, key, value, ends = made([50, 41, 7], 12, 6, 3, 64)
+    query, key, value, ends = random_rows([50, 41, 7], 12, 6, 3, 64)
     threads, found = torch.get_num_threads(), []
     try:
         for number in (1, 2, 5):
             torch.set_num_threads(number)
-            found.append(loops().attend(query, key, value, ends, 12, 0.2))
+            found.append(compiled().attend(query, key, value, ends, 12, 0.2))
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(found[0], found[1])
@@ -154,20 +156,18 @@ def test_it_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     forget()
     assert kernels.load() is not None
     assert [path.stat().st_mtime_ns for path in built.parent.iterdir()] == [written]
-    monkeypatch.setattr(kernels, "_processor", lambda: "another")
-    forget()
-    assert kernels.load() is not None
+    assert kernels.compiled(kernels.SOURCE, processor="another") is not None
     assert len(list(built.parent.iterdir())) == 2, "code for another processor lies beside it"
 
 
 @needs_compiler
 def test_states_of_another_kind_are_not_taken() -> None:
     query = torch.randn(3, 2, 32)
-    assert kernels.suiting(query, 32) is not None
-    assert kernels.suiting(query.half(), 32) is None
-    assert kernels.suiting(query.half(), 32, any_precision=True) is not None
-    assert kernels.suiting(query, 31) is None
-    assert kernels.suiting(query, 0) is None
+    assert kernels.kernels_for(query, 32) is not None
+    assert kernels.kernels_for(query.half(), 32) is None
+    assert kernels.kernels_for(query.half(), 32, any_precision=True) is not None
+    assert kernels.kernels_for(query, 31) is None
+    assert kernels.kernels_for(query, 0) is None
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_states_of_another_kind_are_not_taken() -> None:
 def test_without_a_compiler_torch_attends(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     assert kernels.load() is None
-    assert kernels.suiting(torch.randn(3, 2, 32), 32) is None
+    assert kernels.kernels_for(torch.randn(3, 2, 32), 32) is None
 
 
 @needs_compiler
@@ -189,15 +189,12 @@ def test_without_a_compiler_torch_attends(monkeypatch: pytest.MonkeyPatch, name:
         ("1.0f + exponential(-x)", "1.0f + exponential(x)"),
     ],
 )
-def test_loops_that_differ_from_torch_are_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, right: str, wrong: str
-) -> None:
+def test_kernels_that_differ_from_torch_are_not_used(tmp_path: Path, right: str, wrong: str) -> None:
     source = tmp_path / "kernels.cpp"
-    text = kernels._SOURCE.read_text(encoding="utf-8")
+    text = kernels.SOURCE.read_text(encoding="utf-8")
     assert text.count(right) == 1
     source.write_text(text.replace(right, wrong), encoding="utf-8")
-    monkeypatch.setattr(kernels, "_SOURCE", source)
-    assert kernels.load() is None
+    assert kernels.compiled(source) is None
 
 
 def test_a_cache_that_cannot_be_written_costs_speed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Memory that is given back is used again; what is free is known."""
+"""Freed memory is used again; free memory is known."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from larf_curate.encoding.memory import free_bytes, moved
+from larf_curate.encoding.memory import free_bytes, to_device
 
 FAULTS = """
 import ctypes, resource, sys, torch
@@ -63,15 +63,15 @@ def test_to_cuda_tensors_go_from_pinned_memory_without_waiting() -> None:
     """No GPU is needed to see what is asked of the tensor."""
     asked: list[object] = []
 
-    class Told:
-        def pin_memory(self) -> Told:
+    class Spy:
+        def pin_memory(self) -> Spy:
             asked.append("pinned")
             return self
 
-        def to(self, device: torch.device, **options: bool) -> Told:
+        def to(self, device: torch.device, **options: bool) -> Spy:
             asked.append((device.type, options))
             return self
 
     for device in ("cuda", "cpu"):
-        moved(Told(), torch.device(device))  # type: ignore[arg-type]
+        to_device(Spy(), torch.device(device))  # type: ignore[arg-type]
     assert asked == ["pinned", ("cuda", {"non_blocking": True}), ("cpu", {})]

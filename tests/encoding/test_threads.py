@@ -7,14 +7,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from support.states import LAYERS, assert_equal_states, encoder_of, full_states, limit_memory, random_rows
 
-from larf_curate.encoding import batching
 from larf_curate.encoding.encoder import Encoder
-from larf_curate.encoding.threads import each
+from larf_curate.encoding.packed_batch import PackingSettings
+from larf_curate.encoding.threads import map_in_threads, prefetched
 from larf_curate.errors import Issue
 
 
@@ -28,7 +27,7 @@ def _three_threads() -> Iterator[None]:
 
 
 def rows_alike(families: int = 3) -> list[list[int]]:
-    """Rows of a few beginnings, in more batches than threads."""
+    """Rows with a few shared prefixes, in more batches than threads."""
     own = random_rows([3 + i % 30 for i in range(90)])
     return [[*range(3 + i % families, 40), *row] for i, row in enumerate(own)]
 
@@ -39,14 +38,10 @@ def threads_of(encoder: Encoder) -> set[str]:
     return seen
 
 
-@pytest.mark.parametrize("setting_up", [0, 10_000], ids=["beginnings", "none"])
-def test_states_are_those_of_the_full_forward_pass(
-    tiny_model: Path, setting_up: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batching, "_SET_UP", setting_up)
+@pytest.mark.parametrize("prefix_overhead", [0, 10_000], ids=["prefixes", "none"])
+def test_states_are_those_of_the_full_forward_pass(tiny_model: Path, prefix_overhead: int) -> None:
     rows = rows_alike()
-    encoder = encoder_of(tiny_model, batch_tokens=100)
-    encoder.encode(rows[:1], LAYERS)
+    encoder = encoder_of(tiny_model, settings=PackingSettings(prefix_overhead=prefix_overhead), batch_tokens=100)
     seen, done = threads_of(encoder), list[int]()
     found = encoder.encode(rows, LAYERS, progress=done.append)
     assert len([name for name in seen if name.startswith("larf-forward")]) == 3
@@ -65,7 +60,6 @@ def test_what_did_not_fit_beside_others_runs_alone(tiny_model: Path) -> None:
     """A row that fits only where nothing else runs has a state; one that never fits has none."""
     rows = [*rows_alike(), list(range(3, 153))]
     encoder = encoder_of(tiny_model, batch_tokens=100)
-    encoder.encode(rows[:1], LAYERS)
 
     def full(_module: object, args: tuple[torch.Tensor, ...]) -> None:
         beside = threading.current_thread() is not threading.main_thread()
@@ -80,7 +74,6 @@ def test_what_did_not_fit_beside_others_runs_alone(tiny_model: Path) -> None:
 
 def test_a_batch_that_does_not_fit_is_halved(tiny_model: Path) -> None:
     encoder = encoder_of(tiny_model, batch_tokens=200)
-    encoder.encode(rows_alike()[:1], LAYERS)
     tried = limit_memory(encoder, 100, MemoryError)
     found = encoder.encode(rows_alike(), LAYERS)
     assert max(tried) > 100
@@ -90,7 +83,6 @@ def test_a_batch_that_does_not_fit_is_halved(tiny_model: Path) -> None:
 @pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2"), KeyboardInterrupt("Ctrl-C")])
 def test_an_error_ends_all_and_leaves_nothing_behind(tiny_model: Path, error: BaseException) -> None:
     encoder = encoder_of(tiny_model, batch_tokens=100)
-    encoder.encode(rows_alike()[:1], LAYERS)
 
     def fail(*_: object) -> None:
         raise error
@@ -113,7 +105,7 @@ def test_results_come_in_order_and_not_all_at_once() -> None:
         time.sleep(0.01 * (item % 3))
         return item * item
 
-    results = each(work, list(range(50)), in_threads=True)
+    results = map_in_threads(work, list(range(50)), threaded=True)
     assert next(results) == (0, 0)
     assert len(begun) < 25, "results are waited for, so that memory does not grow with the items"
     assert [result for _, result in results] == [i * i for i in range(1, 50)]
@@ -121,9 +113,26 @@ def test_results_come_in_order_and_not_all_at_once() -> None:
 
 
 def test_torch_computes_on_one_thread_within() -> None:
-    counts = [count for _, count in each(lambda _: torch.get_num_threads(), list(range(9)), in_threads=True)]
-    assert counts == [1] * 9
-    assert np.all([count == 3 for _, count in each(lambda _: torch.get_num_threads(), [0, 1], in_threads=True)])
+    def threads(_: int) -> int:
+        return torch.get_num_threads()
+
+    assert [count for _, count in map_in_threads(threads, range(9), threaded=True)] == [1] * 9
+    assert [count for _, count in map_in_threads(threads, range(2), threaded=True)] == [3] * 2, "they share one batch"
+    assert [count for _, count in map_in_threads(threads, range(9), threaded=False)] == [3] * 9
+
+
+def test_the_next_result_is_computed_while_the_last_is_used() -> None:
+    begun = [threading.Event() for _ in range(4)]
+
+    def work(item: int) -> tuple[int, str]:
+        begun[item].set()
+        return item * item, threading.current_thread().name[:11]
+
+    results = prefetched(work, range(4))
+    assert next(results) == (0, "larf-render")
+    assert begun[1].wait(20), "without anybody asking for it"
+    assert not begun[2].is_set(), "but no more than the next"
+    assert [value for value, _ in results] == [1, 4, 9]
 
 
 def test_a_progress_bar_that_fails_stops_the_threads(tiny_model: Path) -> None:

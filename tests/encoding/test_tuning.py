@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
-import threading
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from support.models import SIZES
 from support.states import LAYERS, assert_equal_states, encoder_of, full_states, random_rows
 
-from larf_curate.encoding import tuning
 from larf_curate.encoding.encoder import Encoder
-from larf_curate.encoding.tuning import batch_tokens_for
+from larf_curate.encoding.padding import PaddedPass
+from larf_curate.encoding.tuning import CPU, TuningSettings, best_batch_tokens
 
-MANY = tuning._WORTH  # tokens for which a measurement pays
+MANY = CPU.job_tokens  # tokens for which a measurement pays
 
 
 @pytest.fixture(autouse=True)
@@ -25,22 +30,24 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return home
 
 
-def size_for(encoder: Encoder, tokens: int = MANY) -> int:
-    return batch_tokens_for(encoder.runtime, tokens)
+class Rates:
+    """Known rates, by size of the batch, in place of measured ones; other sizes do not fit in memory.
 
+    `asked` has the sizes in the order in which they were asked for.
+    """
 
-def rates(monkeypatch: pytest.MonkeyPatch, known: dict[int, float]) -> list[int]:
-    """These instead of measured ones; returns the sizes asked for, as they come."""
-    asked: list[int] = []
+    def __init__(self, known: dict[int, float]) -> None:
+        self.known, self.asked = known, list[int]()
 
-    def rate(_loaded: object, _forward: object, size: int) -> float:
-        asked.append(size)
-        if size not in known:
+    def __call__(self, _loaded: object, _forward: object, size: int, _seconds: float) -> float:
+        self.asked.append(size)
+        if size not in self.known:
             raise RuntimeError("out of memory")
-        return known[size]
+        return self.known[size]
 
-    monkeypatch.setattr(tuning, "_rate", rate)
-    return asked
+
+def size_for(encoder: Encoder, measure: Callable[..., float | None], tokens: int = MANY, **options: Any) -> int:
+    return best_batch_tokens(encoder.runtime, tokens, measure=measure, **options)
 
 
 @pytest.mark.parametrize(
@@ -54,11 +61,8 @@ def rates(monkeypatch: pytest.MonkeyPatch, known: dict[int, float]) -> list[int]
         ({}, 1024),
     ],
 )
-def test_the_fastest_is_chosen(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, known: dict[int, float], expected: int
-) -> None:
-    rates(monkeypatch, known)
-    assert size_for(encoder_of(tiny_model)) == expected
+def test_the_fastest_is_chosen(tiny_model: Path, known: dict[int, float], expected: int) -> None:
+    assert size_for(encoder_of(tiny_model, forward=PaddedPass), Rates(known)) == expected
 
 
 def test_it_is_really_measured_and_the_states_stay(tiny_model: Path, cache: Path) -> None:
@@ -67,99 +71,116 @@ def test_it_is_really_measured_and_the_states_stay(tiny_model: Path, cache: Path
     states = encoder.encode(rows, LAYERS)
     [kept] = (cache / "batches").glob("*.json")
     size = json.loads(kept.read_text())["batch_tokens"]
-    assert size in tuning._CPU_SIZES
+    assert size in CPU.sizes
     assert f"batches of up to {size:,} tokens" in states.execution
     assert_equal_states(states.values[:9], full_states(tiny_model, rows[:9]))
 
 
-def test_a_model_whose_batches_drag_is_not_measured(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[int] = []
+def test_a_model_that_takes_long_for_a_batch_is_not_measured(tiny_model: Path) -> None:
     encoder = encoder_of(tiny_model)
-    forward = encoder.runtime.forward
-    call = type(forward).__call__
-    monkeypatch.setattr(type(forward), "__call__", lambda *args: (ran.append(1), call(*args))[1])
-    monkeypatch.setattr(tuning, "_LONGEST", 0.0)
-    assert size_for(encoder) == tuning._CPU_DEFAULT
-    assert len(ran) == 1, "one batch, no more"
+    ran: list[int] = []
+    encoder.loaded.model.register_forward_pre_hook(lambda *_: ran.append(1))
+    settings = TuningSettings(CPU.sizes, default=700, batch_seconds=0.0)
+    assert best_batch_tokens(encoder.runtime, MANY, settings=settings) == 700
+    assert len(ran) == 2, "a shared prefix and one batch, no more"
 
 
-def test_it_is_measured_once_for_all_processes(tiny_model: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    asked = rates(monkeypatch, {512: 10.0, 1024: 9.0, 2048: 8.0})
-    assert size_for(encoder_of(tiny_model)) == 512
-    assert asked == [512, 1024, 2048]
-    assert size_for(encoder_of(tiny_model)) == 512
-    assert size_for(encoder_of(tiny_model), tokens=10) == 512, "small jobs make the same batches"
-    assert len(asked) == 3
-    assert size_for(encoder_of(tiny_model, 2)) == 512
-    assert len(asked) == 6, "fewer blocks are another model"
+def test_it_is_measured_once_for_all_processes(tiny_model: Path, cache: Path) -> None:
+    rates = Rates({512: 10.0, 1024: 9.0, 2048: 8.0})
+    assert size_for(encoder_of(tiny_model, forward=PaddedPass), rates) == 512
+    assert rates.asked == [512, 1024, 2048]
+    assert size_for(encoder_of(tiny_model, forward=PaddedPass), rates) == 512
+    small = size_for(encoder_of(tiny_model, forward=PaddedPass), rates, tokens=10)
+    assert small == 512, "small jobs make the same batches"
+    assert len(rates.asked) == 3
+    assert size_for(encoder_of(tiny_model, 2, forward=PaddedPass), rates) == 512
+    assert len(rates.asked) == 6, "fewer blocks are another model"
     assert len(list((cache / "batches").glob("*.json"))) == 2
 
 
-def test_processes_wait_for_the_one_that_measures(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, go = threading.Event(), threading.Event()
-    asked: list[int] = []
+MEASURE = """
+import sys
+from pathlib import Path
+from filelock import FileLock, Timeout
+from support.states import PaddedPass, encoder_of
+from larf_curate.encoding.tuning import CPU, best_batch_tokens
 
-    def rate(_loaded: object, _forward: object, size: int) -> float:
-        asked.append(size)
-        begun.set()
-        assert go.wait(20)
-        return 1.0 / size
+log, encoder = Path(sys.argv[2]), encoder_of(Path(sys.argv[1]), forward=PaddedPass)
 
-    monkeypatch.setattr(tuning, "_rate", rate)
-    found: list[int] = []
-    encoders = [encoder_of(tiny_model) for _ in range(2)]
-    first, second = (threading.Thread(target=lambda e=e: found.append(size_for(e))) for e in encoders)  # type: ignore[misc]
-    first.start()
-    assert begun.wait(20)
-    second.start()
-    go.set()
-    first.join(20)
-    second.join(20)
-    assert found == [512, 512]
-    assert asked == list(tuning._CPU_SIZES)
+def note(word):
+    with log.open("a") as file:
+        file.write(word + "\\n")
+
+def measure(loaded, forward, size, seconds):
+    note(f"measured {size}")
+    sys.stdin.readline()  # the test says when this measurement ends
+    return 1.0 / size
+
+note("began")
+print(best_batch_tokens(encoder.runtime, CPU.job_tokens, measure=measure))
+"""
 
 
-def test_small_jobs_and_those_without_a_cache_take_the_default(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
-) -> None:
-    asked = rates(monkeypatch, {512: 10.0, 1024: 9.0})
-    assert size_for(encoder_of(tiny_model), MANY - 1) == tuning._CPU_DEFAULT
+@pytest.mark.process
+def test_a_process_waits_for_the_one_that_measures(tiny_model: Path, tmp_path: Path) -> None:
+    """Two processes: the second has begun, and measures nothing while the first does, nor afterwards."""
+    log, pipe = tmp_path / "log", subprocess.PIPE
+    command = [sys.executable, "-c", MEASURE, str(tiny_model), str(log)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+    def wait_for(lines: list[str]) -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            if log.exists() and log.read_text().split("\n")[:-1] == lines:
+                return
+            time.sleep(0.05)
+        pytest.fail(f"{log.read_text() if log.exists() else 'nothing'} instead of {lines}")
+
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment) as first:
+        wait_for(["began", "measured 512"])
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment) as second:
+            wait_for(["began", "measured 512", "began"])
+            assert second.stdin is not None
+            second.stdin.close()  # it could not measure if it wanted to: reading gives nothing, at once
+            with pytest.raises(subprocess.TimeoutExpired):
+                second.wait(2)
+            output, _ = first.communicate("\n" * len(CPU.sizes), timeout=60)
+            assert int(output) == 512
+            assert second.stdout is not None
+            assert int(second.stdout.read()) == 512
+    measured = [line for line in log.read_text().split("\n") if line.startswith("measured")]
+    assert measured == [f"measured {size}" for size in CPU.sizes]
+
+
+def test_small_jobs_and_those_without_a_cache_take_the_default(tiny_model: Path, cache: Path) -> None:
+    rates = Rates({512: 10.0, 1024: 9.0})
+    assert size_for(encoder_of(tiny_model, forward=PaddedPass), rates, MANY - 1) == CPU.default
     cache.write_text("a file where the directory should be")
-    assert size_for(encoder_of(tiny_model)) == tuning._CPU_DEFAULT
-    assert asked == []
+    assert size_for(encoder_of(tiny_model, forward=PaddedPass), rates) == CPU.default
+    assert rates.asked == []
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"batch_tokens": "9"}', '{"batch_tokens": 0}'])
-def test_a_broken_measurement_is_made_again(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, cache: Path, text: str
-) -> None:
-    asked = rates(monkeypatch, {512: 10.0, 1024: 20.0})
-    size_for(encoder_of(tiny_model))
+def test_a_broken_measurement_is_made_again(tiny_model: Path, cache: Path, text: str) -> None:
+    rates = Rates({512: 10.0, 1024: 20.0})
+    size_for(encoder_of(tiny_model, forward=PaddedPass), rates)
     [kept] = (cache / "batches").glob("*.json")
     kept.write_text(text)
-    assert size_for(encoder_of(tiny_model)) == 1024
-    assert len(asked) == 6
+    assert size_for(encoder_of(tiny_model, forward=PaddedPass), rates) == 1024
+    assert len(rates.asked) == 6
 
 
-def test_a_batch_takes_no_more_than_half_of_what_is_free(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_takes_no_more_than_half_of_what_is_free(tiny_model: Path) -> None:
     a_token = 4 * (8 * SIZES["hidden_size"] + 3 * SIZES["intermediate_size"])
-    monkeypatch.setattr(tuning, "free_bytes", lambda _: 2 * 100 * a_token * tuning_threads())
-    assert size_for(encoder_of(tiny_model), tokens=10) == 100
-    asked = rates(monkeypatch, {})
-    assert size_for(encoder_of(tiny_model)) == 100
-    assert asked == [], "no size fits"
+    free = 2 * 100 * a_token * torch.get_num_threads()
+    rates = Rates({})
+    assert size_for(encoder_of(tiny_model, forward=PaddedPass), rates, tokens=10, free_bytes=free) == 100
+    assert size_for(encoder_of(tiny_model, forward=PaddedPass), rates, free_bytes=free) == 100
+    assert rates.asked == [], "no size fits"
 
 
-def tuning_threads() -> int:
-    import torch
-
-    return torch.get_num_threads()
-
-
-def test_what_the_user_says_is_not_measured(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(*_: Any) -> int:
-        raise AssertionError
-
-    monkeypatch.setattr("larf_curate.encoding.encoder.batch_tokens_for", never)
+def test_what_the_user_says_is_not_measured(tiny_model: Path, cache: Path) -> None:
     encoder = encoder_of(tiny_model, batch_tokens=77)
-    assert "batches of up to 77 tokens" in encoder.encode(random_rows(), LAYERS).execution
+    states = encoder.encode(random_rows([40] * (MANY // 40 + 1)), LAYERS)
+    assert "batches of up to 77 tokens" in states.execution
+    assert not (cache / "batches").exists()

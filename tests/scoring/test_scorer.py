@@ -664,7 +664,7 @@ def test_scores_say_how_they_were_made(tiny_scorer: LARFScorer) -> None:
     rows = [{"prompt": f"Say {i}.", "completion": "Well " * i} for i in range(1, 4)]
     how = tiny_scorer.with_options(batch_tokens=99).annotate(rows).execution
     assert how.startswith("float32 on cpu, batches of up to 99 tokens; ")
-    assert "lean blocks" in how
+    assert "fused blocks" in how
 
 
 def test_rows_are_rendered_beside_the_encoding_of_those_before(

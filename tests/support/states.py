@@ -12,10 +12,11 @@ import torch
 import transformers
 
 from larf_curate.encoding.encoder import Encoder
-from larf_curate.encoding.packing import PackedPass
+from larf_curate.encoding.packed_batch import PackingSettings
+from larf_curate.encoding.packing import PackedPass, fastest_pass
 from larf_curate.encoding.padding import PaddedPass
 from larf_curate.encoding.runtime import Runtime
-from larf_curate.models.loading import LoadedModel, load_model
+from larf_curate.models.loading import load_model
 from larf_curate.models.options import ModelOptions
 from support.models import SIZES, make_model, make_tokenizer
 
@@ -108,21 +109,33 @@ def assert_equal_states(actual: np.ndarray, expected: np.ndarray) -> None:
 def encoder_of(
     directory: Path,
     highest: int = BLOCKS - 1,
-    forward: Callable[[LoadedModel], PackedPass | PaddedPass] | None = None,
+    forward: type[PackedPass | PaddedPass] | None = None,
+    settings: PackingSettings | None = None,
     **options: Any,
 ) -> Encoder:
-    """An encoder on a model of its own; `forward` makes its pass, else the fastest that suits the model is found."""
+    """An encoder on a model of its own.
+
+    Args:
+        directory: of the model.
+        highest: the highest block to load.
+        forward: the pass that runs its batches, with the model's own blocks; None finds the fastest.
+        settings: of a packed pass.
+        **options: see `ModelOptions`.
+    """
     config = ModelOptions(str(directory), device="cpu", **options)
     loaded = load_model(config, highest, CPU)
-    return Encoder(config, Runtime(loaded, forward(loaded) if forward else None))
+    if forward is PaddedPass:
+        return Encoder(config, Runtime(loaded, PaddedPass(loaded)))
+    chosen = PackedPass(loaded, settings=settings) if forward else fastest_pass(loaded, settings)
+    return Encoder(config, Runtime(loaded, chosen))
 
 
 def is_packed(encoder: Encoder) -> bool:
     return isinstance(encoder.runtime.forward, PackedPass)
 
 
-def has_lean_blocks(encoder: Encoder) -> bool:
-    return "lean blocks" in encoder.runtime.forward.shortcuts
+def has_fused_blocks(encoder: Encoder) -> bool:
+    return "fused blocks" in encoder.runtime.forward.shortcuts
 
 
 def hooks_left(encoder: Encoder) -> int:

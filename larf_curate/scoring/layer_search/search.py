@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 
 from ...answering.judges import Judge, by_wording, judge_all
+from ...answering.scaling import scaled
 from ...cache import cache_directory
 from ...encoding.encoder import Encoder
 from ...encoding.runtime import Runtime
@@ -193,7 +194,7 @@ class _Search:
         return found.reshape(len(blocks), len(scales), len(self.prompts)), known[_UNSCALED, 1.0]
 
     def _ask(self, missing: list[tuple[str, float]]) -> None:
-        from ...answering.generating import Answerer, scaled
+        from ...answering.generating import Answerer
 
         answerer = Answerer(self.loaded, self.ids, self.tokens)
         if not answerer.reuse:

@@ -1,0 +1,70 @@
+"""A batch inside a model: which one this thread runs, what replaces a block's forward, and how a pass ends early."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class StopForward(Exception):  # noqa: N818 - see its docstring
+    """Control flow, not an error: ends a forward pass from within, when all that is wanted of it is there."""
+
+
+@dataclass(kw_only=True)
+class RunningBatch:
+    """Rows on their way through the blocks of a model.
+
+    Attributes:
+        last_tokens: index of each row's last token among all tokens of the batch, pads counted, int64 [rows].
+        kept: what the pass's readout keeps, by the number of the block.
+    """
+
+    last_tokens: torch.Tensor
+    kept: dict[int, torch.Tensor] = field(default_factory=dict)
+
+
+_this_thread = threading.local()
+
+
+@contextlib.contextmanager
+def running(batch: RunningBatch) -> Iterator[None]:
+    """While it lasts, hooks and attention that run in this thread find this batch. A `StopForward` ends it."""
+    _this_thread.batch = batch
+    try:
+        with contextlib.suppress(StopForward):
+            yield
+    finally:
+        _this_thread.batch = None
+
+
+def running_batch() -> RunningBatch:
+    """The batch that this thread runs."""
+    batch: RunningBatch = _this_thread.batch
+    return batch
+
+
+@contextlib.contextmanager
+def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """While it lasts, the module runs `forward` in place of its own. Its hooks stay at work."""
+    before = vars(module).get("forward")  # set by another replacement, or by a library; else the class has it
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before
+
+
+def output_states(output: Any) -> torch.Tensor:
+    """The hidden states [rows, tokens, hidden size] in what a block returns."""
+    states: torch.Tensor = output[0] if isinstance(output, tuple) else output
+    return states

@@ -1,0 +1,162 @@
+"""A job: many rows run through a model in batches. What fails for lack of memory runs again in smaller ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ..errors import Issue
+from .batching import Batch
+from .memory import is_out_of_memory, release_memory
+from .readout import Readout
+from .runtime import Runtime
+from .threads import map_in_threads
+from .tuning import best_batch_tokens
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Results(NamedTuple):
+    """What was read of some rows.
+
+    Attributes:
+        values: float32 [rows, ...], NaN where `issues` says why there is nothing.
+        issues: of each row, or None.
+        execution: how the rows ran, in words: precision, device, size of the batches, and shortcuts taken.
+    """
+
+    values: NDArray[np.float32]
+    issues: list[Issue | None]
+    execution: str
+
+
+def run_rows(
+    runtime: Runtime,
+    ids: Sequence[list[int]],
+    readout: Readout,
+    shape: tuple[int, ...],
+    *,
+    batch_tokens: int | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> Results:
+    """Run rows through a model, and read something of each.
+
+    Equal rows run once. A batch that does not fit in memory runs again in halves, and its size is remembered.
+
+    Args:
+        runtime: the model.
+        ids: token ids of each row, none empty.
+        readout: what to read.
+        shape: of what it reads of one row.
+        batch_tokens: tokens of a batch; None takes what suits the model and the machine (`tuning`).
+        progress: called with the number of rows just done.
+    """
+    rows = _Rows(ids, shape)
+    with runtime.lock:
+        forward = runtime.forward
+        size = batch_tokens or best_batch_tokens(runtime, sum(map(len, rows.distinct)))
+        with forward.reading(readout):
+            # First all batches, as many at once as there are threads; then those that failed, one at a time, so that
+            # no other takes the memory.
+            again = _run_batches(runtime, rows, forward.plan(rows.distinct, size), progress, alone=False)
+            while again:
+                again = _run_batches(runtime, rows, again, progress, alone=True)
+        shortcuts = ", ".join(forward.shortcuts)
+    loaded = runtime.loaded
+    execution = f"{loaded.dtype_name} on {loaded.device}, batches of up to {size:,} tokens; {shortcuts}"
+    return Results(rows.values, rows.issues, execution)
+
+
+def _run_batches(
+    runtime: Runtime, rows: _Rows, batches: list[Batch], progress: Callable[[int], object] | None, *, alone: bool
+) -> list[Batch]:
+    """Run batches, and return those that have to run again. `alone`: one at a time."""
+    again: list[Batch] = []
+    run = partial(_run_batch, runtime, rows.distinct)
+    with closing(map_in_threads(run, batches, threaded=runtime.forward.threaded and not alone)) as results:
+        for batch, values in results:
+            unfinished, done = rows.store(batch, values, alone=alone)
+            again += unfinished
+            if progress is not None and done:
+                progress(done)
+    return again
+
+
+def _run_batch(runtime: Runtime, rows: Sequence[tuple[int, ...]], batch: Batch) -> NDArray[np.float32] | None:
+    """What is read of a batch, [rows of the batch, ...]; None if it does not fit in memory."""
+    forward, too_many = runtime.forward, runtime.tokens_out_of_memory
+    chosen = [rows[i] for i in batch.rows]
+    tokens = forward.tokens(chosen, batch.prefix)
+    if len(chosen) > 1 and too_many is not None and tokens >= too_many:
+        return None
+    try:
+        values: NDArray[np.float32] = forward(chosen, batch.prefix).cpu().numpy()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    else:
+        return values
+    # Outside the except clause: the traceback there holds the very tensors that have to go.
+    release_memory(runtime.loaded.device)
+    if len(chosen) > 1:
+        runtime.tokens_out_of_memory = tokens
+    return None
+
+
+class _Rows:
+    """Rows to run, and what is known of them so far.
+
+    Attributes:
+        distinct: the different ones.
+        values, issues: of all rows, see `Results`.
+    """
+
+    def __init__(self, ids: Sequence[list[int]], shape: tuple[int, ...]) -> None:
+        self._places: dict[tuple[int, ...], list[int]] = {}  # where each row stands in `ids`
+        for place, tokens in enumerate(ids):
+            self._places.setdefault(tuple(tokens), []).append(place)
+        self.distinct = list(self._places)
+        self.values = np.full((len(ids), *shape), np.nan, np.float32)
+        self.issues: list[Issue | None] = [None] * len(ids)
+
+    def store(self, batch: Batch, values: NDArray[np.float32] | None, *, alone: bool) -> tuple[list[Batch], int]:
+        """Store what was read of a batch.
+
+        Args:
+            batch: of the distinct rows.
+            values: [rows of the batch, ...]; None where the batch did not fit in memory.
+            alone: no other batch ran at the same time.
+
+        Returns:
+            What has to run again, and how many of all rows are done.
+        """
+        if values is None:
+            if len(batch.rows) > 1:
+                return list(batch.halves()), 0
+            if not alone:
+                return [batch], 0
+            return [], self._finish(batch.rows[0], None, Issue.OUT_OF_MEMORY)
+        again: list[Batch] = []
+        done = 0
+        for i, value in zip(batch.rows, values, strict=True):
+            if np.isfinite(value).all():
+                done += self._finish(i, value, None)
+            elif len(batch.rows) > 1:
+                again.append(Batch([i]))  # a pad may be at fault (zero times NaN is NaN): alone, there is none
+            else:
+                done += self._finish(i, None, Issue.NON_FINITE)
+        return again, done
+
+    def _finish(self, row: int, value: NDArray[np.float32] | None, issue: Issue | None) -> int:
+        """Give every copy of a row its value, or the issue why it has none; returns how many copies there are."""
+        places = self._places[self.distinct[row]]
+        for place in places:
+            self.issues[place] = issue
+            if value is not None:
+                self.values[place] = value
+        return len(places)
