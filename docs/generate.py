@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -103,7 +104,77 @@ def _row(parameter: inspect.Parameter) -> str:
     return f"| {' '.join(f'`{name}`' for name in names)} | {shown} | {meaning.strip()} |".replace("  ", " ")
 
 
-PARTS: dict[str, Callable[[], str]] = {"rooms": rooms, "commands": commands}
+def files() -> str:
+    """Which kinds of files are read."""
+    from larf_curate.sources.text_files import ARROW, COMPRESSED, CSV, JSON, PARQUET
+
+    rows = [
+        ("JSON", f"{_code(JSON)}, each also with {_code(COMPRESSED)}"),
+        ("CSV", f"{_code(CSV)}, each also with {_code(COMPRESSED)}"),
+        ("Parquet", f"`{PARQUET}`"),
+        ("Arrow", f"{_code(ARROW)} (streams and files)"),
+        ("a saved dataset", "a directory that `save_to_disk` has written (`--split`)"),
+        ("a directory, or a downloaded repository of the Hub", "files of these kinds (`--split`, `--config`)"),
+        ("a dataset on the Hub", "`owner/name` (`--split`, `--config`, in a recipe `revision`)"),
+    ]
+    return _table(("what", "endings"), rows)
+
+
+def formats() -> str:
+    """Every row format with its columns, and an example with the turns that it becomes."""
+    from larf_curate.rows.formats import FORMATS
+
+    rows = []
+    for row_format in FORMATS.values():
+        messages = row_format.convert(row_format.example).messages
+        turns = "<br>".join(f"{message['role']}: {json.dumps(message['content'])[1:-1]}" for message in messages)
+        example = f"`{json.dumps(row_format.example)}`"
+        name = f"`{row_format.name}`" + ("" if row_format.detected else " (never by itself)")
+        rows.append((name, _code(row_format.required), _code(row_format.optional), example, turns))
+    return _table(("format", "required", "read where they are there", "example", "becomes"), rows)
+
+
+def columns() -> str:
+    """The names of columns that mean the same."""
+    from larf_curate.rows import prompt_columns as names
+
+    rows = [
+        ("the request of a preference row", _code(names.PREFERENCE_PROMPTS)),
+        ("what the request is about", _code(names.CONTEXT_COLUMNS)),
+        ("the system turn", _code(names.SYSTEM_COLUMNS)),
+        ("tools", _code(names.TOOLS_COLUMNS)),
+        ("earlier exchanges, as pairs or as turns", _code(["history"])),
+    ]
+    return _table(("meaning", "columns"), rows)
+
+
+def roles() -> str:
+    """What a role may be called."""
+    from larf_curate.rows.turns import ROLES
+
+    known = sorted(set(ROLES.values()), key=["system", "user", "assistant", "tool", "function_call"].index)
+    meaning = {"function_call": "assistant, its content the calls as JSON"}
+    rows = [(meaning.get(role, role), _code(name for name, whose in ROLES.items() if whose == role)) for role in known]
+    return _table(("whose turn", "called"), rows)
+
+
+def _code(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines)
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "rooms": rooms,
+    "commands": commands,
+    "files": files,
+    "formats": formats,
+    "columns": columns,
+    "roles": roles,
+}
 
 
 def written(page: str) -> str:

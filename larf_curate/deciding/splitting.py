@@ -26,7 +26,7 @@ def scored_schema(schema: pa.Schema, spec: ScorerSpec) -> pa.Schema:
 
 def _metadata(schema: pa.Schema, spec: ScorerSpec) -> dict[bytes, bytes]:
     """The source's own, with the larf columns among its feature types; and which scorer it was."""
-    kept = {key: value for key, value in (schema.metadata or {}).items() if key not in (b"huggingface", b"pandas")}
+    kept = {key: value for key, value in (schema.metadata or {}).items() if key != b"huggingface"}
     if b"huggingface" in (schema.metadata or {}):
         features = json.loads(schema.metadata[b"huggingface"])
         for name, dtype in larf_dtypes(spec.layers).items():

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from ..deciding.layout import OUTCOMES
 from ..deciding.quantiles import named_quantiles
+from ..rows.notices import reading_note
 from ..scoring.columns import SCORE, TOKENS, layer_column
+from ..sources.json_values import text_columns
 from .groups import find_groups
 from .report import (
     Confounds,
@@ -66,7 +68,12 @@ def build_report(results: Results) -> Report:
 
 def _source(results: Results) -> ReportedSource | None:
     run, row_format = results.summary.run, results.row_format
-    return ReportedSource(**asdict(run.source), format=row_format.name if row_format else None) if run else None
+    if run is None:
+        return None
+    if row_format is None:
+        return ReportedSource(**asdict(run.source))
+    note = reading_note(row_format, results.schema.names, text_columns(results.schema))
+    return ReportedSource(**asdict(run.source), format=row_format.name, reading=note)
 
 
 def _run(results: Results) -> ReportedRun:

@@ -33,9 +33,15 @@ class RowCounts(OutcomeCounts):
 
 @dataclass(frozen=True)
 class ReportedSource(SourceRecord):
-    """The dataset of a run, and the row format it was read in; None if no format fits its columns."""
+    """The dataset of a run.
+
+    Attributes:
+        format: the row format it was read in; None if no format fits its columns.
+        reading: which columns were read and which were not; empty where every text was read.
+    """
 
     format: str | None = None
+    reading: str = ""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def describe_run(report: Report) -> Iterator[tuple[str, str]]:
     counts = f"{rows.kept:,} kept, {rows.removed:,} removed, {rows.unscorable:,} unscorable"
     yield "rows", f"{rows.total:,}: {counts}"
     if report.source:
-        yield "source", f"{report.source.name}, read as {report.source.format}"
+        yield "source", f"{report.source.name}, {report.source.reading or f'read as {report.source.format}'}"
     if scorer:
         yield "scorer", f"{scorer.model}, layer {', '.join(map(str, scorer.layers))}, formula {scorer.formula}"
         for line in describe_search(scorer.search):

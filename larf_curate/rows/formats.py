@@ -29,6 +29,7 @@ class RowFormat:
         convert: a row becomes a conversation; raises `Unscorable` where it holds none.
         example: one row, for the documentation.
         detected: whether `auto` may take it.
+        alternatives: of these optional columns the first that holds something in a row is read, and no other.
     """
 
     name: str
@@ -37,6 +38,7 @@ class RowFormat:
     convert: Convert
     example: Row = field(default_factory=dict)
     detected: bool = True
+    alternatives: tuple[str, ...] = ()
 
     def columns(self, available: Iterable[str]) -> list[str]:
         """The columns of `available` that this format reads: all of them for a user's own function.
@@ -75,14 +77,20 @@ _TEXTS = (*CONTEXT_COLUMNS, "history", *_TURNS)
 _PREFERENCE = tuple(dict.fromkeys((*PREFERENCE_PROMPTS, *_TEXTS)))
 _HI = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}]
 _HI_SHAREGPT = [{"from": "human", "value": "Hi?"}, {"from": "gpt", "value": "Hello."}]
-_PAIR = {"prompt": "Hi?", "chosen": "Hello.", "rejected": "Go away."}
 
 FORMATS: dict[str, RowFormat] = {
     row_format.name: row_format
     for row_format in (
-        RowFormat("preference", ("chosen", "rejected"), _PREFERENCE, conversions.preference("chosen"), _PAIR),
-        RowFormat(
-            "preference-rejected", ("chosen", "rejected"), _PREFERENCE, conversions.preference("rejected"), _PAIR
+        *(
+            RowFormat(
+                name,
+                ("chosen", "rejected"),
+                _PREFERENCE,
+                conversions.preference(side),
+                {"prompt": "Hi?", "chosen": "Hello.", "rejected": "Go away."},
+                alternatives=tuple(column for column in PREFERENCE_PROMPTS if column not in CONTEXT_COLUMNS),
+            )
+            for name, side in (("preference", "chosen"), ("preference-rejected", "rejected"))
         ),
         RowFormat("messages", ("messages",), _TURNS, conversions.messages, {"messages": _HI}),
         RowFormat("sharegpt", ("conversations",), _TURNS, conversions.sharegpt, {"conversations": _HI_SHAREGPT}),
@@ -173,8 +181,8 @@ def resolve_format(row_format: FormatLike, columns: Iterable[str], join: str = S
     names = [reading.columns.get(name, name) for name in available if name not in taken]
     chosen = _choose(reading.format, names)
     join = join if reading.join is None else reading.join
-    chosen = chosen if join == SEPARATOR else chosen.joined(join)
-    return chosen.renamed(reading.columns) if reading.columns else chosen
+    chosen = chosen.renamed(reading.columns) if reading.columns else chosen
+    return chosen if join == SEPARATOR else chosen.joined(join)
 
 
 def check_format(name: str) -> None:

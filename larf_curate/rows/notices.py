@@ -23,7 +23,8 @@ def reading_note(row_format: RowFormat, columns: Iterable[str], text_columns: It
     'read as messages (messages); not read: instruction, output, which would be alpaca'
     """
     available = list(columns)
-    read = row_format.columns(available)
+    others_of = [name for name in row_format.alternatives if name in available][1:]
+    read = [name for name in row_format.columns(available) if name not in others_of]
     unread = [name for name in text_columns if name not in read and not name.startswith(_OWN)]
     if not unread or row_format.name == "custom":
         return ""

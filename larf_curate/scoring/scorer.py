@@ -23,7 +23,6 @@ from ..hub import HubClient
 from ..models.loading import LoadedModel
 from ..models.options import FitOptions, ModelOptions, RunOptions, check_run_options
 from ..progress import progress as show_progress
-from ..progress import say
 from ..pushing import README, Destination, Files, push_files
 from ..rows.conversions import Row
 from ..rows.formats import FormatLike, RowFormat, check_format, columns_of, resolve_format
@@ -36,6 +35,7 @@ from .formulas import FittedFormula, Formula, normalise
 from .layer_search.search import safety_layer
 from .model_card import MARK, render_model_card
 from .references import ReferenceSet, choose_references
+from .remarks import LOOKED_AT, say_of_template, say_once
 from .spec import ScorerSpec
 
 if TYPE_CHECKING:
@@ -45,12 +45,9 @@ _WINDOW = 4096
 """Rows in memory at a time."""
 _PART = 256
 """Rows encoded together while the next ones are rendered; enough to find others of equal length among them."""
-_said: set[str] = set()
-"""Lines about columns that are not read, each of which is said once in a process."""
 _marks: WeakKeyDictionary[LoadedModel, set[str]] = WeakKeyDictionary()
 """For each model in memory, marks of the scorers that were found to be fitted on it."""
 register(_marks.clear)
-register(_said.clear)
 
 
 class LARFScorer:
@@ -310,7 +307,8 @@ class LARFScorer:
             raise RowFormatError(f"rows come as {type(batch).__name__}, not as mappings: call .with_format(None) first")
         form = self.row_format(batch)
         names = form.columns(batch)
-        self._say_what_is_not_read(batch, form, rank)
+        if not rank:
+            say_once(reading_note(form, batch, text_names(batch)))
         if is_batch(batch, form):
             columns = {name: read_column(batch, name) for name in names}
             rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
@@ -321,13 +319,6 @@ class LARFScorer:
         if is_lazy(batch):
             return dict(scores.arrow())  # one element each: the writer joins them, with their types
         return {name: values[0] for name, values in scores.columns().items()}
-
-    def _say_what_is_not_read(self, batch: Mapping[str, Any], row_format: RowFormat, rank: int | None) -> None:
-        """One line for a dataset, from its first process."""
-        note = "" if rank else reading_note(row_format, batch, text_names(batch))
-        if note and note not in _said:
-            _said.add(note)
-            say(note)
 
     def _annotate(
         self,
@@ -354,7 +345,10 @@ class LARFScorer:
         found: dict[int, list[int]] = {}
         for place in places:
             try:
-                rendered = encoder.renderer.render(form.convert(rows[place]))
+                conversation = form.convert(rows[place])
+                if place < LOOKED_AT:
+                    say_of_template(conversation)
+                rendered = encoder.renderer.render(conversation)
             except Unscorable as error:
                 scores.issues[place] = error.issue
                 continue

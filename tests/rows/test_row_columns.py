@@ -151,7 +151,7 @@ def test_a_join_is_typed_as_in_a_shell_and_a_template_needs_its_request():
         ),
         (
             ["prompt", "chosen", "rejected", "output", "instruction"],
-            "read as preference (prompt, chosen, rejected, instruction); not read: output, which would be alpaca",
+            "read as preference (prompt, chosen, rejected); not read: output, instruction, which would be alpaca",
         ),
     ],
 )
