@@ -14,6 +14,7 @@ from ..rows.reading import READING_VERSION
 from ..scoring.artifact import read_config
 from ..scoring.formulas import VERSION
 from ..scoring.references import choose_references
+from ..scoring.spec import FORMAT_VERSION
 from ..sources.tables import Source
 from .executor_request import ExecutorRequest
 from .shards import Plan, digest_of
@@ -71,7 +72,8 @@ class RunRequest:
         decisive = {name: value for name, value in self.fit.items() if name not in _NOT_DECISIVE}
         template = _content_digest(self.fit.get("chat_template"))
         version = locate(self.fit["model"], self.fit.get("revision")).version
-        return digest_of([decisive, template, version, pairs.digest, VERSION])[:16]
+        versions = [VERSION, FORMAT_VERSION]  # a scorer that can no longer be read is fitted anew, under another name
+        return digest_of([decisive, template, version, pairs.digest, *versions])[:16]
 
     def scored_directory(self, scorer_digest: str) -> Path:
         """Where the scored shards are: a directory named after everything that affects scores."""
