@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from support.commands import larf, larf_process
 
 from larf_curate import LARFScorer, Recipe
 from larf_curate.errors import RecipeError
@@ -192,32 +191,28 @@ def home(tmp_path_factory, tiny_scorer: LARFScorer) -> Path:
     return home
 
 
-def command(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    run = [sys.executable, "-m", "larf_curate", "run", "recipe.yaml", *arguments]
-    return subprocess.run(run, cwd=home, capture_output=True, text=True, check=False, timeout=300)
-
-
 def counts(home: Path) -> list[int]:
     return [pq.read_table(home / "out" / outcome).num_rows for outcome in ("kept", "removed", "unscorable")]
 
 
+@pytest.mark.process
 def test_a_plan_changes_nothing_and_a_run_does_all(home):
-    planned = command(home, "--dry-run")
+    planned = larf("run", "recipe.yaml", "--dry-run", cwd=home)
     assert planned.returncode == 0, planned.stderr
     words = " ".join(planned.stdout.split())
     assert "60 rows" in words
     assert "blocks 0 to 3 of 0..4 are loaded" in words
     assert sorted(path.name for path in home.iterdir()) == ["recipe.yaml", "rows.jsonl", "scorer"]
 
-    done = command(home)
+    done = larf_process("run", "recipe.yaml", cwd=home)  # what datatrove logs goes to a process's own standard error
     assert done.returncode == 0, done.stderr
     assert counts(home) == [46, 6, 8]  # every seventh answer is empty, but the first
     assert "\x1b[31m" not in done.stdout
     assert "datatrove" not in done.stderr
     scored = {path: path.stat().st_mtime_ns for path in home.glob("out/scored/*/*")}
 
-    assert command(home).returncode == 0
-    other = command(home, "--set", "threshold.drop_top=3")
+    assert larf("run", "recipe.yaml", cwd=home).returncode == 0
+    other = larf("run", "recipe.yaml", "--set", "threshold.drop_top=3", cwd=home)
     assert other.returncode == 0
     assert counts(home) == [49, 3, 8]
     assert {path: path.stat().st_mtime_ns for path in home.glob("out/scored/*/*")} == scored, "scored once"
@@ -255,7 +250,7 @@ def test_runs_in_one_process_and_second_with_a_key_that_is_always_null(home, tmp
     ],
 )
 def test_what_cannot_be_run_is_one_line(home, override, code, told):
-    done = command(home, "--set", override)
+    done = larf("run", "recipe.yaml", "--set", override, cwd=home)
     assert (done.returncode, done.stdout) == (code, "")
     assert told in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
