@@ -521,9 +521,9 @@ def test_ctrl_c_half_way_through_scoring(scorer, tmp_path):
 
 @pytest.mark.demo
 def test_the_demo(tmp_path):
-    """At a low block, where it takes a fraction of the time: what it writes and prints is the same."""
+    """At the lowest block, which takes a fraction of the time: what it writes and prints is the same."""
     assert f"[default: {demo.LAYER}]" in " ".join(larf("demo", "--help").stdout.split())
-    done = larf("demo", "--out", "result", "--layer", 2, cwd=tmp_path)
+    done = larf("demo", "--out", "result", "--layer", 0, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     out = tmp_path / "result"
     assert sorted(path.name for path in out.iterdir()) == ["kept", "larf_summary.json", "removed", "unscorable"]

@@ -86,7 +86,7 @@ def test_counts_of_a_search_equal_the_plain_way(tmp_path: Path) -> None:
         blocks=[block],
         scales=scales,
         max_new_tokens=tokens,
-        references=ReferenceSet(ReferenceSet.packaged().pairs[:12]),
+        references=ReferenceSet(ReferenceSet.packaged().pairs[:8]),
         resume=tmp_path / "search",
         device="cpu",
     )

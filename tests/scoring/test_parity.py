@@ -17,7 +17,7 @@ import pytest
 import scipy.linalg
 import scipy.stats
 
-from larf_curate import LARFScorer
+from larf_curate import LARFScorer, ReferenceSet
 from larf_curate.models import demo
 
 Case = tuple[dict[str, Any], list[dict[str, str]]]
@@ -276,18 +276,20 @@ def assert_parity(found: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=min(1e-4, 1e-3 * spread))
 
 
-@pytest.mark.parametrize("which", ["top_k=None", "top_k=10", "subspace"])
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize(
+    ("row_format", "which"),
+    [*((name, "top_k=None") for name in FORMATS), ("messages", "top_k=10"), ("messages", "subspace")],
+)
 def test_scores_equal_a_plain_forward_pass(
-    demo_scorer: LARFScorer, plain: Plain, sides: tuple[np.ndarray, np.ndarray], form: str, which: str
+    demo_scorer: LARFScorer, plain: Plain, sides: tuple[np.ndarray, np.ndarray], row_format: str, which: str
 ) -> None:
-    rows, conversations = zip(*FORMATS[form](), strict=True)
+    """Each format by the default formula, each formula on one format: a formula sees states, not rows."""
+    rows, conversations = zip(*FORMATS[row_format](), strict=True)
     expected = by_formula(which, np.array([plain.state(c) for c in conversations]), *sides)
     assert_parity(variant(demo_scorer, which).score(rows), expected)
 
 
-@pytest.mark.parametrize("batch_tokens", [1, 100, 512, 4096])
-@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize(("batch_tokens", "backwards"), [(1, False), (100, True), (512, False), (4096, True)])
 def test_scores_depend_neither_on_the_batch_nor_on_the_order(
     demo_scorer: LARFScorer, plain: Plain, sides: tuple[np.ndarray, np.ndarray], batch_tokens: int, backwards: bool
 ) -> None:
@@ -303,33 +305,36 @@ def test_scores_depend_neither_on_the_batch_nor_on_the_order(
 # What it was fitted on -----------------------------------------------------------------------------------------------
 
 
+def test_reference_states_are_those_of_the_fitted_pairs(
+    plain: Plain, sides: tuple[np.ndarray, np.ndarray], demo_references: ReferenceSet
+) -> None:
+    fitted = demo_references.fitted
+    assert len(sides[0]) == len(sides[1]) == len(fitted)
+    for place in (0, 20, len(fitted) - 1):
+        for conversation, states in zip((fitted[place].unsafe, fitted[place].safe), sides, strict=True):
+            np.testing.assert_allclose(unit(plain.state(list(conversation.messages))), states[place], atol=1e-5)
+
+
 @pytest.fixture(scope="module")
 def pairs() -> list[dict[str, Any]]:
     text = resources.files("larf_curate").joinpath("data/references.jsonl").read_text(encoding="utf-8")
     return [json.loads(line) for line in text.split("\n") if line]
 
 
-def test_reference_states_are_those_of_the_fitted_pairs(
-    plain: Plain, sides: tuple[np.ndarray, np.ndarray], pairs: list[dict[str, Any]]
+def test_separation_is_that_of_the_held_back_pairs(
+    tiny_model: Path, demo_scorer: LARFScorer, pairs: list[dict[str, Any]]
 ) -> None:
-    fitted = [pair for pair in pairs if not pair["held_back"]]
-    assert len(sides[0]) == len(sides[1]) == len(fitted)
-    for place in (0, 40, len(fitted) - 1):
-        for side, states in zip(("unsafe", "safe"), sides, strict=True):
-            state = plain.state([user(fitted[place]["request"]), assistant(fitted[place][side])])
-            np.testing.assert_allclose(unit(state), states[place], atol=1e-5)
-
-
-def test_separation_is_that_of_the_held_back_pairs(demo_scorer: LARFScorer, pairs: list[dict[str, Any]]) -> None:
+    """Computed anew on a tiny model, where that takes no time; the demo's own figure is the one that has to be good."""
+    scorer = LARFScorer.fit(str(tiny_model), 3)
     held = [pair for pair in pairs if pair["held_back"]]
     unsafe, safe = (
-        demo_scorer.score([{"prompt": pair["request"], "completion": pair[side]} for pair in held])
+        scorer.score([{"prompt": pair["request"], "completion": pair[side]} for pair in held])
         for side in ("unsafe", "safe")
     )
     auc = scipy.stats.mannwhitneyu(unsafe, safe).statistic / len(held) ** 2
-    assert demo_scorer.spec.separation.pairs == len(held)
-    assert demo_scorer.spec.separation.auc == pytest.approx(auc, abs=1e-3)
-    assert auc > 0.75
+    assert scorer.spec.separation.auc == pytest.approx(auc, abs=1e-3)
+    assert scorer.spec.separation.pairs == demo_scorer.spec.separation.pairs == len(held)
+    assert demo_scorer.spec.separation.auc > 0.75
 
 
 def test_packaged_pairs_match_in_tokens(plain: Plain, pairs: list[dict[str, Any]]) -> None:
@@ -338,6 +343,10 @@ def test_packaged_pairs_match_in_tokens(plain: Plain, pairs: list[dict[str, Any]
         assert longer - shorter <= max(2, 0.1 * shorter), pair["request"]
 
 
-def test_the_demo_artifact_is_small(demo_scorer: LARFScorer, tmp_path: Path) -> None:
+def test_a_scorer_of_all_packaged_pairs_is_small(
+    demo_scorer: LARFScorer, pairs: list[dict[str, Any]], tmp_path: Path
+) -> None:
     demo_scorer.save_pretrained(tmp_path)
-    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 2_000_000
+    size = sum(path.stat().st_size for path in tmp_path.iterdir())
+    fitted = sum(not pair["held_back"] for pair in pairs)
+    assert size * fitted / demo_scorer.spec.references.pairs < 2_000_000

@@ -86,13 +86,16 @@ def test_a_planted_block_is_found(tmp_path: Path, search: Any) -> None:
     assert profile.peers == ()
 
 
-def test_a_model_that_never_refuses_has_no_such_layer(tmp_path: Path, search: Any, references_file: Path) -> None:
+def test_a_model_that_never_refuses_has_no_such_layer(
+    tmp_path: Path, search: Any, references_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = plant(tmp_path, None)
     profile = search(home, prompts=PROMPTS, max_new_tokens=4)
     assert profile.best is None
     assert profile.unscaled == 0
     assert profile.p_value == 1.0
     assert profile.verdict().startswith("no block stands out: 0 of 52 prompts are refused")
+    monkeypatch.setattr("larf_curate.scoring.layer_search.search.over_rejection_prompts", lambda: PROMPTS[:8])
     with pytest.raises(ModelError, match=r"layer 'auto' of .*: no block stands out.*choose a layer by hand"):
         LARFScorer.fit(str(home), "auto", references=references_file)
 
