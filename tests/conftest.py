@@ -6,11 +6,10 @@ import atexit
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.hub import GOOD_TOKEN, empty, serve_for_tests, settings
+from support.hub import GOOD_TOKEN, empty, serve_for_tests
 from support.loopback_hub import Hub
 from support.models import WIDE, make_model
 
@@ -87,23 +86,18 @@ def demo_scorer(demo_references):
         return LARFScorer.fit("demo", demo.LAYER, references=demo_references)
 
 
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
-    """An empty Hub on loopback, for clients in this process and its children, with a token that may write."""
-    empty(HUB)
-    monkeypatch.setenv("HF_TOKEN", GOOD_TOKEN)
+@pytest.fixture(scope="session")
+def loopback() -> Hub:
+    """The Hub that clients in this process and its children talk to, as the last test has left it."""
     return HUB
 
 
 @pytest.fixture
-def hub_environment(hub: Hub, tmp_path: Path) -> Callable[..., dict[str, str]]:
-    """The environment of a client of `hub` in a process of its own, with an empty cache; `token=None` for none."""
-
-    def environment(token: str | None = GOOD_TOKEN) -> dict[str, str]:
-        plain = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-        return {**plain, **settings(hub, tmp_path / "hf"), **({"HF_TOKEN": token} if token else {})}
-
-    return environment
+def hub(loopback: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """The same, emptied, with a token that may write."""
+    empty(loopback)
+    monkeypatch.setenv("HF_TOKEN", GOOD_TOKEN)
+    return loopback
 
 
 @pytest.fixture
@@ -121,17 +115,21 @@ def plain_run(make_run):
     return make_run(*sample_rows())
 
 
-DEMO_FIXTURES = {"demo_scorer"}
+COSTLY_FIXTURES = {"demo_scorer": "demo", "on_hub": "on_hub", "undisturbed": "undisturbed"}
+"""Fixtures that take long to make, and the group of the tests that use them."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what uses the demo model, and keep it in one process: it is fetched, unpacked, loaded and fitted once.
+    """Keep in one process what shares something costly: the demo model is fetched, unpacked, loaded and fitted once.
 
     Tests distributed over processes begin with the largest group, so that the longest work does not come last.
     """
     for item in items:
-        if DEMO_FIXTURES & set(getattr(item, "fixturenames", ())):
+        groups = {COSTLY_FIXTURES[name] for name in getattr(item, "fixturenames", ()) if name in COSTLY_FIXTURES}
+        if "demo" in groups:
             item.add_marker("demo")
-        if item.get_closest_marker("demo"):
-            item.add_marker(pytest.mark.xdist_group("demo"))
+        elif item.get_closest_marker("demo"):
+            groups.add("demo")
+        for group in sorted(groups)[:1]:
+            item.add_marker(pytest.mark.xdist_group(group))
