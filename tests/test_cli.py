@@ -244,9 +244,9 @@ BAD = {
     "scalars": ("in.jsonl", b"1\n2\n", ["row 1: int where an object is wanted"]),
     "ragged": ("in.csv", b"question,answer\na\n", ["line 2: 1 fields where the header has 2"]),
     "corrupt": ("in.parquet", b"PAR1....PAR1", ["in.parquet cannot be read"]),
-    "binary": ("in.jsonl", b"\x80\x81\x00\n", ["in.jsonl cannot be read"]),
+    "binary": ("in.jsonl", b"\x80\x81\x00\n", ["in.jsonl, line 1: not UTF-8 (byte 0x80)"]),
     "surrogate": ("in.jsonl", b'{"question": 1, "answer": "\\ud800"}\n', ["row 1, column 'answer'", "surrogate"]),
-    "unknown": ("in.docx", b"PK", ["in.docx is not one kind of data"]),
+    "unknown": ("in.docx", b"PK", ["in.docx cannot be read: known: .jsonl"]),
 }
 
 
