@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import importlib
 import importlib.util
+import inspect
 import json
 import re
 from pathlib import Path
@@ -206,3 +208,19 @@ def test_private_names_of_others_are_all_listed_in_contributing() -> None:
     assert len(private) >= 3, "this test finds nothing any more"
     listed = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     assert {name: path.name for name, path in private.items() if f"`{name}`" not in listed} == {}
+
+
+NEED_A_MODEL = {"LARFScorer", "find_safety_layers", "score_dataset"}
+
+
+@pytest.mark.parametrize("name", larf_curate.__all__)
+def test_every_public_name_has_an_example(name: str) -> None:
+    """Doctest runs them, but for those of names that can do nothing without a model; these say so."""
+    described = inspect.getdoc(getattr(larf_curate, name)) or ""
+    examples = doctest.DocTestParser().get_examples(described)
+    assert examples != []
+    for example in examples:
+        ast.parse(example.source)
+    runs = any(ast.parse(example.source).body and not example.options.get(doctest.SKIP) for example in examples)
+    assert runs != (name in NEED_A_MODEL)
+    assert ("Not run by doctest" in described) == (name in NEED_A_MODEL)
