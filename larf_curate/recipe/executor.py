@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator, ValidationError, create_model
 
+from ..cache import register
 from ..runs.executor_request import ExecutorRequest, Kind
 from .fields import declared_field
 from .yaml_text import KeyFaultError, fault_words, unknown_name
@@ -51,6 +52,9 @@ def _option_keys(kind: Kind) -> type[BaseModel]:
             accepted = Any if "tuple" in str(declared) else declared  # YAML has no tuples: a list has to do
             keys[name] = (accepted, ... if parameter.default is parameter.empty else parameter.default)
     return create_model(f"{kind}_options", __config__=ConfigDict(strict=True), **keys)
+
+
+register(_option_keys.cache_clear)
 
 
 def _read(section: object) -> ExecutorRequest:
