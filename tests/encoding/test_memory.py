@@ -37,6 +37,7 @@ def faults(way: str, **env: str) -> list[str]:
     return subprocess.run(command, env={**plain, **env}, capture_output=True, text=True, check=True).stdout.split()
 
 
+@pytest.mark.process
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc is known")
 def test_tensors_come_out_of_the_memory_of_the_last_ones() -> None:
     said, reused = faults("reuse")
@@ -45,6 +46,7 @@ def test_tensors_come_out_of_the_memory_of_the_last_ones() -> None:
     assert int(reused) < int(plain) / 10
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"])
 def test_what_the_user_has_said_stays(name: str) -> None:
     value = "glibc.malloc.trim_threshold=131072" if name == "GLIBC_TUNABLES" else "131072"

@@ -549,6 +549,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.process
 def test_workers_load_one_model_each_and_keep_their_device(data, saved, tmp_path):
     (tmp_path / "workers.py").write_text(WORKERS)
     command = [sys.executable, "workers.py", str(data / "jsonl"), saved]

@@ -92,6 +92,7 @@ def test_a_state_does_not_hang_on_its_batch(wide_model: Path, dtype: Any) -> Non
     assert_equal_states(together, alone)
 
 
+@pytest.mark.process
 @QUANTISING
 def test_quantised_loading_and_running_say_nothing(wide_model: Path, dtype: str) -> None:
     """bitsandbytes would tell of every batch that it casts, and of a package that it would fetch kernels with."""
@@ -115,6 +116,7 @@ def test_each_dtype_is_a_model_of_its_own(wide_model: Path) -> None:
     assert again.loaded is found[2].loaded
 
 
+@pytest.mark.demo
 def test_the_demo_model_has_weights_that_can_be_quantised(wide_model: Path) -> None:
     """It comes as a GGUF file; what is loaded is the safetensors copy of that."""
     loaded = load("demo", 1, dtype="nf4")

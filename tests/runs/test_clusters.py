@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+pytestmark = [pytest.mark.cluster, pytest.mark.process]
+
 
 def no_slurm() -> bool:
     sinfo = shutil.which("sinfo")

@@ -541,6 +541,7 @@ def run_script(script: str, *arguments: str, timeout: float = 120) -> str:
     return output
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("used", ["nothing", "the same model", "a model since unloaded", "torch for something else"])
 def test_workers_do_not_hang_whatever_their_parent_has_used(fresh: LARFScorer, tmp_path: Path, used: str) -> None:
     output = run_script(FORKING, str(tmp_path / "scorer"), used, str(tmp_path / "loads"), timeout=40)
@@ -570,6 +571,7 @@ print(Hasher.hash(scorer), hashlib.sha256(pickle.dumps(scorer)).hexdigest(), sco
 """
 
 
+@pytest.mark.process
 def test_a_fresh_process_finds_the_cache_of_a_used_scorer(fresh: LARFScorer, tmp_path: Path) -> None:
     def identity() -> tuple[str, str]:
         return Hasher.hash(fresh), hashlib.sha256(pickle.dumps(fresh)).hexdigest()
