@@ -25,7 +25,7 @@ from larf_curate.models.options import ModelOptions
 from larf_curate.rows.rendering import Renderer
 from larf_curate.rows.wording import refuses, settled
 from larf_curate.scoring.layer_search.profile import SCALES
-from larf_curate.scoring.layer_search.search import over_rejection_prompts
+from larf_curate.scoring.layer_search.search_prompts import over_rejection_prompts
 
 TOKENS = 32
 

@@ -16,7 +16,7 @@ import pytest
 import larf_curate
 from larf_curate import LARFScorer, cache, clear_caches
 from larf_curate.encoding import kernels, memory, runtime
-from larf_curate.scoring import scorer as scoring
+from larf_curate.scoring import model_check
 
 ROWS = [{"prompt": f"Say {i}.", "completion": "Well " * i} for i in range(1, 4)]
 
@@ -53,13 +53,13 @@ def test_what_scoring_fills_is_empty_afterwards(
     del running
     functions = [kernels.load, memory.reuse_memory, datatrove_steps._load]
     assert [function.cache_info().currsize for function in functions] == [1, 1, 1]
-    assert len(scoring._marks) == 1
+    assert len(model_check._passed) == 1
 
     clear_caches()
     gc.collect()
     assert model() is None, "the weights are gone"
     assert runtime._runtimes == {}
-    assert len(scoring._marks) == 0
+    assert len(model_check._passed) == 0
     assert [function.cache_info().currsize for function in functions] == [0, 0, 0]
     assert np.array_equal(tiny_scorer.score(ROWS), before), "scorers go on working"
 

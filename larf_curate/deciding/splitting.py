@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 import pyarrow as pa
 
-from ..scoring.columns import ISSUE, SCORE, larf_dtypes, larf_schema, scores_of
+from ..scoring.columns import ISSUE, SCORE, is_larf_column, larf_dtypes, larf_schema, scores_of
 from ..scoring.spec import ScorerSpec
 from ..sources.json_values import rows_of
 from ..sources.tables import conform
@@ -18,23 +18,26 @@ from .thresholds import Threshold
 
 
 def scored_schema(schema: pa.Schema, spec: ScorerSpec) -> pa.Schema:
-    """The source's columns, but for larf columns that it already has; the larf columns; and which scorer it was."""
-    added = larf_schema(spec.layers)
-    fields = [field for field in schema if field.name not in added] + [pa.field(*column) for column in added.items()]
-    return pa.schema(fields, _metadata(schema, spec))
+    """The source's columns without the larf columns of an earlier scorer, then the larf columns of this one.
+
+    Its metadata says which scorer it was.
+    """
+    source = [field for field in schema if not is_larf_column(field.name)]
+    added = [pa.field(*column) for column in larf_schema(spec.layers).items()]
+    return pa.schema(source + added, _metadata(schema, spec))
 
 
 def _metadata(schema: pa.Schema, spec: ScorerSpec) -> dict[bytes, bytes]:
     """The source's own, with the larf columns among its feature types; and which scorer it was."""
     kept = {key: value for key, value in (schema.metadata or {}).items() if key != b"huggingface"}
     if b"huggingface" in (schema.metadata or {}):
-        features = json.loads(schema.metadata[b"huggingface"])
-        for name, dtype in larf_dtypes(spec.layers).items():
-            features["info"]["features"].pop(name, None)
-            features["info"]["features"][name] = {"dtype": dtype, "_type": "Value"}
-        kept[b"huggingface"] = json.dumps(features).encode()
-    described = {key: value for key, value in spec.json_fields().items() if key not in ("chat_template", "packages")}
-    return {**kept, METADATA_KEY: json.dumps(without_directories(described), sort_keys=True).encode()}
+        described = json.loads(schema.metadata[b"huggingface"])
+        features = {n: feature for n, feature in described["info"]["features"].items() if not is_larf_column(n)}
+        added = {name: {"dtype": dtype, "_type": "Value"} for name, dtype in larf_dtypes(spec.layers).items()}
+        described["info"]["features"] = {**features, **added}
+        kept[b"huggingface"] = json.dumps(described).encode()
+    scorer = {key: value for key, value in spec.json_fields().items() if key not in ("chat_template", "packages")}
+    return {**kept, METADATA_KEY: json.dumps(without_directories(scorer), sort_keys=True).encode()}
 
 
 def split_table(table: pa.Table, threshold: Threshold, first_row: int) -> dict[str, pa.Table]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -24,13 +23,12 @@ from datatrove.utils.typeshelper import StatHints
 
 from ..errors import RowFormatError, Unscorable
 from ..rows.formats import FormatLike, resolve_format
-from ..scoring.columns import ISSUE, SCORE, TOKENS
+from ..scoring.columns import is_larf_column
 from ..sources.files import open_source
 from ..sources.json_values import array_of, rows_of
 from ..sources.tables import ROWS_AT_ONCE, Source, as_type, empty_table, share
 
 ROW, SHARD = "larf_row", "larf_shard"
-_LARF = re.compile(rf"{SCORE}(_l\d+)?|{TOKENS}|{ISSUE}")
 
 
 class CarriedRow(dict[str, Any]):
@@ -123,7 +121,7 @@ def _piece(documents: list[Document], record: pa.Schema | None, schema: pa.Schem
     rows = None if record is None else pa.Table.from_batches([row.record for row in found])  # type: ignore[attr-defined]
     columns: list[pa.Array | pa.ChunkedArray] = []
     for field in schema:
-        added = _LARF.fullmatch(field.name) and any(field.name in document.metadata for document in documents)
+        added = is_larf_column(field.name) and any(field.name in document.metadata for document in documents)
         if added or field.name not in names:
             columns.append(pa.array([document.metadata.get(field.name) for document in documents], field.type))
         elif rows is not None:

@@ -22,8 +22,9 @@ from ..errors import ScorerError, ThresholdError
 from ..models.options import RunOptions, check_run_options
 from ..rows.formats import FormatLike, columns_of
 from ..scoring.artifact import read_config
-from ..scoring.columns import ISSUE, SCORE, TOKENS, Scores
+from ..scoring.columns import ISSUE, SCORE, TOKENS, is_larf_column
 from ..scoring.scorer import LARFScorer
+from ..scoring.scores import Scores
 from .datatrove_rows import SHARD, row_of
 
 REASONS = ("larf_score", "larf_unscorable")
@@ -131,7 +132,7 @@ class LARFAnnotator(PipelineStep):
 
 
 def _attach(scores: Scores, documents: Sequence[Document]) -> None:
-    """Put the larf columns into the documents' metadata."""
+    """Put the larf columns into the documents' metadata, in place of all those of an earlier scorer."""
     columns = scores.columns()
     for name, values in columns.items():
         if len(values) != len(documents):
@@ -139,6 +140,8 @@ def _attach(scores: Scores, documents: Sequence[Document]) -> None:
                 f"{len(documents)} documents were scored, and {name!r} came back with {len(values)} values"
             )
     for place, document in enumerate(documents):
+        for name in [name for name in document.metadata if is_larf_column(name)]:
+            del document.metadata[name]
         document.metadata |= {name: values[place] for name, values in columns.items()}
 
 

@@ -19,7 +19,7 @@ from ..deciding.thresholds import Threshold
 from ..errors import DataError
 from ..progress import progress, say
 from ..rows.notices import reading_note
-from ..scoring.columns import SCORE, larf_dtypes, scores_of
+from ..scoring.columns import SCORE, is_larf_column, scores_of
 from ..scoring.scorer import LARFScorer
 from ..sources.json_values import rows_of, text_columns
 from ..sources.tables import ROWS_AT_ONCE, Source
@@ -36,7 +36,7 @@ def score_file(source: Source, scorer: LARFScorer, out: str | Path) -> Summary:
     if note := reading_note(form, source.schema.names, text_columns(source.schema)):
         say(note)
     schema = scored_schema(source.schema, scorer.spec)
-    kept = [name for name in schema.names if name not in larf_dtypes(scorer.layers)]
+    kept = [name for name in schema.names if not is_larf_column(name)]
     columns = form.columns(kept)
     tally = Tally()
     chunks: list[NDArray[np.float32]] = []

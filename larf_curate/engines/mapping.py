@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from ..scoring.columns import larf_dtypes
+from ..deciding.datasets import AnyDataset
+from ..scoring.columns import is_larf_column, larf_dtypes
 from ..scoring.scorer import LARFScorer
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict
-
-    AnyDataset = TypeVar("AnyDataset", Dataset, IterableDataset, DatasetDict, IterableDatasetDict)
+    from datasets import Dataset, Features
 
 
 def larf_features(features: Features, scorer: LARFScorer) -> Features:
-    """`features` with the larf columns: what `Dataset.map(scorer, features=...)` takes."""
+    """`features` with the larf columns in place of those of an earlier scorer, for `Dataset.map(features=...)`."""
     from datasets import Features, Value
 
     added = {name: Value(dtype) for name, dtype in larf_dtypes(scorer.layers).items()}
-    return Features({**{name: kind for name, kind in features.items() if name not in added}, **added})
+    return Features({**{name: kind for name, kind in features.items() if not is_larf_column(name)}, **added})
 
 
 def score_dataset(
     dataset: AnyDataset, scorer: LARFScorer, *, batch_size: int = 1024, num_proc: int | None = None
 ) -> AnyDataset:
-    """`dataset.map(scorer, batched=True)` with what plain `map` leaves out: the columns exist with their types even on
-    an empty dataset, and a streaming one keeps its features.
+    """`dataset.map(scorer, batched=True)` with what plain `map` leaves out.
+
+    The columns exist with their types even on an empty dataset, a streaming one keeps its features, and larf columns of
+    an earlier scorer are taken out of any kind of dataset, whatever format it is in.
 
     >>> # Not run by doctest: scoring needs a model in memory.
     >>> splits = score_dataset(load_dataset("yahma/alpaca-cleaned"), scorer)  # doctest: +SKIP
@@ -48,6 +49,8 @@ def score_dataset(
     from datasets import IterableDataset
 
     options: dict[str, Any] = {"batched": True, "batch_size": batch_size}
+    if dataset.column_names is not None:
+        dataset = dataset.remove_columns([name for name in dataset.column_names if is_larf_column(name)])
     if dataset.features is not None:
         options["features"] = larf_features(dataset.features, scorer)
     if isinstance(dataset, IterableDataset):

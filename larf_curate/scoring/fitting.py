@@ -9,26 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..encoding.encoder import Encoder, get_encoder
-from ..errors import ModelError, ReferencesError, Unscorable
+from ..errors import ModelError, ReferencesError
 from ..models.options import ModelOptions
-from ..progress import progress
+from ..progress import progress as show_progress
 from ..rows.formats import resolve_format
+from ..rows.rendering import Rendered
 from ..rows.turns import Conversation
 from .artifact import Tensors
 from .formulas import FittedFormula, Formula, auc
+from .model_check import CHECK
 from .references import ReferenceSet, packaged_rows
 from .spec import ReferenceQuantiles, ReferencesRecord, ScorerSpec, Separation
 
 QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 _FOLDS = 4
-
-CHECK = Conversation(
-    (
-        {"role": "user", "content": "What colour is a ripe lemon?"},
-        {"role": "assistant", "content": "A ripe lemon is yellow."},
-    )
-)
-"""Its state is stored with the scorer, and computed again wherever a model is loaded for it."""
 
 
 def fit_references(
@@ -38,8 +32,10 @@ def fit_references(
     formula: Formula,
     top_k: int | None,
     rank: int,
+    *,
+    progress: bool = True,
 ) -> tuple[ScorerSpec, Tensors]:
-    """Everything that makes a fitted scorer.
+    """Everything that makes a fitted scorer; arguments as of `LARFScorer.fit`.
 
     Raises:
         ModelError: the model cannot be used, has no such block, or gives no usable states.
@@ -49,7 +45,7 @@ def fit_references(
     if not layers or len(set(layers)) != len(layers) or not all(type(i) is int and i >= 0 for i in layers):
         raise ModelError(f"layer must be a block of 0 or more, or several different ones, not {list(layers)}")
     encoder = get_encoder(options, max(layers))
-    states = _encode(encoder, references, layers)
+    states = _encode(encoder, references, layers, progress)
     fitted = FittedFormula(formula, states["unsafe"], states["safe"], top_k, rank)
     quantiles = {
         side: tuple(map(float, np.quantile(fitted.score(states[side])[0], QUANTILES))) for side in ("unsafe", "safe")
@@ -102,8 +98,10 @@ def _check(formula: str, top_k: int | None, rank: int, references: ReferenceSet)
         )
 
 
-def _encode(encoder: Encoder, references: ReferenceSet, layers: Sequence[int]) -> dict[str, NDArray[np.float32]]:
-    """States [n, layers, hidden] of all that fitting needs, in one go."""
+def _encode(
+    encoder: Encoder, references: ReferenceSet, layers: Sequence[int], progress: bool
+) -> dict[str, NDArray[np.float32]]:
+    """States [conversations, layers, hidden size] of all that fitting needs, encoded in one go."""
     groups: dict[str, list[Conversation]] = {
         "unsafe": [pair.unsafe for pair in references.fitted],
         "safe": [pair.safe for pair in references.fitted],
@@ -112,25 +110,22 @@ def _encode(encoder: Encoder, references: ReferenceSet, layers: Sequence[int]) -
         "harmless": list(_harmless()),
         "check": [CHECK],
     }
-    ids: list[list[int]] = []
-    sizes = dict.fromkeys(groups, 0)
-    for name, conversations in groups.items():
-        for number, conversation in enumerate(conversations, 1):
-            try:
-                ids.append(encoder.renderer.render(conversation).ids)
-                sizes[name] += 1
-            except Unscorable as error:
-                if name == "harmless":
-                    continue  # ours, not the user's: too long for a model of short context
-                raise ReferencesError(f"reference {number} ({name}) cannot be encoded: {error.issue.words}") from error
-    with progress(len(ids), "references") as update:
-        states = encoder.encode(ids, layers, update)
-    if broken := [issue for issue in states.issues if issue]:
+    rendered = {name: [encoder.render(one) for one in conversations] for name, conversations in groups.items()}
+    # These are the package's, not the user's: some may be too long for a model of short context.
+    rendered["harmless"] = [one for one in rendered["harmless"] if isinstance(one, Rendered)]
+    for name, group in rendered.items():
+        for number, one in enumerate(group, 1):
+            if not isinstance(one, Rendered):
+                raise ReferencesError(f"reference {number} ({name}) cannot be encoded: {one.words}")
+    every = [one for group in rendered.values() for one in group]
+    with show_progress(len(every), "references", show=progress) as update:
+        states = encoder.states_of(every, layers, update)
+    if broken := [issue for issue in states.issues if issue and issue.unscorable]:
         raise ModelError(
-            f"{len(broken)} of {len(ids)} reference answers have no usable state ({broken[0].value}); "
+            f"{len(broken)} of {len(every)} reference answers have no usable state ({broken[0].value}); "
             "with float16, try bfloat16 or float32"
         )
-    ends = np.cumsum(list(sizes.values()))[:-1]
+    ends = np.cumsum([len(group) for group in rendered.values()])[:-1]
     return dict(zip(groups, np.split(states.values, ends), strict=True))
 
 

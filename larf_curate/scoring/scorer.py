@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cache import register
-from ..encoding.encoder import Encoder, States, get_encoder
-from ..encoding.threads import prefetched
-from ..errors import Issue, ModelError, RowFormatError, ScorerError, Unscorable
+from ..encoding.encoder import Encoder, get_encoder
+from ..errors import ModelError, RowFormatError
 from ..hub import HubClient
-from ..models.loading import LoadedModel
 from ..models.options import FitOptions, ModelOptions, RunOptions, check_run_options
 from ..progress import progress as show_progress
 from ..pushing import README, Destination, Files, push_files
@@ -28,26 +22,21 @@ from ..rows.conversions import Row
 from ..rows.formats import FormatLike, RowFormat, check_format, columns_of, resolve_format
 from ..rows.notices import reading_note
 from ..rows.reading import Reading, check_join
+from .annotating import annotate_rows, in_windows
 from .artifact import Tensors, artifact_files, read_artifact, write_artifact
-from .columns import Scores, TypedColumn, is_batch, is_lazy, larf_schema, read_column, text_names
-from .fitting import CHECK, fit_references
-from .formulas import FittedFormula, Formula, normalise
+from .fitting import fit_references
+from .formulas import FittedFormula, Formula
 from .layer_search.search import safety_layer
+from .map_batches import map_result, read_rows, require_mapping, text_names
 from .model_card import MARK, render_model_card
+from .model_check import require_fitted_model
 from .references import ReferenceSet, choose_references
-from .remarks import LOOKED_AT, say_of_template, say_once
+from .remarks import say_once
+from .scores import Scores
 from .spec import ScorerSpec
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-_WINDOW = 4096
-"""Rows in memory at a time."""
-_PART = 256
-"""Rows encoded together while the next ones are rendered; enough to find others of equal length among them."""
-_marks: WeakKeyDictionary[LoadedModel, set[str]] = WeakKeyDictionary()
-"""For each model in memory, marks of the scorers that were found to be fitted on it."""
-register(_marks.clear)
 
 
 class LARFScorer:
@@ -68,10 +57,10 @@ class LARFScorer:
     """
 
     def __init__(
-        self, spec: ScorerSpec, tensors: Tensors, form: FormatLike = "auto", options: RunOptions | None = None
+        self, spec: ScorerSpec, tensors: Tensors, row_format: FormatLike = "auto", options: RunOptions | None = None
     ) -> None:
         self.spec = spec
-        self.format: FormatLike = form
+        self.format: FormatLike = row_format
         self._tensors = tensors
         self._options = check_run_options(options or {})
 
@@ -89,9 +78,10 @@ class LARFScorer:
         formula: Formula = "larf",
         top_k: int | None = None,
         rank: int = 16,
+        progress: bool = True,
         **options: Unpack[FitOptions],
     ) -> LARFScorer:
-        """Encode the references at the chosen blocks, and print how well they separate pairs not fitted on.
+        """Encode the references at the chosen blocks, and measure how well they separate pairs not fitted on.
 
         Args:
             model: `demo`, a Hub id, a local directory, a GGUF file, or a PEFT adapter.
@@ -102,6 +92,7 @@ class LARFScorer:
             formula: `larf`, or `subspace`.
             top_k: for `larf`, how many of the most telling pairs count for a row; None takes all of them.
             rank: for `subspace`, the directions kept a side.
+            progress: show how far it is, and at the end print the `summary` to standard error; False for neither.
             **options: how the model is loaded and run; see `ModelOptions`.
 
         Raises:
@@ -115,15 +106,16 @@ class LARFScorer:
         if isinstance(layer, str):
             if layer != "auto":
                 raise ModelError(f"layer must be a block, several, or 'auto', not {layer!r}")
-            best, search = safety_layer(model, references=pairs, **options)
+            best, search = safety_layer(model, references=pairs, progress=progress, **options)
             layers = (best,)
         else:
             layers = (layer,) if isinstance(layer, int) else tuple(layer)
-        spec, tensors = fit_references(chosen, layers, pairs, formula, top_k, rank)
+        spec, tensors = fit_references(chosen, layers, pairs, formula, top_k, rank, progress=progress)
         if search is not None:
             spec = replace(spec, search=replace(search, decisions={}))
         scorer = cls(spec, tensors, options=chosen.not_kept())
-        print(scorer.summary(), file=sys.stderr)
+        if progress:
+            print(scorer.summary(), file=sys.stderr)
         return scorer
 
     @classmethod
@@ -272,11 +264,11 @@ class LARFScorer:
             RowFormatError: the columns fit no row format.
             ModelError: the model cannot be loaded.
         """
-        total, columns, windows = _windows(rows)
-        found = [np.zeros(0, np.float32)]
+        total, columns, windows = in_windows(rows)
+        scores = [np.zeros(0, np.float32)]
         with show_progress(total, "scoring", show=progress) as update:
-            found += [self.annotate(window, columns, progress=update).score for window in windows]
-        return np.concatenate(found)
+            scores += [self.annotate(window, columns, progress=update).score for window in windows]
+        return np.concatenate(scores)
 
     def annotate(
         self,
@@ -297,74 +289,29 @@ class LARFScorer:
         names = list(columns) if columns is not None else columns_of(rows)
         return self._annotate(rows, self.row_format(names), rank, progress)
 
-    def __call__(self, batch: Mapping[str, Any], rank: int | None = None) -> dict[str, Any]:
+    def __call__(self, batch: Mapping[str, Any], rank: int | None = None) -> Mapping[str, Any]:
         """For `Dataset.map`: batched or not, streaming or not, any `num_proc`, `with_rank`. Adds the larf columns.
+
+        All larf columns that the rows have are replaced, those of an earlier scorer's layers too; see `map_result`.
 
         Raises:
             RowFormatError: the columns fit no row format, or the dataset's `set_format` gives no mappings.
         """
-        if not isinstance(batch, Mapping):
-            raise RowFormatError(f"rows come as {type(batch).__name__}, not as mappings: call .with_format(None) first")
-        form = self.row_format(batch)
-        names = form.columns(batch)
+        require_mapping(batch)
+        row_format = self.row_format(batch)
         if not rank:
-            say_once(reading_note(form, batch, text_names(batch)))
-        if is_batch(batch, form):
-            columns = {name: read_column(batch, name) for name in names}
-            rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-            found = self._annotate(rows, form, rank).columns()
-            schema = larf_schema(self.layers)
-            return {name: TypedColumn(values, schema[name]) for name, values in found.items()}
-        scores = self._annotate([{name: read_column(batch, name) for name in names}], form, rank)
-        if is_lazy(batch):
-            return dict(scores.arrow())  # one element each: the writer joins them, with their types
-        return {name: values[0] for name, values in scores.columns().items()}
+            say_once(reading_note(row_format, batch, text_names(batch)))
+        rows, batched = read_rows(batch, row_format)
+        return map_result(self._annotate(rows, row_format, rank), batch, batched=batched)
 
     def _annotate(
         self,
         rows: Sequence[Row],
-        form: RowFormat,
+        row_format: RowFormat,
         rank: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Scores:
-        scores = Scores(self.layers, len(rows))
-        encoder = self._encoder(rank)
-        parts = [range(start, min(start + _PART, len(rows))) for start in range(0, len(rows), _PART)]
-        with closing(prefetched(lambda part: self._render(rows, part, form, encoder, scores), parts)) as rendered:
-            for places, ids in rendered:
-                if progress is not None:
-                    progress(len(places) - len(ids))
-                states = encoder.encode(list(ids.values()), self.layers, progress)
-                self._rate(states, list(ids), scores)
-        return scores
-
-    def _render(
-        self, rows: Sequence[Row], places: range, form: RowFormat, encoder: Encoder, scores: Scores
-    ) -> tuple[range, dict[int, list[int]]]:
-        """The token ids of the rows at `places`, by place, where there are any; counts and issues go into `scores`."""
-        found: dict[int, list[int]] = {}
-        for place in places:
-            try:
-                conversation = form.convert(rows[place])
-                if place < LOOKED_AT:
-                    say_of_template(conversation)
-                rendered = encoder.renderer.render(conversation)
-            except Unscorable as error:
-                scores.issues[place] = error.issue
-                continue
-            scores.tokens[place], scores.issues[place] = rendered.tokens, rendered.issue
-            found[place] = rendered.ids
-        return places, found
-
-    def _rate(self, states: States, places: list[int], scores: Scores) -> None:
-        """States become the scores of the rows at `places`."""
-        scores.execution = states.execution
-        scores.score[places], scores.by_layer[places] = self._formula.score(states.values)
-        for place, issue in zip(places, states.issues, strict=True):
-            if issue is not None:
-                scores.issues[place] = issue
-            elif np.isnan(scores.score[place]):  # the zero vector: a state without a direction
-                scores.issues[place] = Issue.NON_FINITE
+        return annotate_rows(rows, row_format, self._encoder(rank), self._formula, self.layers, progress)
 
     @cached_property
     def _formula(self) -> FittedFormula:
@@ -373,45 +320,5 @@ class LARFScorer:
 
     def _encoder(self, rank: int | None = None) -> Encoder:
         encoder = get_encoder(self.spec.model_options(self._options), max(self.layers), rank)
-        marks = _marks.setdefault(encoder.loaded, set())
-        if self._mark not in marks:
-            self._check(encoder)
-            marks.add(self._mark)
+        require_fitted_model(self.spec, self._tensors["check"], encoder)
         return encoder
-
-    @cached_property
-    def _mark(self) -> str:
-        """What this scorer expects of its model."""
-        expected = self._tensors["check"].tobytes() + repr((self.layers, self.spec.template_digest)).encode()
-        return hashlib.sha256(expected).hexdigest()
-
-    def _least_cosine(self, loaded: LoadedModel) -> float:
-        """float32 agrees to 1e-6 between machines, bfloat16 to 1e-3; 4 bits are 0.94 from them on the demo model."""
-        if self.spec.dtype == loaded.dtype_name == "float32":
-            return 0.9999
-        return 0.9 if loaded.quantised and loaded.quantised != self.spec.dtype else 0.99
-
-    def _check(self, encoder: Encoder) -> None:
-        """That this is the model the scorer was fitted on: the same template, and the same state for the same words."""
-        if encoder.renderer.template_digest != self.spec.template_digest:
-            raise ScorerError(f"{self.spec.model} has another chat template than the one this scorer was fitted with")
-        if encoder.loaded.hidden_size == self.spec.hidden_size:
-            state = encoder.encode([encoder.renderer.render(CHECK).ids], self.layers).values[0]
-            cosine = (normalise(state) * normalise(self._tensors["check"])).sum(axis=-1)
-            if (cosine >= self._least_cosine(encoder.loaded)).all():
-                return
-        raise ScorerError(
-            f"the model found now ({encoder.loaded.version}) is not the one this scorer was fitted on "
-            f"({self.spec.model}, {self.spec.version}): fit a scorer on it"
-        )
-
-
-def _windows(rows: Iterable[Row] | Dataset) -> tuple[int, list[str], Iterator[Sequence[Row]]]:
-    """How many rows, their columns, and the rows themselves in windows; a `Dataset` is read a window at a time."""
-    if hasattr(rows, "with_format") and hasattr(rows, "__len__"):  # a Dataset; a streaming one has no length
-        plain: Any = rows.with_format(None)
-        windows = (plain[i : i + _WINDOW] for i in range(0, len(plain), _WINDOW))
-        transposed = ([dict(zip(w, v, strict=True)) for v in zip(*w.values(), strict=True)] for w in windows)
-        return len(plain), list(plain.column_names), transposed
-    listed = list(rows)
-    return len(listed), columns_of(listed), (listed[i : i + _WINDOW] for i in range(0, len(listed), _WINDOW))

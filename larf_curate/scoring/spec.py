@@ -154,7 +154,8 @@ class ScorerSpec(EncodingOptions):
                     f"{where} was written by another version (format {values['format_version']}, formula "
                     f"{values['formula_version']}; this one reads {FORMAT_VERSION} and {VERSION}): fit it again"
                 )
-            if missing := {field.name for field in fields(cls)} - {"search"} - set(values):
+            # Scorers from before there was a choice have no `join`, and were fitted with what is its default.
+            if missing := {field.name for field in fields(cls)} - {"search", "join"} - set(values):
                 raise KeyError(", ".join(sorted(missing)))
             for number in ("blocks", "hidden_size", "rank"):
                 if type(values[number]) is not int:

@@ -36,7 +36,7 @@ from larf_curate.engines import datatrove_steps as trove
 from larf_curate.engines.datatrove_rows import ROW, SHARD, CarriedRow, RowWriter, carry_row
 from larf_curate.engines.datatrove_steps import LARFAnnotator, process_number
 from larf_curate.errors import Issue, RowFormatError, ScorerError, ThresholdError
-from larf_curate.scoring.columns import Scores
+from larf_curate.scoring.scores import Scores
 from larf_curate.sources.files import open_source
 
 LARF = ["larf_score", "larf_score_l1", "larf_score_l3", "larf_tokens", "larf_issue"]
@@ -235,7 +235,12 @@ class Collect:
 @pytest.mark.parametrize("step", ["score", "filter"])
 def test_more_or_fewer_scores_than_documents_fail_the_task(step, more, tiny_scorer, monkeypatch):
     """Whose score is whose would be a guess, and with fewer of them a document would be lost in silence."""
-    monkeypatch.setattr(LARFScorer, "annotate", lambda self, rows, *_, **__: Scores(self.layers, len(rows) + more))
+    annotate = LARFScorer.annotate
+
+    def wrong_count(self, rows, columns, rank=None):
+        return annotate(self, (rows * 2)[: len(rows) + more], columns, rank=rank)
+
+    monkeypatch.setattr(LARFScorer, "annotate", wrong_count)
     if step == "score":
         work = LARFAnnotator(tiny_scorer, batch_size=4)
     else:
@@ -260,6 +265,16 @@ def test_the_larf_keys_are_always_all_there_with_their_types(order, batch_size, 
         scored = [document.metadata[name] is None for name in LARF]
         assert scored in ([False] * 4 + [True], [True] * 4 + [False])
     assert {document.metadata["larf_issue"] for document in found} == {None, "empty_answer"}
+
+
+def test_keys_of_an_earlier_scorer_are_replaced(tiny_scorer):
+    documents = documents_with(ROWS[:3])
+    for document in documents:
+        document.metadata |= {"larf_score": 9.0, "larf_score_l9": 9.0, "larf_issue": "too_long", "larf_own": 1}
+    found = list(LARFAnnotator(tiny_scorer).run(iter(documents)))
+    for document, fresh in zip(found, LARFAnnotator(tiny_scorer).run(iter(documents_with(ROWS[:3]))), strict=True):
+        assert list(document.metadata) == [ROW, "larf_own", *LARF]
+        assert {name: document.metadata[name] for name in LARF} == {name: fresh.metadata[name] for name in LARF}
 
 
 def test_why_documents_are_unscorable_is_said_out_of_a_fixed_list(tiny_scorer):
@@ -443,7 +458,7 @@ def test_scoring_and_filtering_can_be_two_steps(data, saved, scores, median, tmp
 
 def test_a_filter_without_any_score_fails_the_task(data, tmp_path):
     removed = JsonlWriter(str(tmp_path / "removed"), compression=None)
-    with pytest.raises(ThresholdError, match="no 'larf_score': give a scorer, or put a LARFAnnotator before"):
+    with pytest.raises(ThresholdError, match="no 'larf_score': give a scorer, or put a LARFAnnotator step before"):
         execute([reader(data), LARFFilter(None, 0.1, exclusion_writer=removed)], tmp_path / "logs")
     assert not list((tmp_path / "logs").glob("completions/*"))
     with pytest.raises(ThresholdError, match="no 'larf_score'"):

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset, Value, load_dataset
 
 from larf_curate import Threshold
 from larf_curate.deciding.layout import SUMMARY
@@ -135,9 +136,22 @@ def test_scoring_again_replaces_the_larf_columns(tiny_scorer, tmp_path):
     score_file(open_source(write_rows(tmp_path / "in.jsonl")), tiny_scorer, first)
     table = pq.read_table(first)
     stale = table.set_column(table.column_names.index("larf_score"), "larf_score", pa.array(["stale"] * len(table)))
+    stale = stale.append_column("larf_score_l9", pa.array([0.5] * len(table)))  # of a scorer at other layers
     pq.write_table(stale, first)
     score_file(open_source(str(first)), tiny_scorer, second)
     assert pq.read_table(second).equals(table)
+
+
+def test_features_stored_in_a_file_follow_its_columns(tiny_scorer, tmp_path):
+    first, second = tmp_path / "first.parquet", tmp_path / "second.parquet"
+    rows = [{"question": "q", "answer": answer, "larf_score": 0.5, "larf_score_l9": 0.5} for answer in ("a", "b")]
+    Dataset.from_list(rows).to_parquet(first)
+    score_file(open_source(str(first)), tiny_scorer, second)
+    features = load_dataset(
+        "parquet", data_files=str(second), split="train", cache_dir=str(tmp_path / "cache")
+    ).features
+    kinds = {"question": Value("string"), "answer": Value("string"), **dict.fromkeys(LARF[:3], Value("float32"))}
+    assert features == {**kinds, "larf_tokens": Value("int32"), "larf_issue": Value("string")}
 
 
 def test_columns_mixed_in_json_can_still_be_scored(tiny_scorer, tmp_path):

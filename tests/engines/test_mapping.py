@@ -89,9 +89,12 @@ def test_an_empty_dataset_has_the_columns_with_their_types(dataset, tiny_scorer)
 
 def test_scoring_again_replaces_what_was_there(dataset, tiny_scorer, expected):
     stale = dataset.add_column("larf_score", ["stale"] * len(ROWS)).add_column("larf_issue", [["stale"]] * len(ROWS))
-    found = score_dataset(stale, tiny_scorer)
-    assert found.features == {**FEATURES, **LARF}
-    check(found.to_list(), expected)
+    stale = stale.add_column("larf_score_l9", [0.5] * len(ROWS))  # of a scorer at other layers
+    for kind in (stale, stale.with_format("numpy"), stale.to_iterable_dataset()):
+        scored = score_dataset(kind, tiny_scorer)
+        assert scored.features == {**FEATURES, **LARF}
+        check(list(scored.with_format(None)), expected)
+    assert score_dataset(stale.select([]), tiny_scorer).features == {**FEATURES, **LARF}
 
 
 def test_a_column_that_is_null_at_first(tiny_scorer):

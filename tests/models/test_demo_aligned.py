@@ -19,7 +19,8 @@ from larf_curate.models.locating import locate
 from larf_curate.models.options import ModelOptions
 from larf_curate.rows.rendering import Renderer
 from larf_curate.rows.wording import refuses, settled
-from larf_curate.scoring.layer_search.search import find_safety_layers, over_rejection_prompts
+from larf_curate.scoring.layer_search.search import find_safety_layers
+from larf_curate.scoring.layer_search.search_prompts import over_rejection_prompts
 from larf_curate.scoring.references import ReferenceSet
 
 pytestmark = pytest.mark.demo

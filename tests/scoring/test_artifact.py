@@ -225,6 +225,12 @@ def test_a_damaged_scorer_is_refused_when_it_is_read(saved: Path, damage: Callab
         LARFScorer.from_pretrained(saved)
 
 
+@pytest.mark.parametrize("name", ["search", "join"])
+def test_a_scorer_from_before_a_field_was_there_is_read(tiny_scorer: LARFScorer, saved: Path, name: str) -> None:
+    edit(saved, **{name: "absent"})
+    assert LARFScorer.from_pretrained(saved).spec == tiny_scorer.spec
+
+
 @pytest.mark.parametrize("change", [{"format_version": 99}, {"formula_version": 0}])
 def test_a_scorer_of_another_version_is_refused(saved: Path, change: dict[str, int]) -> None:
     edit(saved, **change)

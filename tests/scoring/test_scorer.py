@@ -35,7 +35,8 @@ from larf_curate import LARFScorer
 from larf_curate.encoding import runtime
 from larf_curate.errors import Issue, ModelError, ReferencesError, RowFormatError, ScorerError
 from larf_curate.rows.rendering import Renderer
-from larf_curate.scoring import scorer as scorer_module
+from larf_curate.scoring import annotating
+from larf_curate.scoring.model_check import least_cosine
 from larf_curate.scoring.spec import Separation
 
 Rows = list[dict[str, Any]]
@@ -260,9 +261,21 @@ def test_how_far_the_model_may_be_from_the_one_fitted_on(
     tiny_scorer: LARFScorer, fitted: Any, loaded: Any, least: float
 ) -> None:
     """By the cosine of one state: 4 bits are further from float32 than one machine's float32 from another's."""
-    found: Any = SimpleNamespace(dtype_name=loaded, quantised=loaded if loaded == "nf4" else None)
-    scorer = LARFScorer(replace(tiny_scorer.spec, dtype=fitted), tiny_scorer._tensors)
-    assert scorer._least_cosine(found) == least
+    model: Any = SimpleNamespace(dtype_name=loaded, quantised=loaded if loaded == "nf4" else None)
+    assert least_cosine(replace(tiny_scorer.spec, dtype=fitted), model) == least
+
+
+def test_fit_can_be_silent(
+    tiny_model: Path, references_file: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quickly(monkeypatch)
+    monkeypatch.setattr("larf_curate.progress._LOG_EVERY", 0.0)  # a log line for every batch, if there are any
+    scorer = LARFScorer.fit(tiny_model, 1, references=references_file)
+    shown = capfd.readouterr().err
+    assert "references: " in shown
+    assert scorer.summary() in shown
+    LARFScorer.fit(tiny_model, 1, references=references_file, progress=False)
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("formula", ["larf", "subspace"])
@@ -675,7 +688,7 @@ def test_rows_are_rendered_beside_the_encoding_of_those_before(
     """In several parts, with what they say of each row in its place."""
     rows: list[dict[str, Any]] = [{"prompt": f"Say {i}.", "completion": "Well " * (i % 7)} for i in range(50)]
     whole = tiny_scorer.annotate(rows)
-    monkeypatch.setattr(scorer_module, "_PART", 8)
+    monkeypatch.setattr(annotating, "_PART", 8)
     threads: list[str] = []
     render = Renderer.render
     monkeypatch.setattr(

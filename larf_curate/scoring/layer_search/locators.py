@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...encoding.encoder import Encoder
-from ...errors import Unscorable
+from ...errors import ReferencesError
 from ..fitting import sample_rows
 from ..formulas import FittedFormula, normalise
-from ..references import ReferenceSet
+from ..references import ReferencePair, ReferenceSet
 
 _PROMPTS = 60  # of a kind
 
@@ -39,23 +39,28 @@ def separation(encoder: Encoder, references: ReferenceSet) -> list[float]:
     """By block, how far apart the score puts unsafe and safe answers that it was not fitted on.
 
     In standard deviations (Cohen's d): unlike an AUC it does not end at 1 where separation is complete. On the
-    held-back pairs; where there are none, every fourth pair is held back here.
+    held-back pairs; where there are none, every fourth pair is held back here. Pairs that this model cannot encode are
+    left out, as `angle_gap` leaves out prompts.
+
+    Raises:
+        ReferencesError: too few pairs can be encoded.
     """
     fitted, unseen = list(references.fitted), list(references.held_back)
     if not unseen:
         unseen, fitted = fitted[3::4], [pair for number, pair in enumerate(fitted) if number % 4 != 3]
-    conversations = [side for pair in (*fitted, *unseen) for side in (pair.unsafe, pair.safe)]
-    ids = [encoder.renderer.render(conversation).ids for conversation in conversations]
-    states = encoder.encode(ids, range(encoder.loaded.total_blocks)).values
-    cut = 2 * len(fitted)
-    found = []
+    fitted_states, unseen_states = _pair_states(encoder, fitted, unseen)
+    if len(fitted_states) < 1 or len(unseen_states) < 2:
+        raise ReferencesError(
+            f"of {len(references.pairs)} reference pairs, {len(fitted_states)} to fit on and {len(unseen_states)} to "
+            "measure on can be encoded by this model: it needs 1 and 2 at least"
+        )
+    distances = []
     for block in range(encoder.loaded.total_blocks):
-        here = states[:, [block]]
-        formula = FittedFormula("larf", here[:cut:2], here[1:cut:2], None, 1)
-        unsafe, safe = formula.score(here[cut::2])[0], formula.score(here[cut + 1 :: 2])[0]
-        spread_ = np.sqrt((unsafe.var(ddof=1) + safe.var(ddof=1)) / 2)
-        found.append(float((unsafe.mean() - safe.mean()) / max(float(spread_), 1e-12)))
-    return found
+        formula = FittedFormula("larf", fitted_states[:, 0, [block]], fitted_states[:, 1, [block]], None, 1)
+        unsafe, safe = (formula.score(unseen_states[:, side, [block]])[0] for side in (0, 1))
+        deviation = np.sqrt((unsafe.var(ddof=1) + safe.var(ddof=1)) / 2)
+        distances.append(float((unsafe.mean() - safe.mean()) / max(float(deviation), 1e-12)))
+    return distances
 
 
 def spread(items: Sequence[str], count: int) -> list[str]:
@@ -64,14 +69,21 @@ def spread(items: Sequence[str], count: int) -> list[str]:
 
 
 def _prompt_states(encoder: Encoder, prompts: Sequence[str]) -> NDArray[np.float32]:
-    ids = []
-    for prompt in prompts:
-        try:
-            ids.append(encoder.renderer.render_prompt(prompt))
-        except Unscorable:  # one of a user's references that this template cannot express
-            continue
-    states = encoder.encode(ids, range(encoder.loaded.total_blocks))
+    """States [prompts, blocks, hidden size] of those that this model can encode."""
+    states = encoder.states_of_prompts(prompts, range(encoder.loaded.total_blocks))
     return states.values[[issue is None for issue in states.issues]]
+
+
+def _pair_states(encoder: Encoder, *groups: Sequence[ReferencePair]) -> list[NDArray[np.float32]]:
+    """For each group, states [pairs, 2 (unsafe, safe), blocks, hidden size] of the pairs that can be encoded whole."""
+    blocks = range(encoder.loaded.total_blocks)
+    sides = [side for pairs in groups for pair in pairs for side in (pair.unsafe, pair.safe)]
+    states = encoder.states_of(sides, blocks)
+    encoded = np.array([issue is None or not issue.unscorable for issue in states.issues], bool).reshape(-1, 2)
+    usable = encoded[:, 0] & encoded[:, 1]
+    by_pair = states.values.reshape(len(usable), 2, len(blocks), encoder.loaded.hidden_size)
+    ends = np.cumsum([len(pairs) for pairs in groups])[:-1]
+    return [part[kept] for part, kept in zip(np.split(by_pair, ends), np.split(usable, ends), strict=True)]
 
 
 def _degrees(cosines: NDArray[np.floating]) -> NDArray[np.float64]:

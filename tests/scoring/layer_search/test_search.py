@@ -15,9 +15,14 @@ from support.models import SIZES, make_model, make_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from larf_curate import LARFScorer, ReferenceSet, find_safety_layers
-from larf_curate.errors import ModelError, OutputError
+from larf_curate.encoding.encoder import get_encoder
+from larf_curate.errors import ModelError, OutputError, ReferencesError
+from larf_curate.models.options import ModelOptions
+from larf_curate.rows.turns import Conversation
+from larf_curate.scoring.layer_search.locators import separation
 from larf_curate.scoring.layer_search.profile import LayerProfile
-from larf_curate.scoring.layer_search.search import over_rejection_prompts, read_prompts, safety_layer
+from larf_curate.scoring.layer_search.search import safety_layer
+from larf_curate.scoring.layer_search.search_prompts import over_rejection_prompts, read_prompts
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 PROMPTS = [f"May I {letter}" for letter in LETTERS]
@@ -218,6 +223,21 @@ def test_layer_auto_is_searched_once_and_stored(
 def test_what_cannot_be_searched_is_told(tiny_model: Path, options: dict[str, Any], words: str, search: Any) -> None:
     with pytest.raises(ModelError, match=words):
         search(tiny_model, **options)
+
+
+def test_references_that_a_model_cannot_encode_are_left_out(tiny_model: Path, references_file: Path) -> None:
+    """The separation of pairs is that of the pairs that are left, and too few of them are an error with a name."""
+    references = ReferenceSet.from_jsonl(references_file)
+    options = ModelOptions(str(tiny_model), max_tokens=64, overflow="reject")
+    encoder = get_encoder(options, 4)
+    long = Conversation(({"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because. " * 99}))
+    first, fifth = references.pairs[0], references.pairs[4]
+    pairs = (*references.pairs[:5], *(replace(pair, held_back=True) for pair in references.pairs[5:]))
+    expected = separation(encoder, ReferenceSet(pairs))
+    spoiled = (*pairs, replace(fifth, safe=long), replace(fifth, unsafe=long, held_back=True))
+    assert separation(encoder, ReferenceSet(spoiled)) == pytest.approx(expected, abs=1e-4)
+    with pytest.raises(ReferencesError, match="of 2 reference pairs, 1 to fit on and 0 to measure on can be encoded"):
+        separation(encoder, ReferenceSet((first, replace(fifth, unsafe=long, held_back=True))))
 
 
 def test_a_full_disk_is_told(tiny_model: Path, tmp_path: Path, search: Any) -> None:

@@ -1,0 +1,173 @@
+"""Rows out of what `Dataset.map` hands to a function, and scores as what such a function may return."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, ValuesView
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import RowFormatError
+from .columns import is_larf_column, larf_schema
+from .scores import Scores
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from ..rows.conversions import Row
+    from ..rows.formats import RowFormat
+
+
+def read_rows(batch: Mapping[str, Any], row_format: RowFormat) -> tuple[list[Row], bool]:
+    """The rows, as plain values of the columns that the format reads; and whether it is a batch of rows, or one row."""
+    names = row_format.columns(batch)
+    columns = {name: _read_column(batch, name) for name in names}
+    if not _is_batch(batch, row_format):
+        return [columns], False
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)], True
+
+
+def require_mapping(batch: object) -> None:
+    """Refuse what a dataset in the format of Arrow, pandas or polars hands over.
+
+    Raises:
+        RowFormatError: it is no mapping.
+    """
+    if not isinstance(batch, Mapping):
+        raise RowFormatError(f"rows come as {type(batch).__name__}, not as mappings: call .with_format(None) first")
+
+
+def text_names(batch: Any) -> list[str]:
+    """The columns of a row or batch that hold text, as far as its types or its first values show."""
+    if _is_lazy(batch) and hasattr(batch, "pa_table"):
+        from ..sources.json_values import text_columns
+
+        return text_columns(batch.pa_table.schema)
+    return [name for name in batch if _is_text(batch[name])]
+
+
+def _is_text(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_is_text(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return any(_is_text(item) for item in value[:1])
+    return isinstance(value, str)
+
+
+def map_result(scores: Scores, batch: Mapping[str, Any], *, batched: bool) -> Mapping[str, Any]:
+    """What to return to `map`, so that the rows have the larf columns of `scores` with their types, and no others.
+
+    Columns of an earlier scorer's layers are taken out. From streams, and from datasets in a format like numpy's, a
+    function cannot take columns out: there they become null.
+    """
+    schema = larf_schema(scores.layers)
+    stale = [name for name in batch if is_larf_column(name) and name not in schema]
+    if not _is_lazy(batch):
+        columns = scores.columns() | {name: [None] * len(scores.score) for name in stale}
+        return columns if batched else {name: values[0] for name, values in columns.items()}
+    types = dict(zip(batch.pa_table.schema.names, batch.pa_table.schema.types, strict=True))  # type: ignore[attr-defined]
+    for name in stale:
+        del batch[name]  # type: ignore[attr-defined] # `map` keeps the columns that it finds in the batch afterwards
+    arrays = scores.arrow()
+    if not batched:
+        return arrays  # of one element each: `map` joins them, with their types
+    if any(name in types and types[name] != array.type for name, array in arrays.items()):
+        return _ArrowColumns(arrays)
+    return {name: _TypedColumn(values, schema[name]) for name, values in scores.columns().items()}
+
+
+class _TypedColumn(list[Any]):
+    """A list that tells Arrow its type.
+
+    `Dataset.map` fixes a column's type from the first batch it writes; where that batch is all null (as `larf_issue` is
+    on clean data), the first value in a later one would raise.
+    """
+
+    def __init__(self, values: Iterable[Any], arrow_type: pa.DataType) -> None:
+        super().__init__(values)
+        self.arrow_type = arrow_type
+
+    def __arrow_array__(self, type: pa.DataType | None = None) -> pa.Array:  # noqa: A002 - pyarrow's protocol
+        import pyarrow as pa
+
+        return pa.array(list(self), type or self.arrow_type)
+
+
+class _ArrowColumns(Mapping[str, Any]):
+    """Columns for `Dataset.map` to write with their own types, in place of older ones of the same names.
+
+    A list would be given the older column's type wherever it can be: float32 scores in place of float64 ones would
+    become float64. `map` writes Arrow arrays as they are, but insists on lists when it checks what a function returns.
+    It reads with `[]` and checks with `values()`, so `[]` gives arrays and `values()` lists.
+    """
+
+    def __init__(self, arrays: Mapping[str, pa.Array]) -> None:
+        self._arrays = arrays
+
+    def __getitem__(self, name: str) -> pa.Array:
+        return self._arrays[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def values(self) -> ValuesView[Any]:
+        return {name: array.to_pylist() for name, array in self._arrays.items()}.values()
+
+
+def _is_lazy(batch: Any) -> bool:
+    """Whether this is `Dataset.map`'s own view of a row or batch (`datasets.formatting.LazyRow`, `LazyBatch`)."""
+    return hasattr(batch, "keys_to_format") and hasattr(batch, "format")
+
+
+def _read_column(batch: Any, name: str) -> Any:
+    """One column as plain lists. Leaves no trace: `LazyBatch[name]` would make `map` encode the user's data anew."""
+    return _plain(batch.format(name) if _is_lazy(batch) and name in batch.keys_to_format else batch[name])
+
+
+def _plain(value: Any) -> Any:
+    """Without the arrays that `set_format("numpy")` makes of lists."""
+    if isinstance(value, str | bytes) or value is None:
+        return value
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _is_batch(batch: Mapping[str, Any], row_format: RowFormat) -> bool:
+    """Whether `map` handed over many rows or one.
+
+    It says so by class, but for streaming datasets only by shape: a batch is lists of one length, and so is, at times,
+    a row (of turns, and of whatever else lies beside them). Then the format's own columns decide: in a row none of
+    them holds lists, and the answer is a list of turns. A user's own function knows no such column, so for it any
+    lists of one length are a batch, unless one of them is turns. One case stays open: a streaming batch of a single row
+    whose prompt and completion are one turn each, not in a list, is taken for that row's turns.
+    """
+    if _is_lazy(batch):
+        return "Batch" in type(batch).__name__
+    columns = list(batch.values())
+    if not columns or not all(isinstance(column, list | tuple | np.ndarray) for column in columns):
+        return False
+    if len({len(column) for column in columns}) > 1 or not len(columns[0]):
+        return False
+    if not row_format.required:
+        return not any(all(_role(item) for item in column) for column in columns)
+    if any(isinstance(item, list) for name in row_format.columns(batch) for item in _plain(batch[name])):
+        return True
+    answers = _plain(batch[row_format.required[-1]])
+    if not all(isinstance(item, Mapping) for item in answers):
+        return True
+    # Mappings alone: the turns of one row, or answers of one turn each; no row answers with two of these on end.
+    single = row_format.required[-1] in ("completion", "rejected")
+    return single and len(answers) > 1 and {_role(item) for item in answers} <= {"assistant", "gpt"}
+
+
+def _role(item: Any) -> str | None:
+    if not isinstance(item, Mapping):
+        return None
+    role = item.get("role") if item.get("role") is not None else item.get("from")
+    return role if isinstance(role, str) else None

@@ -1,0 +1,71 @@
+"""Whether a loaded model is the one that a scorer was fitted on."""
+
+from __future__ import annotations
+
+import hashlib
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..cache import register
+from ..encoding.encoder import Encoder
+from ..errors import ScorerError
+from ..models.loading import LoadedModel
+from ..rows.turns import Conversation
+from .formulas import normalise
+from .spec import ScorerSpec
+
+CHECK = Conversation(
+    (
+        {"role": "user", "content": "What colour is a ripe lemon?"},
+        {"role": "assistant", "content": "A ripe lemon is yellow."},
+    )
+)
+"""Its state is stored with every scorer, and computed again where a model is loaded for that scorer."""
+
+_passed: WeakKeyDictionary[LoadedModel, set[str]] = WeakKeyDictionary()
+"""For each model in memory, digests of what scorers expected of it and found."""
+register(_passed.clear)
+
+
+def require_fitted_model(spec: ScorerSpec, expected: NDArray[np.float32], encoder: Encoder) -> None:
+    """Make sure that a model is the one a scorer was fitted on: same template, same state for the same conversation.
+
+    It costs one forward pass, once for each model in memory and scorer.
+
+    Args:
+        spec: the scorer's.
+        expected: float32 [layers, hidden size], the state of `CHECK` at `spec.layers`.
+        encoder: of the model.
+
+    Raises:
+        ScorerError: it is another model, or has another chat template.
+    """
+    passed = _passed.setdefault(encoder.loaded, set())
+    digest = hashlib.sha256(expected.tobytes() + repr((spec.layers, spec.template_digest)).encode()).hexdigest()
+    if digest not in passed:
+        _check(spec, expected, encoder)
+        passed.add(digest)
+
+
+def _check(spec: ScorerSpec, expected: NDArray[np.float32], encoder: Encoder) -> None:
+    if encoder.renderer.template_digest != spec.template_digest:
+        raise ScorerError(f"{spec.model} has another chat template than the one this scorer was fitted with")
+    loaded = encoder.loaded
+    if loaded.hidden_size == spec.hidden_size:
+        state = encoder.states_of([CHECK], spec.layers).values[0]
+        cosines = (normalise(state) * normalise(expected)).sum(axis=-1)
+        if (cosines >= least_cosine(spec, loaded)).all():
+            return
+    raise ScorerError(
+        f"the model found now ({loaded.version}) is not the one this scorer was fitted on "
+        f"({spec.model}, {spec.version}): fit a scorer on it"
+    )
+
+
+def least_cosine(spec: ScorerSpec, loaded: LoadedModel) -> float:
+    """float32 agrees to 1e-6 between machines, bfloat16 to 1e-3; 4 bits are 0.94 from them on the demo model."""
+    if spec.dtype == loaded.dtype_name == "float32":
+        return 0.9999
+    return 0.9 if loaded.quantised and loaded.quantised != spec.dtype else 0.99

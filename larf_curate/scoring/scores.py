@@ -1,0 +1,76 @@
+"""What scoring gives for some rows, and the same as columns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import Issue
+from .columns import ISSUE, SCORE, TOKENS, larf_schema, layer_column
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Scores:
+    """What scoring gives for some rows, in their order.
+
+    Attributes:
+        layers: the blocks that were read.
+        score: float32 [rows], NaN where a row is unscorable.
+        by_layer: float32 [rows, layers], NaN likewise.
+        tokens: of each rendered conversation before truncation; None where it could not be rendered.
+        issues: why a row is unscorable, or that it was truncated; None where there is nothing to say.
+        execution: how the states were computed, in words: precision, device, batch size, shortcuts.
+    """
+
+    layers: tuple[int, ...]
+    score: NDArray[np.float32]
+    by_layer: NDArray[np.float32]
+    tokens: Sequence[int | None]
+    issues: Sequence[Issue | None]
+    execution: str = ""
+
+    @classmethod
+    def joined(cls, layers: tuple[int, ...], parts: Sequence[Scores]) -> Scores:
+        """The scores of all rows, from those of rows that follow one another; of no row where there is no part."""
+        return cls(
+            layers,
+            np.concatenate([np.zeros(0, np.float32), *(part.score for part in parts)]),
+            np.concatenate([np.zeros((0, len(layers)), np.float32), *(part.by_layer for part in parts)]),
+            [tokens for part in parts for tokens in part.tokens],
+            [issue for part in parts for issue in part.issues],
+            parts[-1].execution if parts else "",
+        )
+
+    def __repr__(self) -> str:
+        scored = self.score[~np.isnan(self.score)]
+        span = f", from {scored.min():.4g} to {scored.max():.4g}" if len(scored) else ""
+        issues = Counter(issue.value for issue in self.issues if issue is not None)
+        counted = "".join(f"; {count} {issue}" for issue, count in sorted(issues.items()))
+        return f"<Scores of {len(self.score)} rows: {len(scored)} scored{span}{counted}>"
+
+    def columns(self) -> dict[str, list[Any]]:
+        """Plain lists by column name, with null for NaN, in the order of `larf_schema`."""
+        issues = [issue.value if issue else None for issue in self.issues]
+        values: dict[str, list[Any]] = {SCORE: _nullable(self.score), TOKENS: list(self.tokens), ISSUE: issues}
+        for place, layer in enumerate(self.layers):
+            values[layer_column(layer)] = _nullable(self.by_layer[:, place])
+        return {name: values[name] for name in larf_schema(self.layers)}
+
+    def arrow(self) -> dict[str, pa.Array]:
+        """The same as Arrow arrays of the types of `larf_schema`."""
+        import pyarrow as pa
+
+        schema = larf_schema(self.layers)
+        return {name: pa.array(values, schema[name]) for name, values in self.columns().items()}
+
+
+def _nullable(values: NDArray[np.float32]) -> list[float | None]:
+    return [None if np.isnan(value) else float(value) for value in values]

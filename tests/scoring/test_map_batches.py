@@ -1,0 +1,129 @@
+"""What goes back to `Dataset.map`: types that do not hang on the first batch, and no columns of an earlier scorer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from datasets import Dataset, Features, Value
+
+from larf_curate.errors import Issue
+from larf_curate.rows.formats import resolve_format
+from larf_curate.scoring.columns import larf_schema
+from larf_curate.scoring.map_batches import map_result, read_rows
+from larf_curate.scoring.scores import Scores
+
+LAYERS = (1, 3)
+ROWS = [{"question": f"q{n}", "answer": "a" * n} for n in range(5)]
+NEW = {
+    "larf_score": [None, None, 2.0, 3.0, 4.0],
+    "larf_score_l1": [None, None, 2.0, 3.0, 4.0],
+    "larf_score_l3": [None, None, 2.0, 3.0, 4.0],
+    "larf_tokens": [None, None, 2, 3, 4],
+    "larf_issue": ["empty_answer", "empty_answer", None, None, "truncated"],
+}
+
+
+def scorer(batch: Any) -> Any:
+    """Stands for a scorer: the length of the answer is the score, and the first rows have none."""
+    rows, batched = read_rows(batch, resolve_format("question-answer", ["question", "answer"]))
+    lengths = [len(row["answer"]) for row in rows]
+    score = np.array([length if length > 1 else np.nan for length in lengths], np.float32)
+    scores = Scores(
+        LAYERS,
+        score,
+        np.stack([score, score], axis=1),
+        [length if length > 1 else None for length in lengths],
+        [Issue.EMPTY_ANSWER if length < 2 else Issue.TRUNCATED if length == 4 else None for length in lengths],
+    )
+    return map_result(scores, batch, batched=batched)
+
+
+def scored_before(scores: list[Any], dtype: str) -> Dataset:
+    """Rows with the columns of an earlier scorer at the layers 2 and 3, and one of the user's."""
+    columns: dict[str, Any] = {name: [row[name] for row in ROWS] for name in ("question", "answer")}
+    kinds = {"question": Value("string"), "answer": Value("string")}
+    for name in ("larf_score", "larf_score_l2", "larf_score_l3"):
+        columns[name], kinds[name] = scores, Value(dtype)
+    columns |= {"larf_issue": [None] * 5, "larf_mine": [1, 2, 3, 4, 5]}
+    kinds |= {"larf_issue": Value("null"), "larf_mine": Value("int8")}
+    return Dataset.from_dict(columns, features=Features(kinds))
+
+
+WAYS: dict[str, Callable[[Dataset], Any]] = {
+    "batched": lambda dataset: dataset.map(scorer, batched=True),
+    "batches of 2": lambda dataset: dataset.map(scorer, batched=True, batch_size=2),
+    "unbatched": lambda dataset: dataset.map(scorer),
+    "two processes": lambda dataset: dataset.map(scorer, batched=True, num_proc=2),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("scores", "dtype"),
+    [
+        ([9.5] * 5, "float32"),
+        ([9.5] * 5, "float64"),  # as JSON lines have it
+        ([9.5] * 5, "float16"),
+        ([9] * 5, "int64"),
+        (["9"] * 5, "string"),
+        ([None] * 5, "null"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_columns_of_an_earlier_scorer_are_replaced_with_their_types(way: str, scores: list[Any], dtype: str) -> None:
+    scored = WAYS[way](scored_before(scores, dtype))
+    assert set(scored.column_names) == {"question", "answer", "larf_mine", *NEW}
+    assert {name: scored.data.schema.field(name).type for name in NEW} == larf_schema(LAYERS)
+    assert {name: scored[name][:] for name in NEW} == NEW
+    assert scored["larf_mine"][:] == [1, 2, 3, 4, 5]
+    assert scored.features["larf_mine"] == Value("int8")
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("format_type", [None, "numpy"])
+def test_in_a_stream_they_become_null(batched: bool, format_type: str | None) -> None:
+    stream = scored_before([9.5] * 5, "float64").to_iterable_dataset().with_format(format_type)
+    rows = list(stream.map(scorer, batched=batched).with_format(None))
+    assert {name: [row[name] for row in rows] for name in NEW} == NEW
+    assert [row["larf_score_l2"] for row in rows] == [None] * 5
+    assert [row["larf_mine"] for row in rows] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_in_a_dataset_of_another_format_they_become_null(batched: bool) -> None:
+    dataset = scored_before([9.5] * 5, "float32").with_format("numpy")
+    scored = dataset.map(scorer, batched=batched).with_format(None)
+    assert {name: scored[name][:] for name in NEW} == NEW
+    assert scored["larf_score_l2"][:] == [None] * 5
+
+
+def test_the_users_own_arguments_of_map_are_kept() -> None:
+    before = scored_before([9.5] * 5, "float64")
+    scored = before.map(scorer, batched=True, remove_columns=["question", "larf_mine", "larf_score_l2"])
+    assert set(scored.column_names) == {"answer", *NEW}
+    chosen = Dataset.from_list(ROWS).map(lambda batch: {**scorer(batch), "more": [1] * 5}, batched=True)
+    assert {name: chosen[name][:] for name in NEW} == NEW
+    assert chosen["more"][:] == [1] * 5
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_map_takes_a_value_after_a_batch_of_nulls(batch_size: int) -> None:
+    scored = Dataset.from_list(ROWS).map(scorer, batched=True, batch_size=batch_size)
+    assert {name: scored.data.schema.field(name).type for name in larf_schema(LAYERS)} == larf_schema(LAYERS)
+    assert {name: scored[name][:] for name in NEW} == NEW
+    assert np.isnan(scored.with_format("numpy")["larf_score"][:2]).all()
+
+
+def test_a_batch_gives_plain_lists_that_arrow_reads_with_their_types() -> None:
+    batches: list[Any] = []
+    Dataset.from_list(ROWS[:1]).map(lambda batch: batches.append(scorer(batch)), batched=True)
+    (columns,) = batches
+    assert {name: list(column) for name, column in columns.items()} == {
+        name: values[:1] for name, values in NEW.items()
+    }
+    assert {name: pa.array(column).type for name, column in columns.items()} == larf_schema(LAYERS)
+    assert pa.array(columns["larf_tokens"], pa.int64()).type == pa.int64()
