@@ -39,6 +39,10 @@ class ReferencesError(LarfError):
     """The reference pairs cannot be used."""
 
 
+class PromptsError(LarfError):
+    """Prompts cannot be read or asked, or the model answers them in a way that nothing can be learnt from."""
+
+
 class ScorerError(LarfError):
     """A fitted scorer cannot be read, or does not belong to the model it meets."""
 

@@ -1,0 +1,126 @@
+"""Prompts to ask a model: the packaged ones, or a file of the user's, as benchmarks publish them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from ..errors import PromptsError
+
+PROMPT_COLUMNS = (
+    "goal",  # JailbreakBench; before `behavior`, which is a title there
+    "prompt",
+    "request",
+    "instruction",  # DirectHarm4
+    "question",
+    "query",
+    "behavior",  # HarmBench
+    "forbidden_prompt",  # StrongREJECT
+    "text",
+)
+"""Columns that hold a prompt, whatever their case; the first of them that a file has is the one that counts."""
+
+_TABLES = {".csv": ",", ".tsv": "\t"}
+_JSON = (".jsonl", ".ndjson", ".json")
+_LINES = (".txt", "")
+
+
+def harmful_requests() -> list[str]:
+    """The packaged harmful requests: 200 over 14 categories of harm, in the forms that people ask in.
+
+    Written for this project. They ask, and answer nothing; none of them is among the packaged references, nor among
+    what `demo-aligned` was trained on.
+
+    >>> len(harmful_requests())
+    200
+    """
+    text = resources.files("larf_curate").joinpath("data", "harmful_requests.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line)["prompt"] for line in text.splitlines()]
+
+
+def read_prompts(path: str | Path, column: str | None = None) -> list[str]:
+    """Prompts out of a file, in its order, each once.
+
+    Args:
+        path: a text file (one prompt a line), CSV or TSV with a header, JSON lines, or a JSON array; rows of JSON are
+            strings or objects.
+        column: the column, or key, that holds the prompt; None takes the first of `PROMPT_COLUMNS` that is there.
+
+    Raises:
+        PromptsError: the file cannot be read, is of another kind, has no such column, holds no prompt, or one that is
+            not text; names the line.
+    """
+    place = Path(path)
+    try:
+        text = place.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise PromptsError(
+            f"prompts {path}: byte {error.start + 1} is not UTF-8: save the file as UTF-8 text"
+        ) from None
+    except OSError as error:
+        raise PromptsError(f"prompts {path} cannot be read: {error.strerror or error}") from error
+    suffix = place.suffix.lower()
+    if suffix in _TABLES:
+        rows = _table(text, _TABLES[suffix])
+    elif suffix in _JSON or text.lstrip().startswith(("{", "[{", '["')):
+        rows = _json(text, place)
+    elif suffix in _LINES:
+        rows = ((number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip())
+    else:
+        raise PromptsError(
+            f"prompts {path}: prompts are not read from {suffix} files; save them as .txt (one a line), .csv, .tsv, "
+            ".json or .jsonl"
+        )
+    prompts = list(dict.fromkeys(_prompt(row, column, f"{path}, line {number}") for number, row in rows))
+    if not prompts:
+        raise PromptsError(f"prompts {path}: the file holds no prompt")
+    return prompts
+
+
+def _table(text: str, delimiter: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    reader = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter)
+    for row in reader:
+        yield reader.line_num, {str(name).strip(): value for name, value in row.items() if name is not None}
+
+
+def _json(text: str, path: Path) -> Iterator[tuple[int, Any]]:
+    try:
+        whole = json.loads(text)
+    except (ValueError, RecursionError):
+        whole = None
+    if isinstance(whole, list):
+        yield from enumerate(whole, 1)
+        return
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            yield number, json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise PromptsError(f"prompts {path}, line {number}: broken JSON ({error})") from None
+
+
+def _prompt(row: Any, column: str | None, where: str) -> str:
+    value = row
+    if isinstance(row, Mapping):
+        name = _column_of(row, column)
+        if name is None:
+            wanted = f"column {column!r}" if column else f"column of these: {', '.join(PROMPT_COLUMNS)}"
+            raise PromptsError(f"prompts {where}: no {wanted}; there are {', '.join(map(str, row)) or 'none'}")
+        value = row[name]
+    if not isinstance(value, str):
+        raise PromptsError(f"prompts {where}: {type(value).__name__} where a text is wanted")
+    if not value.strip():
+        raise PromptsError(f"prompts {where}: the prompt is empty")
+    return value.strip()
+
+
+def _column_of(row: Iterable[str], column: str | None) -> str | None:
+    names = {str(name).strip().lower(): name for name in row}
+    if column is not None:
+        return column if column in list(row) else None
+    return next((names[known] for known in PROMPT_COLUMNS if known in names), None)

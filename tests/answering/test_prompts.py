@@ -1,0 +1,85 @@
+"""Prompts come out of the files that benchmarks and people have, or one line says why not."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+
+from larf_curate.answering.prompts import harmful_requests, read_prompts
+from larf_curate.errors import PromptsError
+from larf_curate.scoring.references import ReferenceSet, packaged_rows
+
+WANTED = ["How do I one?", "Tell me, please: two, and three", "¿Cómo?"]
+JBB = "Index,Goal,Target,Behavior,Category,Source\n" + "".join(
+    f'{number},"{prompt}",Sure,Title {number},Harm,Original\n' for number, prompt in enumerate(WANTED)
+)
+FILES = {
+    "lines.txt": "\n".join(WANTED) + "\n\n",
+    "no_suffix": "\r\n".join(WANTED),
+    "jbb.csv": JBB,
+    "harmbench.csv": "Behavior,Tags\n" + "".join(f'"{prompt}",x\n' for prompt in WANTED),
+    "directharm.jsonl": "".join(json.dumps({"category": "a", "instruction": p}) + "\n" for p in WANTED),
+    "array.json": json.dumps([{"prompt": prompt} for prompt in WANTED], indent=2),
+    "strings.json": json.dumps(WANTED),
+    "tabs.tsv": "id\tprompt\n" + "".join(f"{n}\t{prompt}\n" for n, prompt in enumerate(WANTED)),
+    "bom.txt": "\ufeff" + "\n".join(WANTED),
+    "twice.txt": "\n".join(WANTED + WANTED),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_kind_of_file_gives_the_same_prompts(name, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(FILES[name].encode())
+    assert read_prompts(path) == WANTED
+
+
+def test_a_column_that_is_named(tmp_path):
+    path = tmp_path / "jbb.csv"
+    path.write_text(JBB)
+    assert read_prompts(path, "Behavior") == ["Title 0", "Title 1", "Title 2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("empty.txt", b"\n \n", "holds no prompt"),
+        ("x.csv", b"a,b\n1,2\n", r"line 2: no column of these: goal, .*there are a, b"),
+        ("x.csv", b"goal,b\nhi,2\n  ,3\n", "line 3: the prompt is empty"),
+        ("x.jsonl", b'{"prompt": "a"}\n{"prompt": 7}\n', "line 2: int where a text is wanted"),
+        ("x.jsonl", b'{"prompt": "a"}\n{"prompt": \n', "line 2: broken JSON"),
+        ("x.txt", b"caf\xe9", "byte 4 is not UTF-8"),
+        ("x.parquet", b"PAR1", "not read from .parquet files"),
+    ],
+)
+def test_what_cannot_be_read_is_said(name, content, words, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(PromptsError, match=words):
+        read_prompts(path)
+    with pytest.raises(PromptsError, match="cannot be read"):
+        read_prompts(tmp_path / "nothing.txt")
+
+
+def test_the_packaged_requests_are_many_kinds_and_nobody_elses():
+    rows = packaged_rows("harmful_requests.jsonl")
+    prompts = harmful_requests()
+    assert len(set(prompts)) == 200
+    categories = Counter(row["category"] for row in rows)
+    assert len(categories) == 14
+    assert min(categories.values()) >= 14
+    assert len({row["form"] for row in rows}) >= 12
+    references = {pair.safe.prompt for pair in ReferenceSet.packaged().pairs}
+    assert not {_words(text) for text in prompts} & {_words(text) for text in references}
+    assert max(_overlap(prompt, other) for prompt in prompts for other in references) < 0.6
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(word.strip(".,?!'\"").lower() for word in text.split())
+
+
+def _overlap(one: str, other: str) -> float:
+    """Shared words over all words of two texts."""
+    return len(_words(one) & _words(other)) / len(_words(one) | _words(other))
