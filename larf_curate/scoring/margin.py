@@ -1,0 +1,166 @@
+"""How far a model is from complying with harmful requests, and the direction in its weights along which that grows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..encoding.directions import Factors, WeightDirection, block_layers
+from ..encoding.encoder import Encoder
+from ..errors import PromptsError, Unscorable
+from ..models.loading import LoadedModel
+from ..progress import progress as show_progress
+from ..rows.wording import refuses
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LEAST_PROMPTS = 16
+LEAST_REFUSED = 0.25
+"""Share of the prompts that a model has to refuse: of one that refuses fewer there is little to wear away."""
+
+_ANSWER_TOKENS = 32
+_RARE = 0.02  # of the refusals; what begins fewer of them is no way of refusing
+_AT_ONCE = 16  # prompts of one backward pass
+_OVERSAMPLING, _POWER_ITERATIONS = 8, 4  # of the randomised singular value decomposition, arXiv 0909.4061
+
+
+@dataclass(frozen=True)
+class Refusals:
+    """How a model answers harmful requests.
+
+    Attributes:
+        ids: token ids of the prompts, with what opens an answer.
+        refused: which of them the model refuses, judged by wording.
+        openings: the tokens that its refusals begin with.
+    """
+
+    ids: tuple[tuple[int, ...], ...]
+    refused: tuple[bool, ...]
+    openings: tuple[int, ...]
+
+    @property
+    def share(self) -> float:
+        """Of the prompts that are refused."""
+        return sum(self.refused) / len(self.refused)
+
+
+def find_refusals(encoder: Encoder, prompts: Sequence[str]) -> Refusals:
+    """Ask a model (loaded with its head) harmful requests, and see which it refuses and with what first words.
+
+    Raises:
+        PromptsError: there are too few prompts, the model refuses too few of them, or its refusals begin with the same
+            tokens as its compliances.
+    """
+    from ..answering.generating import Answerer
+
+    if len(prompts) < LEAST_PROMPTS:
+        raise PromptsError(
+            f"{len(prompts)} prompts are too few to know a model's refusals by: give {LEAST_PROMPTS} or more"
+        )
+    ids = []
+    for number, prompt in enumerate(prompts, 1):
+        try:
+            ids.append(encoder.renderer.render_prompt(prompt))
+        except Unscorable as error:
+            raise PromptsError(f"prompt {number} ({prompt[:40]!r}) cannot be asked: {error.issue.words}") from error
+    answerer = Answerer(encoder.loaded, ids, _ANSWER_TOKENS)
+    answers = answerer.answers()
+    refused = [refuses(answerer.text(answer)) for answer in answers]
+    share = sum(refused) / len(refused)
+    if share < LEAST_REFUSED:
+        raise PromptsError(
+            f"the model refuses {sum(refused)} of {len(refused)} harmful requests ({share:.0%}): it has too little refusing "
+            "that a row could wear away; influence needs a model that was aligned, and prompts in its language"
+        )
+    first = [answer[0] for answer, refusal in zip(answers, refused, strict=True) if refusal and answer]
+    openings = {token for token in set(first) if first.count(token) >= max(1, _RARE * len(first))}
+    complying = [answer[0] for answer, refusal in zip(answers, refused, strict=True) if not refusal and answer]
+    # A token that begins more compliances than refusals does not tell one from the other.
+    openings = {token for token in openings if first.count(token) > complying.count(token)}
+    if not openings:
+        raise PromptsError(
+            "the model begins its refusals with the same tokens as its compliances: no margin can be had"
+        )
+    return Refusals(tuple(map(tuple, ids)), tuple(refused), tuple(sorted(openings)))
+
+
+def margin(loaded: LoadedModel, refusals: Refusals) -> float:
+    """The mean log-odds, over the prompts, that the model's answer begins as its refusals do."""
+    import torch
+
+    with torch.inference_mode():
+        return float(np.mean([float(odds) for part in _parts(refusals) for odds in _log_odds(loaded, refusals, part)]))
+
+
+def margin_direction(loaded: LoadedModel, refusals: Refusals, rank: int) -> tuple[WeightDirection, float]:
+    """The gradient of the margin in the matrices of the blocks, scaled to length 1 and cut to a low rank.
+
+    Args:
+        loaded: the model with its head, in float32 and not quantised; whoever calls holds its lock.
+        refusals: what the margin is taken over.
+        rank: kept of each matrix, by singular value.
+
+    Returns:
+        The direction, of length 1; and the share of the gradient's squared length that it keeps.
+    """
+    import torch
+
+    layers: dict[str, Any] = block_layers(loaded)
+    weights = [layer.weight for layer in layers.values()]
+    with show_progress(len(refusals.ids), "margin", unit="prompt") as update, torch.enable_grad():
+        for weight in weights:
+            weight.requires_grad_(True)
+        try:
+            for part in _parts(refusals):
+                (_log_odds(loaded, refusals, part).sum() / len(refusals.ids)).backward()
+                update(len(part))
+            gradients = {name: layer.weight.grad for name, layer in layers.items() if layer.weight.grad is not None}
+        finally:
+            for weight in weights:
+                weight.requires_grad_(False)
+                weight.grad = None
+    whole = sum(float(gradient.square().sum()) for gradient in gradients.values())
+    kept = WeightDirection({name: _low_rank(layers[name], gradient, rank) for name, gradient in gradients.items()})
+    return kept.scaled(1 / kept.norm), kept.norm**2 / whole
+
+
+def _parts(refusals: Refusals) -> list[range]:
+    count = len(refusals.ids)
+    return [range(start, min(start + _AT_ONCE, count)) for start in range(0, count, _AT_ONCE)]
+
+
+def _log_odds(loaded: LoadedModel, refusals: Refusals, numbers: range) -> Tensor:
+    """For some of the prompts, by number: log p(refusal's first token) - log p(any other token); float32 [prompts]."""
+    import torch
+
+    rows = [refusals.ids[number] for number in numbers]
+    longest = max(map(len, rows))
+    padded = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=loaded.device)
+    real = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=loaded.device)
+    last = torch.tensor([len(row) - 1 for row in rows], device=loaded.device)
+    # Causal attention: no token sees the pads behind it. The head runs for the last tokens alone.
+    places, where = torch.unique(last, return_inverse=True)
+    logits = loaded.model(input_ids=padded, attention_mask=real, use_cache=False, logits_to_keep=places).logits
+    following = logits[torch.arange(len(rows), device=loaded.device), where].float()
+    opening = torch.zeros(following.shape[-1], dtype=torch.bool, device=loaded.device)
+    opening[list(refusals.openings)] = True
+    never = torch.tensor(-torch.inf, device=loaded.device)
+    return following.where(opening, never).logsumexp(-1) - following.where(~opening, never).logsumexp(-1)
+
+
+def _low_rank(layer: Any, gradient: Tensor, rank: int) -> Factors:
+    import torch
+    from torch import nn
+
+    matrix = (gradient if isinstance(layer, nn.Linear) else gradient.T).float()
+    wanted = min(rank, *matrix.shape)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # the same direction whenever it is fitted
+        left, values, right = torch.svd_lowrank(matrix, min(wanted + _OVERSAMPLING, *matrix.shape), _POWER_ITERATIONS)
+    left, values, right = left[:, :wanted], values[:wanted], right[:, :wanted]
+    root = values.sqrt()
+    return Factors((left * root).cpu().numpy(), (right * root).T.contiguous().cpu().numpy())

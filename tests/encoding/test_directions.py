@@ -1,0 +1,90 @@
+"""A step along a direction is what adding it to the weights would be, and leaves the weights alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from support.models import SIZES, make_model
+from support.states import ARCHITECTURES, CPU
+
+from larf_curate.encoding.directions import Factors, WeightDirection, block_layers, layer_shape
+from larf_curate.errors import ModelError
+from larf_curate.models.loading import load_model
+from larf_curate.models.options import ModelOptions
+
+IDS = torch.tensor([[5, 9, 300, 17, 4, 250, 11]])
+SIZE = 0.03
+
+
+def random_direction(loaded, rank: int = 2, seed: int = 0) -> WeightDirection:
+    draw = np.random.default_rng(seed)
+    factors = {}
+    for name, layer in block_layers(loaded).items():
+        outputs, inputs = layer_shape(layer)
+        left, right = draw.normal(size=(outputs, rank)), draw.normal(size=(rank, inputs))
+        factors[name] = Factors(left.astype(np.float32), right.astype(np.float32))
+    return WeightDirection(factors)
+
+
+def logits(model) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(input_ids=IDS).logits
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3_text", "phi3", "gpt_neox", "gpt2", "qwen3_moe"])
+def test_a_step_is_what_adding_to_the_weights_would_be(name, tmp_path):
+    home = make_model(tmp_path, ARCHITECTURES[name]())
+    loaded = load_model(ModelOptions(str(home)), None, CPU)
+    direction = random_direction(loaded)
+    moved = transformers.AutoModelForCausalLM.from_pretrained(home, dtype=torch.float32)
+    layers = dict(moved.named_modules())
+    prefix = next(n for n, m in moved.named_modules() if isinstance(m, torch.nn.ModuleList) and len(m) == 5)
+    with torch.no_grad():
+        for path, factors in direction.factors.items():
+            layer = layers[f"{prefix}.{path}"]
+            step = torch.from_numpy(SIZE * (factors.left.astype(np.float64) @ factors.right)).float()
+            layer.weight += step.T if type(layer).__name__ == "Conv1D" else step
+    before = logits(loaded.model)
+    with direction.step(loaded, SIZE):
+        found = logits(loaded.model)
+    wanted = logits(moved)
+    assert (wanted - before).abs().max() > 0.01  # the step does something
+    torch.testing.assert_close(found, wanted, rtol=0, atol=2e-5 * float(wanted.abs().max()))
+    assert torch.equal(logits(loaded.model), before)
+
+
+def test_weights_stay_the_same_bytes_after_an_error(tmp_path):
+    loaded = load_model(ModelOptions(str(make_model(tmp_path))), None, CPU)
+    before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
+    unmoved = logits(loaded.model)
+    stopped = loaded.blocks[3].register_forward_hook(_interrupt)
+    with pytest.raises(KeyboardInterrupt), random_direction(loaded).step(loaded, SIZE):
+        logits(loaded.model)
+    stopped.remove()
+    assert all(torch.equal(value, before[name]) for name, value in loaded.model.state_dict().items())
+    assert torch.equal(logits(loaded.model), unmoved)
+
+
+def test_the_direction_of_another_model_is_refused(tmp_path):
+    other = load_model(ModelOptions(str(make_model(tmp_path / "a"))), None, CPU)
+    wider = transformers.LlamaConfig(**{**SIZES, "intermediate_size": 96})
+    loaded = load_model(ModelOptions(str(make_model(tmp_path / "b", wider))), None, CPU)
+    with (
+        pytest.raises(ModelError, match=r"another model: block layer .*mlp"),
+        random_direction(other).step(loaded, SIZE),
+    ):
+        pass
+    assert not any(layer._forward_hooks for layer in block_layers(loaded).values())
+
+
+def test_the_norm_is_that_of_the_matrices(tmp_path):
+    loaded = load_model(ModelOptions(str(make_model(tmp_path))), None, CPU)
+    direction = random_direction(loaded, rank=3)
+    wanted = np.sqrt(sum(np.linalg.norm(f.left.astype(np.float64) @ f.right) ** 2 for f in direction.factors.values()))
+    assert direction.norm == pytest.approx(wanted, rel=1e-5)
