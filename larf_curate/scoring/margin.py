@@ -73,7 +73,7 @@ def find_refusals(encoder: Encoder, prompts: Sequence[str]) -> Refusals:
     share = sum(refused) / len(refused)
     if share < LEAST_REFUSED:
         raise PromptsError(
-            f"the model refuses {sum(refused)} of {len(refused)} harmful requests ({share:.0%}): it has too little refusing "
+            f"the model refuses {sum(refused)} of {len(refused)} harmful requests ({share:.0%}): it has little refusing "
             "that a row could wear away; influence needs a model that was aligned, and prompts in its language"
         )
     first = [answer[0] for answer, refusal in zip(answers, refused, strict=True) if refusal and answer]
