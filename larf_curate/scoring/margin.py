@@ -73,8 +73,8 @@ def find_refusals(encoder: Encoder, prompts: Sequence[str]) -> Refusals:
     share = sum(refused) / len(refused)
     if share < LEAST_REFUSED:
         raise PromptsError(
-            f"the model refuses {sum(refused)} of {len(refused)} harmful requests ({share:.0%}): it has little refusing "
-            "that a row could wear away; influence needs a model that was aligned, and prompts in its language"
+            f"the model refuses {sum(refused)} of {len(refused)} harmful requests ({share:.0%}): it has little refusing"
+            " that a row could wear away; influence needs a model that was aligned, and prompts in its language"
         )
     first = [answer[0] for answer, refusal in zip(answers, refused, strict=True) if refusal and answer]
     openings = {token for token in set(first) if first.count(token) >= max(1, _RARE * len(first))}
