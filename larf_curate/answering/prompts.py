@@ -64,6 +64,7 @@ def read_prompts(path: str | Path, column: str | None = None) -> list[str]:
     except OSError as error:
         raise PromptsError(f"prompts {path} cannot be read: {error.strerror or error}") from error
     suffix = place.suffix.lower()
+    rows: Iterable[tuple[int, Any]]
     if suffix in _TABLES:
         rows = _table(text, _TABLES[suffix])
     elif suffix in _JSON or text.lstrip().startswith(("{", "[{", '["')):

@@ -52,7 +52,9 @@ def plan_padded_batches(lengths: Sequence[int], batch_tokens: int) -> list[Batch
     return batches
 
 
-def plan_packed_batches(rows: Sequence[Row], batch_tokens: int, *, prefix_overhead: int) -> list[Batch]:
+def plan_packed_batches(
+    rows: Sequence[Row], batch_tokens: int, *, prefix_overhead: int, limits: Sequence[int] | None = None
+) -> list[Batch]:
     """Batches of at most `batch_tokens` tokens behind the prefix that their rows share; longest first.
 
     Batches that share a prefix follow each other.
@@ -61,13 +63,14 @@ def plan_packed_batches(rows: Sequence[Row], batch_tokens: int, *, prefix_overhe
         rows: token ids, none empty.
         batch_tokens: of a batch, without the prefix. A row that is longer is a batch of its own.
         prefix_overhead: a prefix is split off only if that saves at least this many tokens of work.
+        limits: for each row, how many first tokens may be in a prefix; all but the last by default.
 
     >>> rows = [[1] * 3, [1] * 9, [2] * 4, [1]]
     >>> [(batch.rows, batch.prefix) for batch in plan_packed_batches(rows, batch_tokens=8, prefix_overhead=512)]
     [([1], 0), ([2, 0, 3], 0)]
     """
     batches: list[Batch] = []
-    groups = _prefix_groups(rows, prefix_overhead)
+    groups = _prefix_groups(rows, prefix_overhead, limits or [len(row) - 1 for row in rows])
     for indices, prefix in sorted(groups, key=lambda group: -max(len(rows[i]) for i in group[0])):
         room, batches_of_group = 0, list[Batch]()
         for index in sorted(indices, key=lambda i: (-len(rows[i]), i)):
@@ -81,7 +84,7 @@ def plan_packed_batches(rows: Sequence[Row], batch_tokens: int, *, prefix_overhe
     return batches
 
 
-def _prefix_groups(rows: Sequence[Row], prefix_overhead: int) -> list[tuple[list[int], int]]:
+def _prefix_groups(rows: Sequence[Row], prefix_overhead: int, limits: Sequence[int]) -> list[tuple[list[int], int]]:
     """Groups of rows that share a prefix worth splitting off: their indices, and the tokens of the prefix.
 
     A group may lie within another: rows that share a longer prefix form a group of their own where that pays.
@@ -93,6 +96,7 @@ def _prefix_groups(rows: Sequence[Row], prefix_overhead: int) -> list[tuple[list
         if len(indices) < 3 or depth > _MAX_DEPTH:
             return indices
         shared = common_prefix([rows[indices[0]], rows[indices[-1]]])  # rows are sorted: all between share it too
+        shared = max(outer, min(shared, *(limits[i] for i in indices)))
         pays = (len(indices) - 1) * (shared - outer) > shared + prefix_overhead
         inner = shared if pays else outer
         ungrouped = indices[:1]  # this row may end with the prefix and one token of its own: it has no next token

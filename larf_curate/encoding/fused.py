@@ -147,6 +147,9 @@ def _rotated(states: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor) -
 
 def _add_product(stream: torch.Tensor, states: torch.Tensor, linear: nn.Linear) -> None:
     """Add what a linear layer computes of the states to the stream, in place."""
+    if linear._forward_hooks:  # a step along a direction in the weights (`directions`)
+        stream.add_(linear(states))
+        return
     stream.addmm_(states, linear.weight.t())
     if linear.bias is not None:
         stream.add_(linear.bias)

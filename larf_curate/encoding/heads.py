@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError
+from .hooks import replaced_forward
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +23,7 @@ class LossHead:
     """Losses of next tokens out of the states that the blocks end with.
 
     The model's own code of the head runs, with all that it does to logits (Gemma caps them, Granite and Cohere scale
-    them): while a `with` block lasts, its decoder is replaced by one that hands over the states it is given.
+    them): while losses are computed, its decoder hands over the states it is given.
 
     Args:
         loaded: the model with its head; whoever calls holds its lock.
@@ -36,22 +39,25 @@ class LossHead:
             raise ModelError(f"{type(loaded.model).__name__} has no language-model head, so no token has a loss")
         self._current = threading.local()
 
-    def __enter__(self) -> Self:
-        self._forward = self._decoder.forward
-        self._own = "forward" in vars(self._decoder)
-        self._decoder.forward = self._hand_over
-        return self
+    @contextlib.contextmanager
+    def installed(self, read: Callable[[Tensor], None]) -> Iterator[None]:
+        """While it lasts, `read` gets what the decoder ends with wherever the model runs.
 
-    def __exit__(self, *_: object) -> None:
-        if self._own:
-            self._decoder.forward = self._forward
-        else:
-            del self._decoder.forward
+        Args:
+            read: is given the states after the final norm, [rows, tokens, hidden size]; may call `losses`.
+        """
+        forward = self._decoder.forward
 
-    def decode(self, **inputs: Any) -> Tensor:
-        """Run the decoder itself: states after the final norm, [1, tokens, hidden size]."""
-        states: Tensor = self._forward(**inputs)[0]
-        return states
+        def run(*args: Any, **kwargs: Any) -> Any:
+            states = getattr(self._current, "states", None)
+            if states is not None:
+                return _handed_over(states)
+            output = forward(*args, **kwargs)
+            read(output[0])
+            return output
+
+        with replaced_forward(self._decoder, run):
+            yield
 
     def losses(self, states: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy, in nats, of each target under the logits of its state; float32 [tokens].
@@ -65,20 +71,24 @@ class LossHead:
         vocabulary = self._model.config.get_text_config(decoder=True).vocab_size
         size = max(1, _PIECE // vocabulary)
         pieces = []
-        for piece, wanted in zip(states.split(size), targets.split(size), strict=True):
+        for piece, wanted in zip(torch.split(states, size), torch.split(targets, size), strict=True):
             self._current.states = piece[None]
-            logits = self._model(input_ids=wanted[None], use_cache=False).logits[0]
+            try:
+                logits = self._model(input_ids=wanted[None], use_cache=False).logits[0]
+            finally:
+                self._current.states = None
             pieces.append(torch.nn.functional.cross_entropy(logits.float(), wanted, reduction="none"))
-        self._current.states = None
         return torch.cat(pieces)
 
-    def _hand_over(self, *_: Any, **__: Any) -> Any:
-        from transformers.modeling_outputs import BaseModelOutput
 
-        class States(BaseModelOutput):  # type: ignore[misc,unused-ignore]
-            """States alone: there is nothing else that a head could copy into its result (caches, router logits)."""
+def _handed_over(states: Tensor) -> Any:
+    """These states in the form of a decoder's output."""
+    from transformers.modeling_outputs import BaseModelOutput
 
-            def __getattr__(self, _name: str) -> None:
-                return None
+    class States(BaseModelOutput):  # type: ignore[misc,unused-ignore]
+        """States alone: there is nothing else that a head could copy into its result (caches, router logits)."""
 
-        return States(last_hidden_state=self._current.states)
+        def __getattr__(self, _name: str) -> None:
+            return None
+
+    return States(last_hidden_state=states)

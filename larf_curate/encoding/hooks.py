@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +23,15 @@ class RunningBatch:
 
     Attributes:
         last_tokens: index of each row's last token among all tokens of the batch, pads counted, int64 [rows].
+        rows: their token ids, with the shared prefix.
+        starts: for each row, where its first token lies among all tokens of the batch, or would lie if its prefix did
+            not run by itself (so that it can be negative).
         kept: what the pass's readout keeps, by the number of the block.
     """
 
     last_tokens: torch.Tensor
+    rows: Sequence[Sequence[int]] = ()
+    starts: Sequence[int] = ()
     kept: dict[int, torch.Tensor] = field(default_factory=dict)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,7 +83,9 @@ class PackedPass:
 
     def plan(self, rows: Sequence[Row], batch_tokens: int) -> list[Batch]:
         """Batches of these rows, in the order to run them."""
-        return plan_packed_batches(rows, batch_tokens, prefix_overhead=self.settings.prefix_overhead)
+        assert self._readout is not None, "plan within `reading`"
+        limits = [self._readout.longest_prefix(row) for row in rows]
+        return plan_packed_batches(rows, batch_tokens, prefix_overhead=self.settings.prefix_overhead, limits=limits)
 
     def tokens(self, rows: Sequence[Row], prefix: int) -> int:
         """How many tokens run for these rows."""
@@ -114,7 +117,9 @@ class PackedPass:
             What the readout reads, [rows, ...].
         """
         assert self._readout is not None, "call it within `reading`"
-        batch = self._batch([len(row) - prefix for row in rows], prefix, self._prefix_cache(list(rows[0][:prefix])))
+        lengths = [len(row) - prefix for row in rows]
+        batch = self._batch(lengths, prefix, self._prefix_cache(list(rows[0][:prefix])))
+        batch.rows, batch.starts = rows, [end - len(row) for end, row in zip(accumulate(lengths), rows, strict=True)]
         self._run(batch, [row[prefix:] for row in rows], prefix)
         return self._readout.result(batch)
 

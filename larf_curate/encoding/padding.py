@@ -75,7 +75,8 @@ class PaddedPass:
         for i, row in enumerate(rows):
             ids[i, : len(row)] = torch.as_tensor(row)
         last = torch.tensor([i * width + len(row) - 1 for i, row in enumerate(rows)])
-        batch = RunningBatch(last_tokens=to_device(last, device))
+        starts = range(0, len(rows) * width, width)
+        batch = RunningBatch(last_tokens=to_device(last, device), rows=rows, starts=starts)
         with torch.inference_mode(), running(batch):
             self.loaded.model(input_ids=to_device(ids, device), use_cache=False)
         return self._readout.result(batch)

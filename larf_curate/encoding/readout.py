@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 class Readout(Protocol):
     """What happens at the top of the blocks: the one part of a pass that knows what the pass is for."""
 
+    def longest_prefix(self, row: Sequence[int]) -> int:
+        """How many first tokens of a row may run by themselves, because nothing is read of them."""
+
     def installed(self, blocks: nn.ModuleList, *, packed: bool) -> contextlib.AbstractContextManager[None]:
         """While it lasts, batches that run through the blocks are read, and end where nothing above is wanted.
 
@@ -42,6 +45,10 @@ class LastTokenStates:
 
     def __init__(self, layers: Sequence[int]) -> None:
         self.layers = tuple(layers)
+
+    def longest_prefix(self, row: Sequence[int]) -> int:
+        """All but the last."""
+        return len(row) - 1
 
     @contextlib.contextmanager
     def installed(self, blocks: nn.ModuleList, *, packed: bool) -> Iterator[None]:

@@ -116,7 +116,7 @@ def margin_direction(loaded: LoadedModel, refusals: Refusals, rank: int) -> tupl
             weight.requires_grad_(True)
         try:
             for part in _parts(refusals):
-                (_log_odds(loaded, refusals, part).sum() / len(refusals.ids)).backward()
+                torch.autograd.backward(_log_odds(loaded, refusals, part).sum() / len(refusals.ids))
                 update(len(part))
             gradients = {name: layer.weight.grad for name, layer in layers.items() if layer.weight.grad is not None}
         finally:
@@ -149,7 +149,8 @@ def _log_odds(loaded: LoadedModel, refusals: Refusals, numbers: range) -> Tensor
     opening = torch.zeros(following.shape[-1], dtype=torch.bool, device=loaded.device)
     opening[list(refusals.openings)] = True
     never = torch.tensor(-torch.inf, device=loaded.device)
-    return following.where(opening, never).logsumexp(-1) - following.where(~opening, never).logsumexp(-1)
+    odds: Tensor = following.where(opening, never).logsumexp(-1) - following.where(~opening, never).logsumexp(-1)
+    return odds
 
 
 def _low_rank(layer: Any, gradient: Tensor, rank: int) -> Factors:

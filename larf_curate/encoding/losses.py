@@ -1,0 +1,133 @@
+"""The loss of each trained token of some rows, at the speed of packed batches."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import Issue
+from .heads import LossHead
+from .hooks import RunningBatch, StopForward, running_batch
+from .jobs import run_rows
+from .memory import to_device
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from .runtime import Runtime
+
+_LOSSES = 0  # where a batch keeps them
+
+
+@dataclass(frozen=True)
+class TokenLosses:
+    """Losses of some rows, in their order.
+
+    Attributes:
+        values: of each row, the loss of each of its trained tokens in nats, float32 [trained tokens]; None where
+            `issues` says why there are none.
+        issues: of each row, or None.
+        execution: how they were computed, in words.
+    """
+
+    values: list[NDArray[np.float32] | None]
+    issues: list[Issue | None]
+    execution: str
+
+
+def token_losses(
+    runtime: Runtime,
+    ids: Sequence[Sequence[int]],
+    trained: Sequence[Sequence[bool]],
+    *,
+    batch_tokens: int | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> TokenLosses:
+    """The cross-entropy of each trained token, given all tokens before it in its row.
+
+    Rows run as they do for states: packed where the architecture allows, shared prefixes once, equal rows once, batches
+    side by side on a CPU, in halves where memory runs out. Final norm and head run for the trained tokens alone, a few
+    at a time.
+
+    Args:
+        runtime: of a model that was loaded with its head.
+        ids: token ids of each row, none empty.
+        trained: for each of them, whether its loss is wanted; never for a row's first token, at least one in a row.
+        batch_tokens: as for states.
+        progress: called with the number of rows just done.
+
+    Raises:
+        ModelError: the model was loaded without its head.
+        ValueError: a row has no trained token, or trains its first.
+    """
+    places: dict[tuple[int, ...], set[int]] = {}  # equal rows may be trained on different turns: they run once, for all
+    for number, (row, marks) in enumerate(zip(ids, trained, strict=True)):
+        wanted = {place for place, mark in enumerate(marks) if mark}
+        if not wanted or 0 in wanted or len(marks) != len(row):
+            raise ValueError(f"row {number}: trained tokens must be some of the row's {len(row)}, without the first")
+        places.setdefault(tuple(row), set()).update(wanted)
+    read = {row: tuple(sorted(wanted)) for row, wanted in places.items()}
+    readout = LossReadout(runtime, read)
+    shape = (max(map(len, read.values()), default=0),)
+    found = run_rows(runtime, [list(row) for row in ids], readout, shape, batch_tokens=batch_tokens, progress=progress)
+    values: list[NDArray[np.float32] | None] = []
+    for row, marks, losses, issue in zip(ids, trained, found.values, found.issues, strict=True):
+        own = [at for at, place in enumerate(read[tuple(row)]) if marks[place]]
+        values.append(None if issue is not None else losses[own])
+    return TokenLosses(values, found.issues, found.execution)
+
+
+class LossReadout:
+    """Reads the losses of chosen tokens above the last block. See `Readout`.
+
+    Args:
+        runtime: of a model with its head.
+        places: of each row, by its token ids, the places of the tokens whose loss is wanted; ascending, none of them 0.
+    """
+
+    def __init__(self, runtime: Runtime, places: Mapping[tuple[int, ...], Sequence[int]]) -> None:
+        self._head = LossHead(runtime.loaded)
+        self._places = places
+
+    def longest_prefix(self, row: Sequence[int]) -> int:
+        """The token before the first trained one is the first that something is read of."""
+        return self._places[tuple(row)][0] - 1
+
+    @contextlib.contextmanager
+    def installed(self, blocks: nn.ModuleList, *, packed: bool) -> Iterator[None]:  # noqa: ARG002
+        """See `Readout`."""
+        with self._head.installed(self._read):
+            yield
+
+    def result(self, batch: RunningBatch) -> torch.Tensor:
+        """Losses float32 [rows, most tokens that are read of any row], zero behind those of a row."""
+        import torch
+
+        counts = [len(self._places[tuple(row)]) for row in batch.rows]
+        widest = max(map(len, self._places.values()))
+        out = torch.zeros(len(counts), widest)
+        for row, part in zip(out, torch.split(batch.kept[_LOSSES].cpu(), counts), strict=True):
+            row[: len(part)] = part
+        return out
+
+    def _read(self, states: torch.Tensor) -> None:
+        """The states after the final norm [1 or rows, tokens, hidden size] become losses, and the pass ends."""
+        import torch
+
+        batch = running_batch()
+        if batch.rows:
+            read: list[int] = []
+            targets: list[int] = []
+            for row, start in zip(batch.rows, batch.starts, strict=True):
+                for place in self._places[tuple(row)]:
+                    read.append(start + place - 1)
+                    targets.append(row[place])
+            index, following = (to_device(torch.tensor(listed), states.device) for listed in (read, targets))
+            batch.kept[_LOSSES] = self._head.losses(states.flatten(0, 1)[index], following)
+        raise StopForward

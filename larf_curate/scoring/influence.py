@@ -1,0 +1,116 @@
+"""What a gradient step on a row does to a model's refusing, measured by two forward passes over the row.
+
+Let S(theta) be the margin (`margin`), and v its gradient, scaled to length 1. A small gradient step on a row moves the
+weights by -grad L(row), and so changes S along v by -<grad L(row), v>: minus the derivative of the row's loss along v.
+That is (L(theta - step v) - L(theta + step v)) / (2 step), up to the square of the step, so no gradient of a row is
+needed.
+
+The score of a token is the same with the sign turned: how far a step on it moves the model away from refusing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..encoding.directions import WeightDirection
+from ..encoding.losses import token_losses
+from ..encoding.runtime import Runtime
+from ..errors import Issue, ModelError
+
+STEPS = (0.03, 0.01, 0.003, 0.001)
+"""Sizes of a step to choose from, in units of the weights along a direction of length 1."""
+
+
+@dataclass(frozen=True)
+class TokenInfluence:
+    """How far a gradient step on each trained token of some rows moves a model away from refusing.
+
+    Attributes:
+        values: of each row, float32 [trained tokens], in log-odds of refusing for each unit of learning rate; positive
+            is damage. None where `issues` says why there are none.
+        issues: of each row, or None.
+        execution: how they were computed, in words.
+    """
+
+    values: list[NDArray[np.float32] | None]
+    issues: list[Issue | None]
+    execution: str
+
+    def means(self) -> NDArray[np.float32]:
+        """For each row, the mean over its trained tokens; float32 [rows], NaN for none."""
+        return np.array([np.nan if row is None else row.mean() for row in self.values], np.float32)
+
+    def sums(self) -> NDArray[np.float32]:
+        """For each row, the sum over its trained tokens; float32 [rows], NaN for none."""
+        return np.array([np.nan if row is None else row.sum() for row in self.values], np.float32)
+
+
+def token_influence(
+    runtime: Runtime,
+    ids: Sequence[Sequence[int]],
+    trained: Sequence[Sequence[bool]],
+    direction: WeightDirection,
+    step: float,
+    *,
+    batch_tokens: int | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> TokenInfluence:
+    """The derivative of each trained token's loss along a direction, by central differences.
+
+    Args:
+        runtime: of a model that was loaded with its head, in float32: in half precision the difference of two losses is
+            lost in rounding.
+        ids, trained: as for `token_losses`.
+        direction: of length 1, along which refusing grows.
+        step: how far the weights are moved to either side (`choose_step`).
+        batch_tokens: as for `token_losses`.
+        progress: called with the number of rows just done.
+
+    Raises:
+        ModelError: the model is not in float32, or has no such layers.
+    """
+    if runtime.loaded.dtype_name != "float32":
+        raise ModelError(
+            f"influence needs float32, and this model is loaded in {runtime.loaded.dtype_name}: the difference of two "
+            "losses would be lost in rounding; take dtype float32"
+        )
+    sides = []
+    for size in (step, -step):
+        with direction.step(runtime.loaded, size):
+            last = size < 0
+            sides.append(
+                token_losses(runtime, ids, trained, batch_tokens=batch_tokens, progress=progress if last else None)
+            )
+    values: list[NDArray[np.float32] | None] = []
+    for above, below in zip(sides[0].values, sides[1].values, strict=True):
+        if above is None or below is None:
+            values.append(None)
+        else:
+            values.append(((above.astype(np.float64) - below) / (2 * step)).astype(np.float32))
+    issues = [first or second for first, second in zip(sides[0].issues, sides[1].issues, strict=True)]
+    return TokenInfluence(values, issues, sides[0].execution)
+
+
+def choose_step(
+    runtime: Runtime, ids: Sequence[Sequence[int]], trained: Sequence[Sequence[bool]], direction: WeightDirection
+) -> tuple[float, float]:
+    """The step at which differences are nearest to the derivative, found on a few rows.
+
+    Too long a step leaves the straight line, too short a one drowns in rounding: where neighbouring steps agree best,
+    both errors are small.
+
+    Returns:
+        The step, and how far the rows' scores at it and at the next shorter one differ, as a share of their spread.
+    """
+    scores = [token_influence(runtime, ids, trained, direction, step).sums() for step in STEPS]
+    gaps = [
+        float(np.nanmedian(np.abs(longer - shorter)) / max(float(np.nanstd(shorter)), 1e-30))
+        for longer, shorter in pairwise(scores)
+    ]
+    best = int(np.argmin(gaps))
+    return STEPS[best + 1], gaps[best]

@@ -1,0 +1,196 @@
+"""Forward differences are the exact derivative that autograd gives, and the direction is the margin's gradient."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from support.models import SIZES, make_model
+from support.states import ARCHITECTURES, CPU
+
+from larf_curate.encoding.directions import WeightDirection, block_layers
+from larf_curate.encoding.encoder import Encoder
+from larf_curate.encoding.runtime import Runtime
+from larf_curate.errors import ModelError, PromptsError
+from larf_curate.models.loading import load_model
+from larf_curate.models.options import ModelOptions
+from larf_curate.scoring.influence import choose_step, token_influence
+from larf_curate.scoring.margin import Refusals, find_refusals, margin, margin_direction
+
+OPENINGS = (7, 19)
+
+
+def random_refusals(seed: int = 0) -> Refusals:
+    chance = random.Random(seed)
+    ids = tuple(tuple(chance.randrange(3, 400) for _ in range(chance.randrange(3, 12))) for _ in range(20))
+    return Refusals(ids, (True,) * 20, OPENINGS)
+
+
+def rows_and_marks(count: int = 24, seed: int = 1):
+    chance = random.Random(seed)
+    rows = [[chance.randrange(3, 400) for _ in range(chance.randrange(3, 30))] for _ in range(count)]
+    return rows, [[False, *(chance.random() < 0.6 for _ in row[2:]), True] for row in rows]
+
+
+def model_and_runtime(tmp_path, name="llama"):
+    """Weights a fifth as large as other tests take, so that the model is about as smooth as a trained one."""
+    home = make_model(tmp_path, ARCHITECTURES[name]())
+    loaded = load_model(ModelOptions(str(home)), None, CPU)
+    with torch.no_grad():
+        for parameter in loaded.model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(0.3)
+    return loaded, Runtime(loaded)
+
+
+def gradients(loaded, value) -> dict[str, np.ndarray]:
+    """Of a scalar in the matrices of the blocks, by autograd alone."""
+    layers = block_layers(loaded)
+    weights = [layer.weight.requires_grad_(True) for layer in layers.values()]
+    found = torch.autograd.grad(value(), weights, allow_unused=True)
+    for weight in weights:
+        weight.requires_grad_(False)
+    return {name: grad.double().numpy() for name, grad in zip(layers, found, strict=True) if grad is not None}
+
+
+def mean_margin(loaded, refusals):
+    """As a formula, one prompt at a time: log(p / (1 - p)) with p the probability of the openings."""
+    odds = []
+    for row in refusals.ids:
+        probabilities = loaded.model(input_ids=torch.tensor([row])).logits[0, -1].double().softmax(-1)
+        refusing = probabilities[list(refusals.openings)].sum()
+        odds.append(torch.log(refusing / (1 - refusing)))
+    return torch.stack(odds).mean()
+
+
+def test_the_margin_is_its_formula(tmp_path):
+    loaded, _ = model_and_runtime(tmp_path)
+    with torch.inference_mode():
+        wanted = float(mean_margin(loaded, random_refusals()))
+    assert margin(loaded, random_refusals()) == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "phi3", "gpt2"])
+def test_at_full_rank_the_direction_is_the_gradient_of_the_margin(name, tmp_path):
+    loaded, _ = model_and_runtime(tmp_path, name)
+    refusals = random_refusals()
+    direction, share = margin_direction(loaded, refusals, rank=64)
+    wanted = gradients(loaded, lambda: mean_margin(loaded, refusals))
+    length = np.sqrt(sum(np.square(gradient).sum() for gradient in wanted.values()))
+    assert share == pytest.approx(1, abs=1e-4)
+    assert direction.norm == pytest.approx(1, abs=1e-5)
+    for path, gradient in wanted.items():
+        part = direction.factors[path]
+        matrix = part.left.astype(np.float64) @ part.right
+        matrix = matrix.T if type(block_layers(loaded)[path]).__name__ == "Conv1D" else matrix
+        np.testing.assert_allclose(matrix, gradient / length, atol=2e-4)
+    assert all(layer.weight.grad is None for layer in block_layers(loaded).values())
+
+
+def test_a_lower_rank_keeps_the_largest_part(tmp_path):
+    loaded, _ = model_and_runtime(tmp_path)
+    refusals = random_refusals()
+    wanted = gradients(loaded, lambda: mean_margin(loaded, refusals))
+    whole = sum(np.square(gradient).sum() for gradient in wanted.values())
+    kept = sum(np.square(np.linalg.svd(g, compute_uv=False)[:2]).sum() for g in wanted.values())
+    direction, share = margin_direction(loaded, refusals, rank=2)
+    assert share == pytest.approx(kept / whole, abs=0.01)
+    assert {part.left.shape[1] for part in direction.factors.values()} == {2}
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3_text", "phi3", "gpt_neox"])
+def test_two_forward_passes_are_the_derivative(name, tmp_path):
+    loaded, runtime = model_and_runtime(tmp_path, name)
+    direction, _ = margin_direction(loaded, random_refusals(), rank=4)
+    rows, marks = rows_and_marks()
+    step, gap = choose_step(runtime, rows, marks, direction)
+    found = token_influence(runtime, rows, marks, direction, step)
+    assert gap < 0.01
+    exact = [exact_derivatives(loaded, direction, row, trained) for row, trained in zip(rows, marks, strict=True)]
+    spread = np.std([values.sum() for values in exact])
+    np.testing.assert_allclose(found.sums(), [values.sum() for values in exact], rtol=1e-3, atol=1e-3 * spread)
+    np.testing.assert_allclose(found.means(), [values.mean() for values in exact], rtol=2e-3, atol=1e-3 * spread)
+
+
+def exact_derivatives(loaded, direction: WeightDirection, row, trained) -> np.ndarray:
+    """<gradient of a token's loss, direction> for each trained token, by autograd."""
+    ids = torch.tensor([row])
+    found = []
+    for place in [place for place, mark in enumerate(trained) if mark]:
+
+        def loss(place=place):
+            logits = loaded.model(input_ids=ids).logits[0, place - 1]
+            return torch.nn.functional.cross_entropy(logits[None], ids[0, place][None])
+
+        grads = gradients(loaded, loss)
+        total = 0.0
+        for path, part in direction.factors.items():
+            if path in grads:
+                total += float((grads[path] * (part.left.astype(np.float64) @ part.right)).sum())
+        found.append(total)
+    return np.array(found)
+
+
+def test_scores_do_not_depend_on_neighbours_and_weights_stay_as_they_were(tmp_path):
+    loaded, runtime = model_and_runtime(tmp_path)
+    before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
+    direction, _ = margin_direction(loaded, random_refusals(), rank=4)
+    rows, marks = rows_and_marks()
+    together = token_influence(runtime, rows, marks, direction, 0.01).means()
+    alone = [token_influence(runtime, [r], [m], direction, 0.01).means()[0] for r, m in zip(rows, marks, strict=True)]
+    order = np.random.default_rng(0).permutation(len(rows))
+    mixed = token_influence(runtime, [rows[i] for i in order], [marks[i] for i in order], direction, 0.01).means()
+    np.testing.assert_allclose(alone, together, atol=1e-3 * together.std())
+    np.testing.assert_allclose(mixed, together[order], atol=1e-3 * together.std())
+    assert all(torch.equal(value, before[name]) for name, value in loaded.model.state_dict().items())
+
+
+def test_a_gradient_step_on_a_damaging_row_lowers_the_margin(tmp_path):
+    """The whole point: the sign, and the size to first order."""
+    loaded, runtime = model_and_runtime(tmp_path)
+    refusals = random_refusals()
+    direction, _ = margin_direction(loaded, refusals, rank=48)
+    length = np.sqrt(sum(np.square(g).sum() for g in gradients(loaded, lambda: mean_margin(loaded, refusals)).values()))
+    rows, marks = rows_and_marks(8)
+    sums = token_influence(runtime, rows, marks, direction, 0.01).sums()
+    rate = 1e-5
+    for row, trained, score in zip(rows, marks, sums, strict=True):
+        ids = torch.tensor([row])
+        wanted = [place for place, mark in enumerate(trained) if mark]
+
+        def loss(ids=ids, wanted=wanted):
+            logits = loaded.model(input_ids=ids).logits[0, :-1]
+            each = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
+            return each[[place - 1 for place in wanted]].sum()
+
+        change = gradients(loaded, loss)
+        layers = block_layers(loaded)
+        with torch.no_grad():
+            before = float(mean_margin(loaded, refusals).double())
+            kept = {path: layers[path].weight.clone() for path in change}
+            for path, gradient in change.items():
+                layers[path].weight -= rate * torch.from_numpy(gradient).float()
+            after = float(mean_margin(loaded, refusals).double())
+            for path, weight in kept.items():
+                layers[path].weight.copy_(weight)
+        assert (after - before) / rate == pytest.approx(-score * length, rel=0.05, abs=0.05 * length * np.std(sums))
+
+
+def test_half_precision_is_refused(tmp_path):
+    home = make_model(tmp_path)
+    loaded = load_model(ModelOptions(str(home), dtype="bfloat16"), None, CPU)
+    with pytest.raises(ModelError, match="influence needs float32, and this model is loaded in bfloat16"):
+        token_influence(Runtime(loaded), [[5, 6]], [[False, True]], WeightDirection({}), 0.01)
+
+
+def test_a_model_that_never_refuses_gets_no_margin(tmp_path):
+    home = make_model(tmp_path, transformers.LlamaConfig(**SIZES))
+    options = ModelOptions(str(home))
+    encoder = Encoder(options, Runtime(load_model(options, None, CPU)))
+    with pytest.raises(PromptsError, match=r"refuses 0 of 16 harmful requests \(0%\)"):
+        find_refusals(encoder, [f"How do I do harm number {number}?" for number in range(16)])
+    with pytest.raises(PromptsError, match="15 prompts are too few"):
+        find_refusals(encoder, ["How do I do harm?"] * 15)
