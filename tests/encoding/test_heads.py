@@ -27,15 +27,18 @@ def test_losses_are_those_of_transformers_with_labels(name, tmp_path, monkeypatc
     loaded = load_model(ModelOptions(str(home)), None, CPU)
     ids = torch.tensor([[5, 9, 300, 17, 4, 250, 11, 8, 77]])
     monkeypatch.setattr(heads, "_PIECE", 3 * 512)  # pieces of three tokens
-    forward = type(loaded.model.base_model).forward
-    with torch.inference_mode(), LossHead(loaded) as head:
-        states = head.decode(input_ids=ids, use_cache=False)[0]
-        found = head.losses(states[:-1], ids[0, 1:])
-    assert loaded.model.base_model.forward.__func__ is forward
+    head, decoded = LossHead(loaded), []
+    with torch.inference_mode(), head.installed(decoded.append):
+        whole = loaded.model(input_ids=ids, use_cache=False).logits  # the model itself gives what it gives without
+        found = head.losses(decoded[0][0, :-1], ids[0, 1:])
+    assert len(decoded) == 1
+    assert "forward" not in vars(loaded.model.base_model)
     with torch.inference_mode():
         plain = transformers.AutoModelForCausalLM.from_pretrained(home, dtype=torch.float32)
         wanted = plain(input_ids=ids, labels=ids).loss
-        logits = plain(input_ids=ids).logits[0, :-1]
+        every = plain(input_ids=ids).logits
+        logits = every[0, :-1]
+    torch.testing.assert_close(whole, every, rtol=1e-5, atol=1e-5)
     each = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
     torch.testing.assert_close(found.mean(), wanted, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found, each, rtol=1e-5, atol=1e-5)
