@@ -144,6 +144,7 @@ def columns() -> str:
         ("the system turn", _code(names.SYSTEM_COLUMNS)),
         ("tools", _code(names.TOOLS_COLUMNS)),
         ("earlier exchanges, as pairs or as turns", _code(["history"])),
+        *((f"`{usual}`, where there is none", _code([name])) for name, usual in names.ALIASES.items()),
     ]
     return _table(("meaning", "columns"), rows)
 

@@ -9,7 +9,7 @@ from functools import partial
 from ..errors import RowFormatError
 from . import conversions
 from .conversions import SEPARATOR, Convert, Row, exchange
-from .prompt_columns import CONTEXT_COLUMNS, PREFERENCE_PROMPTS, SYSTEM_COLUMNS, TOOLS_COLUMNS
+from .prompt_columns import ALIASES, CONTEXT_COLUMNS, PREFERENCE_PROMPTS, SYSTEM_COLUMNS, TOOLS_COLUMNS
 from .reading import Reading
 from .tools import Message
 from .turns import Conversation, conversation_of, turns_of
@@ -177,11 +177,13 @@ def resolve_format(row_format: FormatLike, columns: Iterable[str], join: str = S
             f"there is no column {absent[0]!r} to read as {reading.columns[absent[0]]!r}; the dataset has: "
             f"{', '.join(available) or 'none'}"
         )
-    taken = set(reading.columns.values()) - set(reading.columns)
-    names = [reading.columns.get(name, name) for name in available if name not in taken]
+    aliases = {name: usual for name, usual in ALIASES.items() if name in available and usual not in available}
+    renamed = {**aliases, **reading.columns}
+    taken = set(renamed.values()) - set(renamed)
+    names = [renamed.get(name, name) for name in available if name not in taken]
     chosen = _choose(reading.format, names)
     join = join if reading.join is None else reading.join
-    chosen = chosen.renamed(reading.columns) if reading.columns else chosen
+    chosen = chosen.renamed(renamed) if renamed else chosen
     return chosen if join == SEPARATOR else chosen.joined(join)
 
 

@@ -17,6 +17,9 @@ SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
 CONTEXT_COLUMNS = ("input", "context")
 """Columns that hold what a request is about, beside the request itself."""
 
+ALIASES = {"chosen_messages": "chosen", "rejected_messages": "rejected"}
+"""Other names of columns that a format needs, each for a dataset that has no column of the usual name."""
+
 TOOLS_COLUMNS = ("tools", "functions")
 """Columns that list tools; the first of them that holds something in a row counts."""
 

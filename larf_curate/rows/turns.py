@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import Issue, Unscorable
+from .parts import content_of, has_placeholder
 from .tools import (
     Message,
     calls_in_text,
@@ -20,7 +20,7 @@ from .tools import (
     tool_calls,
     tools_of,
 )
-from .values import join_texts, kind_of_value, structure_of, text_of
+from .values import join_texts, kind_of_value, structure_of
 
 TRAIN = "train"
 """Key of a chat message that is False where the row says that no loss is taken of it; templates never see it."""
@@ -56,30 +56,6 @@ class Conversation:
         )
 
 
-_PLACEHOLDER = re.compile(r"\A\s*<(?:image|video|audio)>|<(?:image|video|audio)>\s*\Z|^<(?:image|video|audio)>$", re.M)
-"""Where multimodal datasets put a picture into a text: at its beginning, at its end, or on a line of its own."""
-
-
-def _content(value: Any) -> str:
-    """A turn's content: a string, null, or a list of typed parts whose text lies under `text` or `value`."""
-    if not isinstance(value, list):
-        return text_of(value)
-    texts: list[str] = []
-    for part in value:
-        if isinstance(part, str):
-            texts.append(part)
-        elif isinstance(part, Mapping) and str(part.get("type") or "text").endswith("text"):
-            text = part["text"] if part.get("text") is not None else part.get("value")
-            if text is not None and not isinstance(text, str):
-                raise Unscorable(Issue.WRONG_TYPE, f"a text part holds {kind_of_value(text)}")
-            texts.append(text or "")
-        elif isinstance(part, Mapping):
-            raise Unscorable(Issue.NOT_TEXT, f"a part of type {part.get('type')!r}")
-        else:
-            raise Unscorable(Issue.WRONG_TYPE, f"a part of the content is {kind_of_value(part)}")
-    return "".join(texts)
-
-
 ROLES = {
     **dict.fromkeys(("user", "human", "prompter"), "user"),
     **dict.fromkeys(
@@ -110,19 +86,19 @@ def _turn(turn: Any, from_text: bool) -> Message:
     if not isinstance(turn, Mapping):
         raise Unscorable(Issue.WRONG_TYPE, f"a turn is {kind_of_value(turn)} where an object is wanted")
     role = _role(turn)
-    content = _content(turn["content"] if turn.get("content") is not None else turn.get("value"))
+    content, inside = content_of(turn["content"] if turn.get("content") is not None else turn.get("value"))
     message: Message = {"role": role, "content": content}
     if role == "function_call":
         message["role"] = "assistant"
         if calls := calls_in_text(content):
             message |= {"content": "", "tool_calls": calls}
     elif role == "assistant":
-        message |= _calls(turn, from_text)
-    elif _PLACEHOLDER.search(content):
+        message |= _calls(turn, from_text, inside.calls)
+    elif has_placeholder(content):
         raise Unscorable(Issue.NOT_TEXT, "the text stands beside a picture, a film or a sound")
     if role == "system" and (functions := functions_of(turn)):
         message["functions"] = functions
-    if message["role"] == "assistant" and (reasoning := reasoning_of(turn)):
+    if message["role"] == "assistant" and (reasoning := reasoning_of(turn) or inside.reasoning):
         message["reasoning_content"] = reasoning
     if message["role"] == "assistant" and not _is_trained(turn):
         message[TRAIN] = False
@@ -133,13 +109,14 @@ def _turn(turn: Any, from_text: bool) -> Message:
 
 
 def _is_trained(turn: Mapping[str, Any]) -> bool:
-    """Whether a trainer takes the loss of this turn: `weight` is OpenAI's key, `train` that of axolotl."""
-    return not (turn.get("weight") == 0 or turn.get("train") is False or turn.get("loss") is False)
+    """Whether a trainer takes its loss: `weight` is OpenAI's key, `train` axolotl's, `loss_weight` LLaMA-Factory's."""
+    weights = turn.get("weight"), turn.get("loss_weight")
+    return 0 not in weights and turn.get("train") is not False and turn.get("loss") is not False
 
 
-def _calls(turn: Mapping[str, Any], from_text: bool) -> Message:
+def _calls(turn: Mapping[str, Any], from_text: bool, inside: list[dict[str, Any]]) -> Message:
     """What an assistant's turn calls, under the keys of a message."""
-    calls = tool_calls(turn.get("tool_calls"), from_text=from_text) or legacy_call(turn, from_text=from_text)
+    calls = tool_calls(turn.get("tool_calls"), from_text=from_text) or legacy_call(turn, from_text=from_text) or inside
     text = function_calls_of(turn)
     if text and not calls:
         calls = calls_in_text(text)

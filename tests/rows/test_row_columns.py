@@ -47,6 +47,14 @@ def turns(row: dict[str, Any], row_format: str = "auto") -> list[tuple[str, str]
             {"input": "Hi?", "chosen": "Hello.", "rejected": "Go away."}, [HI, HELLO], id="preference-with-input"
         ),
         pytest.param(
+            {
+                "chosen_messages": [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}],
+                "rejected_messages": [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "No."}],
+            },
+            [HI, HELLO],
+            id="chosen-and-rejected-messages",
+        ),
+        pytest.param(
             {"query": "Hi?", "chosen": "Hello.", "rejected": "Go away."}, [HI, HELLO], id="preference-with-query"
         ),
         pytest.param(

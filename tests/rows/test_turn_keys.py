@@ -12,7 +12,8 @@ from larf_curate.rows.formats import resolve_format
 from larf_curate.rows.turns import Conversation
 
 USER = {"role": "user", "content": "Hi?"}
-CALL = {"name": "weather", "arguments": {"city": "Rome"}}
+ROME = {"city": "Rome"}
+CALL = {"name": "weather", "arguments": ROME}
 SPEC = {"name": "weather", "parameters": {"type": "object", "properties": {}}}
 
 
@@ -102,7 +103,22 @@ def test_an_unknown_role_is_named_with_its_turn():
     assert caught.value.detail == "column 'messages', turn 2: 'narrator'"
 
 
-@pytest.mark.parametrize("mark", [{"weight": 0}, {"weight": 0.0}, {"train": False}])
+def test_parts_that_are_calls_and_reasoning():
+    """As LLaMA-Factory's newer data and Anthropic's messages hold them."""
+    spellings = (
+        [{"type": "tool_call", "value": json.dumps(CALL)}, {"type": "reasoning", "value": "Rome is warm."}],
+        [
+            {"type": "thinking", "thinking": "Rome is warm."},
+            {"type": "tool_use", "name": "weather", "input": CALL["arguments"]},
+        ],
+    )
+    for parts in spellings:
+        last = convert(USER, {"role": "assistant", "content": [*parts, {"type": "text", "text": "Look:"}]}).messages[-1]
+        assert [call["function"] for call in last["tool_calls"]] == [CALL]
+        assert (last["content"], last["reasoning_content"]) == ("Look:", "Rome is warm.")
+
+
+@pytest.mark.parametrize("mark", [{"weight": 0}, {"loss_weight": 0.0}, {"weight": 0.0}, {"train": False}])
 def test_a_turn_that_is_not_trained_on_is_not_the_one_that_is_scored(mark):
     more = {"role": "user", "content": "More?"}
     answer = {"role": "assistant", "content": "Hello."}
