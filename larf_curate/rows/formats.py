@@ -225,11 +225,17 @@ def _choose(name: str, columns: list[str]) -> RowFormat:
     return FORMATS[name]
 
 
+_HEADER_WORDS = 4
+"""A name of more words than these is a row that stands where the header should."""
+
+
 def _hint(columns: Iterable[str]) -> str:
     """What in these names keeps a format from fitting: capitals, blanks, another delimiter."""
     columns = list(columns)
     if len(columns) == 1 and (delimiter := next((mark for mark in ";|\t" if mark in columns[0]), None)):
         return f" (one column with {delimiter!r} in its name: is the file delimited by that? larf-curate reads commas)"
+    if any(len(name.split()) > _HEADER_WORDS for name in columns):
+        return " (is there no header line? The names of columns are read from the first line)"
     if "text" in columns:
         return " (if the column 'text' holds whole conversations, written out by a template, pass format='text')"
     plain = {name.strip().lower().replace(" ", "_"): name for name in columns}

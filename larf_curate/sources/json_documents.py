@@ -50,10 +50,21 @@ def read_rows(path: Path, field: str = "", start: Place = BEGINNING) -> Iterator
     """
     if field:
         yield from _items(path, _under(path, field))
-    elif start == BEGINNING and _first_character(path) == "[":
+    elif start == BEGINNING and _first_character(path) == "[" and not _has_a_list_on_each_line(path):
         yield from _items(path, _document(path))
     else:
         yield from _lines(path, start)
+
+
+def _has_a_list_on_each_line(path: Path) -> bool:
+    """Whether a file that begins with a list has more after it: a list on its first line, and something on the next."""
+    with open_bytes(path) as file:
+        lines = (line for line in file if line.strip())
+        first, more = next(lines, b""), next(lines, b"")
+    try:
+        return bool(more) and isinstance(json.loads(first.decode("utf-8-sig")), list)
+    except ValueError:
+        return False
 
 
 def _items(path: Path, values: Any) -> Iterator[JsonRow]:
@@ -212,6 +223,16 @@ def _are_columns(values: list[Any]) -> bool:
 def _are_indexed_columns(values: list[Any]) -> bool:
     """Whether these are objects with the numbers of rows as their keys, as pandas writes columns."""
     return all(isinstance(value, dict) and value and all(map(str.isdigit, value)) for value in values)
+
+
+def as_row(value: Any) -> Any:
+    """A row that is a bare list of turns, as some fine-tuning scripts write them, with these in the column `messages`.
+
+    >>> as_row([{"role": "user", "content": "Hi?"}])
+    {'messages': [{'role': 'user', 'content': 'Hi?'}]}
+    """
+    turns = isinstance(value, list) and value and all(isinstance(item, dict) and "role" in item for item in value)
+    return {"messages": value} if turns else value
 
 
 def _are_rows(value: list[Any]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from ..errors import DataError
-from .json_documents import BEGINNING, Place, read_rows, refuse_columns
+from .json_documents import BEGINNING, Place, as_row, read_rows, refuse_columns
 from .json_types import has_surrogate, infer_type, join_types
 from .json_values import array_of
 from .tables import ROWS_AT_ONCE, DataFile, chunks_of
@@ -65,7 +65,8 @@ class _Record(NamedTuple):
 
 
 def _records(path: Path, field: str, start: Place = BEGINNING) -> Iterator[_Record]:
-    for number, place, row in read_rows(path, field, start):
+    for number, place, value in read_rows(path, field, start):
+        row = as_row(value)
         where = f"{path}, row {number}"
         if not isinstance(row, dict):
             raise DataError(f"{where}: {type(row).__name__} where an object is wanted")

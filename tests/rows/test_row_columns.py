@@ -197,6 +197,7 @@ def test_names_of_columns_are_pairs(text):
         (["question ", "answer"], ["'question ' as 'question'", "question-answer"]),
         (["instruction;output"], ["';'"]),
         (["text", "label"], ["format='text'"]),
+        (["Write a poem about the sea", "The sea is wide."], ["no header line"]),
         (["query", "reply"], ["--map", "query=prompt,reply=completion"]),
     ],
 )

@@ -170,3 +170,10 @@ def test_any_json_value_comes_back_as_it_was_read(values, at_once, tmp_path, mon
     written = copy(source, tmp_path / "out.jsonl").read_text(encoding="utf-8").removesuffix("\n").split("\n")
     assert identical([json.loads(line)["x"] for line in written], wanted)
     assert identical(rows_of(pq.read_table(copy(source, tmp_path / "out.parquet")), ["x"]), [{"x": v} for v in wanted])
+
+
+@pytest.mark.parametrize("shape", ["array", "lines"])
+def test_rows_that_are_bare_lists_of_turns_get_a_column(shape, tmp_path):
+    rows = [[{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": f"{n}."}] for n in range(3)]
+    (tmp_path / "in.json").write_text(json.dumps(rows, indent=1) if shape == "array" else lines(rows))
+    assert read(open_source(str(tmp_path / "in.json"))) == [{"messages": turns} for turns in rows]
