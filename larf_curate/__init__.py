@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .cache import clear_caches
     from .deciding.thresholds import Threshold
+    from .engines.dataset_map import score_dataset
     from .engines.datatrove_steps import LARFAnnotator, LARFFilter
-    from .engines.mapping import score_dataset
     from .errors import LarfError
     from .recipe.recipe import Recipe
     from .scoring.layer_search.search import find_safety_layers
@@ -52,7 +52,7 @@ _HOMES = {
     "ReferenceSet": "scoring.references",
     "Threshold": "deciding.thresholds",
     "find_safety_layers": "scoring.layer_search.search",
-    "score_dataset": "engines.mapping",
+    "score_dataset": "engines.dataset_map",
 }
 
 

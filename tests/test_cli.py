@@ -490,7 +490,10 @@ def test_ctrl_c_half_way_through_scoring(scorer, tmp_path):
     rows = [{"question": f"q{i}", "answer": f"because {i} " + "word " * 20} for i in range(20_000)]
     data = jsonl(tmp_path / "rows.jsonl", rows)
     (tmp_path / "out.jsonl").write_text("old\n")
-    small = "from larf_curate import cli; from larf_curate.engines import local; local.ROWS_AT_ONCE = 200; cli.main()"
+    small = (
+        "from larf_curate import cli; from larf_curate.engines import local_files; "
+        "local_files.ROWS_AT_ONCE = 200; cli.main()"
+    )
     command = [sys.executable, "-c", small, "score", str(data), "--scorer", str(scorer)]
     running = subprocess.Popen(
         [*command, "--out", str(tmp_path / "out.jsonl")],

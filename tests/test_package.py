@@ -102,10 +102,10 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
 
 def test_the_reader_of_imports_reads_them():
     """Guards the guard: relative, absolute, nested and type-checking imports are all found."""
-    found = dict(imports(HOME / "engines" / "local.py"))
+    found = dict(imports(HOME / "engines" / "local_files.py"))
     assert found["larf_curate.scoring.scorer.LARFScorer"] is True
     assert found["pyarrow"] is True
-    found = dict(imports(HOME / "engines" / "mapping.py"))
+    found = dict(imports(HOME / "engines" / "dataset_map.py"))
     assert found["datasets.IterableDataset"] is False
     assert dict(imports(HOME / "models" / "locating.py"))["larf_curate.models.demo"] is True
 

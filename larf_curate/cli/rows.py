@@ -29,7 +29,7 @@ def score(
 ) -> None:
     """Score every row of a dataset, and write it with its larf columns."""
     from ..console import show_summary
-    from ..engines.local import score_file
+    from ..engines.local_files import score_file
     from ..scoring.scorer import LARFScorer
     from ..sources.files import open_source
 
@@ -63,7 +63,7 @@ def filter_(
     """Split scored rows by a threshold: kept, removed, unscorable."""
     from ..console import show_summary
     from ..deciding.thresholds import Threshold
-    from ..engines.local import split_file
+    from ..engines.local_files import split_file
     from ..sources.files import open_source
 
     rules = {"max_score": max_score, "drop_top": drop_top, "drop_fraction": drop_fraction, "calibrated": calibrated}
@@ -90,7 +90,7 @@ def filter_(
 
 def _harmless_scores(harmless: str | None, scorer: str | None) -> Iterable[float | None]:
     """Scores of the rows in `harmless`, or else those that the scorer carries."""
-    from ..engines.local import read_scores
+    from ..engines.local_files import read_scores
     from ..scoring.scorer import LARFScorer
     from ..sources.files import open_source
 

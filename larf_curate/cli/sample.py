@@ -23,7 +23,7 @@ def demo(
     from ..console import show_summary
     from ..deciding.layout import SUMMARY
     from ..deciding.thresholds import Threshold
-    from ..engines.local import score_file, split_file
+    from ..engines.local_files import score_file, split_file
     from ..scoring.artifact import require_writable
     from ..scoring.scorer import LARFScorer
     from ..sources.files import open_source

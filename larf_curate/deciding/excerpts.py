@@ -1,4 +1,4 @@
-"""One row to look at: its score, and the beginnings of its texts."""
+"""One row to look at: its score, and the first characters of its texts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import RowFormatError, Unscorable
 from ..rows.formats import RowFormat, resolve_format
+from ..scoring.columns import is_larf_column
 
 MAX_CHARACTERS = 2_000
 """What an excerpt keeps of each of its texts."""
@@ -83,5 +84,5 @@ def _texts(values: Mapping[str, Any], row_format: RowFormat | None) -> tuple[str
     except Unscorable:
         conversation = None
     if conversation is None:
-        return "", str({name: value for name, value in values.items() if not name.startswith("larf_")})
+        return "", str({name: value for name, value in values.items() if not is_larf_column(name)})
     return conversation.prompt, conversation.answer

@@ -1,1 +1,1 @@
-"""Where datasets are scored and split: `Dataset.map`, files on one machine, steps and row readers for datatrove."""
+"""Ways to score a dataset: `Dataset.map`, from file to file, datatrove. Scored files are split here too."""

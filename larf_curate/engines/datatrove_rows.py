@@ -1,7 +1,8 @@
-"""Dataset rows through datatrove without damage: carried whole on the way in, restored on the way out.
+"""Carry dataset rows through datatrove unchanged: a reader that stores them in documents, a writer that restores them.
 
-A datatrove `Document` is a text with metadata, and its readers and writers know no more of a chat row than that. Here a
-row rides in `metadata["larf_row"]`, under one key, so that a column named `rank` or `id` cannot take over a file name.
+A datatrove `Document` is a text with metadata; datatrove knows nothing of chat rows. Here the whole row is stored in
+`metadata["larf_row"]`. If its columns were metadata keys themselves, a column named `rank` or `id` could change the
+name of an output file.
 """
 
 from __future__ import annotations
@@ -29,15 +30,20 @@ from ..sources.json_values import array_of, rows_of
 from ..sources.tables import ROWS_AT_ONCE, Source, as_type, empty_table, share
 
 ROW, SHARD = "larf_row", "larf_shard"
+"""Keys of a document's metadata: the carried row, and the name of the shard it comes from."""
 
 
 class CarriedRow(dict[str, Any]):
-    """A row as a mapping, which any step may read and JSON writers can write; `record` is the same row in Arrow."""
+    """A row as a dictionary of Python values, which any step can read and JSON writers can write.
+
+    Attributes:
+        record: the same row as an Arrow record batch of one row, with its exact types; None where there is none.
+    """
 
     record: pa.RecordBatch | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """The row alone: its record is a view of a table, and would take all of that along."""
+        """Pickle the one row: its record is a view of a table, and pickling that would copy the whole table."""
         return _unpacked, (dict(self), None if self.record is None else _packed(self.record))
 
 
@@ -61,12 +67,12 @@ def _unpacked(values: Mapping[str, Any], packed: bytes | None) -> CarriedRow:
 def carry_row(_reader: object, data: dict[str, Any], _path: str, _id_in_file: int | str) -> dict[str, Any]:
     """The `adapter` for datatrove's own readers: `JsonlReader("data/", adapter=carry_row)`.
 
-    Those readers have altered some rows before any adapter sees them (integers above 64 bits, NaN, lone surrogates, a
-    column named `media`, Parquet's types beyond Python's); `RowReader` alters none.
+    datatrove's readers change some values before an adapter sees them: integers above 64 bits, NaN, lone surrogates, a
+    column named `media`, and Parquet types that Python has no equal of. `RowReader` changes no value.
 
-    The text is the conversation in plain words, never empty, so that no reader drops the row and other filters have
-    something to read. The id is a digest of the row's content: unlike a reader's own ids it does not change with the
-    number of tasks; equal rows have equal ids.
+    The document's text is the conversation as plain text. It is never empty, since readers drop documents without text.
+    The document's id is a hash of the row's content. Unlike the ids of datatrove's readers it does not depend on the
+    number of tasks, and equal rows have equal ids.
     """
     content = json.dumps(data, sort_keys=True, default=str)
     identity = hashlib.sha256(content.encode(errors="surrogatepass")).hexdigest()[:32]
@@ -74,7 +80,7 @@ def carry_row(_reader: object, data: dict[str, Any], _path: str, _id_in_file: in
 
 
 def row_text(row: Mapping[str, Any], format: FormatLike = "auto") -> str:  # noqa: A002 - the word users know
-    """The conversation in plain words; the row as JSON where it is none."""
+    """The conversation as plain text; for a row that holds none, the row as JSON."""
     try:
         conversation = resolve_format(format, row).convert(row)
         text = f"{conversation.prompt}\n\n{conversation.answer}".strip()
@@ -90,68 +96,80 @@ def documents_of(
     shard: str | None,
     format: FormatLike,  # noqa: A002 - the word users know
 ) -> Iterator[Document]:
-    """Rows of a table as documents that carry them; the first is row `first` of the dataset `name`."""
-    for place, values in enumerate(rows_of(table, table.column_names)):
-        row = _carried(values, table.slice(place, 1).combine_chunks().to_batches()[0])
-        part = {} if shard is None else {SHARD: shard}
-        yield Document(row_text(row, format), f"{name}/{first + place}", metadata={ROW: row, **part})
+    """The rows of a table as documents.
+
+    Args:
+        table: consecutive rows of a dataset.
+        name: of the dataset; a document's id is this name and the number of its row.
+        first: the number of the table's first row in the dataset.
+        shard: the shard that the rows belong to, if any.
+        format: how rows become plain text; see `row_text`.
+    """
+    shard_entry = {} if shard is None else {SHARD: shard}
+    for index, values in enumerate(rows_of(table, table.column_names)):
+        row = _carried(values, table.slice(index, 1).combine_chunks().to_batches()[0])
+        yield Document(row_text(row, format), f"{name}/{first + index}", metadata={ROW: row, **shard_entry})
 
 
 def row_of(document: Document) -> Mapping[str, Any]:
-    """The carried row; of a document that carries none, its metadata, text and id as columns."""
+    """The row that a document carries; for a document without one, its text, id and metadata as columns."""
     carried: Mapping[str, Any] | None = document.metadata.get(ROW)
     return {"text": document.text, "id": document.id, **document.metadata} if carried is None else carried
 
 
 def table_of(documents: Sequence[Document], schema: pa.Schema) -> pa.Table:
-    """The rows that documents carry, and from their metadata the larf columns and those that rows lack.
+    """The rows that documents carry, as a table of this schema.
 
-    A row is written from its Arrow record, so that no value passes through Python; one that a step has altered since
-    is written as altered. Rows out of datatrove's own readers are Python values already: its Parquet reader cuts
-    `time64[ns]` to microseconds, and gives `arrow.json` as text.
+    Larf columns, and columns that the rows do not have, are taken from the documents' metadata. All others are taken
+    from the rows' Arrow records, which keep every value exactly. If a step has changed a row's Python values, those are
+    written instead. Rows from datatrove's own readers have no Arrow record, and its Parquet reader loses some types: it
+    cuts `time64[ns]` to microseconds, and reads `arrow.json` as text.
     """
-    pieces = [_piece(list(group), record, schema) for record, group in groupby(documents, key=_record_schema)]
-    return pa.concat_tables(pieces) if pieces else empty_table(schema)
+    tables = [
+        _table_of_group(list(group), record_schema, schema)
+        for record_schema, group in groupby(documents, key=_unchanged_record_schema)
+    ]
+    return pa.concat_tables(tables) if tables else empty_table(schema)
 
 
-def _piece(documents: list[Document], record: pa.Schema | None, schema: pa.Schema) -> pa.Table:
-    """Neighbours whose records are as they were, of one schema; or neighbours that go through Python."""
-    found = [row_of(document) for document in documents]
-    names = set(record.names) if record is not None else {name for row in found for name in row}
-    rows = None if record is None else pa.Table.from_batches([row.record for row in found])  # type: ignore[attr-defined]
+def _table_of_group(documents: list[Document], record_schema: pa.Schema | None, schema: pa.Schema) -> pa.Table:
+    """Consecutive documents with unchanged records of one schema; with None, documents whose Python values count."""
+    rows = [row_of(document) for document in documents]
+    names = set(record_schema.names) if record_schema is not None else {name for row in rows for name in row}
+    records = None if record_schema is None else pa.Table.from_batches([row.record for row in rows])  # type: ignore[attr-defined]
     columns: list[pa.Array | pa.ChunkedArray] = []
     for field in schema:
-        added = is_larf_column(field.name) and any(field.name in document.metadata for document in documents)
-        if added or field.name not in names:
+        from_scorer = is_larf_column(field.name) and any(field.name in document.metadata for document in documents)
+        if from_scorer or field.name not in names:
             columns.append(pa.array([document.metadata.get(field.name) for document in documents], field.type))
-        elif rows is not None:
-            columns.append(as_type(rows[field.name], field.type))
+        elif records is not None:
+            columns.append(as_type(records[field.name], field.type))
         else:
-            pairs = zip(documents, found, strict=True)
+            pairs = zip(documents, rows, strict=True)
             values = [(row if field.name in row else document.metadata).get(field.name) for document, row in pairs]
             columns.append(array_of(values, field.type))
     return pa.table(columns, schema=schema)
 
 
-def _record_schema(document: Document) -> pa.Schema | None:
-    """Of the row's record, where the row still says what the record says."""
+def _unchanged_record_schema(document: Document) -> pa.Schema | None:
+    """The schema of the row's Arrow record; None without a record, or if a step has changed the row's values since."""
     row = document.metadata.get(ROW)
     record: pa.RecordBatch | None = getattr(row, "record", None)
     if record is None:
         return None
-    before = rows_of(pa.Table.from_batches([record]), record.schema.names)[0]
-    # As text, since True equals 1 and NaN does not equal itself.
-    same = json.dumps(before, default=repr) == json.dumps(row, default=repr)
-    return record.schema if same else None
+    values_read = rows_of(pa.Table.from_batches([record]), record.schema.names)[0]
+    # Compared as text, since True equals 1 and NaN does not equal itself.
+    unchanged = json.dumps(values_read, default=repr) == json.dumps(row, default=repr)
+    return record.schema if unchanged else None
 
 
 class RowReader(PipelineStep):
-    """Reads a dataset as documents that carry their rows whole, each row once, whatever the number of tasks.
+    """Reads a dataset as documents that carry their whole rows. Each row is read by exactly one of the tasks.
 
-    A row's id is the dataset's name and the row's number. Every task reads a run of neighbours.
+    A document's id is the dataset's name and the row's number. Every task reads consecutive rows.
 
     Args:
-        source: from `open_source`, or what that takes: a file, a pattern, a directory, a Hub id.
+        source: an opened source, or an argument of `open_source`: a file, a pattern, a directory, a Hub id.
         format: how rows become the plain text that other steps see; see `row_text`.
     """
 
@@ -176,15 +194,18 @@ class RowReader(PipelineStep):
 class RowWriter(PipelineStep):
     """Writes the rows that documents carry to Parquet: the source's columns and types, and the larf columns.
 
-    A file appears under its name when the task has ended well; until then it lies beside it, under a hidden name, and
-    goes if the task fails. Serves as a last step and as a filter's `exclusion_writer`.
+    Until its task has ended, a file has a hidden name beside its own; it is then renamed, or deleted if the task
+    failed. It can be the last step, or a filter's `exclusion_writer`.
 
     Args:
-        output_folder: where to; anything that datatrove takes.
+        output_folder: a local or remote directory, as for datatrove's own writers.
         schema: the columns to write: `scored_schema(open_source("data/*.jsonl").schema, scorer.spec)`; with the field
             `filter_reason` (string) for the reasons of an exclusion writer.
-        output_filename: with `${rank}`, so that no two tasks write one file.
-        batch_size: rows gathered before they are written.
+        output_filename: must contain `${rank}`, so that no two tasks write to the same file.
+        batch_size: rows that are collected before they are written.
+
+    Raises:
+        ValueError: `output_filename` lacks `${rank}`, or `schema` has a column twice.
     """
 
     type = "💽 - WRITER"
@@ -200,8 +221,8 @@ class RowWriter(PipelineStep):
         super().__init__()
         if "${rank}" not in output_filename:
             raise ValueError(f"output_filename needs ${{rank}}, or tasks overwrite each other: {output_filename!r}")
-        if twice := [name for name, count in Counter(schema.names).items() if count > 1]:
-            raise ValueError(f"schema has the column {twice[0]!r} twice: rename the one of the source")
+        if repeated := [name for name, count in Counter(schema.names).items() if count > 1]:
+            raise ValueError(f"schema has the column {repeated[0]!r} twice: rename the one of the source")
         self.output_folder = get_datafolder(output_folder)
         self.schema = schema
         self.output_filename = output_filename
@@ -212,8 +233,8 @@ class RowWriter(PipelineStep):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *raised: object) -> None:
-        failed = raised[0] is not None
+    def __exit__(self, *error: object) -> None:
+        failed = error[0] is not None
         try:
             if not failed:
                 for name in list(self._waiting):
@@ -237,7 +258,7 @@ class RowWriter(PipelineStep):
             self._open.clear()
 
     def write(self, document: Document, rank: int = 0, **_: Any) -> None:
-        """Take one document; `rank` names the file."""
+        """Add a document to the file of the task with this rank."""
         name = self.output_filename.replace("${rank}", f"{rank:05d}")
         self._waiting[name].append(document)
         self.stat_update(StatHints.total)

@@ -1,4 +1,4 @@
-"""datatrove: a step that scores documents, and one that filters them by their score."""
+"""Steps for datatrove pipelines: one scores documents, one filters them by their score."""
 
 from __future__ import annotations
 
@@ -28,24 +28,25 @@ from ..scoring.scores import Scores
 from .datatrove_rows import SHARD, row_of
 
 REASONS = ("larf_score", "larf_unscorable")
-_CHARACTERS = 16_000_000
-"""In one batch at most: what bounds memory where rows are long."""
+"""Values of `filter_reason` for removed documents: a score above the threshold, or no score."""
+_MAX_CHARACTERS = 16_000_000
+"""Of one batch: limits memory where rows are long."""
 
 
 class LARFAnnotator(PipelineStep):
-    """Scores every document, and attaches the larf columns to its metadata: always all of them, of the same types.
+    """Scores every document, and adds the larf columns to its metadata: always all of them, with the same types.
 
-    The row is the one that the document carries (`carry_row`), or its metadata with `text`. The model is loaded once
-    per process, whatever the number of tasks, on the device given, or else on one that this process sees. The step
-    pickles in a few bytes if it is given the scorer's place, and in under a megabyte if it is given the scorer.
+    The row that is scored is the one that the document carries (`carry_row`), or else its metadata with `text`. Each
+    process loads the model once, however many tasks it runs, on the device of the options, or else on one that it sees.
+    The pickled step is a few bytes if `scorer` is a directory or Hub id, and under a megabyte if it is a scorer.
 
     >>> steps = [LARFAnnotator("my-scorer", batch_size=256), LARFFilter(None, max_score=0.001, unscorable="keep")]
 
     Args:
-        scorer: fitted, or the directory or Hub id of one that is.
-        batch_size: documents that are sorted by length and scored together; fewer where they are long.
+        scorer: a fitted scorer, or its directory or Hub id.
+        batch_size: the most documents that are sorted by length and scored together; fewer if they are long.
         format: how rows become conversations; see `LARFScorer.with_options`.
-        threads: CPU threads of one process; 0 leaves it to the executor, or else to PyTorch, which takes all.
+        threads: CPU threads of one process; with 0 those that datatrove's executor allows, or else all.
         **options: see `RunOptions`.
 
     Raises, when it runs:
@@ -77,13 +78,13 @@ class LARFAnnotator(PipelineStep):
         self.options = check_run_options(options)
 
     def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # noqa: ARG002
-        """Yield every document, annotated."""
+        """Score the documents, and yield them all in order."""
         for document in self.annotate(data, self):
             self.stat_update(StatHints.total)
             yield document
 
     def annotate(self, documents: Iterator[Document], step: PipelineStep) -> Iterator[Document]:
-        """Yield every document, annotated; time, issues and tokens count among the figures of `step`.
+        """Score the documents, and yield them all in order; `step` counts time, issues and tokens in its statistics.
 
         Raises:
             ScorerError: there are more or fewer scores than documents.
@@ -111,17 +112,17 @@ class LARFAnnotator(PipelineStep):
     def _load_scorer(self) -> LARFScorer:
         if isinstance(self.scorer, LARFScorer):
             return self.scorer
-        # What is fitted anew in the same directory is read anew; what is on the Hub is not asked for by every task.
+        # A directory is read again if another scorer was fitted into it; the Hub is not asked by every task.
         content = hashlib.sha256(read_config(self.scorer)).hexdigest() if Path(self.scorer).is_dir() else ""
         return _load(self.scorer, content, self.format, tuple(sorted(self.options.items())))
 
     def _batches(self, documents: Iterator[Document]) -> Iterator[list[Document]]:
-        """Documents in order. A batch never joins two shards, so that a shard's scores do not depend on the others."""
+        """Batches of consecutive documents, each of one shard alone: its scores must not depend on other shards."""
         batch: list[Document] = []
         characters, batch_shard = 0, None
         for document in documents:
             length, shard = len(document.text), document.metadata.get(SHARD)
-            full = len(batch) >= self.batch_size or characters + length > _CHARACTERS
+            full = len(batch) >= self.batch_size or characters + length > _MAX_CHARACTERS
             if batch and (full or shard != batch_shard):
                 yield batch
                 batch, characters = [], 0
@@ -132,24 +133,24 @@ class LARFAnnotator(PipelineStep):
 
 
 def _attach(scores: Scores, documents: Sequence[Document]) -> None:
-    """Put the larf columns into the documents' metadata, in place of all those of an earlier scorer."""
+    """Add the larf columns to the documents' metadata, in place of all those of an earlier scorer."""
     columns = scores.columns()
     for name, values in columns.items():
         if len(values) != len(documents):
             raise ScorerError(
                 f"{len(documents)} documents were scored, and {name!r} came back with {len(values)} values"
             )
-    for place, document in enumerate(documents):
+    for index, document in enumerate(documents):
         for name in [name for name in document.metadata if is_larf_column(name)]:
             del document.metadata[name]
-        document.metadata |= {name: values[place] for name, values in columns.items()}
+        document.metadata |= {name: values[index] for name, values in columns.items()}
 
 
 class LARFFilter(BaseFilter):
-    """Scores documents, attaches the larf columns, and keeps those whose score is low enough.
+    """Scores documents, adds the larf columns, and passes on those whose score is at most the threshold.
 
-    What is removed goes to the exclusion writer with a reason in `filter_reason`: `larf_score`, or `larf_unscorable`
-    for documents without a score (`larf_issue` says why there is none).
+    Removed documents go to the exclusion writer with a reason in `filter_reason`: `larf_score`, or `larf_unscorable`
+    for documents without a score (`larf_issue` says why they have none).
 
     >>> LARFFilter(None, max_score=0.12)  # doctest: +NORMALIZE_WHITESPACE
     Traceback (most recent call last):
@@ -158,18 +159,19 @@ class LARFFilter(BaseFilter):
     say unscorable="keep" or unscorable="remove"
 
     Args:
-        scorer: as in `LARFAnnotator`; None where a `LARFAnnotator` step went before.
-        max_score: documents that score above it go.
-        threshold: instead of `max_score`, a fitted one. Where scores tie at the threshold all of them go: documents
-            have no row numbers. (A recipe removes exactly as many as asked for.)
-        exclusion_writer: takes what goes: any of datatrove's writers, or `RowWriter`.
-        unscorable: where documents without a score go, in place of what `threshold` says. "separate": to the exclusion
-            writer, and there must be one; "keep": on with the others; "remove": with the removed ones, to the exclusion
+        scorer: as in `LARFAnnotator`; None if a `LARFAnnotator` step comes before.
+        max_score: documents with a higher score are removed.
+        threshold: a fitted threshold, instead of `max_score`. Where scores tie at the threshold, all of those documents
+            are removed, since documents have no row numbers. (A recipe removes exactly as many as asked for.)
+        exclusion_writer: writes the removed documents: any of datatrove's writers, or `RowWriter`.
+        unscorable: where documents without a score go; overrides what `threshold` says. "separate": to the exclusion
+            writer, which is then required; "keep": they are passed on; "remove": they are removed, to the exclusion
             writer if there is one.
         batch_size, format, threads, **options: as in `LARFAnnotator`.
 
     Raises:
-        ThresholdError: there is no threshold, or two, or one not fitted; or documents would vanish unasked.
+        ThresholdError: there is no threshold, or two, or one not fitted; or documents without a score would be lost,
+            and neither "keep" nor "remove" was asked for.
     """
 
     name = "🧭 LARF"
@@ -206,15 +208,15 @@ class LARFFilter(BaseFilter):
             self.annotator = LARFAnnotator(scorer, batch_size=batch_size, format=format, threads=threads, **options)
 
     def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        """Yield the documents that stay."""
+        """Yield the documents that are kept."""
         annotated = data if self.annotator is None else self.annotator.annotate(data, self)
         yield from super().run(annotated, rank, world_size)
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
-        """By the score that the document has.
+        """Whether a document is kept; if not, also the reason.
 
         Raises:
-            ThresholdError: it has none, because no LARFAnnotator step went before.
+            ThresholdError: it has no column `larf_score`, because no LARFAnnotator step came before.
         """
         if SCORE not in doc.metadata:
             raise ThresholdError(f"document {doc.id} has no {SCORE!r}: give a scorer, or put a LARFAnnotator before it")
@@ -231,7 +233,7 @@ def _load(
     format: FormatLike | None,  # noqa: A002 - the word users know
     options: Sequence[tuple[str, Any]],
 ) -> LARFScorer:
-    """Once per process: its model is too."""
+    """Load a scorer, once per process."""
     return LARFScorer.from_pretrained(name, format=format, **dict(options))
 
 
@@ -239,18 +241,21 @@ register(_load.cache_clear)
 
 
 def _limit_threads(threads: int) -> None:
-    """To the CPUs that the executor gave this task; datatrove says how many, and PyTorch would take them all."""
+    """Let PyTorch use no more threads than this; with 0, no more than the CPUs that datatrove gave this task.
+
+    By itself PyTorch would use every CPU of the machine.
+    """
     import torch
 
-    given = threads or int(os.environ.get("DATATROVE_CPUS_PER_TASK", "-1"))
-    if 0 < given < torch.get_num_threads():
-        torch.set_num_threads(given)
+    allowed = threads or int(os.environ.get("DATATROVE_CPUS_PER_TASK", "-1"))
+    if 0 < allowed < torch.get_num_threads():
+        torch.set_num_threads(allowed)
 
 
 def process_number() -> int | None:
-    """Which worker of its pool this process is, from 0; None outside of one.
+    """The number of this process among the workers of its pool, from 0; None if it is not in a pool.
 
-    What spreads workers over GPUs. A task's rank cannot: it names a part of the data, and one process runs many.
+    Workers choose their GPU by it. They cannot choose by a task's rank: one process runs many tasks.
     """
     import multiprocessing.process
 

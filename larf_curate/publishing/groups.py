@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from ..deciding.layout import OUTCOMES
 from ..deciding.quantiles import GROUP_LEVELS, LEVELS
 from ..deciding.summary import OutcomeCounts
-from ..scoring.columns import SCORE
+from ..scoring.columns import SCORE, is_larf_column
 from .report import Group
 from .results import Ints, Results
 from .statistics import Array
@@ -52,7 +52,7 @@ def _candidates(results: Results) -> Iterator[str]:
         simple = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind)
         # A name with a dot would be taken for a path into a struct, a name that is there twice for either.
         plain = "." not in field.name and names.count(field.name) == 1
-        if simple and plain and field.name not in texts and not field.name.startswith("larf_"):
+        if simple and plain and field.name not in texts and not is_larf_column(field.name):
             yield field.name
 
 

@@ -166,7 +166,7 @@ class ThresholdSection(Section):
             DataError: `harmless` cannot be read, or has no scores.
             ThresholdError: it has too few of them.
         """
-        from ..engines.local import read_scores
+        from ..engines.local_files import read_scores
         from ..sources.files import open_source
 
         rule, amount = self.rule

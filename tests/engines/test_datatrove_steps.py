@@ -32,7 +32,7 @@ from larf_curate.deciding.splitting import scored_schema
 from larf_curate.encoding import runtime
 from larf_curate.encoding.encoder import get_encoder
 from larf_curate.engines import datatrove_rows as documents
-from larf_curate.engines import datatrove_steps as trove
+from larf_curate.engines import datatrove_steps
 from larf_curate.engines.datatrove_rows import ROW, SHARD, CarriedRow, RowWriter, carry_row
 from larf_curate.engines.datatrove_steps import LARFAnnotator, process_number
 from larf_curate.errors import Issue, RowFormatError, ScorerError, ThresholdError
@@ -295,7 +295,7 @@ def test_why_documents_are_unscorable_is_said_out_of_a_fixed_list(tiny_scorer):
     assert issues == ["no_assistant_turn", "empty_conversation", "empty_answer", "wrong_type", "unknown_role"]
     assert {document.metadata["filter_reason"] for document in excluded.found} == {"larf_unscorable"}
     labels = {label for label in step.stats.stats if label.startswith(("issue_", "dropped_"))}
-    assert labels <= {f"issue_{issue}" for issue in Issue} | {f"dropped_{reason}" for reason in trove.REASONS}
+    assert labels <= {f"issue_{issue}" for issue in Issue} | {f"dropped_{reason}" for reason in datatrove_steps.REASONS}
     assert "dropped_larf_unscorable" in labels
 
 
@@ -393,7 +393,7 @@ def test_documents_without_a_score_go_where_the_caller_says(unscorable, kept, go
 def test_reasons_are_a_fixed_set(tiny_scorer):
     step = LARFFilter(tiny_scorer, 0.0, unscorable="remove")
     list(step.run(iter(documents_with(ROWS))))
-    assert trove.REASONS == ("larf_score", "larf_unscorable")
+    assert datatrove_steps.REASONS == ("larf_score", "larf_unscorable")
     labels = {label for label in step.stats.stats if label.startswith("dropped_")}
     assert labels == {"dropped_larf_score", "dropped_larf_unscorable"}
 
@@ -621,7 +621,7 @@ def test_a_tasks_rank_never_chooses_the_device(number, tiny_scorer, monkeypatch)
         return torch.device("cpu")
 
     monkeypatch.setattr(runtime, "find_device", found)
-    monkeypatch.setattr(trove, "process_number", lambda: number)
+    monkeypatch.setattr(datatrove_steps, "process_number", lambda: number)
     for rank in (0, 1, 2, 3, 5):
         for step in (LARFAnnotator(tiny_scorer), LARFFilter(tiny_scorer, 0.1, unscorable="keep")):
             assert len(list(step.run(iter(documents_with(ROWS[:3])), rank, 6))) > 0
@@ -661,7 +661,7 @@ def test_a_batch_holds_at_most_so_many_documents(size, batches, tiny_scorer):
 
 
 def test_a_batch_holds_at_most_so_many_characters(batches, tiny_scorer, monkeypatch):
-    monkeypatch.setattr(trove, "_CHARACTERS", 100)
+    monkeypatch.setattr(datatrove_steps, "_MAX_CHARACTERS", 100)
     given = documents_with(ROWS[:7])
     for document, length in zip(given, [40, 60, 1, 99, 101, 300, 1], strict=True):
         document.text = "x" * length
@@ -821,11 +821,11 @@ def test_scores_are_no_statistic(data, saved, tiny_scorer, median, tmp_path):
 # Documentation -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", [trove, documents])
+@pytest.mark.parametrize("module", [datatrove_steps, documents])
 def test_the_examples_hold(module):
     found = doctest.testmod(module)
     assert found.failed == 0
-    assert found.attempted >= (module is trove)
+    assert found.attempted >= (module is datatrove_steps)
 
 
 def test_the_example_of_the_adapter(data):

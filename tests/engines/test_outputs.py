@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from larf_curate import LARFScorer, Threshold
-from larf_curate.engines.local import score_file, split_file
+from larf_curate.engines.local_files import score_file, split_file
 from larf_curate.recipe.recipe import Recipe
 from larf_curate.sources.files import open_source
 

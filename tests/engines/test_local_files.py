@@ -15,8 +15,8 @@ from datasets import Dataset, Value, load_dataset
 from larf_curate import Threshold
 from larf_curate.deciding.layout import SUMMARY
 from larf_curate.deciding.summary import OutcomeCounts
-from larf_curate.engines import local
-from larf_curate.engines.local import read_scores, score_file, split_file
+from larf_curate.engines import local_files
+from larf_curate.engines.local_files import read_scores, score_file, split_file
 from larf_curate.errors import DataError, LarfError, OutputError, RowFormatError
 from larf_curate.sources import json_files
 from larf_curate.sources.files import open_source
@@ -45,7 +45,7 @@ ROWS = [
 def few_at_once(monkeypatch):
     """Tables of 7 rows, so that 27 rows are several."""
     monkeypatch.setattr(json_files, "ROWS_AT_ONCE", 7)
-    monkeypatch.setattr(local, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(local_files, "ROWS_AT_ONCE", 7)
 
 
 def write_rows(path: Path, rows: list[dict] = ROWS) -> str:

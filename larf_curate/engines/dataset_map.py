@@ -1,4 +1,4 @@
-"""`Dataset.map`: a whole dataset scored in one call, in memory, from disk or streaming."""
+"""Score a whole dataset of the `datasets` library with `Dataset.map`: in memory, on disk or streaming."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
 
 def larf_features(features: Features, scorer: LARFScorer) -> Features:
-    """`features` with the larf columns in place of those of an earlier scorer, for `Dataset.map(features=...)`."""
+    """`features` with the larf columns of `scorer` in place of those of an earlier scorer."""
     from datasets import Features, Value
 
     added = {name: Value(dtype) for name, dtype in larf_dtypes(scorer.layers).items()}
-    return Features({**{name: kind for name, kind in features.items() if not is_larf_column(name)}, **added})
+    return Features({**{name: feature for name, feature in features.items() if not is_larf_column(name)}, **added})
 
 
 def score_dataset(
     dataset: AnyDataset, scorer: LARFScorer, *, batch_size: int = 1024, num_proc: int | None = None
 ) -> AnyDataset:
-    """`dataset.map(scorer, batched=True)` with what plain `map` leaves out.
+    """Score every row of a dataset: `dataset.map(scorer, batched=True)`, and three things that `map` alone does not do.
 
-    The columns exist with their types even on an empty dataset, a streaming one keeps its features, and larf columns of
-    an earlier scorer are taken out of any kind of dataset, whatever format it is in.
+    An empty dataset gets the larf columns too, with their types. A streaming dataset keeps its features. Larf columns
+    of an earlier scorer are removed first.
 
     >>> # Not run by doctest: scoring needs a model in memory.
     >>> splits = score_dataset(load_dataset("yahma/alpaca-cleaned"), scorer)  # doctest: +SKIP
@@ -36,16 +36,16 @@ def score_dataset(
     Args:
         dataset: a `Dataset`, an `IterableDataset`, or a dictionary of splits of either.
         scorer: a fitted scorer.
-        batch_size: rows sorted by length together.
+        batch_size: rows that are sorted by length and scored together.
         num_proc: worker processes; each loads the model, on the CUDA device of its rank. CUDA needs
-            `multiprocess.set_start_method("spawn")` first. Streaming datasets take none.
+            `multiprocess.set_start_method("spawn")` first. Not for streaming datasets.
     """
     if isinstance(dataset, dict):
-        parts = {
-            name: score_dataset(part, scorer, batch_size=batch_size, num_proc=num_proc)
-            for name, part in dataset.items()
+        splits = {
+            name: score_dataset(split, scorer, batch_size=batch_size, num_proc=num_proc)
+            for name, split in dataset.items()
         }
-        return cast("AnyDataset", type(dataset)(parts))
+        return cast("AnyDataset", type(dataset)(splits))
     from datasets import IterableDataset
 
     options: dict[str, Any] = {"batched": True, "batch_size": batch_size}

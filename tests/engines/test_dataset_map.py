@@ -8,7 +8,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset
 
 import larf_curate
 from larf_curate import score_dataset
-from larf_curate.engines.mapping import larf_features
+from larf_curate.engines.dataset_map import larf_features
 
 FEATURES = Features(
     {

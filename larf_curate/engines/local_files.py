@@ -1,4 +1,4 @@
-"""Files on one machine: score one into another, split a scored one by a threshold."""
+"""Files in one process: score one into another, split a scored one by a threshold."""
 
 from __future__ import annotations
 
@@ -27,27 +27,38 @@ from ..sources.writing import TableWriter, write_directory, write_file
 
 
 def score_file(source: Source, scorer: LARFScorer, out: str | Path) -> Summary:
-    """Write `source` with its larf columns to `out` (`.parquet` or `.jsonl`); larf columns it already has are replaced.
+    """Write the rows of `source` with their scores to `out`.
+
+    Args:
+        source: larf columns that it already has are replaced.
+        scorer: a fitted scorer.
+        out: a `.parquet` or `.jsonl` file.
+
+    Returns:
+        Counts, quantiles of the scores, and the highest rows.
 
     Raises:
-        RowFormatError, ModelError, DataError, OutputError: `out` is then as it was before.
+        RowFormatError: the source's columns fit no format.
+        ModelError: the scorer's model cannot be loaded or used.
+        DataError: the source cannot be read.
+        OutputError: `out` cannot be written. Whatever is raised, `out` is left as it was before.
     """
-    form = scorer.row_format(source.schema.names)
-    if note := reading_note(form, source.schema.names, text_columns(source.schema)):
+    row_format = scorer.row_format(source.schema.names)
+    if note := reading_note(row_format, source.schema.names, text_columns(source.schema)):
         say(note)
     schema = scored_schema(source.schema, scorer.spec)
     kept = [name for name in schema.names if not is_larf_column(name)]
-    columns = form.columns(kept)
+    columns_read = row_format.columns(kept)
     tally = Tally()
     chunks: list[NDArray[np.float32]] = []
     execution = ""
     with write_file(Path(out), schema) as writer, progress(source.rows, "scoring") as update:
         for table in source.tables(ROWS_AT_ONCE):
-            rows = rows_of(table, columns)
+            rows = rows_of(table, columns_read)
             scores = scorer.annotate(rows, kept, progress=update)
-            new = [table[name] for name in kept] + list(scores.arrow().values())
-            writer.write(pa.table(new, schema=schema))
-            tally.add(rows, form, scores.score, scores.issues)
+            columns_out = [table[name] for name in kept] + list(scores.arrow().values())
+            writer.write(pa.table(columns_out, schema=schema))
+            tally.add(rows, row_format, scores.score, scores.issues)
             chunks.append(scores.score)
             execution = scores.execution or execution
     return tally.summary(quantiles=named_quantiles(lambda: chunks, SUMMARY_LEVELS), execution=execution)
@@ -60,18 +71,21 @@ def split_file(
     *,
     format: str = "auto",  # noqa: A002 - the word users know
 ) -> Summary:
-    """Split scored rows into `kept/`, `removed/` and `unscorable/` under the directory `out`.
+    """Split scored rows into `kept/`, `removed/` and `unscorable/` in the directory `out`, with a summary beside them.
 
-    Every row of `source` ends in exactly one of them, with all its columns; a summary lies beside them.
+    Every row of `source` goes to exactly one of the three, with all its columns.
 
     Args:
         source: rows with the column `larf_score`.
-        threshold: any rule; it is fitted here, on all the scores, and says where rows without one go.
+        threshold: any rule, fitted or not; it is fitted here on all the scores. It also says where rows without a
+            score go.
         out: a directory that does not exist, is empty, or holds an earlier result, which is replaced.
         format: how to read the texts of the highest rows for the summary.
 
     Raises:
-        DataError: there is no score column. OutputError: `out` cannot be written. ThresholdError: see `Threshold`.
+        DataError: there is no score column, or the source changed while it was read.
+        OutputError: `out` cannot be written.
+        ThresholdError: see `Threshold`.
     """
     fitted = threshold.fit_chunks(score_chunks(source))
     with write_directory(Path(out), SUMMARY) as home, ExitStack() as stack:
@@ -95,7 +109,7 @@ def split_file(
 
 
 def _with_first_rows(tables: Iterable[pa.Table]) -> Iterator[tuple[int, pa.Table]]:
-    """Tables that follow one another, each with the number of its first row."""
+    """Consecutive tables of one dataset, each with the number of its first row."""
     first_row = 0
     for table in tables:
         yield first_row, table
@@ -112,7 +126,7 @@ def read_scores(source: Source) -> NDArray[np.float64]:
 
 
 def score_chunks(source: Source) -> Callable[[], Iterator[NDArray[np.float64]]]:
-    """The same a piece at a time, as often as it is called.
+    """A function that reads the same scores again at each call, a table at a time.
 
     Raises:
         DataError: there is no such column.
