@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, one_line
 from .arrow_files import batches_of
-from .directories import SPLIT
+from .directories import CONFIG, SPLIT
 from .file_readers import read_file
 from .tables import DataFile, Source, overlap
+
+_CONFIGS = re.compile(r"(?:available configs|Available): (\[[^\]]*\])")
+"""How `datasets` lists the configurations of a dataset where none was named, or one that is not there."""
 
 
 def is_saved_dataset(path: Path) -> bool:
@@ -48,6 +52,9 @@ def hub_dataset(name: str, split: str | None, revision: str | None, config: str 
     try:
         dataset = load_dataset(name, config, revision=revision)
     except Exception as error:  # its loaders raise whatever the format's parser raises
+        if configs := _CONFIGS.search(str(error)):
+            listed = ", ".join(re.findall(r"'([^']*)'", configs[1]))
+            CONFIG.pick(name, listed.split(", "), config, "")
         raise DataError(
             f"{name} is neither a file nor a directory here, nor a dataset on the Hub that this token may read "
             f"({one_line(error)})"

@@ -46,6 +46,18 @@ def test_a_dataset_on_the_hub(hub):
         open_source("acme/missing")
 
 
+def test_configurations_of_a_dataset_on_the_hub(hub):
+    for config, rows in (("one", ROWS[:1]), ("two", ROWS[:2])):
+        Dataset.from_list(rows).push_to_hub("acme/several", config)
+    assert read(open_source("acme/several", config="two")) == ROWS[:2]
+    with pytest.raises(
+        DataError, match=r"acme/several has several configurations: one, two; say which one with --config"
+    ):
+        open_source("acme/several")
+    with pytest.raises(DataError, match=r"no configuration 'three'; it has one, two"):
+        open_source("acme/several", config="three")
+
+
 def test_saved_dataset_keeps_its_feature_types(tmp_path):
     from datasets import ClassLabel, Features, List, Value
 
