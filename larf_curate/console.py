@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .publishing.report import Report
     from .pushing import Pushed
     from .recipe.planning import RunPlan
+    from .runs.estimate import Estimate
     from .scoring.layer_search.profile import LayerProfile
 
 
@@ -79,21 +80,30 @@ def _facts(lines: Iterator[tuple[str, str]]) -> Table:
 
 
 def _plan_lines(plan: RunPlan) -> Iterator[tuple[str, str]]:
-    found = plan.estimate
     done = plan.shards - plan.pending
-    last, blocks, millions = found.blocks - 1, found.total_blocks - 1, found.parameters / 1e6
-    speed = f"{found.operations:.2g} operations at {found.rate:.2g} a second here ({found.device})"
     yield "source", f"{plan.source}: {plan.rows:,} rows, read as {plan.format}"
     yield "shards", f"{plan.shards:,} of {plan.shard_rows:,} rows; {done:,} are scored already"
     searched = "auto: searched for first, once, which takes minutes to hours; below, all blocks are reckoned with"
     yield "model", f"{plan.model}, layer {', '.join(map(str, plan.layers)) or searched}"
+    if plan.trust_remote_code:
+        yield "code", "the run executes code that comes with the model, as you asked; this plan did not"
+    if plan.estimate is None:
+        yield "time", "not known without the model's own code"
+    else:
+        yield from _estimate_lines(plan, plan.estimate)
+    yield "threshold", plan.threshold
+    yield "executor", plan.executor
+    yield "output", plan.output
+    yield "publish", plan.publish or "nothing"
+
+
+def _estimate_lines(plan: RunPlan, found: Estimate) -> Iterator[tuple[str, str]]:
+    last, blocks, millions = found.blocks - 1, found.total_blocks - 1, found.parameters / 1e6
+    speed = f"{found.operations:.2g} operations at {found.rate:.2g} a second here ({found.device})"
     yield "blocks", f"0 to {last} of 0..{blocks} are loaded: {millions:,.0f}M parameters with the embeddings"
     yield "memory", f"{found.bytes / 2**20:,.0f} MiB of weights in {found.dtype} for each worker, and room to work in"
     yield "tokens", f"about {found.tokens:,} in the {plan.pending_rows:,} rows yet to be scored"
     yield "time", f"about {_duration(found.seconds)} of scoring with {plan.workers} at work: {speed}"
-    yield "threshold", plan.threshold
-    yield "executor", plan.executor
-    yield "output", plan.output
 
 
 def _duration(seconds: float) -> str:

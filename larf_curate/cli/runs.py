@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..models.options import OPTIONS
 from .usage import refuse_unscored
 
 
@@ -17,6 +18,9 @@ def run(
         typer.Option("--set", help="Override a key: --set threshold.drop_top=500.", metavar="KEY=VALUE"),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and how long it takes.")] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help=OPTIONS["trust_remote_code"].about.help)
+    ] = False,
 ) -> None:
     """Run a recipe: score a dataset and split it, here, on Ray or on Slurm. Run again after a crash, it goes on."""
     from ..console import show_plan, show_summary
@@ -25,9 +29,9 @@ def run(
 
     loaded = Recipe.load(recipe, overrides or ())
     if dry_run:
-        show_plan(loaded.plan())
+        show_plan(loaded.plan(trust_remote_code=trust_remote_code))
         return
-    outcome = loaded.run()
+    outcome = loaded.run(trust_remote_code=trust_remote_code)
     if isinstance(outcome, Submitted):
         jobs = ", ".join(outcome.jobs)
         print(f"submitted to Slurm: jobs {jobs}; run the recipe again to see the result, or to go on")

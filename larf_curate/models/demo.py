@@ -107,8 +107,10 @@ def _convert(gguf: Path, home: Path) -> None:
     print("unpacking the demo model (once) ...", file=sys.stderr, flush=True)
     with quiet():
         directory, name = str(gguf.parent), gguf.name
-        tokenizer = AutoTokenizer.from_pretrained(directory, gguf_file=name)
-        model = AutoModelForCausalLM.from_pretrained(directory, gguf_file=name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(directory, gguf_file=name, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            directory, gguf_file=name, dtype=torch.float32, trust_remote_code=False
+        )
         # transformers saves no model that is marked as read from GGUF, though its weights are plain float32 by now.
         model.hf_quantizer = None
         model.is_quantized = False

@@ -12,7 +12,7 @@ from . import quantising
 from .adapters import apply_adapter, has_tokenizer
 from .blocks import cut_config, keep_blocks, require_block
 from .devices import dtype_name, find_dtype
-from .locating import Source, locate
+from .locating import Source, code_of_its_own, locate
 from .options import DType, ModelOptions
 from .quantising import Quantised
 
@@ -82,10 +82,7 @@ def load_model(options: ModelOptions, highest: int | None, device: torch.device)
 def _explained(error: Exception, options: ModelOptions, source: Source) -> LarfError:
     """Why loading failed, with the way out where there is one."""
     if "trust_remote_code" in str(error) and not options.trust_remote_code:
-        return ModelError(
-            f"{options.model} comes with code of its own: read it, and if you trust it, pass trust_remote_code=True "
-            "(--trust-remote-code)"
-        )
+        return ModelError(code_of_its_own(options.model))
     for package in ("gguf", "accelerate"):
         if "gguf_file" in source.arguments and importlib.util.find_spec(package) is None:
             return MissingExtraError(package, "demo", "reading a GGUF file")
@@ -157,7 +154,8 @@ def _load_tokenizer(options: ModelOptions, source: Source, arguments: dict[str, 
     from transformers import AutoTokenizer
 
     if source.adapter and has_tokenizer(source.adapter):
-        tokenizer = AutoTokenizer.from_pretrained(source.adapter)
+        # Left out, transformers would ask on the terminal whether to run the adapter's code.
+        tokenizer = AutoTokenizer.from_pretrained(source.adapter, trust_remote_code=options.trust_remote_code)
     else:
         tokenizer = AutoTokenizer.from_pretrained(source.path, **arguments)
     if options.chat_template is not None:

@@ -128,6 +128,14 @@ def _adapter_source(home: Path, version: str) -> Source:
     return replace(base_source, version=f"{base_source.version}+{version}", adapter=home)
 
 
+def code_of_its_own(model: str) -> str:
+    """What to tell of a model that cannot be loaded without code that comes with it."""
+    return (
+        f"{model} comes with code of its own: read it, and if you trust it, pass trust_remote_code=True "
+        "(--trust-remote-code)"
+    )
+
+
 def commit_of(version: str) -> str | None:
     """The Hub's commit of a model (of the adapter, where there is one), or None where its version is a local digest."""
     last = version.rpartition("+")[2]

@@ -30,6 +30,7 @@ class About:
         run_option: whether it may be given again where a fitted scorer is loaded; see `RunOptions`.
         run_help: what it means there, if not the same.
         minimum: the smallest number that it may be.
+        in_recipe: whether a recipe may hold it. What lets others' code run comes from the user's own command or call.
     """
 
     help: str
@@ -38,6 +39,7 @@ class About:
     run_option: bool = False
     run_help: str = ""
     minimum: int | None = None
+    in_recipe: bool = True
 
 
 def _about(text: str, **facts: Any) -> dict[str, About]:
@@ -117,7 +119,11 @@ class ModelOptions(EncodingOptions):
     )
     trust_remote_code: bool = field(
         default=False,
-        metadata=_about("Run code that comes with the model. Never kept in a fitted scorer.", run_option=True),
+        metadata=_about(
+            "Run code that comes with the model. Never kept in a fitted scorer or a recipe.",
+            run_option=True,
+            in_recipe=False,
+        ),
     )
 
     @classmethod

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import LarfError, ModelError, one_line
 from ..progress import quiet
 from .blocks import cut_config, keep_blocks, require_block
-from .locating import locate
+from .locating import code_of_its_own, locate
 from .quantising import linear_weights
 
 if TYPE_CHECKING:
@@ -33,14 +33,19 @@ class Shape:
     linear_parameters: int
 
 
-def shape_of(model: str, revision: str | None, highest: int | None, *, trust_remote_code: bool = False) -> Shape:
-    """The shape of a model that is not loaded: its config is read, its weights are not.
+class CustomCodeError(ModelError):
+    """The model comes with code of its own, without which its shape is not known."""
+
+
+def shape_of(model: str, revision: str | None, highest: int | None) -> Shape:
+    """The shape of a model that is not loaded: its config is read, its weights are not, and no code of its own is run.
 
     Args:
-        model, revision, trust_remote_code: see `ModelOptions`.
+        model, revision: see `ModelOptions`.
         highest: the highest block asked for, from 0; None means the model's last one.
 
     Raises:
+        CustomCodeError: only code that comes with the model knows its shape.
         ModelError: the model is unknown or unreadable, or has no block `highest`.
     """
     import torch
@@ -49,17 +54,19 @@ def shape_of(model: str, revision: str | None, highest: int | None, *, trust_rem
     source = locate(model, revision)
     try:
         with quiet():
-            config = AutoConfig.from_pretrained(source.path, trust_remote_code=trust_remote_code, **source.arguments)
+            config = AutoConfig.from_pretrained(source.path, trust_remote_code=False, **source.arguments)
             decoder = config.get_text_config(decoder=True)
             total = int(decoder.num_hidden_layers)
             count = total if highest is None else highest + 1
             require_block(model, count - 1, total)
             present = count if cut_config(decoder, count) else total
             with torch.device("meta"):
-                empty = AutoModel.from_config(config, trust_remote_code=trust_remote_code)
+                empty = AutoModel.from_config(config, trust_remote_code=False)
     except LarfError:
         raise
     except Exception as error:  # the parsers of a dozen file formats have errors of their own
+        if "trust_remote_code" in str(error):
+            raise CustomCodeError(code_of_its_own(model)) from error
         raise ModelError(f"{model} cannot be read: {one_line(error)}") from error
     blocks = keep_blocks(empty, count, present)
     return Shape(total, _numbers(empty.parameters()), _numbers(blocks.parameters()), _numbers(linear_weights(empty)))

@@ -44,14 +44,14 @@ def declared_field(kind: Any, default: Any, minimum: int | None = None) -> tuple
 
 
 def with_model_options(section: type[AnySection]) -> type[AnySection]:
-    """Add a key for each option of a model that the section does not declare itself.
+    """Add a key for each option of a model that a recipe may hold, and that the section does not declare itself.
 
     An option that may be given again where a fitted scorer is loaded is None if it is left out: a fit then takes the
     option's default, and a fitted scorer stays as it is.
     """
     keys: dict[str, Any] = {}
     for option in OPTIONS.values():
-        if option.name in section.model_fields:
+        if option.name in section.model_fields or not option.about.in_recipe:
             continue
         left_out = option.about.run_option and option.kind is not bool
         kind, default = (option.kind | None, None) if left_out else (option.type, option.default)

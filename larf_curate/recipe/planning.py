@@ -9,10 +9,10 @@ from ..models.options import ModelOptions
 from ..rows.formats import resolve_format
 from ..rows.notices import reading_note
 from ..scoring.artifact import read_artifact
-from .schema import ScorerSection
+from .schema import PublishSection, ScorerSection
 
 if TYPE_CHECKING:
-    from ..runs.estimate import Estimate
+    from ..runs.estimate import Estimate, ScoringWork
     from ..runs.request import RunRequest
 
 
@@ -30,7 +30,9 @@ class RunPlan:
         workers: tasks at a time.
         threshold, executor: in words.
         output: the run directory.
-        estimate: what the scoring takes.
+        publish: what would be published and for whom, in words; None if nothing is.
+        trust_remote_code: whether the run may execute code that comes with the model; the plan itself never does.
+        estimate: what the scoring takes; None where only the model's own code knows its shape.
     """
 
     source: str
@@ -46,22 +48,32 @@ class RunPlan:
     threshold: str
     executor: str
     output: str
-    estimate: Estimate
+    publish: str | None
+    trust_remote_code: bool
+    estimate: Estimate | None
 
 
-def plan_run(request: RunRequest, source: str, scorer: ScorerSection) -> RunPlan:
+def plan_run(
+    request: RunRequest,
+    source: str,
+    scorer: ScorerSection,
+    publish: PublishSection | None = None,
+    *,
+    trust_remote_code: bool = False,
+) -> RunPlan:
     """The plan of a run.
 
     Args:
         request: the run.
         source: the rows, as the recipe names them.
-        scorer: the recipe's section.
+        scorer, publish: the recipe's sections.
+        trust_remote_code: whether the run may execute code that comes with the model. Planning never does.
 
     Raises:
         LarfError: rows, scorer or model cannot be used.
     """
     from ..runs.driver import preview
-    from ..runs.estimate import ScoringWork, estimate
+    from ..runs.estimate import ScoringWork
 
     shards, pending = preview(request)
     pending_rows = shards.rows_in(pending)
@@ -90,8 +102,23 @@ def plan_run(request: RunRequest, source: str, scorer: ScorerSection) -> RunPlan
         threshold=f"{threshold.rule} {threshold.amount:g}; rows without a score: {threshold.unscorable}",
         executor=f"{executor.kind}: {executor.tasks} tasks, {executor.at_once} at a time",
         output=str(request.home),
-        estimate=estimate(work),
+        publish=None if publish is None else publish.in_words(),
+        trust_remote_code=trust_remote_code,
+        estimate=_estimate(work, trust_remote_code),
     )
+
+
+def _estimate(work: ScoringWork, trust_remote_code: bool) -> Estimate | None:
+    """What the scoring takes; None if the model's own code, which would be run later, had to be run to know."""
+    from ..models.shape import CustomCodeError
+    from ..runs.estimate import estimate
+
+    try:
+        return estimate(work)
+    except CustomCodeError:
+        if not trust_remote_code:
+            raise
+        return None
 
 
 def _described_format(request: RunRequest) -> str:

@@ -85,10 +85,13 @@ class Recipe(Section):
 
     __str__ = __repr__
 
-    def run(self) -> Summary | Submitted:
+    def run(self, *, trust_remote_code: bool = False) -> Summary | Submitted:
         """Score the rows, split them, write the report, and publish the result where the recipe says so.
 
         What an earlier run into the same directory has done is not done again.
+
+        Args:
+            trust_remote_code: run code that comes with the model. No recipe can say so: it may be a stranger's.
 
         Returns:
             What came of it; or the jobs that will do it, if Slurm runs them and is not waited for. Their result is
@@ -104,7 +107,7 @@ class Recipe(Section):
         publish = self.publish
         if publish is not None:
             HubClient().require_token()
-        outcome = run(self.request())
+        outcome = run(self.request(trust_remote_code=trust_remote_code))
         if not isinstance(outcome, Submitted):
             write_report(self.output)
             if publish is not None:
@@ -114,16 +117,23 @@ class Recipe(Section):
                 say(f"published: {pushed.url}")
         return outcome
 
-    def plan(self) -> RunPlan:
-        """What `run` would do, and about how long it would take; changes nothing.
+    def plan(self, *, trust_remote_code: bool = False) -> RunPlan:
+        """What `run` would do, and about how long it would take; changes nothing, and runs no code of the model.
+
+        Args:
+            trust_remote_code: as `run` would be given it.
 
         Raises:
             LarfError: rows, model or threshold cannot be used.
         """
-        return plan_run(self.request(), self.source.path, self.scorer)
+        request = self.request(trust_remote_code=trust_remote_code)
+        return plan_run(request, self.source.path, self.scorer, self.publish, trust_remote_code=trust_remote_code)
 
-    def request(self) -> RunRequest:
+    def request(self, *, trust_remote_code: bool = False) -> RunRequest:
         """The run as `larf_curate.runs` is asked for it; opens the source.
+
+        Args:
+            trust_remote_code: see `run`.
 
         Raises:
             LarfError: the source, the references or the threshold's harmless rows cannot be read.
@@ -136,16 +146,17 @@ class Recipe(Section):
         if scorer.strict_references:
             choose_references(scorer.references, scorer.unsafe, scorer.safe).lint().raise_for_findings()
         threshold = self.threshold.to_threshold()  # what is wrong with it is reported now, not after the scoring
+        trust = {"trust_remote_code": True} if trust_remote_code else {}
         rows = self.source
         source = open_source(rows.path, rows.split, rows.revision, config=rows.config, field=rows.field)
         return RunRequest(
             source=source,
             shard_rows=rows.shard_rows,
             format=rows.reading(),
-            fit=scorer.fit_arguments() if scorer.from_ is None else None,
+            fit=scorer.fit_arguments() | trust if scorer.from_ is None else None,
             scorer=scorer.from_,
             revision=scorer.revision,
-            options=dict(scorer.run_options()),
+            options={**scorer.run_options(), **trust},
             threshold=threshold,
             executor=self.executor,
             home=Path(self.output),

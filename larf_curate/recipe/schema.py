@@ -94,6 +94,18 @@ class ScorerSection(Section):
     top_k: int | None = Field(None, ge=1)
     rank: int = Field(16, ge=1)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_trust(cls, values: Any) -> Any:
+        """A recipe may be a stranger's: only the user's own command or call lets a model's code run."""
+        if isinstance(values, dict) and "trust_remote_code" in values:
+            raise KeyFaultError(
+                "trust_remote_code",
+                "no recipe can allow a model's own code; if you trust it, pass --trust-remote-code to "
+                "`larf-curate run` (from Python: trust_remote_code=True)",
+            )
+        return values
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.from_ is not None:
@@ -119,7 +131,7 @@ class ScorerSection(Section):
         return self.layer if isinstance(self.layer, list) else [self.layer] if isinstance(self.layer, int) else []
 
     def fit_arguments(self) -> dict[str, Any]:
-        """The arguments of `LARFScorer.fit`, without those that are left out."""
+        """The arguments of `LARFScorer.fit` that a recipe may hold, without those that are left out."""
         named = {"model": self.model, "layer": self.layers or "auto", "revision": self.revision}
         return named | self._present((*_FITTING, *FIT_OPTIONS))
 
@@ -132,7 +144,7 @@ class ScorerSection(Section):
         return check_run_options(self._present(UNKEPT_OPTIONS if self.from_ is None else RUN_OPTIONS))
 
     def _present(self, names: Iterable[str]) -> dict[str, Any]:
-        return {name: value for name in names if (value := getattr(self, name))}
+        return {name: value for name in names if name in type(self).model_fields and (value := getattr(self, name))}
 
 
 class ThresholdSection(Section):
@@ -200,6 +212,13 @@ class PublishSection(Section):
         except PublishError as error:
             raise KeyFaultError("repo", str(error)) from None
         return self
+
+    def in_words(self) -> str:
+        """What is published where, and who can read it."""
+        readers = "private, if it is new" if self.private else "PUBLIC, if it is new"
+        removed = "kept and removed rows" if self.removed else "kept rows, without the removed ones"
+        examples = f", and {self.examples} removed rows as examples on the card" if self.examples else ""
+        return f"to {self.repo} ({readers}): {removed}{examples}"
 
     def destination(self) -> Destination:
         """The dataset on the Hub."""

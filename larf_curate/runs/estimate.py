@@ -74,13 +74,14 @@ def estimate(work: ScoringWork) -> Estimate:
     """Look at a few rows, at the model's config and at this machine; nothing of the model's weights is read.
 
     Raises:
+        CustomCodeError: only code that comes with the model knows its shape; it is not run, whatever the options say.
         ModelError: the model is unknown, or has no such block.
     """
     model = work.model
     device = find_device(model.device)
     dtype = find_dtype(model.dtype, device)
     last = max(work.layers, default=None)
-    shape = shape_of(model.model, model.revision, last, trust_remote_code=model.trust_remote_code)
+    shape = shape_of(model.model, model.revision, last)
     tokens = int(_tokens_per_row(work.source, work.format) * work.rows)
     operations = 2.0 * shape.block_parameters * tokens
     with _torch_threads(work.threads):

@@ -21,9 +21,8 @@ VALUES: dict[str, Any] = {
     "overflow": "reject",
     "batch_tokens": 77,
     "chat_template": "{{ messages }}",
-    "trust_remote_code": True,
 }
-"""For each option a value that is not its default."""
+"""For each option that a recipe may hold, a value that is not its default."""
 
 
 def recipe(scorer: str, executor: str = "{}") -> Recipe:
@@ -36,14 +35,14 @@ def with_values(*names: str) -> str:
 
 
 def test_every_option_has_a_value_here() -> None:
-    assert VALUES.keys() == OPTIONS.keys()
-    assert not any(VALUES[name] == option.default for name, option in OPTIONS.items())
+    assert VALUES.keys() == OPTIONS.keys() - {"trust_remote_code"}
+    assert not any(value == OPTIONS[name].default for name, value in VALUES.items())
 
 
 def test_every_option_of_a_model_is_a_key_and_reaches_the_fit() -> None:
-    scorer = recipe(f"layer: 3, {with_values(*OPTIONS)}").scorer
+    scorer = recipe(f"layer: 3, {with_values(*VALUES)}").scorer
     arguments = scorer.fit_arguments()
-    assert {name: arguments[name] for name in OPTIONS} == VALUES
+    assert {name: arguments[name] for name in VALUES} == VALUES
     assert ModelOptions.of(**scorer.model_options()) == ModelOptions(**VALUES)
 
 
@@ -55,8 +54,9 @@ def test_an_option_that_is_left_out_is_the_default(name: str) -> None:
 
 def test_every_option_that_may_be_given_again_reaches_a_fitted_scorer() -> None:
     assert recipe("from: fitted").scorer.run_options() == {}
-    chosen = recipe(f"from: fitted, {with_values(*RUN_OPTIONS)}").scorer.run_options()
-    assert chosen == {name: VALUES[name] for name in RUN_OPTIONS}
+    names = [name for name in RUN_OPTIONS if name in VALUES]
+    chosen = recipe(f"from: fitted, {with_values(*names)}").scorer.run_options()
+    assert chosen == {name: VALUES[name] for name in names}
 
 
 @pytest.mark.parametrize("name", sorted(FIT_OPTIONS.keys() - RUN_OPTIONS.keys() - {"revision"}))
@@ -65,7 +65,7 @@ def test_every_other_option_is_refused_with_a_fitted_scorer(name: str) -> None:
         recipe(f"from: fitted, {with_values(name)}")
 
 
-@pytest.mark.parametrize("option", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("option", [OPTIONS[name] for name in VALUES], ids=VALUES)
 def test_a_wrong_value_of_an_option_is_told_with_its_line(option: Option) -> None:
     wrong = "[1]"
     if get_origin(option.kind) is Literal:
@@ -79,7 +79,7 @@ def test_a_wrong_value_of_an_option_is_told_with_its_line(option: Option) -> Non
 # The digest by which scored shards are found again --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(FIT_OPTIONS.keys() - {"revision"}))
+@pytest.mark.parametrize("name", sorted((FIT_OPTIONS.keys() & VALUES.keys()) - {"revision"}))
 def test_shards_are_found_again_unless_an_option_changes_scores(name: str, tiny_model: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"question": "Why?", "answer": "Because."}\n')
