@@ -13,6 +13,7 @@ from ..errors import DataError
 from .json_documents import BEGINNING, Place, as_row, read_rows, refuse_columns
 from .json_types import has_surrogate, infer_type, join_types
 from .json_values import array_of
+from .schemas import say_what_lacks
 from .tables import ROWS_AT_ONCE, DataFile, chunks_of
 from .text_files import kind_of
 
@@ -31,8 +32,10 @@ def scan_json(paths: Sequence[Path], field: str = "") -> tuple[pa.Schema, tuple[
     """
     types: dict[str, pa.DataType] = {}
     files: list[DataFile] = []
+    columns: list[set[str]] = []
     for path in paths:
         count = 0
+        columns.append(set())
         marks: list[tuple[int, int, int]] = []
         chunk: list[_Record] = []
         for chunk in chunks_of(_records(path, field), ROWS_AT_ONCE):
@@ -40,12 +43,15 @@ def scan_json(paths: Sequence[Path], field: str = "") -> tuple[pa.Schema, tuple[
                 marks.append((count, *chunk[0].place))
             count += len(chunk)
             for column in dict.fromkeys(key for record in chunk for key in record.row):
+                columns[-1].add(column)
                 values = [record.row.get(column) for record in chunk]
                 kind = _type_of(values, column, chunk)
                 types[column] = join_types(types.get(column, pa.null()), kind)
         if count == 1 and not field:
             refuse_columns(path, chunk[0].row)
         files.append(DataFile(str(path), kind_of(path), count, marks=tuple(marks), field=field))
+    if len(paths) > 1:
+        say_what_lacks(paths, [[name for name in types if name in those] for those in columns])
     schema = pa.schema([(column, pa.string() if pa.types.is_null(kind) else kind) for column, kind in types.items()])
     return schema, tuple(files)
 

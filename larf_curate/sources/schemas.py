@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -42,7 +42,7 @@ def unified_schema(paths: Sequence[Path], schemas: Sequence[pa.Schema]) -> pa.Sc
                     "convert one of the files, or open them one by one"
                 )
             fields[field.name] = (known.with_type(kind), before)
-    _say_what_lacks(paths, schemas, list(fields))
+    say_what_lacks(paths, [schema.names for schema in schemas])
     unified = pa.schema([field for field, _ in fields.values()])
     for schema in schemas:  # feature types of `datasets` must fit the columns
         if [(field.name, field.type) for field in schema] == [(field.name, field.type) for field in unified]:
@@ -51,17 +51,29 @@ def unified_schema(paths: Sequence[Path], schemas: Sequence[pa.Schema]) -> pa.Sc
     return unified.with_metadata(kept)
 
 
-def _say_what_lacks(paths: Sequence[Path], schemas: Sequence[pa.Schema], names: list[str]) -> None:
+def say_what_lacks(paths: Sequence[Path], columns: Sequence[Collection[str]]) -> None:
+    """One line that names the columns which only some of the files have, and the files without them.
+
+    Args:
+        paths: the files.
+        columns: of each.
+
+    Raises:
+        DataError: no column is in all of them: they are several datasets.
+    """
+    names = list(dict.fromkeys(name for those in columns for name in those))
     lacking: dict[str, list[str]] = {}
-    for path, schema in zip(paths, schemas, strict=True):
-        for name in set(names) - set(schema.names):
+    for path, those in zip(paths, columns, strict=True):
+        for name in set(names) - set(those):
             lacking.setdefault(name, []).append(path.name)
-    if len(lacking) == len(names):
+    if names and len(lacking) == len(names):
+        listed = ", ".join(path.name for path in paths[:4]) + (" ..." if len(paths) > 4 else "")
         raise DataError(
-            f"{paths[0]} and {paths[1]} have no column in common: they are two datasets, open them one by one"
+            f"the files in {paths[0].parent} ({listed}) have no column in common: they are several datasets, open them "
+            "one by one"
         )
     if lacking:
-        listed = "; ".join(f"{name!r} ({', '.join(lacking[name])})" for name in names if name in lacking)
+        listed = "; ".join(f"{name!r} ({', '.join(lacking[name][:4])})" for name in names if name in lacking)
         say(f"columns that some files lack are null there: {listed}")
 
 

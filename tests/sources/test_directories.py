@@ -69,6 +69,16 @@ def test_packed_and_plain_files_of_one_kind_and_those_in_folders_are_read_and_th
     assert f"{tmp_path}: read are 3 files (a.jsonl, b.jsonl.zst, c.json); not read: d.txt" in capsys.readouterr().err
 
 
+def test_json_files_of_several_datasets_are_not_joined_in_silence(tmp_path, capsys):
+    (tmp_path / "a.jsonl").write_text('{"n": 1, "note": "x"}\n')
+    (tmp_path / "b.jsonl").write_text('{"n": 2}\n')
+    assert numbers(tmp_path) == [1, 2]
+    assert "columns that some files lack are null there: 'note' (b.jsonl)" in capsys.readouterr().err
+    (tmp_path / "c.jsonl").write_text('{"text": "y"}\n')
+    with pytest.raises(DataError, match=r"\(a.jsonl, b.jsonl, c.jsonl\) have no column in common: they are several"):
+        open_source(str(tmp_path))
+
+
 def test_of_two_kinds_one_is_read_and_the_other_named(tmp_path, capsys):
     put(tmp_path / "a.parquet", 1, 2, 3)
     put(tmp_path / "b.jsonl", 4, 5, 6)
