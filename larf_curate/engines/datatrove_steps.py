@@ -219,7 +219,9 @@ class LARFFilter(BaseFilter):
             ThresholdError: it has no column `larf_score`, because no LARFAnnotator step came before.
         """
         if SCORE not in doc.metadata:
-            raise ThresholdError(f"document {doc.id} has no {SCORE!r}: give a scorer, or put a LARFAnnotator before it")
+            raise ThresholdError(
+                f"document {doc.id} has no {SCORE!r}: give a scorer, or put a LARFAnnotator step before this one"
+            )
         score = doc.metadata[SCORE]
         if score is None or math.isnan(score):
             return True if self.threshold.unscorable == "keep" else (False, REASONS[1])
