@@ -58,13 +58,13 @@ def progress(total: int, what: str, *, unit: str = "row", show: bool = True) -> 
 class _Log:
     def __init__(self, total: int, what: str, unit: str) -> None:
         self.total, self.what, self.unit, self.done = total, what, unit, 0
-        self.started = self.said = time.monotonic()
+        self.started = self.last_line = time.monotonic()
 
     def update(self, count: int) -> None:
         self.done += count
         now = time.monotonic()
-        if now - self.said >= _LOG_EVERY:
-            self.said = now
+        if now - self.last_line >= _LOG_EVERY:
+            self.last_line = now
             rate = self.done / (now - self.started)
             left = _clock((self.total - self.done) / rate) if rate else "?"
             say(f"{self.what}: {self.done}/{self.total} {self.unit}s, {rate:.1f} {self.unit}s/s, {left} left")

@@ -167,12 +167,12 @@ class Summary:
         )
 
     def __repr__(self) -> str:
-        said = f"{self.rows:,} rows, {self.scored:,} scored"
+        text = f"{self.rows:,} rows, {self.scored:,} scored"
         if self.outcomes is not None:
-            said += ": " + ", ".join(f"{count:,} {outcome}" for outcome, count in asdict(self.outcomes).items())
+            text += ": " + ", ".join(f"{count:,} {outcome}" for outcome, count in asdict(self.outcomes).items())
         if "median" in self.quantiles:
-            said += f"; median score {self.quantiles['median']:+.4f}"
-        return f"Summary({said})"
+            text += f"; median score {self.quantiles['median']:+.4f}"
+        return f"Summary({text})"
 
     def to_json(self) -> str:
         """One JSON object, as `larf_summary.json` holds it."""
