@@ -7,26 +7,18 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from .reading_errors import reading
-from .schemas import unified_schema
+from .schemas import scan_files
 from .tables import DataFile, conform
-from .text_files import kind_of
 
 
 def scan_arrow(paths: Sequence[Path]) -> tuple[pa.Schema, tuple[DataFile, ...]]:
-    """The schema that holds the rows of all the files, and how many rows each holds.
+    """See `scan_files`."""
+    return scan_files(paths, _schema_and_rows)
 
-    Raises:
-        DataError: one cannot be read, or a column has types that do not go together.
-    """
-    schemas = []
-    files = []
-    for path in paths:
-        with reading(str(path)):
-            rows = sum(len(batch) for batch in batches_of(str(path)))
-            files.append(DataFile(str(path), kind_of(path), rows))
-            schemas.append(_schema_of(str(path)))
-    return unified_schema(paths, schemas), tuple(files)
+
+def _schema_and_rows(path: Path) -> tuple[pa.Schema, int]:
+    rows = sum(len(batch) for batch in batches_of(str(path)))
+    return _schema_of(str(path)), rows
 
 
 def batches_of(path: str) -> Iterator[pa.RecordBatch]:

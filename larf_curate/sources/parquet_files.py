@@ -8,24 +8,17 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .reading_errors import reading
-from .schemas import unified_schema
+from .schemas import scan_files
 from .tables import DataFile, conform
 
 
 def scan_parquet(paths: Sequence[Path]) -> tuple[pa.Schema, tuple[DataFile, ...]]:
-    """The schema that holds the rows of all the files, and how many rows each holds.
+    """See `scan_files`."""
+    return scan_files(paths, _schema_and_rows)
 
-    Raises:
-        DataError: one cannot be read, or a column has types that do not go together.
-    """
-    schemas = []
-    files = []
-    for path in paths:
-        with reading(str(path)):
-            schemas.append(pq.read_schema(path))
-            files.append(DataFile(str(path), ".parquet", pq.read_metadata(path).num_rows))
-    return unified_schema(paths, schemas), tuple(files)
+
+def _schema_and_rows(path: Path) -> tuple[pa.Schema, int]:
+    return pq.read_schema(path), pq.read_metadata(path).num_rows
 
 
 def read_parquet(file: DataFile, schema: pa.Schema, size: int, start: int) -> Iterator[pa.Table]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +11,31 @@ import pyarrow as pa
 from ..errors import DataError
 from ..progress import say
 from .json_values import is_list
+from .reading_errors import reading
+from .tables import DataFile
+from .text_files import kind_of
+
+
+def scan_files(
+    paths: Sequence[Path], schema_and_rows: Callable[[Path], tuple[pa.Schema, int]]
+) -> tuple[pa.Schema, tuple[DataFile, ...]]:
+    """The schema that holds the rows of all these files, and how many rows each holds.
+
+    Args:
+        paths: files of one kind, each of which says its own schema.
+        schema_and_rows: reads both from a file.
+
+    Raises:
+        DataError: one cannot be read, or a column has types that do not go together.
+    """
+    schemas: list[pa.Schema] = []
+    files: list[DataFile] = []
+    for path in paths:
+        with reading(str(path)):
+            schema, rows = schema_and_rows(path)
+        schemas.append(schema)
+        files.append(DataFile(str(path), kind_of(path), rows))
+    return unified_schema(paths, schemas), tuple(files)
 
 
 def unified_schema(paths: Sequence[Path], schemas: Sequence[pa.Schema]) -> pa.Schema:

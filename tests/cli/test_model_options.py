@@ -7,22 +7,11 @@ from typing import Any, Literal, Unpack, get_args, get_origin
 
 import pytest
 import typer
+from support.model_options import VALUES
 from typer.testing import CliRunner
 
 from larf_curate.cli.model_options import with_fit_options, with_run_options
 from larf_curate.models.options import FIT_OPTIONS, RUN_OPTIONS, FitOptions, Option, RunOptions
-
-VALUES: dict[str, Any] = {
-    "model": "elsewhere",
-    "revision": "v2",
-    "dtype": "bfloat16",
-    "device": "cpu",
-    "max_tokens": 99,
-    "overflow": "reject",
-    "batch_tokens": 77,
-    "chat_template": "{{ messages }}",
-    "trust_remote_code": True,
-}
 
 fit_app, run_app = typer.Typer(), typer.Typer()
 received: dict[str, Any] = {}

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Literal, get_args, get_origin
 
 import pytest
+from support import model_options
 
 from larf_curate import Recipe
 from larf_curate.errors import RecipeError
 from larf_curate.models.options import FIT_OPTIONS, OPTIONS, RUN_OPTIONS, ModelOptions, Option
 from larf_curate.runs.executor_request import ExecutorRequest
 
-VALUES: dict[str, Any] = {
-    "model": "elsewhere",
-    "revision": "v2",
-    "dtype": "bfloat16",
-    "device": "cpu",
-    "max_tokens": 99,
-    "overflow": "reject",
-    "batch_tokens": 77,
-    "chat_template": "{{ messages }}",
-}
+VALUES = {name: value for name, value in model_options.VALUES.items() if name != "trust_remote_code"}
 """For each option that a recipe may hold, a value that is not its default."""
 
 
