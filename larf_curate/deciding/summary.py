@@ -130,7 +130,7 @@ class Summary:
         rows, scored: how many there were, and how many have a score.
         issues: rows by the value of `larf_issue`.
         faults: the first row of each of these, but for `truncated`.
-        quantiles: of the scores, by their name (see `deciding.quantiles`); empty where no row has one.
+        quantiles: of the scores, by their name (see `scoring.quantile_levels`); empty where no row has one.
         highest: the ten rows with the highest scores, from the highest down.
         outcomes: rows kept, removed and unscorable; None where nothing was split.
         threshold: the fitted one; None where nothing was split.

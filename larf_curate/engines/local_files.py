@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..deciding.layout import OUTCOMES, SUMMARY
-from ..deciding.quantiles import SUMMARY_LEVELS, named_quantiles
+from ..deciding.quantiles import named_quantiles
 from ..deciding.splitting import scored_schema, split_tables
 from ..deciding.summary import Summary, Tally
 from ..deciding.thresholds import Threshold
@@ -20,6 +20,7 @@ from ..errors import DataError
 from ..progress import progress, say
 from ..rows.notices import reading_note
 from ..scoring.columns import SCORE, is_larf_column, scores_of
+from ..scoring.quantile_levels import SUMMARY_LEVELS
 from ..scoring.scorer import LARFScorer
 from ..sources.json_values import rows_of, text_columns
 from ..sources.tables import ROWS_AT_ONCE, Source

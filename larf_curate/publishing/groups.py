@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..deciding.layout import OUTCOMES
-from ..deciding.quantiles import GROUP_LEVELS, LEVELS
 from ..deciding.summary import OutcomeCounts
 from ..scoring.columns import SCORE, is_larf_column
+from ..scoring.quantile_levels import GROUP_LEVELS, LEVELS
 from .report import Group
 from .results import Ints, Results
 from .statistics import Array

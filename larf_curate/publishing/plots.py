@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..deciding.quantiles import GROUP_LEVELS
 from ..inert import visible
 from ..scoring.columns import layer_column
 from ..scoring.layer_search.profile import LayerProfile
+from ..scoring.quantile_levels import GROUP_LEVELS
 from .report import Group, Points, Report
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
 from ..deciding.layout import without_directories
-from ..deciding.quantiles import GROUP_LEVELS
 from ..deciding.summary import OutcomeCounts, SourceRecord
 from ..deciding.thresholds import Threshold
 from ..errors import DataError, LarfError, one_line
 from ..scoring.columns import SCORE
+from ..scoring.quantile_levels import GROUP_LEVELS
 from ..scoring.spec import ScorerSpec
 from .statistics import Estimate
 
@@ -184,7 +184,7 @@ class Report:
             if nothing says which it was.
         threshold: the fitted one.
         quantiles: of `larf_score`, `larf_tokens` and each layer's score: by name of the column, then of the quantile
-            (see `deciding.quantiles`); empty for a column without any number.
+            (see `scoring.quantile_levels`); empty for a column without any number.
         histogram: of the scores; None if no row has one.
         conversations: what they look like; None if no format says how rows become conversations.
         groups: the same figures by group, column by column.

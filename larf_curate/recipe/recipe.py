@@ -147,6 +147,9 @@ class Recipe(Section):
             choose_references(scorer.references, scorer.unsafe, scorer.safe).lint().raise_for_findings()
         threshold = self.threshold.to_threshold()  # what is wrong with it is reported now, not after the scoring
         trust = {"trust_remote_code": True} if trust_remote_code else {}
+        options = scorer.run_options()
+        if trust_remote_code:
+            options["trust_remote_code"] = True
         rows = self.source
         source = open_source(rows.path, rows.split, rows.revision, config=rows.config, field=rows.field)
         return RunRequest(
@@ -156,7 +159,7 @@ class Recipe(Section):
             fit=scorer.fit_arguments() | trust if scorer.from_ is None else None,
             scorer=scorer.from_,
             revision=scorer.revision,
-            options={**scorer.run_options(), **trust},
+            options=options,
             threshold=threshold,
             executor=self.executor,
             home=Path(self.output),

@@ -45,7 +45,7 @@ class Job:
         scored: the directory of scored shards.
         pending: indexes of the shards to score now.
         format: of the rows.
-        options: see `RunOptions`.
+        options: see `RunOptions`; a plain dictionary, since pydantic reads its type only from Python 3.12 on.
         threads: CPU threads of one worker, 0 for all.
         threshold: not fitted to the scores yet.
         directory: the working directory, to which relative paths in the recipe refer.
@@ -120,7 +120,7 @@ def make_job(request: RunRequest, plan: Plan, work: Path) -> Job:
         scored=str(scored),
         pending=missing(plan, scored),
         format=request.format,
-        options=request.options,
+        options=dict(request.options),
         threads=request.executor.threads,
         threshold=request.threshold,
         directory=str(Path.cwd()),

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..deciding.thresholds import Threshold
 from ..models.locating import locate
-from ..models.options import OPTIONS
+from ..models.options import OPTIONS, RunOptions
 from ..rows.reading import READING_VERSION
 from ..scoring.artifact import read_config
 from ..scoring.formulas import VERSION
@@ -48,7 +48,7 @@ class RunRequest:
     fit: dict[str, Any] | None
     scorer: str | None
     revision: str | None
-    options: dict[str, Any]
+    options: RunOptions
     threshold: Threshold
     executor: ExecutorRequest
     home: Path

@@ -11,7 +11,6 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 from datatrove.data import Document
@@ -20,14 +19,16 @@ from datatrove.utils.typeshelper import StatHints
 
 from ..atomic import new_directory, write_text
 from ..deciding.layout import RECIPE, SUMMARY
-from ..deciding.quantiles import SUMMARY_LEVELS, named_quantiles
+from ..deciding.quantiles import named_quantiles
 from ..deciding.splitting import scored_schema, split_tables
 from ..deciding.summary import OutcomeCounts, RunRecord, Summary, Tally
 from ..deciding.thresholds import Threshold
 from ..engines.datatrove_rows import SHARD, documents_of, table_of
 from ..engines.datatrove_steps import LARFAnnotator
 from ..errors import DataError
+from ..models.options import check_run_options
 from ..scoring.artifact import CONFIG, read_artifact
+from ..scoring.quantile_levels import SUMMARY_LEVELS
 from ..scoring.scorer import LARFScorer
 from ..sources.tables import conform
 from ..sources.writing import TableWriter, write_file
@@ -48,8 +49,8 @@ def stages_of(job: Job, plan: Plan, tasks: int) -> list[StagePlan]:
     if job.fit:
         stages.append(StagePlan("fit", [FitScorer(job.path)], 1, model=True))
     if job.pending:
-        options: dict[str, Any] = {**job.options, "format": job.format, "threads": job.threads}
-        annotate = LARFAnnotator(job.scorer, batch_size=_BATCH, **options)
+        options = check_run_options(job.options)
+        annotate = LARFAnnotator(job.scorer, batch_size=_BATCH, format=job.format, threads=job.threads, **options)
         pipeline = [ReadShards(job.path), annotate, WriteShards(job.path)]
         stages.append(StagePlan("score", pipeline, min(tasks, len(job.pending)), model=True))
     threshold, split, finish = FindThreshold(job.path), SplitShards(job.path), Finish(job.path, tasks)

@@ -18,10 +18,10 @@ from ..rows.turns import Conversation
 from .artifact import Tensors
 from .formulas import FittedFormula, Formula, auc
 from .model_check import CHECK
+from .quantile_levels import LEVELS, SUMMARY_LEVELS
 from .references import ReferenceSet, packaged_rows
 from .spec import ReferenceQuantiles, ReferencesRecord, ScorerSpec, Separation
 
-QUANTILES = (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1)
 _FOLDS = 4
 
 
@@ -47,8 +47,9 @@ def fit_references(
     encoder = get_encoder(options, max(layers))
     states = _encode(encoder, references, layers, progress)
     fitted = FittedFormula(formula, states["unsafe"], states["safe"], top_k, rank)
+    levels = [LEVELS[name] for name in SUMMARY_LEVELS]
     quantiles = {
-        side: tuple(map(float, np.quantile(fitted.score(states[side])[0], QUANTILES))) for side in ("unsafe", "safe")
+        side: tuple(map(float, np.quantile(fitted.score(states[side])[0], levels))) for side in ("unsafe", "safe")
     }
     packages = ["larf-curate", "torch", "transformers"] + ["bitsandbytes"] * (encoder.loaded.quantised is not None)
     spec = ScorerSpec(
@@ -171,7 +172,7 @@ def sample_rows() -> list[dict[str, str]]:
 
 def _harmless() -> Iterator[Conversation]:
     """The sample rows that nobody would want removed: neither refusals nor pledges of obedience."""
-    form = resolve_format("alpaca", ("instruction", "output"))
+    row_format = resolve_format("alpaca", ("instruction", "output"))
     for row in sample_rows():
         if row["category"] not in ("refusal", "hedge", "obedient"):
-            yield form.convert(row)
+            yield row_format.convert(row)

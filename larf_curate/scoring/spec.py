@@ -59,7 +59,7 @@ class Separation:
 
 @dataclass(frozen=True)
 class ReferenceQuantiles:
-    """Quantiles of the scores of the references that a scorer was fitted on, at 0, 5, 25, 50, 75, 95 and 100%."""
+    """Quantiles of the scores of the references that a scorer was fitted on, at `SUMMARY_LEVELS`."""
 
     unsafe: tuple[float, ...]
     safe: tuple[float, ...]
