@@ -385,7 +385,7 @@ def test_a_page_that_is_corrupt(scorer, tmp_path):
     [
         (lambda path: path.write_bytes(b""), "1.parquet is empty"),
         (lambda path: path.write_bytes(b"PAR1 but no more"), "1.parquet cannot be read"),
-        (lambda path: pq.write_table(pa.table({"prompt": ["x"]}), path), "1.parquet has other columns or types than"),
+        (lambda path: pq.write_table(pa.table({"prompt": ["x"]}), path), "1.parquet.*have no column in common"),
     ],
     ids=["no bytes", "no Parquet", "other columns"],
 )

@@ -557,7 +557,9 @@ def run_script(script: str, *arguments: str, timeout: float = 120) -> str:
 @pytest.mark.process
 @pytest.mark.parametrize("used", ["nothing", "the same model", "a model since unloaded", "torch for something else"])
 def test_workers_do_not_hang_whatever_their_parent_has_used(fresh: LARFScorer, tmp_path: Path, used: str) -> None:
-    output = run_script(FORKING, str(tmp_path / "scorer"), used, str(tmp_path / "loads"), timeout=40)
+    output = run_script(
+        FORKING, str(tmp_path / "scorer"), used, str(tmp_path / "loads"), timeout=300
+    )  # a hang is for ever
     # the parent's model is shared by fork; otherwise each worker of the two runs loads its own, once
     assert output.strip() == f"agreed; {'0 loads in 0' if used == 'the same model' else '4 loads in 4'} workers"
 
@@ -610,17 +612,22 @@ def test_hashes_tell_scorers_apart(fresh: LARFScorer) -> None:
     assert len({Hasher.hash(scorer) for scorer in (fresh, other, moved, named)}) == 4
 
 
-def test_hashing_takes_milliseconds(fresh: LARFScorer) -> None:
+def test_hashing_takes_no_longer_than_the_tensors_themselves(fresh: LARFScorer) -> None:
+    """Milliseconds: with an 8B model in the hash it would be minutes."""
     tensors = {
         name: np.random.default_rng(0).normal(size=(200, 1, 4096)).astype(np.float32) for name in ("unsafe", "safe")
     }
     large = LARFScorer(fresh.spec, {**fresh._tensors, **tensors})  # the packaged references on an 8B model: 6.5 MB
-    times = []
-    for _ in range(5):
-        start = time.perf_counter()
-        Hasher.hash(large)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.05
+
+    def quickest(value: object) -> float:
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            Hasher.hash(value)
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    assert quickest(large) < 10 * quickest(tensors)
 
 
 def test_the_pickle_of_a_used_scorer_holds_neither_tensors_nor_weights(fresh: LARFScorer, tmp_path: Path) -> None:
