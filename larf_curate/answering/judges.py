@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, runtime_checkable
 
-from ..errors import ModelError, one_line
-from ..hub import hub_errors
+from ..errors import ModelError
 from ..rows.wording import refuses
+from .endpoint import Endpoint
 
 
 @runtime_checkable
@@ -29,11 +29,13 @@ class EndpointJudge:
     Args:
         base_url: of the endpoint, up to `/v1`.
         model: its name there.
-        token: None reads the token where huggingface_hub reads it. Never stored in a result.
+        key: of the endpoint; None sends none. The Hub's token is never sent there. Never stored in a result.
         at_once: requests under way at the same time.
+        seconds: until an answer has to be there, whole.
 
     Raises:
-        ModelError: when called, the endpoint cannot be reached, or answers neither yes nor no.
+        ModelError: the address is no URL, or the key would travel unencrypted to another machine. When called: the
+            endpoint cannot be reached, takes too long, or answers neither yes nor no.
     """
 
     _QUESTION = (
@@ -42,21 +44,18 @@ class EndpointJudge:
         "<answer>\n{answer}\n</answer>"
     )
 
-    def __init__(self, base_url: str, model: str, *, token: str | None = None, at_once: int = 8) -> None:
-        from huggingface_hub import InferenceClient
-
+    def __init__(
+        self, base_url: str, model: str, *, key: str | None = None, at_once: int = 8, seconds: float = 60.0
+    ) -> None:
         self.model, self.at_once = model, at_once
-        self._client = InferenceClient(base_url=base_url, token=token, timeout=60)
+        self._endpoint = Endpoint(base_url, key, seconds)
 
     def __call__(self, prompt: str, answer: str, /) -> bool:
         content = self._QUESTION.format(prompt=prompt, answer=answer)
         try:
-            said = self._client.chat_completion(
-                [{"role": "user", "content": content}], model=self.model, max_tokens=8, temperature=0
-            )
-            word = (said.choices[0].message.content or "").strip().lower()
-        except hub_errors() as error:
-            raise ModelError(f"the judge {self.model} cannot be asked: {one_line(error)}") from error
+            word = self._endpoint.ask(self.model, content, max_tokens=8).strip().lower()
+        except ModelError as error:
+            raise ModelError(f"the judge {self.model} cannot be asked: {error}") from error
         if not word.startswith(("yes", "no")):
             raise ModelError(f"the judge {self.model} says {word[:40]!r}, neither yes nor no")
         return word.startswith("yes")

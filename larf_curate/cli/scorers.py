@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated, Literal, Unpack
+from typing import TYPE_CHECKING, Annotated, Literal, Unpack
 
 import typer
 
@@ -11,6 +12,9 @@ from ..errors import ModelError, ReferencesError
 from ..models.options import FitOptions
 from .model_options import with_fit_options
 from .usage import Model, parse_blocks, wrong_usage
+
+if TYPE_CHECKING:
+    from ..answering.judges import Judge
 
 
 @with_fit_options
@@ -74,6 +78,14 @@ def layers(
         str | None, typer.Option(help="OpenAI-compatible endpoint that judges, instead of wording.")
     ] = None,
     judge_model: Annotated[str | None, typer.Option(help="The judge's name at that endpoint.")] = None,
+    judge_key_env: Annotated[
+        str | None,
+        typer.Option(
+            help="Environment variable that holds the key of that endpoint. None is sent if not given, and never the "
+            "Hub's token.",
+            metavar="NAME",
+        ),
+    ] = None,
     references: Annotated[Path | None, typer.Option(help="JSONL of pairs, for the quicker looks.")] = None,
     resume: Annotated[
         Path | None, typer.Option(help="File that keeps the answers' verdicts; in the cache else.")
@@ -81,15 +93,14 @@ def layers(
     **options: Unpack[FitOptions],
 ) -> None:
     """Find the safety-sensitive block: scale one after the other, and count which harmless prompts are refused then."""
-    from ..answering.judges import EndpointJudge, by_wording
+    from ..answering.judges import by_wording
     from ..atomic import write_bytes
     from ..console import show_layers
     from ..scoring.layer_search.profile import amplitudes
     from ..scoring.layer_search.search import find_safety_layers
     from ..scoring.references import ReferenceSet
 
-    if (judge_url is None) != (judge_model is None):
-        raise typer.BadParameter("--judge-url and --judge-model go together")
+    judge = _endpoint_judge(judge_url, judge_model, judge_key_env) or by_wording
     factors = _parse_scales(scales)
     with wrong_usage(ModelError, "--scales"):
         amplitudes(factors)
@@ -99,7 +110,7 @@ def layers(
         blocks=None if blocks is None else parse_blocks(blocks, "--blocks"),
         scales=factors,
         max_new_tokens=max_new_tokens,
-        judge=EndpointJudge(judge_url, judge_model) if judge_url and judge_model else by_wording,
+        judge=judge,
         references=None if references is None else ReferenceSet.from_jsonl(references),
         resume=resume,
         **options,
@@ -114,6 +125,22 @@ def layers(
         print(f"written: {out}, {picture}")
     if profile.best is not None:
         print(f"next: larf-curate fit {model} --layer {profile.best} --out my-scorer")
+
+
+def _endpoint_judge(url: str | None, model: str | None, key_variable: str | None) -> Judge | None:
+    from ..answering.judges import EndpointJudge
+
+    if (url is None) != (model is None):
+        raise typer.BadParameter("--judge-url and --judge-model go together")
+    if url is None or model is None:
+        if key_variable is not None:
+            raise typer.BadParameter("--judge-key-env belongs to --judge-url")
+        return None
+    key = None if key_variable is None else os.environ.get(key_variable)
+    if key_variable is not None and not key:
+        raise typer.BadParameter(f"the environment variable {key_variable} is not set", param_hint="--judge-key-env")
+    with wrong_usage(ModelError, "--judge-url"):
+        return EndpointJudge(url, model, key=key)
 
 
 def _parse_scales(text: str) -> tuple[float, ...]:

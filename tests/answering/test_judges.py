@@ -96,17 +96,17 @@ def endpoint() -> Iterator[str]:
 
 
 def test_an_endpoint_judges(endpoint: str) -> None:
-    judge = EndpointJudge(endpoint, "judge-1", token="hf_secret")
+    judge = EndpointJudge(endpoint, "judge-1", key="secret")
     prompts, answers = ["Why?", "How?", "Where?"], ["I won't.", "Like this.", "You won't miss it."]
     assert judge_all(judge, prompts, answers) == [True, False, True]
     sent = next(body for body in _Answers.seen if "How?" in body["messages"][0]["content"])
-    assert (sent["path"], sent["model"], sent["token"]) == ("/v1/chat/completions", "judge-1", "Bearer hf_secret")
+    assert (sent["path"], sent["model"], sent["token"]) == ("/v1/chat/completions", "judge-1", "Bearer secret")
     assert "Like this." in sent["messages"][0]["content"]
     assert "secret" not in repr(judge)
 
 
 def test_an_endpoint_that_is_no_judge_is_told(endpoint: str) -> None:
     with pytest.raises(ModelError, match="judge-1 says 'perhaps', neither yes nor no"):
-        EndpointJudge(endpoint, "judge-1", token="hf_x")("unclear", "unclear")
+        EndpointJudge(endpoint, "judge-1")("unclear", "unclear")
     with pytest.raises(ModelError, match="the judge judge-1 cannot be asked"):
-        EndpointJudge("http://127.0.0.1:9/v1", "judge-1", token="hf_x")("Why?", "No.")
+        EndpointJudge("http://127.0.0.1:9/v1", "judge-1")("Why?", "No.")
