@@ -207,4 +207,5 @@ def show_push(pushed: Pushed, *, dry_run: bool, console: Console | None = None) 
             console.print(Text(visible(line, 10_000)), soft_wrap=True)
         console.print(f"\nnothing was sent to {pushed.repo}")
     else:
-        console.print(Text(f"{'published' if pushed.changed else 'nothing had changed'}: {pushed.url}"))
+        # An address that is broken across lines cannot be clicked.
+        console.print(Text(f"{'published' if pushed.changed else 'nothing had changed'}: {pushed.url}"), soft_wrap=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ ROWS = [[*PREFIX, *own] for own in ([30], [31, 32], [33, 34, 35], list(range(50,
 
 class Norms:
     """The norms of the states of a row's last two tokens after the last block; no block is cut to last tokens."""
+
+    def longest_prefix(self, row: Sequence[int]) -> int:
+        return len(row) - 2
 
     @contextlib.contextmanager
     def installed(self, blocks: torch.nn.ModuleList, *, packed: bool) -> Iterator[None]:

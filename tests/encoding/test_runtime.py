@@ -87,7 +87,7 @@ def encode_in_fork(work: Callable[[], States]) -> np.ndarray:
     child.start()
     there.close()
     try:
-        assert here.poll(30), "the forked process hangs"
+        assert here.poll(120), "the forked process hangs"
         values: np.ndarray = here.recv()
         return values
     finally:
