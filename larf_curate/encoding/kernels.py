@@ -20,9 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from ..atomic import scratch_path
 from ..cache import cache_directory, register
 from ..errors import OutputError
+from .private_library import load_private
 
 if TYPE_CHECKING:
     import torch
@@ -173,7 +173,7 @@ def compiled(source: Path, processor: str | None = None) -> Kernels | None:
     if compiler is None:
         return None
     try:
-        kernels = Kernels(ctypes.CDLL(str(_library(source, compiler, processor or _processor()))))
+        kernels = Kernels(_library(source, compiler, processor or _processor()))
         return kernels if kernels.agree_with_torch() else None
     except (OSError, OutputError, AttributeError, subprocess.SubprocessError):
         return None
@@ -184,18 +184,17 @@ def _compiler() -> str | None:
     return shutil.which(chosen) if chosen else next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
 
 
-def _library(source: Path, compiler: str, processor: str) -> Path:
+def _library(source: Path, compiler: str, processor: str) -> ctypes.CDLL:
     """The shared library of this source, compiler and processor; compiled if it is not in the cache."""
     command = [compiler, "--version"]
     version = subprocess.run(command, capture_output=True, check=True, timeout=_COMPILER_SECONDS).stdout
     identity = repr((source.read_bytes(), compiler, version, _FLAGS, processor))
-    path = cache_directory() / "kernels" / f"{hashlib.sha256(identity.encode()).hexdigest()[:24]}.so"
-    if not path.is_file():
-        with scratch_path(path, directory=False) as scratch:
-            command = [compiler, *_FLAGS, "-fPIC", "-shared", str(source), "-o", str(scratch)]
-            subprocess.run(command, capture_output=True, check=True, timeout=_COMPILER_SECONDS)
-            scratch.replace(path)
-    return path
+
+    def build(path: Path) -> None:
+        command = [compiler, *_FLAGS, "-fPIC", "-shared", str(source), "-o", str(path)]
+        subprocess.run(command, capture_output=True, check=True, timeout=_COMPILER_SECONDS)
+
+    return load_private(cache_directory() / "kernels", hashlib.sha256(identity.encode()).hexdigest()[:24], build)
 
 
 def _processor() -> str:
