@@ -79,7 +79,7 @@ class Answerer:
             return self._decode(cache, logits, stop)
 
     def text(self, answer: list[int]) -> str:
-        """The text of an answer's token ids. That of its first tokens is the beginning of the whole text."""
+        """The text of an answer's token ids. The text of its first tokens is a prefix of the whole text."""
         decoded: str = self.loaded.tokenizer.decode(
             answer, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
@@ -157,7 +157,7 @@ class Answerer:
         ]
 
     def _block_inputs(self, run: Callable[[], object]) -> list[Tensor]:
-        """The states that each block is given while `run` runs the model."""
+        """The input states of each block while `run` runs the model."""
         inputs: list[Tensor] = []
         handles = [
             block.register_forward_pre_hook(lambda _module, args: inputs.append(args[0]))
@@ -257,9 +257,9 @@ class Answerer:
         below = list(blocks[:first])
         states: Tensor | None = None
 
-        def set_input(given: Tensor) -> None:
+        def set_input(block_input: Tensor) -> None:
             nonlocal states
-            states = given
+            states = block_input
 
         handle = blocks[first].register_forward_pre_hook(lambda _module, args: (states, *args[1:]))
         try:

@@ -67,4 +67,4 @@ class EndpointJudge:
 def judge_all(judge: Judge, prompts: Sequence[str], answers: Sequence[str]) -> list[bool]:
     """Every answer judged, several at a time where the judge says that it can take it (`at_once`)."""
     with ThreadPoolExecutor(getattr(judge, "at_once", 1)) as pool:
-        return [bool(said) for said in pool.map(judge, prompts, answers)]
+        return [bool(refused) for refused in pool.map(judge, prompts, answers)]

@@ -1,4 +1,4 @@
-"""Prompts to ask a model: the packaged ones, or a file of the user's, as benchmarks publish them."""
+"""Prompts for a model to answer: the packaged ones, or those of a file, in the formats that benchmarks publish."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROMPT_COLUMNS = (
     "forbidden_prompt",  # StrongREJECT
     "text",
 )
-"""Columns that hold a prompt, whatever their case; the first of them that a file has is the one that counts."""
+"""Names of columns that hold a prompt, in any case; the first one in this list that a file has is read."""
 
 _TABLES = {".csv": ",", ".tsv": "\t"}
 _JSON = (".jsonl", ".ndjson", ".json")
@@ -30,10 +30,10 @@ _LINES = (".txt", "")
 
 
 def harmful_requests() -> list[str]:
-    """The packaged harmful requests: 200 over 14 categories of harm, in the forms that people ask in.
+    """The packaged harmful requests: 200 in 14 categories of harm, worded in many of the ways in which people ask.
 
-    Written for this project. They ask, and answer nothing; none of them is among the packaged references, nor among
-    what `demo-aligned` was trained on.
+    Written for this project. They are requests without answers; none of them is among the packaged references, or in
+    the training data of `demo-aligned`.
 
     >>> len(harmful_requests())
     200
@@ -43,7 +43,7 @@ def harmful_requests() -> list[str]:
 
 
 def read_prompts(path: str | Path, column: str | None = None) -> list[str]:
-    """Prompts out of a file, in its order, each once.
+    """Read the prompts of a file, in its order and without repetitions.
 
     Args:
         path: a text file (one prompt a line), CSV or TSV with a header, JSON lines, or a JSON array; rows of JSON are
@@ -124,4 +124,4 @@ def _column_of(row: Iterable[str], column: str | None) -> str | None:
     names = {str(name).strip().lower(): name for name in row}
     if column is not None:
         return column if column in list(row) else None
-    return next((names[known] for known in PROMPT_COLUMNS if known in names), None)
+    return next((names[column] for column in PROMPT_COLUMNS if column in names), None)

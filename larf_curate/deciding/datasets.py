@@ -104,7 +104,7 @@ def _no_column(column: str, names: list[str] | None) -> DataError:
 def _filtered(
     stream: IterableDataset, threshold: Splitter, outcome: Outcome, column: str, first_row: int
 ) -> IterableDataset:
-    """The rows of one outcome, found anew each time they are read; `first_row` is the number of the stream's first."""
+    """The rows of one outcome, filtered again at each reading; `first_row` is the number of the stream's first row."""
     belongs = partial(_belongs, threshold=threshold, outcome=outcome, first_row=first_row)
     formatting = stream._formatting  # no public name says in which format a stream is
     rows = stream.with_format(None).filter(belongs, with_indices=True, input_columns=[column])

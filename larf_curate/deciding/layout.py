@@ -20,6 +20,6 @@ def without_directories(value: Any) -> Any:
     if isinstance(value, list):
         return [without_directories(item) for item in value]
     if isinstance(value, str) and (value.startswith(("/", "~", "../")) or re.match(r"[A-Za-z]:\\", value)):
-        # Several files are told as "a + b".
+        # The name of a source of several files is "a + b".
         return " + ".join(re.split(r"[/\\]", part)[-1] for part in value.split(" + "))
     return value

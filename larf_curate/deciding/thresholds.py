@@ -40,7 +40,7 @@ class Threshold:
 
     Attributes:
         rule: which of the four constructors made it.
-        amount: what the constructor was given.
+        amount: the number that the constructor took.
         value: rows above this score go, but for the spared ones; None until fitted.
         unscorable: where rows without a score go; see `UnscorablePolicy`.
         rows, removed, unscorable_rows: counts over the scores it was fitted on.

@@ -1,8 +1,7 @@
-"""A direction in a model's weights, of low rank in each matrix, and the model moved a step along it.
+"""A low-rank direction in a model's weights, and the model as if its weights were moved a step along it.
 
-The step is never added to the weights: each layer's output gets what the step would have added, W x + s A (B x). So
-weights stay the bytes they are whatever happens, there is no second copy of them, and the cost is that of a few columns
-(as in LoRA, arXiv 2106.09685).
+The step is added to each layer's output, W x + s A (B x), and not to its weights (as in LoRA, arXiv 2106.09685). So the
+weights never change, there is no second copy of them, and the cost is that of two thin matrices.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Factors:
-    """One matrix's part of a direction: `left @ right`, [outputs, rank] and [rank, inputs], float32."""
+    """The direction in one weight matrix, `left @ right`: float32 [outputs, rank] and [rank, inputs]."""
 
     left: NDArray[np.float32]
     right: NDArray[np.float32]
@@ -36,7 +35,7 @@ class WeightDirection:
     """A direction in the space of the matrices of a model's blocks.
 
     Attributes:
-        factors: by the name of the layer, counted within the blocks: `3.self_attn.q_proj`.
+        factors: for each linear layer, by the block's number and the layer's name in it: `3.self_attn.q_proj`.
     """
 
     factors: Mapping[str, Factors]
@@ -49,16 +48,16 @@ class WeightDirection:
 
     def scaled(self, size: float) -> WeightDirection:
         """The same direction, `size` times as long."""
-        scaled = {name: Factors(np.float32(size) * part.left, part.right) for name, part in self.factors.items()}
+        scaled = {name: Factors(np.float32(size) * each.left, each.right) for name, each in self.factors.items()}
         return WeightDirection(scaled)
 
     @contextlib.contextmanager
     def step(self, loaded: LoadedModel, size: float) -> Iterator[None]:
-        """While it lasts, the model computes as if its weights had been moved by `size` times this direction.
+        """Compute as if the weights were moved by `size` times this direction, while the context lasts.
 
         Args:
             loaded: the model; whoever calls holds its lock.
-            size: of the step, in units of the weights.
+            size: by how much to multiply the direction.
 
         Raises:
             ModelError: the model has no layer of such a name, or one of another shape.
@@ -89,7 +88,7 @@ def _adding(left: Tensor, right: Tensor) -> Any:
 
 
 def block_layers(loaded: LoadedModel) -> dict[str, nn.Module]:
-    """The linear layers of the blocks by name, counted within the blocks; experts in one tensor are not among them."""
+    """The linear layers of the blocks, by names such as `3.self_attn.q_proj`; without experts stored in one tensor."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 

@@ -58,7 +58,7 @@ def _has_llama_structure(block: nn.Module) -> bool:
 
 
 class FusedBlock:
-    """Replaces a block's `forward` within a packed pass. It overwrites the states that it is given.
+    """Replaces a block's `forward` within a packed pass. It overwrites its input states.
 
     Args:
         block: whose weights these are.

@@ -1,4 +1,4 @@
-"""What stands above the blocks: final norm and language-model head, for a few tokens at a time."""
+"""Losses of next tokens through a model's own language-model head, for a few tokens at a time."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
     from ..models.loading import LoadedModel
 
-_PIECE = 16 * 2**20
-"""Logits in memory at once, for each thread: 64 MiB in float32. A vocabulary has 50 to 260 thousand entries."""
+_LOGITS_AT_ONCE = 16 * 2**20
+"""Logits in memory for each thread: 64 MiB in float32. A vocabulary has 50 to 260 thousand entries."""
 
 
 class LossHead:
-    """Losses of next tokens out of the states that the blocks end with.
+    """Computes losses of next tokens from the states after the final norm.
 
-    The model's own code of the head runs, with all that it does to logits (Gemma caps them, Granite and Cohere scale
-    them): while losses are computed, its decoder hands over the states it is given.
+    The model's own code computes the logits, since some models change them after the head (Gemma caps them, Granite and
+    Cohere scale them). While losses are computed, the decoder is replaced: it returns the states to compute them from.
 
     Args:
         loaded: the model with its head; whoever calls holds its lock.
@@ -41,17 +41,17 @@ class LossHead:
 
     @contextlib.contextmanager
     def installed(self, read: Callable[[Tensor], None]) -> Iterator[None]:
-        """While it lasts, `read` gets what the decoder ends with wherever the model runs.
+        """Call `read` in every forward pass of the model, while the context lasts.
 
         Args:
-            read: is given the states after the final norm, [rows, tokens, hidden size]; may call `losses`.
+            read: called with the states after the final norm, [rows, tokens, hidden size]; may call `losses`.
         """
         forward = self._decoder.forward
 
         def run(*args: Any, **kwargs: Any) -> Any:
             states = getattr(self._current, "states", None)
             if states is not None:
-                return _handed_over(states)
+                return _decoder_output(states)
             output = forward(*args, **kwargs)
             read(output[0])
             return output
@@ -60,33 +60,33 @@ class LossHead:
             yield
 
     def losses(self, states: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy, in nats, of each target under the logits of its state; float32 [tokens].
+        """The cross-entropy of each target in nats, under the logits of its state: float32 [tokens].
 
         Args:
             states: after the final norm, [tokens, hidden size].
-            targets: the token that follows each, int64 [tokens].
+            targets: ids of the tokens that follow, int64 [tokens].
         """
         import torch
 
         vocabulary = self._model.config.get_text_config(decoder=True).vocab_size
-        size = max(1, _PIECE // vocabulary)
-        pieces = []
-        for piece, wanted in zip(torch.split(states, size), torch.split(targets, size), strict=True):
-            self._current.states = piece[None]
+        size = max(1, _LOGITS_AT_ONCE // vocabulary)
+        losses = []
+        for some_states, some_targets in zip(torch.split(states, size), torch.split(targets, size), strict=True):
+            self._current.states = some_states[None]
             try:
-                logits = self._model(input_ids=wanted[None], use_cache=False).logits[0]
+                logits = self._model(input_ids=some_targets[None], use_cache=False).logits[0]
             finally:
                 self._current.states = None
-            pieces.append(torch.nn.functional.cross_entropy(logits.float(), wanted, reduction="none"))
-        return torch.cat(pieces)
+            losses.append(torch.nn.functional.cross_entropy(logits.float(), some_targets, reduction="none"))
+        return torch.cat(losses)
 
 
-def _handed_over(states: Tensor) -> Any:
-    """These states in the form of a decoder's output."""
+def _decoder_output(states: Tensor) -> Any:
+    """The states in the class that a decoder returns."""
     from transformers.modeling_outputs import BaseModelOutput
 
     class States(BaseModelOutput):  # type: ignore[misc,unused-ignore]
-        """States alone: there is nothing else that a head could copy into its result (caches, router logits)."""
+        """The states alone: every other field (caches, router logits) is None."""
 
         def __getattr__(self, _name: str) -> None:
             return None

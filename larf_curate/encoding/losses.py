@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from .runtime import Runtime
 
-_LOSSES = 0  # where a batch keeps them
+_LOSSES = 0  # the key of the losses in `RunningBatch.kept`
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ def token_losses(
     batch_tokens: int | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> TokenLosses:
-    """The cross-entropy of each trained token, given all tokens before it in its row.
+    """The cross-entropy of each trained token under the model, which sees all tokens before it in the row.
 
-    Rows run as they do for states: packed where the architecture allows, shared prefixes once, equal rows once, batches
-    side by side on a CPU, in halves where memory runs out. Final norm and head run for the trained tokens alone, a few
-    at a time.
+    Rows are batched as for states: packed if the architecture allows it, shared prefixes and equal rows only once,
+    several batches at a time on a CPU, halved batches if memory runs out. The final norm runs for all tokens, the head
+    for the trained ones alone, a few at a time.
 
     Args:
         runtime: of a model that was loaded with its head.
@@ -66,7 +66,7 @@ def token_losses(
         ModelError: the model was loaded without its head.
         ValueError: a row has no trained token, or trains its first.
     """
-    places: dict[tuple[int, ...], set[int]] = {}  # equal rows may be trained on different turns: they run once, for all
+    places: dict[tuple[int, ...], set[int]] = {}  # equal rows run once, for the trained tokens of all of them
     for number, (row, marks) in enumerate(zip(ids, trained, strict=True)):
         wanted = {place for place, mark in enumerate(marks) if mark}
         if not wanted or 0 in wanted or len(marks) != len(row):
@@ -75,12 +75,12 @@ def token_losses(
     read = {row: tuple(sorted(wanted)) for row, wanted in places.items()}
     readout = LossReadout(runtime, read)
     shape = (max(map(len, read.values()), default=0),)
-    found = run_rows(runtime, [list(row) for row in ids], readout, shape, batch_tokens=batch_tokens, progress=progress)
+    result = run_rows(runtime, [list(row) for row in ids], readout, shape, batch_tokens=batch_tokens, progress=progress)
     values: list[NDArray[np.float32] | None] = []
-    for row, marks, losses, issue in zip(ids, trained, found.values, found.issues, strict=True):
+    for row, marks, losses, issue in zip(ids, trained, result.values, result.issues, strict=True):
         own = [at for at, place in enumerate(read[tuple(row)]) if marks[place]]
         values.append(None if issue is not None else losses[own])
-    return TokenLosses(values, found.issues, found.execution)
+    return TokenLosses(values, result.issues, result.execution)
 
 
 class LossReadout:
@@ -96,7 +96,7 @@ class LossReadout:
         self._places = places
 
     def longest_prefix(self, row: Sequence[int]) -> int:
-        """The token before the first trained one is the first that something is read of."""
+        """All but the token before the first trained one: the logits after that token give the first loss."""
         return self._places[tuple(row)][0] - 1
 
     @contextlib.contextmanager
@@ -106,7 +106,7 @@ class LossReadout:
             yield
 
     def result(self, batch: RunningBatch) -> torch.Tensor:
-        """Losses float32 [rows, most tokens that are read of any row], zero behind those of a row."""
+        """Losses, float32 [rows, most trained tokens of any row]; rows with fewer are filled up with zeros."""
         import torch
 
         counts = [len(self._places[tuple(row)]) for row in batch.rows]
@@ -117,7 +117,7 @@ class LossReadout:
         return out
 
     def _read(self, states: torch.Tensor) -> None:
-        """The states after the final norm [1 or rows, tokens, hidden size] become losses, and the pass ends."""
+        """Compute losses from the states after the final norm, [1 or rows, tokens, hidden size]; end the pass there."""
         import torch
 
         batch = running_batch()
@@ -128,6 +128,6 @@ class LossReadout:
                 for place in self._places[tuple(row)]:
                     read.append(start + place - 1)
                     targets.append(row[place])
-            index, following = (to_device(torch.tensor(listed), states.device) for listed in (read, targets))
-            batch.kept[_LOSSES] = self._head.losses(states.flatten(0, 1)[index], following)
+            index, target_ids = (to_device(torch.tensor(numbers), states.device) for numbers in (read, targets))
+            batch.kept[_LOSSES] = self._head.losses(states.flatten(0, 1)[index], target_ids)
         raise StopForward

@@ -195,10 +195,10 @@ def gives_plain_states(packed: PackedPass) -> bool:
     plain = PaddedPass(loaded)
     try:
         with packed.reading(readout):
-            found = packed(rows, len(prefix)).cpu().numpy()
+            actual = packed(rows, len(prefix)).cpu().numpy()
         with plain.reading(readout):
             expected = plain(rows, 0).cpu().numpy()
     except Exception:  # an architecture with attention or blocks of its own kind may fail anywhere in there
         return False
-    error = np.linalg.norm(found - expected, axis=-1) / np.linalg.norm(expected, axis=-1)
+    error = np.linalg.norm(actual - expected, axis=-1) / np.linalg.norm(expected, axis=-1)
     return bool((error < (1e-4 if loaded.dtype_name == "float32" else 3e-2)).all())

@@ -1,4 +1,4 @@
-"""What may be said of a model and of how it runs: each option is declared here, and nowhere else.
+"""The options of a model and of how it runs: each is declared here, and nowhere else.
 
 `LARFScorer.fit`, `find_safety_layers`, the command line, recipes, fitted scorers, the digest by which scored shards are
 found again and docs/commands.md all derive from `ModelOptions`.
@@ -266,7 +266,7 @@ ModelOptions.__doc__ = f"{ModelOptions.__doc__}\n    Attributes:{_meanings}\n   
 
 
 def check_run_options(options: Mapping[str, object]) -> RunOptions:
-    """Those of the options that are given, in one order: they are part of a scorer's hash.
+    """The options that are neither None nor False, checked and sorted by name: they are part of a scorer's hash.
 
     >>> check_run_options({"device": None, "batch_tokens": 4096})
     {'batch_tokens': 4096}
@@ -277,7 +277,7 @@ def check_run_options(options: Mapping[str, object]) -> RunOptions:
     """
     if unknown := sorted(set(options) - set(RUN_OPTIONS)):
         raise TypeError(f"unknown option {', '.join(unknown)}; known: {', '.join(RUN_OPTIONS)}")
-    given = {name: value for name, value in sorted(options.items()) if value is not None and value is not False}
-    for name, value in given.items():
+    chosen = {name: value for name, value in sorted(options.items()) if value is not None and value is not False}
+    for name, value in chosen.items():
         RUN_OPTIONS[name].check(value)
-    return cast("RunOptions", given)
+    return cast("RunOptions", chosen)

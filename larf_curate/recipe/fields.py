@@ -19,7 +19,7 @@ AnySection = TypeVar("AnySection", bound=BaseModel)
 
 
 def _require_text(value: str) -> str:
-    """What is there but blank would count as not given."""
+    """Refuse blank text, which would otherwise count as a missing value."""
     if "\0" in value:
         raise ValueError("must not hold a NUL")
     if not value.strip():

@@ -1,4 +1,4 @@
-"""What is said of a dataset's columns: which format was taken, and which texts it does not look at."""
+"""Messages about a dataset's columns: which format was chosen, and which columns of text it does not read."""
 
 from __future__ import annotations
 

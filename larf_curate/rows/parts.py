@@ -26,7 +26,7 @@ class Inside:
 def has_placeholder(text: str) -> bool:
     """Whether a picture, a film or a sound belongs to a text, by the mark that multimodal datasets put for it.
 
-    It stands at the beginning, at the end, or on a line of its own; within a sentence it is a tag that is talked about.
+    Such a mark stands at the start, at the end or on a line of its own; within a sentence it is only text about a tag.
 
     >>> has_placeholder("<image>What is it?"), has_placeholder("What does <image> do in SVG?")
     (True, False)

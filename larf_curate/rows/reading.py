@@ -13,14 +13,14 @@ from ..errors import RowFormatError
 class Reading:
     """How rows are read.
 
-    As text it goes wherever a format's name goes: into recipes, jobs and scorers. Without anything but a format that
-    text is the format's name.
+    Its text form stands wherever a format's name can stand: in recipes, jobs and scorers. If there is only a format,
+    the text is that format's name.
 
     Attributes:
         format: `auto`, or the name of a row format.
         columns: names of the dataset's columns, and which column of the format each one is.
         join: what stands between a request and its input, or a template with `{instruction}` and `{input}`; None for
-            what the scorer says, which is a newline unless one has said otherwise.
+            the scorer's own, which is a newline by default.
 
     >>> Reading("auto").to_text()
     'auto'

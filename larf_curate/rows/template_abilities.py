@@ -28,8 +28,8 @@ _USER: Message = {"role": "user", "content": "a"}
 class TemplateAbilities:
     """What one chat template prints of a conversation. What it cannot express is put into words, not dropped.
 
-    Reasoning is the exception: where a template prints none a trainer trains on none, so it is left out, and this is
-    said once.
+    Reasoning is the exception: where a template prints none a trainer trains on none, so it is left out, and one
+    message says so.
 
     Args:
         render: the template.

@@ -1,4 +1,4 @@
-"""Which tokens of a rendered conversation a trainer would take the loss of."""
+"""Which tokens of a rendered conversation a trainer computes the loss on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .tools import Message
 from .turns import TRAIN, Conversation
 
 _MOST_WORK = 4_000_000  # tokens rendered for one row: each answer takes two renderings of what comes before it
-_MERGED = 2  # tokens at the border of header and answer that a tokenizer may have joined
+_MERGED = 2  # tokens that a tokenizer may merge where the header ends and the answer starts
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class TrainedTokens:
 
     Attributes:
         ids: token ids of the conversation, at most `max_tokens` of them.
-        trained: for each of `ids`, whether a trainer takes its loss; never for the first, which nothing predicts.
+        trained: for each of `ids`, whether a trainer computes its loss; never for the first, which nothing predicts.
         tokens: how many ids there were before truncation.
         issue: `truncated`, or None.
     """
@@ -33,7 +33,7 @@ class TrainedTokens:
 
     @property
     def count(self) -> int:
-        """How many tokens are trained."""
+        """The number of trained tokens."""
         return sum(self.trained)
 
 
@@ -67,8 +67,9 @@ def _answers(
 ) -> Iterator[tuple[Message, int, int]]:
     """Each assistant message, and where its trained tokens start and stop in the whole conversation's `ids`.
 
-    An answer starts where the messages before it, with the opening of an answer, stop being a beginning of the whole.
-    It stops where the messages up to it do, at the control token that ends a turn.
+    The messages before an answer are rendered with the header of an answer: the answer starts where that rendering
+    stops being a prefix of the whole conversation. The messages up to and with the answer are rendered too: the answer
+    ends with the last control token before that rendering stops being a prefix.
     """
     numbers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
     if len(numbers) * len(ids) > _MOST_WORK:
@@ -76,33 +77,33 @@ def _answers(
     for number in numbers:
         start = _start(renderer, ids, messages[:number], tools)
         is_last = number == len(messages) - 1
-        until = list(ids) if is_last else renderer.encode_up_to(messages[: number + 1], tools)
-        yield messages[number], start, _stop(renderer, ids, until, start)
+        through_answer = list(ids) if is_last else renderer.encode_up_to(messages[: number + 1], tools)
+        yield messages[number], start, _stop(renderer, ids, through_answer, start)
 
 
 def _start(renderer: Renderer, ids: Sequence[int], before: Sequence[Message], tools: Any) -> int:
-    opened = renderer.encode_up_to(before, tools, opened=True)
-    start = _common(opened, ids)
-    if start < len(opened) - _MERGED:
+    with_header = renderer.encode_up_to(before, tools, opened=True)
+    start = _shared_length(with_header, ids)
+    if start < len(with_header) - _MERGED:
         raise Unscorable(Issue.TEMPLATE)
     return start
 
 
-def _stop(renderer: Renderer, ids: Sequence[int], until: Sequence[int], start: int) -> int:
+def _stop(renderer: Renderer, ids: Sequence[int], through_answer: Sequence[int], start: int) -> int:
     special = renderer.special_ids
-    stop = _common(until, ids)
-    if stop < len(until):
+    stop = _shared_length(through_answer, ids)
+    if stop < len(through_answer):
         if start < stop < len(ids) and ids[stop] in special:
             return stop + 1  # the last answer of a conversation ends on another token than the ones before it
         # Printed otherwise where it is the last (Qwen 3 drops earlier thoughts): the token that ends it is the same.
-        closing = next((token for token in reversed(until) if token in special), None)
+        closing = next((token for token in reversed(through_answer) if token in special), None)
         if closing is None or closing not in ids[start:]:
             raise Unscorable(Issue.TEMPLATE)
         return list(ids).index(closing, start) + 1
     return next((place + 1 for place in range(stop - 1, start - 1, -1) if ids[place] in special), stop)
 
 
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many first items two sequences share."""
+def _shared_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """The length of the prefix that two sequences share."""
     shortest = min(len(first), len(second))
     return next((place for place in range(shortest) if first[place] != second[place]), shortest)

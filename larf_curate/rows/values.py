@@ -92,7 +92,7 @@ def parse_json(text: str) -> Any:
 def structure_of(value: Any) -> tuple[Any, bool]:
     """A list or an object, also where a row holds it as a JSON string; and whether it was such a string.
 
-    A blank string counts as null. Whatever else is given back as it is.
+    A blank string counts as null. Any other value is returned unchanged.
 
     >>> structure_of('[{"role": "user"}]'), structure_of("Hi?"), structure_of(" ")
     (([{'role': 'user'}], True), ('Hi?', False), (None, False))

@@ -95,16 +95,16 @@ def refuses(answer: str) -> bool:
     return bool(_REFUSAL.search(text[: complied.end()] if complied else text))
 
 
-def settled(beginning: str) -> bool | None:
-    """What `refuses` will say of every answer that begins so; None while that depends on what follows.
+def settled(start: str) -> bool | None:
+    """The result of `refuses` for every answer that starts with this text; None if it depends on what follows.
 
     >>> settled("I must decline, since"), settled("Here is a cake"), settled("I must")
     (True, False, None)
     """
-    if len(beginning) >= _OPENING:
-        return refuses(beginning)
+    if len(start) >= _OPENING:
+        return refuses(start)
     # The last word may be unfinished, and an opening looks one word past its own end.
-    whole = _normalised(beginning).rpartition(" ")[0]
+    whole = _normalised(start).rpartition(" ")[0]
     before = whole.rpartition(" ")[0]
     complied = _COMPLIANCE.search(whole)
     if complied and complied.end() <= len(before):

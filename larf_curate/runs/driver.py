@@ -56,7 +56,7 @@ def run(request: RunRequest) -> Summary | Submitted:
     """
     refuse_nested_run()
     schema = request.source.schema
-    row_format = resolve_format(request.format, schema.names)  # one that does not fit is told before any worker starts
+    row_format = resolve_format(request.format, schema.names)  # reports a wrong format before any worker starts
     if note := reading_note(row_format, schema.names, text_columns(schema)):
         say(note)
     home = request.directory

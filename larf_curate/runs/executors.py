@@ -92,7 +92,9 @@ def start_ray(request: ExecutorRequest) -> None:
         # Ray itself would wait without a word. A cluster that grows may yet start such a node.
         largest = max(nodes, key=lambda node: (node.get("GPU", 0), node.get("CPU", 0)))
         has = ", ".join(f"{largest.get(kind, 0):g} {kind}" for kind in needs)
-        said = f"a task needs {', '.join(f'{n} {kind}' for kind, n in needs.items())}; the largest Ray node has {has}"
+        shortage = (
+            f"a task needs {', '.join(f'{n} {kind}' for kind, n in needs.items())}; the largest Ray node has {has}"
+        )
         if len(nodes) < 2:
-            raise LarfError(f"{said}: ask for less in executor")
-        say(f"{said}; waiting for a larger one")
+            raise LarfError(f"{shortage}: ask for less in executor")
+        say(f"{shortage}; waiting for a larger one")

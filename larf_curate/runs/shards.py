@@ -98,10 +98,10 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        found = json.loads(text)
-        size, rows = found["shard_rows"], found["rows"]
-        shards = [Shard(i, i * size, min(size, rows - i * size), digest) for i, digest in enumerate(found["digests"])]
-        return cls(found["name"], schema_from(found["schema"]), files_from(found["files"]), size, tuple(shards))
+        values = json.loads(text)
+        size, rows = values["shard_rows"], values["rows"]
+        shards = [Shard(i, i * size, min(size, rows - i * size), digest) for i, digest in enumerate(values["digests"])]
+        return cls(values["name"], schema_from(values["schema"]), files_from(values["files"]), size, tuple(shards))
 
 
 def plan_shards(source: Source, shard_rows: int | None = None, known: Path | None = None) -> Plan:

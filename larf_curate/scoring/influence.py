@@ -1,11 +1,11 @@
-"""What a gradient step on a row does to a model's refusing, measured by two forward passes over the row.
+"""How a gradient step on a row changes a model's margin of refusing, measured by two forward passes over the row.
 
-Let S(theta) be the margin (`margin`), and v its gradient, scaled to length 1. A small gradient step on a row moves the
+Let S(theta) be the margin (`margin`), and v its gradient, scaled to norm 1. A small gradient step on a row moves the
 weights by -grad L(row), and so changes S along v by -<grad L(row), v>: minus the derivative of the row's loss along v.
 That is (L(theta - step v) - L(theta + step v)) / (2 step), up to the square of the step, so no gradient of a row is
 needed.
 
-The score of a token is the same with the sign turned: how far a step on it moves the model away from refusing.
+The score of a token has the opposite sign: how far a step on it moves the model away from refusing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..encoding.runtime import Runtime
 from ..errors import Issue, ModelError
 
 STEPS = (0.03, 0.01, 0.003, 0.001)
-"""Sizes of a step to choose from, in units of the weights along a direction of length 1."""
+"""Step sizes to choose from: the norm of the change of all weights."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ def token_influence(
         runtime: of a model that was loaded with its head, in float32: in half precision the difference of two losses is
             lost in rounding.
         ids, trained: as for `token_losses`.
-        direction: of length 1, along which refusing grows.
-        step: how far the weights are moved to either side (`choose_step`).
+        direction: the direction of norm 1 along which the margin grows.
+        step: how far the weights are moved in each direction; see `choose_step`.
         batch_tokens: as for `token_losses`.
         progress: called with the number of rows just done.
 
@@ -99,13 +99,14 @@ def token_influence(
 def choose_step(
     runtime: Runtime, ids: Sequence[Sequence[int]], trained: Sequence[Sequence[bool]], direction: WeightDirection
 ) -> tuple[float, float]:
-    """The step at which differences are nearest to the derivative, found on a few rows.
+    """The step of `STEPS` whose central differences are closest to the derivative, judged on a few rows.
 
-    Too long a step leaves the straight line, too short a one drowns in rounding: where neighbouring steps agree best,
-    both errors are small.
+    With a long step the loss is not linear any more; with a short one the difference is lost in rounding. Both errors
+    are small where two neighbouring steps give the same scores.
 
     Returns:
-        The step, and how far the rows' scores at it and at the next shorter one differ, as a share of their spread.
+        The step, and the median difference between the rows' scores at it and at the next longer step, divided by the
+        standard deviation of the scores.
     """
     scores = [token_influence(runtime, ids, trained, direction, step).sums() for step in STEPS]
     gaps = [

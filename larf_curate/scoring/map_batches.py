@@ -96,9 +96,9 @@ class _TypedColumn(list[Any]):
 class _ArrowColumns(Mapping[str, Any]):
     """Columns for `Dataset.map` to write with their own types, in place of older ones of the same names.
 
-    A list would be given the older column's type wherever it can be: float32 scores in place of float64 ones would
-    become float64. `map` writes Arrow arrays as they are, but insists on lists when it checks what a function returns.
-    It reads with `[]` and checks with `values()`, so `[]` gives arrays and `values()` lists.
+    `map` converts a list to the older column's type where that is possible: float32 scores in place of float64 ones
+    would become float64. It writes Arrow arrays as they are, but insists on lists when it checks what a function
+    returns. It reads with `[]` and checks with `values()`, so `[]` gives arrays and `values()` lists.
     """
 
     def __init__(self, arrays: Mapping[str, pa.Array]) -> None:

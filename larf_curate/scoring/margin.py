@@ -1,4 +1,4 @@
-"""How far a model is from complying with harmful requests, and the direction in its weights along which that grows."""
+"""The margin by which a model refuses harmful requests, and the direction in its weights along which it grows."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 
 LEAST_PROMPTS = 16
 LEAST_REFUSED = 0.25
-"""Share of the prompts that a model has to refuse: of one that refuses fewer there is little to wear away."""
+"""The smallest share of the prompts that a model has to refuse: otherwise there is little refusing to lose."""
 
 _ANSWER_TOKENS = 32
-_RARE = 0.02  # of the refusals; what begins fewer of them is no way of refusing
-_AT_ONCE = 16  # prompts of one backward pass
+_RARE = 0.02  # share of the refusals; a token that begins fewer of them does not count as an opening
+_BATCH = 16  # prompts of one backward pass
 _OVERSAMPLING, _POWER_ITERATIONS = 8, 4  # of the randomised singular value decomposition, arXiv 0909.4061
 
 
 @dataclass(frozen=True)
 class Refusals:
-    """How a model answers harmful requests.
+    """Which harmful requests a model refuses, and with what first tokens.
 
     Attributes:
-        ids: token ids of the prompts, with what opens an answer.
-        refused: which of them the model refuses, judged by wording.
-        openings: the tokens that its refusals begin with.
+        ids: token ids of the prompts, with the header of the answer.
+        refused: for each prompt, whether the model refuses it, judged by wording.
+        openings: the first tokens of its refusals.
     """
 
     ids: tuple[tuple[int, ...], ...]
@@ -44,12 +44,12 @@ class Refusals:
 
     @property
     def share(self) -> float:
-        """Of the prompts that are refused."""
+        """The share of the prompts that the model refuses, 0 to 1."""
         return sum(self.refused) / len(self.refused)
 
 
 def find_refusals(encoder: Encoder, prompts: Sequence[str]) -> Refusals:
-    """Ask a model (loaded with its head) harmful requests, and see which it refuses and with what first words.
+    """Let a model (loaded with its head) answer harmful requests; find its refusals and their first tokens.
 
     Raises:
         PromptsError: there are too few prompts, the model refuses too few of them, or its refusals begin with the same
@@ -89,23 +89,25 @@ def find_refusals(encoder: Encoder, prompts: Sequence[str]) -> Refusals:
 
 
 def margin(loaded: LoadedModel, refusals: Refusals) -> float:
-    """The mean log-odds, over the prompts, that the model's answer begins as its refusals do."""
+    """The log-odds that an answer begins with one of the refusals' first tokens, averaged over the prompts."""
     import torch
 
     with torch.inference_mode():
-        return float(np.mean([float(odds) for part in _parts(refusals) for odds in _log_odds(loaded, refusals, part)]))
+        return float(
+            np.mean([float(odds) for numbers in _batches(refusals) for odds in _log_odds(loaded, refusals, numbers)])
+        )
 
 
 def margin_direction(loaded: LoadedModel, refusals: Refusals, rank: int) -> tuple[WeightDirection, float]:
-    """The gradient of the margin in the matrices of the blocks, scaled to length 1 and cut to a low rank.
+    """The gradient of the margin with respect to the blocks' weight matrices, cut to a low rank and scaled to norm 1.
 
     Args:
         loaded: the model with its head, in float32 and not quantised; whoever calls holds its lock.
-        refusals: what the margin is taken over.
-        rank: kept of each matrix, by singular value.
+        refusals: the prompts of the margin.
+        rank: how many of the largest singular values of each matrix are kept.
 
     Returns:
-        The direction, of length 1; and the share of the gradient's squared length that it keeps.
+        The direction, of norm 1; and the share of the gradient's squared norm that it keeps.
     """
     import torch
 
@@ -115,9 +117,9 @@ def margin_direction(loaded: LoadedModel, refusals: Refusals, rank: int) -> tupl
         for weight in weights:
             weight.requires_grad_(True)
         try:
-            for part in _parts(refusals):
-                torch.autograd.backward(_log_odds(loaded, refusals, part).sum() / len(refusals.ids))
-                update(len(part))
+            for numbers in _batches(refusals):
+                torch.autograd.backward(_log_odds(loaded, refusals, numbers).sum() / len(refusals.ids))
+                update(len(numbers))
             gradients = {name: layer.weight.grad for name, layer in layers.items() if layer.weight.grad is not None}
         finally:
             for weight in weights:
@@ -128,9 +130,10 @@ def margin_direction(loaded: LoadedModel, refusals: Refusals, rank: int) -> tupl
     return kept.scaled(1 / kept.norm), kept.norm**2 / whole
 
 
-def _parts(refusals: Refusals) -> list[range]:
+def _batches(refusals: Refusals) -> list[range]:
+    """Numbers of the prompts, a batch at a time."""
     count = len(refusals.ids)
-    return [range(start, min(start + _AT_ONCE, count)) for start in range(0, count, _AT_ONCE)]
+    return [range(start, min(start + _BATCH, count)) for start in range(0, count, _BATCH)]
 
 
 def _log_odds(loaded: LoadedModel, refusals: Refusals, numbers: range) -> Tensor:
@@ -142,14 +145,14 @@ def _log_odds(loaded: LoadedModel, refusals: Refusals, numbers: range) -> Tensor
     padded = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=loaded.device)
     real = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=loaded.device)
     last = torch.tensor([len(row) - 1 for row in rows], device=loaded.device)
-    # Causal attention: no token sees the pads behind it. The head runs for the last tokens alone.
-    places, where = torch.unique(last, return_inverse=True)
+    # Causal attention: no token sees the padding after it. The head runs only where some row has its last token.
+    places, index_of_row = torch.unique(last, return_inverse=True)
     logits = loaded.model(input_ids=padded, attention_mask=real, use_cache=False, logits_to_keep=places).logits
-    following = logits[torch.arange(len(rows), device=loaded.device), where].float()
-    opening = torch.zeros(following.shape[-1], dtype=torch.bool, device=loaded.device)
+    next_logits = logits[torch.arange(len(rows), device=loaded.device), index_of_row].float()
+    opening = torch.zeros(next_logits.shape[-1], dtype=torch.bool, device=loaded.device)
     opening[list(refusals.openings)] = True
     never = torch.tensor(-torch.inf, device=loaded.device)
-    odds: Tensor = following.where(opening, never).logsumexp(-1) - following.where(~opening, never).logsumexp(-1)
+    odds: Tensor = next_logits.where(opening, never).logsumexp(-1) - next_logits.where(~opening, never).logsumexp(-1)
     return odds
 
 
@@ -158,10 +161,10 @@ def _low_rank(layer: Any, gradient: Tensor, rank: int) -> Factors:
     from torch import nn
 
     matrix = (gradient if isinstance(layer, nn.Linear) else gradient.T).float()
-    wanted = min(rank, *matrix.shape)
+    kept = min(rank, *matrix.shape)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # the same direction whenever it is fitted
-        left, values, right = torch.svd_lowrank(matrix, min(wanted + _OVERSAMPLING, *matrix.shape), _POWER_ITERATIONS)
-    left, values, right = left[:, :wanted], values[:wanted], right[:, :wanted]
+        left, values, right = torch.svd_lowrank(matrix, min(kept + _OVERSAMPLING, *matrix.shape), _POWER_ITERATIONS)
+    left, values, right = left[:, :kept], values[:kept], right[:, :kept]
     root = values.sqrt()
     return Factors((left * root).cpu().numpy(), (right * root).T.contiguous().cpu().numpy())

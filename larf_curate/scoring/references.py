@@ -153,10 +153,10 @@ class ReferenceSet:
             "unsafe_complete_share": complete[0],
             "safe_complete_share": complete[1],
         }
-        found: list[Finding] = []
+        findings: list[Finding] = []
 
         def add(kind: str, message: str, pairs: tuple[int, ...] = ()) -> None:
-            found.append(Finding(kind, message, pairs))
+            findings.append(Finding(kind, message, pairs))
 
         if unpaired := self.unpaired:
             add("unpaired", f"{len(unpaired)} pairs answer two different requests", unpaired)
@@ -177,7 +177,7 @@ class ReferenceSet:
             add("list formats differ", f"{lists[0]:.0%} of unsafe answers are lists, {lists[1]:.0%} of safe ones")
         if abs(complete[0] - complete[1]) > 0.1:
             add("endings differ", f"{complete[0]:.0%} of unsafe answers end complete, {complete[1]:.0%} of safe ones")
-        return LintReport(tuple(found), figures)
+        return LintReport(tuple(findings), figures)
 
     def _repeated(self) -> tuple[int, ...]:
         seen: set[str] = set()

@@ -1,4 +1,4 @@
-"""What is said of a dataset while it is scored, each line once in a process."""
+"""Messages about a dataset while it is scored, each printed once in a process."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from ..rows.transcripts import template_in
 from ..rows.turns import Conversation
 
 LOOKED_AT = 16
-"""Rows of a batch that are searched for marks of a chat template."""
+"""The number of rows of a batch that are searched for marks of a chat template."""
 
 _said: set[str] = set()
 register(_said.clear)
 
 
 def say_once(line: str) -> None:
-    """Say a line that this process has not said yet; nothing where it is empty."""
+    """Print a line, unless it is empty or this process has printed it before."""
     if line and line not in _said:
         _said.add(line)
         say(line)
 
 
 def say_of_template(conversation: Conversation) -> None:
-    """Say that a turn holds a whole template already, which the model's own is then put around."""
+    """Print a message if a turn already contains the text of a chat template: the model's own is put around it."""
     for message in conversation.messages[:-1]:
         if (name := template_in(message["content"])) is not None:
             say_once(

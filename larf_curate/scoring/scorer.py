@@ -198,7 +198,7 @@ class LARFScorer:
             if callable(row_format):
                 raise RowFormatError("a function reads the columns as they are: leave columns= out")
             row_format = replace(Reading.from_text(row_format), columns=columns).to_text()
-        if isinstance(row_format, str):  # a wrong name is said here, not in the middle of a run
+        if isinstance(row_format, str):  # a wrong name is reported here, not in the middle of a run
             check_format(row_format)
         spec = self.spec if join is None else replace(self.spec, join=check_join(join))
         return LARFScorer(spec, self._tensors, row_format, {**self._options, **options})

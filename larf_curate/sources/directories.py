@@ -116,12 +116,12 @@ def _splits(directory: Path, patterns: Any) -> tuple[dict[str, list[Path]], list
 
     try:
         wanted = sanitize_patterns(patterns) if patterns else get_data_patterns(str(directory))
-        found = DataFilesDict.from_patterns(wanted, base_path=str(directory))
+        files_by_split = DataFilesDict.from_patterns(wanted, base_path=str(directory))
     except FileNotFoundError:  # EmptyDatasetError is one
         return {}, _others(directory)
     splits: dict[str, list[Path]] = {}
     others: list[Path] = []
-    for name, files in found.items():
+    for name, files in files_by_split.items():
         for file in sorted(map(Path, files)):
             if file.name in _NOT_ROWS or file.name[0] in "._":
                 continue

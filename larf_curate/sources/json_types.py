@@ -53,7 +53,7 @@ def infer_type(values: Sequence[Any]) -> pa.DataType:
 
 
 def join_types(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-    """The type that holds the values of both, which `infer_type` has given."""
+    """The type that holds the values of two types, both from `infer_type`."""
     if one.equals(other) or pa.types.is_null(other):
         return one
     if pa.types.is_null(one):

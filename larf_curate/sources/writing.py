@@ -75,7 +75,7 @@ def write_file(path: Path, schema: pa.Schema) -> Iterator[TableWriter]:
     if path.suffix not in (".parquet", ".jsonl"):
         raise OutputError(f"cannot write {path.name}: give it the ending .parquet or .jsonl")
     with scratch_path(path, directory=False) as scratch:
-        if path.is_dir():  # told before the rows are scored, not when the file takes its name
+        if path.is_dir():  # reported before the rows are scored, not when the file is renamed
             raise OutputError(f"{path} cannot be written: it is a directory")
         writer = TableWriter(scratch, schema, path.suffix)
         try:

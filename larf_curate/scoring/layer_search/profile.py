@@ -85,7 +85,7 @@ class LayerProfile:
     @property
     def peers(self) -> tuple[int, ...]:
         """The blocks that these prompts cannot tell from the best one; without that one."""
-        return tuple(found.block for found in self.blocks if not found.apart and found.block != self.best)
+        return tuple(each.block for each in self.blocks if not each.apart and each.block != self.best)
 
     @property
     def located(self) -> dict[str, int]:
@@ -99,7 +99,7 @@ class LayerProfile:
                 f"no block stands out: {self.unscaled} of {self.prompts} prompts are refused as the model is, and no "
                 f"block moves that count more than chance may (p = {self.p_value:.2f})"
             )
-        top = next(found for found in self.blocks if found.block == self.best)
+        top = next(profile for profile in self.blocks if profile.block == self.best)
         text = (
             f"block {self.best}: kappa {top.kappa:.0f} (95% interval {top.low:.0f} to {top.high:.0f}), first in "
             f"{top.first:.0%} of resampled prompt sets, p = {self.p_value:.4f}"
@@ -163,11 +163,11 @@ def amplitudes(scales: Sequence[float]) -> list[float]:
     >>> amplitudes([0.8, 0.9, 1.1, 1.2])
     [0.1, 0.2]
     """
-    found = [round(scale - 1, 6) for scale in scales]
-    lone = [scale for scale, a in zip(scales, found, strict=True) if not a or -a not in found or scale <= 0]
-    if not found or lone or len(set(found)) != len(found):
+    changes = [round(scale - 1, 6) for scale in scales]
+    unpaired = [scale for scale, a in zip(scales, changes, strict=True) if not a or -a not in changes or scale <= 0]
+    if not changes or unpaired or len(set(changes)) != len(changes):
         raise ModelError(f"scales come in different pairs 1 - a and 1 + a, like 0.9 and 1.1, not {list(scales)}")
-    return sorted(a for a in found if a > 0)
+    return sorted(a for a in changes if a > 0)
 
 
 def analyse(
@@ -198,8 +198,8 @@ def analyse(
     def kappas(weights: NDArray[Any]) -> NDArray[np.float64]:
         """[n, blocks] for weights of the prompts [n, prompts]."""
         deltas = np.einsum("np,bap->nba", weights, moved[:, small], optimize=True)
-        found: NDArray[np.float64] = (deltas / divisors).max(axis=2)
-        return found
+        highest: NDArray[np.float64] = (deltas / divisors).max(axis=2)
+        return highest
 
     prompts = decisions.shape[2]
     kappa = kappas(np.ones((1, prompts)))[0]
