@@ -26,7 +26,7 @@ def test_losses_are_those_of_transformers_with_labels(name, tmp_path, monkeypatc
     home = make_model(tmp_path, MODELS[name]())
     loaded = load_model(ModelOptions(str(home)), None, CPU)
     ids = torch.tensor([[5, 9, 300, 17, 4, 250, 11, 8, 77]])
-    monkeypatch.setattr(heads, "_PIECE", 3 * 512)  # pieces of three tokens
+    monkeypatch.setattr(heads, "_LOGITS_AT_ONCE", 3 * 512)  # pieces of three tokens
     head, decoded = LossHead(loaded), []
     with torch.inference_mode(), head.installed(decoded.append):
         whole = loaded.model(input_ids=ids, use_cache=False).logits  # the model itself gives what it gives without
