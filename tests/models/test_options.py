@@ -12,7 +12,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from larf_curate import LARFScorer
-from larf_curate.errors import ModelError
+from larf_curate.errors import ModelError, ScorerError
 from larf_curate.models.options import (
     FIT_OPTIONS,
     OPTIONS,
@@ -149,7 +149,10 @@ def test_a_scorer_keeps_how_it_encodes_and_goes_on_with_how_it_runs(tiny_scorer:
     assert kept < set(json.loads(spec.to_json()))
 
 
-def test_a_scorer_from_before_an_option_was_there_has_its_default(tiny_scorer: LARFScorer) -> None:
-    written = json.loads(tiny_scorer.spec.to_json())
-    del written["overflow"]
-    assert ScorerSpec.from_json(json.dumps(written), "spec") == tiny_scorer.spec
+def test_a_scorer_that_lacks_an_option_it_was_fitted_with_is_refused(tiny_scorer: LARFScorer) -> None:
+    """A default in its place might not be what its scores were computed with."""
+    for option in dataclasses.fields(EncodingOptions):
+        written = json.loads(tiny_scorer.spec.to_json())
+        del written[option.name]
+        with pytest.raises(ScorerError, match=f"not a fitted scorer: '{option.name}'"):
+            ScorerSpec.from_json(json.dumps(written), "spec")
