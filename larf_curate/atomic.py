@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,14 +37,13 @@ def scratch_path(path: Path, *, directory: bool) -> Iterator[Path]:
     scratch = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        hidden = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        # Not by `tempfile`, whose modes are its own: what is made here gets those that the user's umask leaves.
         if directory:
-            scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-            scratch.chmod(0o755)
+            hidden.mkdir()
         else:
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-            os.close(handle)
-            scratch = Path(name)
-            scratch.chmod(0o644)
+            hidden.touch(exist_ok=False)
+        scratch = hidden
         yield scratch
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error

@@ -1,4 +1,4 @@
-"""Whoever shares the machine cannot have a library of theirs loaded as our compiled kernels."""
+"""Whoever shares the machine reads no more than the umask lets them, and gets no library of theirs loaded here."""
 
 from __future__ import annotations
 
@@ -13,10 +13,27 @@ from pathlib import Path
 
 import pytest
 
+from larf_curate.atomic import new_directory, write_text
 from larf_curate.encoding import kernels
 from larf_curate.encoding.private_library import load_private
 
-pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+
+
+@pytest.mark.parametrize(
+    ("umask", "modes"), [(0o077, (0o700, 0o600)), (0o022, (0o755, 0o644)), (0o027, (0o750, 0o640))]
+)
+def test_the_umask_is_respected(tmp_path: Path, umask: int, modes: tuple[int, int]) -> None:
+    before = os.umask(umask)
+    try:
+        with new_directory(tmp_path / "directory") as scratch:
+            during = mode(scratch)
+        write_text(tmp_path / "file", "text")
+    finally:
+        os.umask(before)
+    assert (during, mode(tmp_path / "file")) == modes
+    assert mode(tmp_path / "directory") == modes[0]
+    assert {path.name for path in tmp_path.iterdir()} == {"directory", "file"}
 
 
 @pytest.fixture
@@ -89,11 +106,13 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
+@needs_compiler
 def test_the_planted_library_would_leave_its_mark(planted: bytes, tmp_path: Path, ran: Path) -> None:
     ctypes.CDLL(str(tmp_path / "planted.so"))
     assert ran.exists()
 
 
+@needs_compiler
 def test_directory_and_library_are_the_user_s_alone(home: Path) -> None:
     before = os.umask(0)
     try:
@@ -104,6 +123,7 @@ def test_directory_and_library_are_the_user_s_alone(home: Path) -> None:
     assert (mode(home), mode(library)) == (0o700, 0o600)
 
 
+@needs_compiler
 def test_a_library_that_was_replaced_is_compiled_anew(home: Path, library: Path, planted: bytes, ran: Path) -> None:
     library.write_bytes(planted)
     assert load_anew() is not None
@@ -111,6 +131,7 @@ def test_a_library_that_was_replaced_is_compiled_anew(home: Path, library: Path,
     assert planted not in [path.read_bytes() for path in home.iterdir()]
 
 
+@needs_compiler
 @pytest.mark.parametrize("kind", ["cut", "link", "writable by all", "directory open"])
 def test_a_library_that_others_may_have_written_is_not_loaded(
     home: Path, compiled: Path, library: Path, kind: str, tmp_path: Path
@@ -136,6 +157,7 @@ def test_a_library_that_others_may_have_written_is_not_loaded(
     assert built.times == 1
 
 
+@needs_compiler
 @pytest.mark.parametrize("kind", ["link", "another's"])
 def test_a_directory_of_somebody_else_is_not_used(
     home: Path, compiled: Path, library: Path, planted: bytes, ran: Path, kind: str, tmp_path: Path
