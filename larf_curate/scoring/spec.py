@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from ..errors import ScorerError
@@ -154,8 +154,9 @@ class ScorerSpec(EncodingOptions):
                     f"{where} was written by another version (format {values['format_version']}, formula "
                     f"{values['formula_version']}; this one reads {FORMAT_VERSION} and {VERSION}): fit it again"
                 )
-            # Scorers from before there was a choice have no `join`, and were fitted with what is its default.
-            if missing := {field.name for field in fields(cls)} - {"search", "join"} - set(values):
+            # What a scorer does not say, because it was fitted before there was a choice, is the default.
+            required = {field.name for field in fields(cls) if field.default is MISSING}
+            if missing := required - set(values):
                 raise KeyError(", ".join(sorted(missing)))
             for number in ("blocks", "hidden_size", "rank"):
                 if type(values[number]) is not int:
