@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ..errors import ScorerError
@@ -154,9 +154,9 @@ class ScorerSpec(EncodingOptions):
                     f"{where} was written by another version (format {values['format_version']}, formula "
                     f"{values['formula_version']}; this one reads {FORMAT_VERSION} and {VERSION}): fit it again"
                 )
-            # What a scorer does not say, because it was fitted before there was a choice, is the default.
-            required = {field.name for field in fields(cls) if field.default is MISSING}
-            if missing := required - set(values):
+            # Options that came later: scorers from before have their default. All other fields must be there.
+            later = {"search", "join", "overflow"}
+            if missing := {field.name for field in fields(cls)} - later - set(values):
                 raise KeyError(", ".join(sorted(missing)))
             for number in ("blocks", "hidden_size", "rank"):
                 if type(values[number]) is not int:
