@@ -195,7 +195,7 @@ def test_private_names_of_others_are_all_listed_in_contributing() -> None:
     defined = {"_exit"}  # of os, which documents it
     used: dict[str, Path] = {}
     for path, node in nodes:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             defined.add(node.name)
         elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
             own = isinstance(node, ast.Name) or (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))

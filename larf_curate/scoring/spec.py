@@ -154,8 +154,9 @@ class ScorerSpec(EncodingOptions):
                     f"{where} was written by another version (format {values['format_version']}, formula "
                     f"{values['formula_version']}; this one reads {FORMAT_VERSION} and {VERSION}): fit it again"
                 )
-            # Options that came later: scorers from before have their default. All other fields must be there.
-            later = {"search", "join", "overflow"}
+            # Fields that came later: scorers from before have their default. A default in place of any other might not
+            # be what the scorer was fitted with.
+            later = {"search", "join"}
             if missing := {field.name for field in fields(cls)} - later - set(values):
                 raise KeyError(", ".join(sorted(missing)))
             for number in ("blocks", "hidden_size", "rank"):

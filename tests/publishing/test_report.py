@@ -131,7 +131,7 @@ def test_which_columns_make_groups(make_run):
         "one": ["same"] * count,
         "number": [number % 2 for number in range(count)],
         "a.path": ["a" if number % 2 else "b" for number in range(count)],
-        "larf_own": ["a" if number % 2 else "b" for number in range(count)],
+        "larf_score_l3": ["a" if number % 2 else "b" for number in range(count)],
         "yes": [number % 4 == 0 for number in range(count)],
         "source": [None if number % 5 == 0 else "w" * 300 for number in range(count)],
         "fourth": ["a" if number % 2 else "b" for number in range(count)],
@@ -225,7 +225,8 @@ KEYS = {
     "issues": {"empty_answer"},
     "source": None,
     "scorer": {field.name for field in fields(ScorerSpec)} - {"chat_template"},
-    "threshold": {field.name for field in fields(Threshold)},
+    "threshold": {"rule", "amount", "value", "rows", "removed", "unscorable", "tied", "harmless", "nulls"}
+    | {"spared_score", "spared_from"},
     "quantiles": {"larf_score", "larf_tokens"},
     "histogram": {"edges", "kept", "removed", "unscorable"},
     "form": {"lists", "refusals", "system", "tools", "several_turns", "median_characters"},
