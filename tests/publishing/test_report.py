@@ -131,7 +131,6 @@ def test_which_columns_make_groups(make_run):
         "one": ["same"] * count,
         "number": [number % 2 for number in range(count)],
         "a.path": ["a" if number % 2 else "b" for number in range(count)],
-        "larf_score_l3": ["a" if number % 2 else "b" for number in range(count)],
         "yes": [number % 4 == 0 for number in range(count)],
         "source": [None if number % 5 == 0 else "w" * 300 for number in range(count)],
         "fourth": ["a" if number % 2 else "b" for number in range(count)],
