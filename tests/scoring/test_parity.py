@@ -57,7 +57,7 @@ def system(text: str) -> dict[str, str]:
 
 
 def joined(ask: str, more: str) -> str:
-    return f"{ask}\n\n{more}" if more else ask
+    return f"{ask}\n{more}" if more else ask
 
 
 def alpaca() -> list[Case]:

@@ -167,8 +167,9 @@ def test_the_plan_says_what_will_be_public(recipe_file: Path, tiny_model: Path) 
     recipe_file.write_text(f"{text}publish: {{repo: me/rows, private: false, removed: true, examples: 7}}\n")
     result = CliRunner().invoke(app, ["run", str(recipe_file), "--dry-run"], env={"COLUMNS": "300", "TERM": "dumb"})
     assert result.exit_code == 0, result.output
+    output = " ".join(result.output.split())  # the table folds lines where a path in it is long
     for part in ("me/rows (PUBLIC, if it is new)", "kept and removed rows", "7 removed rows as examples"):
-        assert part in result.output
+        assert part in output
 
 
 def test_options_do_not_trust_by_default() -> None:
