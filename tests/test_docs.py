@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import inspect
 import json
+import pkgutil
 import re
 from pathlib import Path
 from types import ModuleType
@@ -144,6 +145,8 @@ def test_a_life_is_told_with_every_file_that_it_comes_to(
         "source: {path: rows.jsonl}\nscorer: {from: my-scorer}\nthreshold: {drop_top: 3}\noutput: run\n"
     )
     larf_curate.clear_caches()
+    for module in pkgutil.walk_packages(larf_curate.__path__, "larf_curate."):  # calls while a module is imported
+        importlib.import_module(module.name)  # are not part of a life, whichever test imports it first
 
     def run() -> None:
         assert CliRunner().invoke(app, LIVES[heading]).exit_code == 0
