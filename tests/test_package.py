@@ -63,6 +63,7 @@ FLOW = [
     {"answering"},
     {"scoring"},
     {"deciding"},
+    {"validation"},
     {"engines", "publishing"},
     {"runs", "datatrove"},
     {"recipe"},
