@@ -16,7 +16,7 @@ from markupsafe import Markup
 from ..deciding.excerpts import Excerpt
 from ..errors import PublishError, one_line
 from ..inert import fenced, markdown
-from .plots import Plot
+from .drawing import Plot
 from .report import Report
 from .words import describe_confounds, describe_cut, describe_rule, describe_search, describe_unscored
 

@@ -1,12 +1,8 @@
-"""Plots of a report: legible at the width of a card and of a phone, on light pages and on dark ones."""
+"""Plots of a report, and of a search for the layer."""
 
 from __future__ import annotations
 
-import io
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,38 +11,14 @@ from ..inert import visible
 from ..scoring.columns import layer_column
 from ..scoring.layer_search.profile import LayerProfile
 from ..scoring.quantile_levels import GROUP_LEVELS
+from .drawing import KEPT, LINE, REMOVED, Plot, picture, png_of
 from .report import Group, Points, Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which colour-blind people tell apart; the shapes differ too.
-KEPT, REMOVED, LINE = "#0072B2", "#D55E00", "#333333"
 _GROUPS_SHOWN = 12
-_STYLE: Any = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs, and bytes, everywhere
-    "font.size": 14,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.8,
-    "legend.frameon": False,
-    "figure.facecolor": "white",  # not transparent: dark pages would swallow the labels
-    "text.parse_math": False,  # a dollar in a name is a dollar
-}
 _SCORE_LABEL = "score (no unit; higher is closer to the unsafe references)"
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A picture: the name of its file, what it shows in words, and the PNG file's content."""
-
-    name: str
-    caption: str
-    png: bytes
 
 
 def draw_plots(report: Report) -> tuple[Plot, ...]:
@@ -57,46 +29,23 @@ def draw_plots(report: Report) -> tuple[Plot, ...]:
     plots = []
     for name, caption, has_data, draw in _PLOTS:
         if has_data(report):
-            with _picture() as (figure, axes):
+            with picture() as (figure, axes):
                 draw(axes, report)
                 figure.legend(loc="outside upper center", ncols=2, fontsize=12, markerscale=1.6)  # hides no data
-                plots.append(Plot(name, caption, _png(figure)))
+                plots.append(Plot(name, caption, png_of(figure)))
     for number, (column, groups) in enumerate(report.groups_by_column().items()):
-        with _picture(1.6 + 0.42 * min(len(groups), _GROUPS_SHOWN)) as (figure, axes):
+        with picture(1.6 + 0.42 * min(len(groups), _GROUPS_SHOWN)) as (figure, axes):
             _draw_groups(axes, column, groups, report)
-            plots.append(Plot(f"groups-{number}.png", f"Scores by {column}", _png(figure)))
+            plots.append(Plot(f"groups-{number}.png", f"Scores by {column}", png_of(figure)))
     return tuple(plots)
 
 
 def draw_search(profile: LayerProfile) -> bytes:
     """PNG of a search for the safety-sensitive layer: kappa by block with its interval, other methods beside it."""
-    with _picture() as (figure, axes):
+    with picture() as (figure, axes):
         _draw_profile(axes, profile)
         figure.legend(loc="outside upper center", ncols=2, fontsize=12)
-        return _png(figure)
-
-
-@contextmanager
-def _picture(height: float = 4.2) -> Iterator[tuple[Figure, Axes]]:
-    """Yield a figure and its axes, away from pyplot (which would keep it) and from the user's own style."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context(), warnings.catch_warnings():
-        mpl.rcdefaults()
-        mpl.rcParams.update(_STYLE)
-        figure = Figure(figsize=(6.4, height), dpi=150, layout="constrained")
-        yield figure, figure.subplots()
-
-
-def _png(figure: Figure) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    out = io.BytesIO()
-    warnings.filterwarnings("ignore", "Glyph")  # a name in a script that the font lacks shows as boxes
-    canvas: Any = FigureCanvasAgg(figure)
-    canvas.print_png(out, metadata={"Software": None})  # print_figure would lay it out once more
-    return out.getvalue()
+        return png_of(figure)
 
 
 def _draw_scores(axes: Axes, report: Report) -> None:

@@ -15,7 +15,8 @@ from larf_curate.deciding.summary import OutcomeCounts
 from larf_curate.deciding.thresholds import Threshold
 from larf_curate.errors import PublishError
 from larf_curate.publishing.card import CardRequest, render_card, split_card
-from larf_curate.publishing.plots import Plot, draw_plots
+from larf_curate.publishing.drawing import Plot
+from larf_curate.publishing.plots import draw_plots
 from larf_curate.publishing.publication import hub_source, public_recipe
 from larf_curate.publishing.report import (
     Confounds,
