@@ -1,7 +1,8 @@
-"""A low-rank direction in a model's weights, and the model as if its weights were moved a step along it.
+"""A direction in a model's weights, and the model as if its weights were moved a step along it.
 
 The step is added to each layer's output, W x + s A (B x), and not to its weights (as in LoRA, arXiv 2106.09685). So the
-weights never change, there is no second copy of them, and the cost is that of two thin matrices.
+weights never change, there is no second copy of them, and for a direction of low rank the cost is that of two thin
+matrices.
 """
 
 from __future__ import annotations
@@ -21,13 +22,46 @@ if TYPE_CHECKING:
 
     from ..models.loading import LoadedModel
 
+_OVERSAMPLING, _POWER_ITERATIONS = 8, 4  # of the randomised singular value decomposition
+
 
 @dataclass(frozen=True)
 class Factors:
-    """The direction in one weight matrix, `left @ right`: float32 [outputs, rank] and [rank, inputs]."""
+    """The direction in one weight matrix, `left @ right`: float32 [outputs, rank] and [rank, inputs].
+
+    Where `right` is None, `left` is the whole matrix, [outputs, inputs].
+    """
 
     left: NDArray[np.float32]
-    right: NDArray[np.float32]
+    right: NDArray[np.float32] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Outputs and inputs."""
+        return len(self.left), (self.left if self.right is None else self.right).shape[1]
+
+    @property
+    def square(self) -> float:
+        """The squared Frobenius norm."""
+        if self.right is None:
+            return float(np.sum(np.square(self.left, dtype=np.float64)))
+        left, right = self.left.astype(np.float64), self.right.astype(np.float64)
+        return float(np.sum((left.T @ left) * (right @ right.T)))
+
+    def low_rank(self, rank: int) -> Factors:
+        """The closest matrix of at most this rank, by a randomised singular value decomposition (arXiv 0909.4061)."""
+        import torch
+
+        if self.right is not None and self.right.shape[0] <= rank:
+            return self
+        matrix = torch.from_numpy(self.left if self.right is None else self.left @ self.right)
+        kept = min(rank, *matrix.shape)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # the same direction whenever it is fitted
+            left, values, right = torch.svd_lowrank(matrix, min(kept + _OVERSAMPLING, *matrix.shape), _POWER_ITERATIONS)
+        left, values, right = left[:, :kept], values[:kept], right[:, :kept]
+        root = values.sqrt()
+        return Factors((left * root).numpy(), (right * root).T.contiguous().numpy())
 
 
 @dataclass(frozen=True)
@@ -43,13 +77,22 @@ class WeightDirection:
     @property
     def norm(self) -> float:
         """The Frobenius norm over all matrices."""
-        squares = (np.sum((f.left.T @ f.left) * (f.right @ f.right.T)) for f in self.factors.values())
-        return float(np.sqrt(sum(float(square) for square in squares)))
+        return float(np.sqrt(sum(factors.square for factors in self.factors.values())))
+
+    @property
+    def bytes(self) -> int:
+        """What its numbers take."""
+        return sum(f.left.nbytes + (0 if f.right is None else f.right.nbytes) for f in self.factors.values())
 
     def scaled(self, size: float) -> WeightDirection:
         """The same direction, `size` times as long."""
         scaled = {name: Factors(np.float32(size) * each.left, each.right) for name, each in self.factors.items()}
         return WeightDirection(scaled)
+
+    def low_rank(self, rank: int) -> WeightDirection:
+        """The closest direction of at most this rank in each matrix, scaled to the norm of this one."""
+        cut = WeightDirection({name: each.low_rank(rank) for name, each in self.factors.items()})
+        return cut.scaled(self.norm / cut.norm)
 
     @contextlib.contextmanager
     def step(self, loaded: LoadedModel, size: float) -> Iterator[None]:
@@ -68,21 +111,23 @@ class WeightDirection:
         with contextlib.ExitStack() as stack:
             for name, factors in self.factors.items():
                 layer = layers.get(name)
-                if layer is None or layer_shape(layer) != (len(factors.left), factors.right.shape[1]):
+                if layer is None or layer_shape(layer) != factors.shape:
                     raise ModelError(
                         f"the direction belongs to another model: block layer {name} is missing or has another shape"
                     )
                 left, right = (
-                    torch.from_numpy(part).to(loaded.device, loaded.dtype)
-                    for part in (size * factors.left, factors.right)
+                    None if part is None else torch.from_numpy(part).to(loaded.device, loaded.dtype)
+                    for part in (np.float32(size) * factors.left, factors.right)
                 )
                 stack.callback(layer.register_forward_hook(_adding(left, right)).remove)
             yield
 
 
-def _adding(left: Tensor, right: Tensor) -> Any:
+def _adding(left: Tensor | None, right: Tensor | None) -> Any:
+    assert left is not None
+
     def add(_layer: object, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output + (inputs[0] @ right.T) @ left.T
+        return output + (inputs[0] if right is None else inputs[0] @ right.T) @ left.T
 
     return add
 

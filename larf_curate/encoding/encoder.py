@@ -135,6 +135,6 @@ class Encoder:
         return States(values, issues, [len(row) for row in ids], execution)
 
 
-def get_encoder(options: ModelOptions, highest: int, rank: int | None = None) -> Encoder:
+def get_encoder(options: ModelOptions, highest: int | None, rank: int | None = None) -> Encoder:
     """An encoder on this process's one copy of the model on its device; see `runtime_for`."""
     return Encoder(options, runtime_for(options, highest, rank))

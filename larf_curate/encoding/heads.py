@@ -35,7 +35,7 @@ class LossHead:
     def __init__(self, loaded: LoadedModel) -> None:
         self._model = loaded.model
         self._decoder = loaded.model.base_model
-        if self._decoder is loaded.model or loaded.model.get_output_embeddings() is None:
+        if not loaded.has_head:
             raise ModelError(f"{type(loaded.model).__name__} has no language-model head, so no token has a loss")
         self._current = threading.local()
 

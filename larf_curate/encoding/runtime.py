@@ -53,14 +53,14 @@ _runtimes: dict[tuple[ModelOptions, str], Runtime] = {}
 _loading = {"lock": threading.Lock()}
 
 
-def runtime_for(options: ModelOptions, highest: int, rank: int | None = None) -> Runtime:
+def runtime_for(options: ModelOptions, highest: int | None, rank: int | None = None) -> Runtime:
     """This process's one copy of a model on its device, loaded at the first call.
 
     A later call that asks for a higher block reloads the model with more blocks; one that asks for a lower shares it.
 
     Args:
         options: the model, and how it is loaded and run.
-        highest: the highest block that is needed.
+        highest: the highest block that is needed; None for the whole model with its language-model head.
         rank: number of this worker among several, which spreads them over CUDA devices.
 
     Raises:
@@ -72,7 +72,7 @@ def runtime_for(options: ModelOptions, highest: int, rank: int | None = None) ->
     key = (settled, str(device))
     with _loading["lock"]:
         runtime = _runtimes.get(key)
-        if runtime is None or len(runtime.loaded.blocks) <= highest:
+        if runtime is None or not _reaches(runtime.loaded, highest):
             for alias in [name for name, other in _runtimes.items() if other is runtime]:
                 del _runtimes[alias]
             runtime = None  # the old copy goes before the new one comes
@@ -82,6 +82,10 @@ def runtime_for(options: ModelOptions, highest: int, rank: int | None = None) ->
             # A scorer asks for the commit it was fitted on, where the user asked for a branch: the same model.
             _runtimes.setdefault((replace(key[0], revision=commit_of(runtime.loaded.version)), key[1]), runtime)
         return runtime
+
+
+def _reaches(loaded: LoadedModel, highest: int | None) -> bool:
+    return loaded.has_head if highest is None else highest < len(loaded.blocks)
 
 
 def unload_models() -> None:

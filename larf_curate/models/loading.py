@@ -52,6 +52,11 @@ class LoadedModel:
         return f"LoadedModel({self.version!r}, {blocks}, {self.dtype_name} on {self.device})"
 
     @property
+    def has_head(self) -> bool:
+        """Whether the language-model head was loaded too, so that tokens have losses."""
+        return self.model.base_model is not self.model and self.model.get_output_embeddings() is not None
+
+    @property
     def dtype_name(self) -> DType:
         """The option `dtype` with which the model would be loaded like this again."""
         return self.quantised or dtype_name(self.dtype)

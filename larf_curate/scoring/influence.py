@@ -33,11 +33,13 @@ class TokenInfluence:
     Attributes:
         values: of each row, float32 [trained tokens], in log-odds of refusing for each unit of learning rate; positive
             is damage. None where `issues` says why there are none.
+        losses: of each row, the loss of each trained token in nats, float32 [trained tokens]; None likewise.
         issues: of each row, or None.
         execution: how they were computed, in words.
     """
 
     values: list[NDArray[np.float32] | None]
+    losses: list[NDArray[np.float32] | None]
     issues: list[Issue | None]
     execution: str
 
@@ -87,13 +89,16 @@ def token_influence(
                 token_losses(runtime, ids, trained, batch_tokens=batch_tokens, progress=progress if last else None)
             )
     values: list[NDArray[np.float32] | None] = []
+    losses: list[NDArray[np.float32] | None] = []
     for above, below in zip(sides[0].values, sides[1].values, strict=True):
         if above is None or below is None:
             values.append(None)
+            losses.append(None)
         else:
             values.append(((above.astype(np.float64) - below) / (2 * step)).astype(np.float32))
+            losses.append(((above + below) / 2).astype(np.float32))  # the loss itself, up to the square of the step
     issues = [first or second for first, second in zip(sides[0].issues, sides[1].issues, strict=True)]
-    return TokenInfluence(values, issues, sides[0].execution)
+    return TokenInfluence(values, losses, issues, sides[0].execution)
 
 
 def choose_step(

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..encoding.directions import Factors, WeightDirection, block_layers
 from ..encoding.encoder import Encoder
-from ..errors import PromptsError, Unscorable
+from ..errors import ModelError, PromptsError, Unscorable
 from ..models.loading import LoadedModel
 from ..progress import progress as show_progress
 from ..rows.wording import refuses
@@ -25,7 +25,6 @@ LEAST_REFUSED = 0.25
 _ANSWER_TOKENS = 32
 _RARE = 0.02  # share of the refusals; a token that begins fewer of them does not count as an opening
 _BATCH = 16  # prompts of one backward pass
-_OVERSAMPLING, _POWER_ITERATIONS = 8, 4  # of the randomised singular value decomposition, arXiv 0909.4061
 
 
 @dataclass(frozen=True)
@@ -98,19 +97,24 @@ def margin(loaded: LoadedModel, refusals: Refusals) -> float:
         )
 
 
-def margin_direction(loaded: LoadedModel, refusals: Refusals, rank: int) -> tuple[WeightDirection, float]:
-    """The gradient of the margin with respect to the blocks' weight matrices, cut to a low rank and scaled to norm 1.
+def margin_gradient(loaded: LoadedModel, refusals: Refusals) -> WeightDirection:
+    """The gradient of the margin with respect to the blocks' weight matrices; as large as the blocks.
 
     Args:
-        loaded: the model with its head, in float32 and not quantised; whoever calls holds its lock.
+        loaded: the model with its head, not quantised; whoever calls holds its lock.
         refusals: the prompts of the margin.
-        rank: how many of the largest singular values of each matrix are kept.
 
-    Returns:
-        The direction, of norm 1; and the share of the gradient's squared norm that it keeps.
+    Raises:
+        ModelError: the model is quantised, so its weights have no gradient.
     """
     import torch
+    from torch import nn
 
+    if loaded.quantised is not None:
+        raise ModelError(
+            f"influence needs a gradient of the weights once, and weights in {loaded.quantised} have none: "
+            "take dtype float32 or bfloat16"
+        )
     layers: dict[str, Any] = block_layers(loaded)
     weights = [layer.weight for layer in layers.values()]
     with show_progress(len(refusals.ids), "margin", unit="prompt") as update, torch.enable_grad():
@@ -125,9 +129,26 @@ def margin_direction(loaded: LoadedModel, refusals: Refusals, rank: int) -> tupl
             for weight in weights:
                 weight.requires_grad_(False)
                 weight.grad = None
-    whole = sum(float(gradient.square().sum()) for gradient in gradients.values())
-    kept = WeightDirection({name: _low_rank(layers[name], gradient, rank) for name, gradient in gradients.items()})
-    return kept.scaled(1 / kept.norm), kept.norm**2 / whole
+    factors = {}
+    for name in list(gradients):
+        gradient = gradients.pop(name)
+        matrix = gradient if isinstance(layers[name], nn.Linear) else gradient.T
+        factors[name] = Factors(matrix.float().cpu().numpy())
+    return WeightDirection(factors)
+
+
+def margin_direction(loaded: LoadedModel, refusals: Refusals, rank: int) -> tuple[WeightDirection, float]:
+    """The gradient of the margin, cut to a low rank and scaled to norm 1; arguments as of `margin_gradient`.
+
+    Args:
+        rank: how many of the largest singular values of each matrix are kept.
+
+    Returns:
+        The direction; and the share of the gradient's squared norm that it keeps.
+    """
+    gradient = margin_gradient(loaded, refusals)
+    cut = WeightDirection({name: each.low_rank(rank) for name, each in gradient.factors.items()})
+    return cut.scaled(1 / cut.norm), cut.norm**2 / gradient.norm**2
 
 
 def _batches(refusals: Refusals) -> list[range]:
@@ -154,17 +175,3 @@ def _log_odds(loaded: LoadedModel, refusals: Refusals, numbers: range) -> Tensor
     never = torch.tensor(-torch.inf, device=loaded.device)
     odds: Tensor = next_logits.where(opening, never).logsumexp(-1) - next_logits.where(~opening, never).logsumexp(-1)
     return odds
-
-
-def _low_rank(layer: Any, gradient: Tensor, rank: int) -> Factors:
-    import torch
-    from torch import nn
-
-    matrix = (gradient if isinstance(layer, nn.Linear) else gradient.T).float()
-    kept = min(rank, *matrix.shape)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # the same direction whenever it is fitted
-        left, values, right = torch.svd_lowrank(matrix, min(kept + _OVERSAMPLING, *matrix.shape), _POWER_ITERATIONS)
-    left, values, right = left[:, :kept], values[:kept], right[:, :kept]
-    root = values.sqrt()
-    return Factors((left * root).cpu().numpy(), (right * root).T.contiguous().cpu().numpy())

@@ -88,3 +88,28 @@ def test_the_norm_is_that_of_the_matrices(tmp_path):
     direction = random_direction(loaded, rank=3)
     wanted = np.sqrt(sum(np.linalg.norm(f.left.astype(np.float64) @ f.right) ** 2 for f in direction.factors.values()))
     assert direction.norm == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_whole_matrix_steps_as_its_factors_do(tmp_path):
+    """A direction of full rank, and the same as two factors, move the model alike; cut to a rank, numpy's cut."""
+    loaded = load_model(ModelOptions(str(make_model(tmp_path))), None, CPU)
+    chance = np.random.default_rng(0)
+    factors, whole = {}, {}
+    for name, layer in block_layers(loaded).items():
+        outputs, inputs = layer.weight.shape
+        left, right = (chance.standard_normal(s).astype(np.float32) for s in ((outputs, 6), (6, inputs)))
+        factors[name], whole[name] = Factors(left, right), Factors(left @ right)
+    ids = torch.tensor([[5, 9, 33, 7]])
+    given = []
+    for direction in (WeightDirection(factors), WeightDirection(whole)):
+        with torch.inference_mode(), direction.step(loaded, 0.01):
+            given.append(loaded.model(input_ids=ids).logits.numpy())
+    np.testing.assert_allclose(given[0], given[1], atol=1e-5)
+    assert WeightDirection(whole).norm == pytest.approx(WeightDirection(factors).norm, rel=1e-5)
+    cut = WeightDirection(whole).low_rank(2)
+    assert cut.norm == pytest.approx(WeightDirection(whole).norm, rel=1e-5)
+    name = next(iter(whole))
+    left, values, right = np.linalg.svd(whole[name].left)
+    closest = (left[:, :2] * values[:2]) @ right[:2]
+    mine = cut.factors[name].left @ cut.factors[name].right
+    np.testing.assert_allclose(mine / np.linalg.norm(mine), closest / np.linalg.norm(closest), atol=1e-3)
