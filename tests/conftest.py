@@ -22,6 +22,17 @@ HUB = serve_for_tests(HUB_HOME)
 atexit.register(shutil.rmtree, HUB_HOME, ignore_errors=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_reference_states(tmp_path_factory: pytest.TempPathFactory):
+    """Fits of this session share states with each other, not with what an earlier version has left in the cache."""
+    from larf_curate.scoring import reference_states
+
+    home = tmp_path_factory.mktemp("reference-states")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference_states, "directories", lambda: [home])
+        yield home
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a random 5-block Llama of hidden size 48."""
@@ -78,12 +89,8 @@ def demo_scorer(demo_references):
     """The embedded demo model at the recommended block: most of a minute, once."""
     from larf_curate import LARFScorer
     from larf_curate.models import demo
-    from larf_curate.scoring import fitting
 
-    harmless = fitting.sample_rows()[::8]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "sample_rows", lambda: harmless)
-        return LARFScorer.fit("demo", demo.LAYER, references=demo_references)
+    return LARFScorer.fit("demo", demo.LAYER, references=demo_references)
 
 
 @pytest.fixture(scope="session")

@@ -44,6 +44,7 @@ class Encoder:
     def __init__(self, options: ModelOptions, runtime: Runtime) -> None:
         loaded = runtime.loaded
         self.runtime = runtime
+        self.model = options.model
         self.batch_tokens = options.batch_tokens
         limit = loaded.max_positions or options.max_tokens
         self.renderer = Renderer(loaded.tokenizer, min(options.max_tokens, limit), options.overflow)

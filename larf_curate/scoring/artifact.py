@@ -85,7 +85,7 @@ def read_artifact(name: str | Path, revision: str | None = None) -> tuple[Scorer
     pairs = tensors["unsafe"].shape[:1] if "unsafe" in tensors else (0,)
     wanted = {"unsafe": (*pairs, *states), "safe": (*pairs, *states), "check": states}
     wrong = [tensor for tensor, shape in wanted.items() if tensor not in tensors or tensors[tensor].shape != shape]
-    if wrong or "harmless" not in tensors:
+    if wrong:
         raise ScorerError(f"{name} is damaged: {TENSORS} does not hold the states that {CONFIG} describes")
     return spec, tensors
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +12,13 @@ from ..encoding.encoder import Encoder, get_encoder
 from ..errors import ModelError, ReferencesError
 from ..models.options import ModelOptions
 from ..progress import progress as show_progress
-from ..rows.formats import resolve_format
 from ..rows.rendering import Rendered
 from ..rows.turns import Conversation
 from .artifact import Tensors
 from .formulas import FittedFormula, Formula, auc
 from .model_check import CHECK
 from .quantile_levels import LEVELS, SUMMARY_LEVELS
+from .reference_states import states_of_references
 from .references import ReferenceSet, packaged_rows
 from .spec import ReferenceQuantiles, ReferencesRecord, ScorerSpec, Separation
 
@@ -75,7 +75,6 @@ def fit_references(
         "unsafe": states["unsafe"],
         "safe": states["safe"],
         "check": states["check"][0],
-        "harmless": fitted.score(states["harmless"])[0].astype(np.float32),
     }
     return spec, tensors
 
@@ -108,19 +107,16 @@ def _encode(
         "safe": [pair.safe for pair in references.fitted],
         "held_unsafe": [pair.unsafe for pair in references.held_back],
         "held_safe": [pair.safe for pair in references.held_back],
-        "harmless": list(_harmless()),
         "check": [CHECK],
     }
     rendered = {name: [encoder.render(one) for one in conversations] for name, conversations in groups.items()}
-    # These are the package's, not the user's: some may be too long for a model of short context.
-    rendered["harmless"] = [one for one in rendered["harmless"] if isinstance(one, Rendered)]
     for name, group in rendered.items():
         for number, one in enumerate(group, 1):
             if not isinstance(one, Rendered):
                 raise ReferencesError(f"reference {number} ({name}) cannot be encoded: {one.words}")
-    every = [one for group in rendered.values() for one in group]
+    every = [one for group in rendered.values() for one in group if isinstance(one, Rendered)]
     with show_progress(len(every), "references", show=progress) as update:
-        states = encoder.states_of(every, layers, update)
+        states = states_of_references(encoder, every, layers, update)
     if broken := [issue for issue in states.issues if issue and issue.unscorable]:
         raise ModelError(
             f"{len(broken)} of {len(every)} reference answers have no usable state ({broken[0].value}); "
@@ -170,9 +166,6 @@ def sample_rows() -> list[dict[str, str]]:
     return packaged_rows("sample_rows.jsonl")
 
 
-def _harmless() -> Iterator[Conversation]:
+def harmless_rows() -> list[dict[str, str]]:
     """The sample rows that nobody would want removed: neither refusals nor pledges of obedience."""
-    row_format = resolve_format("alpaca", ("instruction", "output"))
-    for row in sample_rows():
-        if row["category"] not in ("refusal", "hedge", "obedient"):
-            yield row_format.convert(row)
+    return [row for row in sample_rows() if row["category"] not in ("refusal", "hedge", "obedient")]

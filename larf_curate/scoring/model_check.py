@@ -12,6 +12,7 @@ from ..cache import register
 from ..encoding.encoder import Encoder
 from ..errors import ScorerError
 from ..models.loading import LoadedModel
+from ..models.options import DType
 from ..rows.turns import Conversation
 from .formulas import normalise
 from .spec import ScorerSpec
@@ -56,7 +57,7 @@ def _check(spec: ScorerSpec, expected: NDArray[np.float32], encoder: Encoder) ->
     if loaded.hidden_size == spec.hidden_size:
         state = encoder.states_of([CHECK], spec.layers).values[0]
         cosines = (normalise(state) * normalise(expected)).sum(axis=-1)
-        if (cosines >= least_cosine(spec, loaded)).all():
+        if (cosines >= least_cosine(spec.dtype, loaded)).all():
             return
     raise ScorerError(
         f"the model found now ({loaded.version}) is not the one this scorer was fitted on "
@@ -64,8 +65,8 @@ def _check(spec: ScorerSpec, expected: NDArray[np.float32], encoder: Encoder) ->
     )
 
 
-def least_cosine(spec: ScorerSpec, loaded: LoadedModel) -> float:
+def least_cosine(fitted: DType, loaded: LoadedModel) -> float:
     """float32 agrees to 1e-6 between machines, bfloat16 to 1e-3; 4 bits are 0.94 from them on the demo model."""
-    if spec.dtype == loaded.dtype_name == "float32":
+    if fitted == loaded.dtype_name == "float32":
         return 0.9999
-    return 0.9 if loaded.quantised and loaded.quantised != spec.dtype else 0.99
+    return 0.9 if loaded.quantised and loaded.quantised != fitted else 0.99

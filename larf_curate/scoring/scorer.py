@@ -24,7 +24,7 @@ from ..rows.notices import reading_note
 from ..rows.reading import Reading, check_join
 from .annotating import annotate_rows, in_windows
 from .artifact import Tensors, artifact_files, read_artifact, write_artifact
-from .fitting import fit_references
+from .fitting import fit_references, harmless_rows
 from .formulas import FittedFormula, Formula
 from .layer_search.search import safety_layer
 from .map_batches import map_result, read_rows, require_mapping, text_names
@@ -219,8 +219,18 @@ class LARFScorer:
 
     @property
     def harmless_scores(self) -> NDArray[np.float32]:
-        """Scores of the package's ordinary sample rows, for `Threshold.calibrated`; float32 [rows]."""
-        return self._tensors["harmless"].copy()
+        """Scores of the package's ordinary sample rows, for `Threshold.calibrated`; float32 [rows].
+
+        They are computed when they are first asked for: the model is loaded for it. Rows that are too long for a model
+        of short context are left out.
+        """
+        return self._harmless_scores.copy()
+
+    @cached_property
+    def _harmless_scores(self) -> NDArray[np.float32]:
+        row_format = resolve_format("alpaca", ("instruction", "input", "output"))
+        scores = self._annotate(harmless_rows(), row_format).score
+        return scores[~np.isnan(scores)]
 
     def summary(self) -> str:
         """A few lines: model, layers, formula, separation, and what the linter found."""

@@ -86,12 +86,6 @@ SQUARE_ROWS: dict[str, Rows] = {
 }
 
 
-def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fit without the package's 200 sample rows, which only `harmless_scores` needs."""
-    row = {"instruction": "Name a colour.", "output": "Green.", "category": "plain"}
-    monkeypatch.setattr("larf_curate.scoring.fitting.sample_rows", lambda: [row])
-
-
 @pytest.fixture
 def fresh(tiny_scorer: LARFScorer, tmp_path: Path) -> LARFScorer:
     """A scorer that has never been used."""
@@ -262,13 +256,12 @@ def test_how_far_the_model_may_be_from_the_one_fitted_on(
 ) -> None:
     """By the cosine of one state: 4 bits are further from float32 than one machine's float32 from another's."""
     model: Any = SimpleNamespace(dtype_name=loaded, quantised=loaded if loaded == "nf4" else None)
-    assert least_cosine(replace(tiny_scorer.spec, dtype=fitted), model) == least
+    assert least_cosine(fitted, model) == least
 
 
 def test_fit_can_be_silent(
     tiny_model: Path, references_file: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quickly(monkeypatch)
     monkeypatch.setattr("larf_curate.progress._LOG_EVERY", 0.0)  # a log line for every batch, if there are any
     scorer = LARFScorer.fit(tiny_model, 1, references=references_file)
     shown = capfd.readouterr().err
@@ -282,7 +275,6 @@ def test_fit_can_be_silent(
 def test_separation_is_measured_on_pairs_that_were_not_fitted(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, formula: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    quickly(monkeypatch)
     path = own_pairs(tmp_path / "pairs.jsonl", held_back=5)
     scorer = LARFScorer.fit(tiny_model, 3, references=path, formula=formula, rank=4)
     held = [json.loads(line) for line in path.read_text().splitlines()][-5:]
@@ -304,7 +296,6 @@ def test_separation_is_measured_on_pairs_that_were_not_fitted(
 def test_without_held_back_pairs_every_fold_is_scored_by_the_others(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: Plain
 ) -> None:
-    quickly(monkeypatch)
     path = own_pairs(tmp_path / "pairs.jsonl", held_back=0)
     scorer = LARFScorer.fit(tiny_model, 2, references=path)
     pairs = [json.loads(line) for line in path.read_text().splitlines()]
@@ -349,7 +340,6 @@ def test_fit_refuses_what_cannot_be(
 
 
 def test_top_k_needs_pairs_that_pair(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    quickly(monkeypatch)
     for name, asked in (("u", ["a?", "b?", "c?"]), ("s", ["a?", "c?", "b?"])):
         rows = [{"question": ask, "answer": f"Answer {name} to {ask}"} for ask in asked]
         (tmp_path / name).write_text("\n".join(map(json.dumps, rows)))
@@ -362,7 +352,6 @@ def test_top_k_needs_pairs_that_pair(tiny_model: Path, tmp_path: Path, monkeypat
 def test_long_rows_are_cut_or_unscorable_as_asked(
     tiny_model: Path, references_file: Path, monkeypatch: pytest.MonkeyPatch, plain: Plain
 ) -> None:
-    quickly(monkeypatch)
     rows = [{"question": "Count.", "answer": "One. " * n} for n in (2, 200)]
     tokens = [len(plain.ids(turns(row["question"], row["answer"]))) for row in rows]
     cut = LARFScorer.fit(tiny_model, 1, references=references_file, max_tokens=96)

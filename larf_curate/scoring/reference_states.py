@@ -1,0 +1,116 @@
+"""States of reference answers, kept between fits: what a model has read once is read from a file the next time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..atomic import write_bytes
+from ..cache import cache_directory
+from ..encoding.encoder import Encoder, States
+from ..errors import OutputError
+from ..rows.rendering import Rendered
+from .formulas import normalise
+from .model_check import least_cosine
+
+_VERSION = 1  # raised when the same token ids come to give other states
+_MOST_BYTES = 256 * 2**20  # states that were not asked for are kept only where all of them take less
+_LEAST_COSINE = 0.99999  # in float32, of two passes over one conversation: states that only resemble are of no use
+
+
+def directories() -> list[Path]:
+    """Where kept states are looked for: in the user's cache, then among those that come with the package."""
+    return [cache_directory() / "references", Path(str(resources.files("larf_curate"))) / "data" / "reference_states"]
+
+
+def states_of_references(
+    encoder: Encoder, rendered: Sequence[Rendered], layers: Sequence[int], progress: Callable[[int], object]
+) -> States:
+    """The states of references: read from a file where this model has encoded exactly them before, else encoded.
+
+    One pass reads every block up to the highest, so the blocks below are kept too, and a later fit at one of them runs
+    no reference again.
+
+    Args:
+        encoder: of the model.
+        rendered: the references' conversations, and last one that is always encoded: what a file holds counts only if
+            it holds the same state for that one.
+        layers: blocks, in the order in which their states are wanted.
+        progress: called with the number of conversations just done.
+    """
+    name = _name(encoder, rendered)
+    shape = (len(rendered), encoder.loaded.hidden_size)
+    kept = [_read(name, layer, shape) for layer in layers]
+    found = [states for states in kept if states is not None]
+    if len(found) == len(layers):
+        values = np.stack(found, axis=1)
+        if _agrees(encoder, values[-1], rendered[-1], layers):
+            progress(len(rendered))
+            return States(values, [item.issue for item in rendered], [item.tokens for item in rendered], "kept states")
+    below = range(max(layers) + 1)
+    every = tuple(below) if len(below) * shape[0] * shape[1] * 4 <= _MOST_BYTES else tuple(layers)
+    states = encoder.states_of(rendered, every, progress)
+    if not any(issue and issue.unscorable for issue in states.issues):
+        for place, layer in enumerate(every):
+            _write(name, layer, states.values[:, place])
+    # Contiguous: safetensors writes what lies in memory, not what the array means.
+    wanted = np.ascontiguousarray(states.values[:, [every.index(layer) for layer in layers]])
+    return States(wanted, states.issues, states.tokens, states.execution)
+
+
+def _name(encoder: Encoder, rendered: Sequence[Rendered]) -> str:
+    """A digest of all that decides the states: the model's version, its precision, and the token ids themselves.
+
+    These follow from the references, the chat template and the options of rendering. A directory's version does not
+    read all of its weights, so the times of their files stand beside it.
+    """
+    loaded = encoder.loaded
+    digest = hashlib.sha256(f"{_VERSION}\0{loaded.version}\0{loaded.dtype_name}\0".encode())
+    home = Path(encoder.model).expanduser()
+    if loaded.version.startswith("local-") and home.exists():
+        files = [home] if home.is_file() else sorted(path for path in home.iterdir() if path.is_file())
+        digest.update("\0".join(f"{file.name}:{file.stat().st_mtime_ns}" for file in files).encode())
+    for item in rendered:
+        digest.update(len(item.ids).to_bytes(4, "little") + np.asarray(item.ids, "<i4").tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _file(home: Path, name: str, layer: int) -> Path:
+    return home / name / f"block-{layer}.safetensors"
+
+
+def _read(name: str, layer: int, shape: tuple[int, int]) -> NDArray[np.float32] | None:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    for home in directories():
+        try:
+            states = load(_file(home, name, layer).read_bytes())["states"]
+        except (OSError, SafetensorError, KeyError):
+            continue  # not there, or cut off: as good as not there
+        if states.shape == shape and states.dtype == np.float32:
+            return states
+    return None
+
+
+def _write(name: str, layer: int, states: NDArray[np.float32]) -> None:
+    from safetensors.numpy import save
+
+    try:
+        write_bytes(_file(directories()[0], name, layer), save({"states": np.ascontiguousarray(states)}))
+    except OutputError:
+        pass  # a home that cannot be written: the next fit takes as long as this one
+
+
+def _agrees(encoder: Encoder, kept: NDArray[np.float32], check: Rendered, layers: Sequence[int]) -> bool:
+    """Whether the model gives the same state for a conversation now as it did when the states were kept."""
+    state = encoder.states_of([check], layers).values[0]
+    cosines = (normalise(state) * normalise(kept)).sum(axis=-1)
+    loaded = encoder.loaded
+    exact = loaded.dtype_name == "float32"
+    return bool((cosines >= (_LEAST_COSINE if exact else least_cosine(loaded.dtype_name, loaded))).all())

@@ -1,0 +1,106 @@
+"""States of references that are kept between fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from larf_curate import LARFScorer
+from larf_curate.encoding.encoder import Encoder
+from larf_curate.models import demo
+from larf_curate.scoring import reference_states
+
+ROWS = [{"question": "Name a colour.", "answer": "Green."}, {"question": "Hide it?", "answer": "Sure, plan it well."}]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache with nothing in it."""
+    monkeypatch.setattr(reference_states, "directories", lambda: [tmp_path / "kept"])
+    return tmp_path / "kept"
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many conversations each pass through the model had."""
+    counts: list[int] = []
+    encode = Encoder.encode
+
+    def counted(self: Encoder, ids: Any, *args: Any) -> Any:
+        counts.append(len(ids))
+        return encode(self, ids, *args)
+
+    monkeypatch.setattr(Encoder, "encode", counted)
+    return counts
+
+
+def test_a_second_fit_runs_one_conversation_and_a_fit_below_it_too(
+    home: Path, encoded: list[int], tiny_model: Path, references_file: Path
+) -> None:
+    first = LARFScorer.fit(tiny_model, 3, references=references_file)
+    assert encoded == [17]  # 8 pairs and the conversation by which a model is known again
+    again = LARFScorer.fit(tiny_model, 3, references=references_file)
+    below = LARFScorer.fit(tiny_model, [2, 0], references=references_file)
+    assert encoded == [17, 1, 1]
+    np.testing.assert_array_equal(first.score(ROWS), again.score(ROWS))
+    assert first.spec == again.spec
+    for file in home.rglob("*.safetensors"):
+        file.unlink()
+    anew = LARFScorer.fit(tiny_model, [2, 0], references=references_file)
+    np.testing.assert_allclose(below.score(ROWS), anew.score(ROWS), atol=1e-6)
+    LARFScorer.fit(tiny_model, 4, references=references_file)
+    assert encoded[-1] == 17  # no pass has reached block 4 yet
+
+
+@pytest.mark.parametrize("options", [{"max_tokens": 16}, {"chat_template": "{{ messages[-1].content }}"}])
+def test_what_the_model_reads_in_another_way_is_encoded_anew(
+    home: Path, encoded: list[int], tiny_model: Path, references_file: Path, options: dict[str, Any]
+) -> None:
+    LARFScorer.fit(tiny_model, 1, references=references_file)
+    LARFScorer.fit(tiny_model, 1, references=references_file, **options)
+    assert encoded == [17, 17]
+
+
+@pytest.mark.parametrize("damage", ["another model's", "cut off", "another shape"])
+def test_states_that_are_not_this_models_are_not_used(
+    home: Path, encoded: list[int], tiny_model: Path, references_file: Path, damage: str
+) -> None:
+    first = LARFScorer.fit(tiny_model, 1, references=references_file)
+    (file,) = home.rglob("block-1.safetensors")
+    states = load_file(file)["states"]
+    if damage == "another model's":
+        save_file({"states": states + np.float32(0.05) * np.roll(states, 1, axis=1)}, file)
+    elif damage == "another shape":
+        save_file({"states": states[:, :-1].copy()}, file)
+    else:
+        file.write_bytes(file.read_bytes()[:-100])
+    again = LARFScorer.fit(tiny_model, 1, references=references_file)
+    assert encoded[-1] == 17
+    np.testing.assert_array_equal(first.score(ROWS), again.score(ROWS))
+    np.testing.assert_array_equal(load_file(file)["states"], states)
+
+
+def test_a_home_that_cannot_be_written_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path, references_file: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(reference_states, "directories", lambda: [tmp_path / "file" / "below"])
+    assert LARFScorer.fit(tiny_model, 1, references=references_file).layers == (1,)
+
+
+@pytest.mark.demo
+def test_the_package_ships_the_states_of_its_references_for_the_demo_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, encoded: list[int], demo_scorer: LARFScorer
+) -> None:
+    """`recipes/reference_states.py` makes them anew where this fails."""
+    monkeypatch.undo()
+    directories = [tmp_path, Path(reference_states.__file__).parents[1] / "data" / "reference_states"]
+    monkeypatch.setattr(reference_states, "directories", lambda: directories)
+    shipped = LARFScorer.fit("demo", demo.LAYER, progress=False)
+    assert not list(tmp_path.iterdir()), "not found among those of the package: encoded"
+    for side in ("unsafe", "safe"):  # a third of the same pairs, encoded here
+        np.testing.assert_allclose(shipped._tensors[side][::3], demo_scorer._tensors[side], rtol=1e-3, atol=1e-3)
