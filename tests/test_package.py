@@ -55,7 +55,7 @@ def test_public_names_are_there_with_an_example_each():
 FLOW = [
     {"errors", "cache"},
     {"atomic", "inert", "progress"},
-    {"hub"},
+    {"hub", "written"},
     {"pushing"},
     {"rows", "sources"},
     {"models"},

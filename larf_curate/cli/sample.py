@@ -21,17 +21,16 @@ def demo(
 ) -> None:
     """The whole path on the embedded model and the packaged sample rows: fit, score, remove the worst."""
     from ..console import show_summary
-    from ..deciding.layout import SUMMARY
     from ..deciding.thresholds import Threshold
     from ..engines.local_files import score_file, split_file
     from ..scoring.artifact import require_writable
     from ..scoring.scorer import LARFScorer
     from ..sources.files import open_source
-    from ..sources.writing import refuse_foreign
+    from ..sources.writing import refuse_occupied
 
     with wrong_usage(ThresholdError):
         threshold = Threshold.drop_fraction(drop_fraction)
-    refuse_foreign(out, SUMMARY)
+    refuse_occupied(out)
     require_writable(out)
     fitted = LARFScorer.fit("demo", parse_blocks(layer))
     with as_file(files("larf_curate") / "data" / "sample_rows.jsonl") as rows, TemporaryDirectory() as scratch:

@@ -24,7 +24,7 @@ from ..scoring.quantile_levels import SUMMARY_LEVELS
 from ..scoring.scorer import LARFScorer
 from ..sources.json_values import rows_of, text_columns
 from ..sources.tables import ROWS_AT_ONCE, Source
-from ..sources.writing import TableWriter, write_directory, write_file
+from ..sources.writing import TableWriter, refuse_own_source, write_directory, write_file
 
 
 def score_file(source: Source, scorer: LARFScorer, out: str | Path) -> Summary:
@@ -44,6 +44,7 @@ def score_file(source: Source, scorer: LARFScorer, out: str | Path) -> Summary:
         DataError: the source cannot be read.
         OutputError: `out` cannot be written. Whatever is raised, `out` is left as it was before.
     """
+    refuse_own_source(source, Path(out))
     row_format = scorer.row_format(source.schema.names)
     if note := reading_note(row_format, source.schema.names, text_columns(source.schema)):
         say(note)
@@ -80,16 +81,17 @@ def split_file(
         source: rows with the column `larf_score`.
         threshold: any rule, fitted or not; it is fitted here on all the scores. It also says where rows without a
             score go.
-        out: a directory that does not exist, is empty, or holds an earlier result, which is replaced.
+        out: a directory that does not exist, is empty, or holds an earlier result and nothing else, which is replaced.
         format: how to read the texts of the highest rows for the summary.
 
     Raises:
         DataError: there is no score column, or the source changed while it was read.
-        OutputError: `out` cannot be written.
+        OutputError: `out` cannot be written, holds files of somebody else, or holds the source.
         ThresholdError: see `Threshold`.
     """
+    refuse_own_source(source, Path(out))
     fitted = threshold.fit_chunks(score_chunks(source))
-    with write_directory(Path(out), SUMMARY) as home, ExitStack() as stack:
+    with write_directory(Path(out)) as home, ExitStack() as stack:
         writers: dict[str, TableWriter] = {}
         for outcome in OUTCOMES:
             (home / outcome).mkdir()

@@ -15,6 +15,7 @@ from ..atomic import write_bytes
 from ..deciding.ranking import quantiles
 from ..inert import visible
 from ..scoring.columns import SCORE
+from ..written import claim
 from .build_report import build_report
 from .excerpts import highest_rows
 from .plots import draw_plots
@@ -56,7 +57,10 @@ def write_page(directory: str | Path, out: str | Path, report: Report | None = N
     Raises:
         DataError: there is no finished run. OutputError: `out` cannot be written.
     """
-    results = Results.open(directory)
+    results, home = Results.open(directory), Path(directory).resolve()
+    target = Path(out).resolve()
+    if home in target.parents:  # with its results, it is replaced by those of another threshold
+        claim(home, [target.relative_to(home).as_posix()])
     write_bytes(Path(out), render_page(results, report or build_report(results)).encode())
 
 

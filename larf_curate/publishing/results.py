@@ -24,6 +24,7 @@ from ..scoring.artifact import read_spec
 from ..scoring.columns import SCORE
 from ..scoring.spec import ScorerSpec
 from ..sources.json_values import rows_of
+from ..written import links_below
 
 _ROWS_AT_ONCE = 1024  # of texts; a row may be a megabyte
 _SCORES_AT_ONCE = 1 << 17
@@ -66,6 +67,8 @@ class Results:
             DataError: there is no finished run, or its files do not hold the rows that its summary counts.
         """
         home = Path(directory)
+        for link in links_below(home, (SUMMARY, RECIPE, *OUTCOMES)):
+            raise DataError(f"{home / link} is a link or no plain file: a result of larf-curate has none")
         summary = _summary(home)
         rows, threshold = summary.outcomes, summary.threshold
         if rows is None or threshold is None:

@@ -11,15 +11,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from ..atomic import write_text
 from ..deciding.layout import OUTCOMES, RECIPE, SUMMARY
 from ..deciding.summary import Summary
 from ..errors import DataError, LarfError, OutputError
+from ..written import RECORD, claim, forget_missing, refuse_foreign, refuse_strangers
 from .job import Job
 from .signals import exit_with
 from .slurm import unfinished_jobs
 
 OWN = ".larf"  # marks a run directory, and holds what only runs need
 _JOBS = "slurm.json"
+_RESULTS = (*OUTCOMES, RECIPE, SUMMARY)
+_USED = (*_RESULTS, OWN, RECORD, "scorer", "scored")
+"""What a run reads and writes in its directory. In the logs each run has a new directory."""
 _locked_here: set[Path] = set()
 
 
@@ -49,8 +54,10 @@ def locked(home: Path) -> Iterator[None]:
     try:
         if home.exists() and not own.is_dir() and (not home.is_dir() or any(home.iterdir())):
             raise OutputError(f"{home} exists and is no run directory; choose another output or remove it")
-        own.mkdir(parents=True, exist_ok=True)
-        lock = (own / "lock").open("a+")
+        home.mkdir(parents=True, exist_ok=True)
+        refuse_strangers(home, _USED, shallow=["logs"])
+        own.mkdir(exist_ok=True)
+        lock = _opened(own / "lock")
     except OSError as error:
         raise OutputError(f"{home} cannot be written: {error.strerror or error}") from error
     with lock:
@@ -74,6 +81,11 @@ def locked(home: Path) -> Iterator[None]:
             yield
         finally:
             _locked_here.remove(home)
+
+
+def _opened(path: Path) -> IO[str]:
+    """A plain file of ours to read and write, made if it is not there; a link is not followed."""
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "r+")
 
 
 def require_posix() -> None:
@@ -104,7 +116,7 @@ def _try_lock(file: IO[str]) -> bool:
 
 def save_submitted_jobs(home: Path, jobs: list[str]) -> None:
     """Keep the numbers of Slurm jobs for the next run: it must not start while they are queued or running."""
-    (home / OWN / _JOBS).write_text(json.dumps(jobs))
+    write_text(home / OWN / _JOBS, json.dumps(jobs))
 
 
 def _submitted_jobs(home: Path) -> list[str]:
@@ -118,8 +130,9 @@ def make_directories(job: Job) -> None:
     """Make the directories of a run, without what a killed one has left half-done in them.
 
     Raises:
-        OutputError: they cannot be written.
+        OutputError: they cannot be written, or files of somebody else lie where the results are to go.
     """
+    refuse_foreign(Path(job.home), _RESULTS)
     try:
         shutil.rmtree(job.work, ignore_errors=True)
         for unfinished in Path(job.scored).glob(".*.parquet.*"):
@@ -148,13 +161,16 @@ def move_results_into_place(home: Path, work: Path) -> None:
     The summary goes first and comes last: while it is there, what lies beside it is whole and belongs to it.
 
     Raises:
-        OutputError: they cannot be moved there.
+        OutputError: they cannot be moved there, or files of somebody else lie there.
     """
     if not (work / SUMMARY).is_file():
         shutil.rmtree(work, ignore_errors=True)  # half of a result, or what the last one has replaced
         return
+    refuse_foreign(home, _RESULTS)
     try:
         (home / SUMMARY).unlink(missing_ok=True)
+        parts = [path for outcome in OUTCOMES for path in (work / outcome).glob("*")]
+        claim(home, [*(path.relative_to(work).as_posix() for path in parts), RECIPE, SUMMARY])
         for name in (*OUTCOMES, RECIPE):
             if not (work / name).exists():
                 continue  # it was moved before
@@ -163,6 +179,7 @@ def move_results_into_place(home: Path, work: Path) -> None:
                 shutil.rmtree(work / "old" / name, ignore_errors=True)
                 (home / name).replace(work / "old" / name)
             (work / name).replace(home / name)
+        forget_missing(home, keep=[SUMMARY])
         (work / SUMMARY).replace(home / SUMMARY)
     except OSError as error:
         raise OutputError(f"{home} cannot be written: {error.strerror or error}") from error

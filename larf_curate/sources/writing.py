@@ -14,7 +14,9 @@ import pyarrow.parquet as pq
 
 from ..atomic import scratch_path
 from ..errors import OutputError
+from ..written import record_all, refuse_foreign
 from .json_values import rows_of
+from .tables import Source
 
 _GROUP_ROWS = 65_536
 _GROUP_BYTES = 64 << 20
@@ -88,18 +90,20 @@ def write_file(path: Path, schema: pa.Schema) -> Iterator[TableWriter]:
 
 
 @contextlib.contextmanager
-def write_directory(path: Path, mark: str) -> Iterator[Path]:
+def write_directory(path: Path) -> Iterator[Path]:
     """A directory that appears under its name when all of it is written, or not at all.
 
-    It replaces an earlier one only if that holds the file `mark`, which says it came from here.
+    It replaces an earlier one only if all files in that were written here.
 
     Raises:
         OutputError: it cannot be written there, or something else is in the way.
     """
     path = path.resolve()
     with scratch_path(path, directory=True) as scratch:
-        refuse_foreign(path, mark)
+        refuse_occupied(path)
         yield scratch
+        record_all(scratch)
+        refuse_occupied(path)  # the work may have taken hours
         if not path.exists():
             scratch.rename(path)
             return
@@ -113,13 +117,31 @@ def write_directory(path: Path, mark: str) -> Iterator[Path]:
                 raise
 
 
-def refuse_foreign(path: Path, mark: str) -> None:
-    """Say no to a directory that holds something else than an earlier result.
+def refuse_occupied(path: Path) -> None:
+    """Say no to a directory that holds anything else than an earlier result.
 
     Raises:
         OutputError: it does.
     """
-    if path.exists() and not (path / mark).is_file() and not (path.is_dir() and not any(path.iterdir())):
+    if path.exists() and not path.is_dir():
         raise OutputError(
             f"{path} exists and is not an earlier result of larf-curate; choose another name or remove it"
         )
+    refuse_foreign(path)
+
+
+def refuse_own_source(source: Source, path: Path) -> None:
+    """Say no to a result that would replace what it is made of.
+
+    Args:
+        source: what is read.
+        path: the file or directory to be written.
+
+    Raises:
+        OutputError: the source, or a file of it, lies there.
+    """
+    target = path.resolve()
+    for file in source.files:
+        read = Path(file.path).resolve()
+        if read == target or target in read.parents:
+            raise OutputError(f"{path} holds the rows that are read ({read.name}): write to another place")

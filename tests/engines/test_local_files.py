@@ -20,6 +20,7 @@ from larf_curate.engines.local_files import read_scores, score_file, split_file
 from larf_curate.errors import DataError, LarfError, OutputError, RowFormatError
 from larf_curate.sources import json_files
 from larf_curate.sources.files import open_source
+from larf_curate.written import RECORD
 
 LARF = ["larf_score", "larf_score_l1", "larf_score_l3", "larf_tokens", "larf_issue"]
 WORDS = ["bread", "salt", "river", "lamp", "cedar", "violin", "anchor", "maple", "copper", "lantern"]
@@ -185,7 +186,7 @@ def test_rows_end_where_their_score_says(few_at_once, tiny_scorer, tmp_path):
     assert [told[name] for name in ("rows", "kept", "removed", "unscorable")] == [27, 19, 6, 2]
     assert told["issues"] == {"empty_answer": 2}
     assert told["score_quantiles"]["median"] == pytest.approx(np.median([score for score, _ in ranked]))
-    assert sorted(path.name for path in out.iterdir()) == ["kept", SUMMARY, "removed", "unscorable"]
+    assert sorted(path.name for path in out.iterdir()) == [RECORD, "kept", SUMMARY, "removed", "unscorable"]
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
@@ -337,11 +338,11 @@ def test_scores_out_of_json_lines_split_like_those_out_of_parquet(tmp_path):
     assert numbers(tmp_path / "out") == {"kept": [0, 4, 5, 7], "removed": [2, 3], "unscorable": [1, 6]}
 
 
-def test_a_result_can_be_the_source_of_its_successor(tmp_path):
-    out = tmp_path / "out"
-    split_file(open_source(scored_file(tmp_path / "scored.parquet", SCORES)), Threshold.drop_top(1), out)
-    split_file(open_source(str(out / "kept")), Threshold.drop_top(1), out)
-    assert numbers(out) == {"kept": [0, 4, 5, 7], "removed": [3], "unscorable": []}
+def test_a_result_can_be_the_source_of_another(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    split_file(open_source(scored_file(tmp_path / "scored.parquet", SCORES)), Threshold.drop_top(1), first)
+    split_file(open_source(str(first / "kept")), Threshold.drop_top(1), second)
+    assert numbers(second) == {"kept": [0, 4, 5, 7], "removed": [3], "unscorable": []}
 
 
 def test_a_run_that_fails_half_way_leaves_the_old_file(few_at_once, tiny_scorer, tmp_path, monkeypatch):

@@ -25,6 +25,7 @@ from larf_curate.publishing.statistics import difference_of_shares, ratio_of_mea
 from larf_curate.publishing.words import describe_rule, describe_unscored
 from larf_curate.publishing.write_report import write_report
 from larf_curate.scoring.spec import ScorerSpec
+from larf_curate.written import claim
 
 
 def frame(run) -> pd.DataFrame:
@@ -282,6 +283,7 @@ def test_pictures_repeat_and_old_ones_go(plain_run):
     assert [plot.name for plot in plots] == ["scores.png", "length.png", "groups-0.png"]
     assert plots == draw_plots(report)
     assert all(plot.png.startswith(b"\x89PNG") for plot in plots)
+    claim(plain_run, ["plots/groups-9.png"])
     (plain_run / "plots" / "groups-9.png").write_bytes(b"old")
     write_report(plain_run)
     written = {path.name: path.read_bytes() for path in (plain_run / "plots").iterdir()}
