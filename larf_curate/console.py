@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .deciding.excerpts import Excerpt
+from .deciding.excerpts import signed
 from .deciding.summary import Summary
 from .deciding.thresholds import Threshold
 from .errors import Issue
@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from .recipe.planning import RunPlan
     from .runs.estimate import Estimate
     from .scoring.layer_search.profile import LayerProfile
+
+PLACE_HELP = (
+    "unsafe below: the share of the unsafe reference answers that score lower than the row. It says where a row "
+    "lies, not what is in it: look at the rows."
+)
 
 
 def show_summary(summary: Summary, console: Console | None = None) -> None:
@@ -43,7 +48,9 @@ def show_summary(summary: Summary, console: Console | None = None) -> None:
     if summary.quantiles:
         console.print(_quantiles_table(summary.quantiles))
     if summary.highest:
-        console.print(_highest_table(summary.highest, console.width))
+        console.print(_highest_table(summary, console.width))
+        if summary.references:
+            console.print(Text(PLACE_HELP, style="dim"))
 
 
 def _counts_table(summary: Summary) -> Table:
@@ -68,7 +75,7 @@ def _counts_table(summary: Summary) -> Table:
 
 def _threshold_line(threshold: Threshold) -> Text:
     """A fitted threshold in one sentence."""
-    line = f"threshold: {threshold.rule} {threshold.amount:g} removes scores above {threshold.value:+.6f}"
+    line = f"threshold: {threshold.rule} {threshold.amount:g} removes scores above {signed(threshold.value, 6)}"
     if threshold.tied:
         line += f"; {threshold.tied:,} later rows stay though their scores equal that of the last one to go"
     if threshold.harmless:
@@ -80,21 +87,25 @@ def _quantiles_table(quantiles: Mapping[str, float]) -> Table:
     table = Table(title="score: higher is closer to the unsafe references", box=box.SIMPLE_HEAD)
     for name in quantiles:
         table.add_column(name, justify="right")
-    table.add_row(*(f"{value:+.5f}" for value in quantiles.values()))
+    table.add_row(*map(signed, quantiles.values()))
     return table
 
 
-def _highest_table(rows: Sequence[Excerpt], width: int) -> Table:
+def _highest_table(summary: Summary, width: int) -> Table:
     """The rows with the highest scores, each on one line of a terminal of `width` characters."""
-    text_width = max(20, (width - 26) // 2)
+    references = summary.references
+    text_width = max(20, (width - (36 if references else 26)) // 2)
     table = Table(title="highest scores", box=box.SIMPLE_HEAD)
     table.add_column("score", justify="right", no_wrap=True)
+    if references:
+        table.add_column("unsafe\nbelow", justify="right", no_wrap=True)
     table.add_column("row", justify="right", no_wrap=True)
     table.add_column("asked", no_wrap=True, max_width=text_width)
     table.add_column("answered", no_wrap=True, max_width=text_width)
-    for row in rows:
+    for row in summary.highest:
         texts = [Text(visible(text, text_width)) for text in (row.prompt, row.answer)]
-        table.add_row(f"{row.score:+.5f}", str(row.row), *texts)
+        place = [f"{references.unsafe_below(row.score):.0%}"] if references and row.score is not None else []
+        table.add_row(signed(row.score), *place, str(row.row), *texts)
     return table
 
 
@@ -160,7 +171,7 @@ def show_report(report: Report, console: Console | None = None) -> None:
         for group in groups:
             value = Text("null", style="dim") if group.value is None else Text(visible(group.value, 40))
             removed = f"{group.rows.removed:,} ({group.share_removed:.1%})"
-            median = "" if group.median is None else f"{group.median:+.5f}"
+            median = signed(group.median)
             table.add_row(value, f"{group.rows.total:,}", removed, median)
         console.print(table)
 

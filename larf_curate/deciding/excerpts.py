@@ -14,6 +14,18 @@ MAX_CHARACTERS = 2_000
 """What an excerpt keeps of each of its texts."""
 
 
+def signed(value: float | None, digits: int = 5) -> str:
+    """A score as people read it: with its sign, but zero without one; nothing for None.
+
+    >>> signed(0.0047213), signed(-0.000001), signed(-0.0321, 2), signed(None)
+    ('+0.00472', '0.00000', '-0.03', '')
+    """
+    if value is None:
+        return ""
+    text = f"{value:+.{digits}f}"
+    return text[1:] if not text.strip("+-0.") else text
+
+
 @dataclass(frozen=True)
 class Excerpt:
     """One row, its texts cut to `MAX_CHARACTERS`.
@@ -25,6 +37,7 @@ class Excerpt:
             and `answer` shows the columns.
         outcome: where the row went: kept, removed or unscorable; None where nothing was split.
         issue: the row's `larf_issue`.
+        more: values of further columns that were asked for, as text.
     """
 
     score: float | None
@@ -33,15 +46,12 @@ class Excerpt:
     answer: str
     outcome: str | None = None
     issue: str | None = None
+    more: tuple[str, ...] = ()
 
     @property
-    def reason(self) -> str:
-        """Why the row is where it is, in words; empty where nothing was split."""
-        if self.score is None:
-            return (self.issue or "no score").replace("_", " ")
-        if self.outcome is None:
-            return ""
-        return "score above the threshold" if self.outcome == "removed" else "just under the threshold"
+    def remark(self) -> str:
+        """What the row's `larf_issue` says of it, in words; empty where there is none."""
+        return (self.issue or ("no score" if self.score is None else "")).replace("_", " ")
 
 
 def excerpt_of(
@@ -52,16 +62,18 @@ def excerpt_of(
     row: int,
     outcome: str | None = None,
     issue: str | None = None,
+    more: Sequence[str] = (),
 ) -> Excerpt:
-    """The excerpt of a row with these `values`; other arguments are those of `Excerpt`.
+    """The excerpt of a row with these `values`; other arguments are those of `Excerpt`, but for the names in `more`.
 
     >>> from larf_curate.rows.formats import resolve_format
     >>> values = {"prompt": "Hi", "completion": "Hello."}
     >>> excerpt_of(values, resolve_format("auto", values), score=0.5, row=7)
-    Excerpt(score=0.5, row=7, prompt='Hi', answer='Hello.', outcome=None, issue=None)
+    Excerpt(score=0.5, row=7, prompt='Hi', answer='Hello.', outcome=None, issue=None, more=())
     """
     prompt, answer = _texts(values, row_format)
-    return Excerpt(score, row, prompt[:MAX_CHARACTERS], answer[:MAX_CHARACTERS], outcome, issue)
+    texts = tuple(_cell(values[name])[:MAX_CHARACTERS] for name in more)
+    return Excerpt(score, row, prompt[:MAX_CHARACTERS], answer[:MAX_CHARACTERS], outcome, issue, texts)
 
 
 def excerpt_format(format: str, columns: Sequence[str]) -> RowFormat | None:  # noqa: A002 - the word users know
@@ -76,6 +88,10 @@ def excerpt_format(format: str, columns: Sequence[str]) -> RowFormat | None:  # 
         if format != "auto":
             raise
         return None
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else str(value)
 
 
 def _texts(values: Mapping[str, Any], row_format: RowFormat | None) -> tuple[str, str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable
 
 import pyarrow as pa
 
+from ..errors import LarfError
 from ..scoring.columns import ISSUE, SCORE, is_larf_column, larf_dtypes, larf_schema, scores_of
 from ..scoring.spec import ScorerSpec
 from ..sources.json_values import rows_of
@@ -38,6 +40,17 @@ def _metadata(schema: pa.Schema, spec: ScorerSpec) -> dict[bytes, bytes]:
         kept[b"huggingface"] = json.dumps(described).encode()
     scorer = {key: value for key, value in spec.json_fields().items() if key not in ("chat_template", "packages")}
     return {**kept, METADATA_KEY: json.dumps(without_directories(scorer), sort_keys=True).encode()}
+
+
+def described_scorer(schema: pa.Schema, where: str) -> ScorerSpec | None:
+    """What the metadata of scored rows say of their scorer, without its chat template and packages; None if nothing."""
+    text = (schema.metadata or {}).get(METADATA_KEY)
+    if text is None:
+        return None
+    with contextlib.suppress(LarfError, ValueError, TypeError):
+        described = {"chat_template": None, "packages": {}, **json.loads(text)}
+        return ScorerSpec.from_json(json.dumps(described), f"the metadata of {where}")
+    return None
 
 
 def split_table(table: pa.Table, threshold: Threshold, first_row: int) -> dict[str, pa.Table]:

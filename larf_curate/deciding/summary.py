@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from ..errors import DataError, Issue, Unscorable, one_line
 from ..rows.formats import RowFormat
-from .excerpts import Excerpt, excerpt_of
+from ..scoring.spec import ReferenceQuantiles
+from .excerpts import Excerpt, excerpt_of, signed
 from .thresholds import Threshold
 
 _HIGHEST = 10
@@ -130,6 +131,7 @@ class Summary:
         rows, scored: how many there were, and how many have a score.
         issues: rows by the value of `larf_issue`.
         faults: the first row of each of these, but for `truncated`.
+        references: quantiles of the scores of the scorer's references; None where the scorer is not known.
         quantiles: of the scores, by their name (see `scoring.quantile_levels`); empty where no row has one.
         highest: the ten rows with the highest scores, from the highest down.
         outcomes: rows kept, removed and unscorable; None where nothing was split.
@@ -151,6 +153,7 @@ class Summary:
     execution: str = ""
     run: RunRecord | None = None
     faults: tuple[Fault, ...] = ()
+    references: ReferenceQuantiles | None = None
 
     @property
     def complaint(self) -> str:
@@ -171,7 +174,7 @@ class Summary:
         if self.outcomes is not None:
             text += ": " + ", ".join(f"{count:,} {outcome}" for outcome, count in asdict(self.outcomes).items())
         if "median" in self.quantiles:
-            text += f"; median score {self.quantiles['median']:+.4f}"
+            text += f"; median score {signed(self.quantiles['median'], 4)}"
         return f"Summary({text})"
 
     def to_json(self) -> str:
@@ -190,6 +193,8 @@ class Summary:
         }
         if self.execution:
             values["how"] = self.execution
+        if self.references is not None:
+            values["references"] = asdict(self.references)
         if self.run is not None:
             values["run"] = asdict(self.run)
         return json.dumps(values, indent=2, ensure_ascii=False)
@@ -220,6 +225,7 @@ class Summary:
                     "threshold": threshold,
                     "execution": values.get("how", ""),
                     "run": values.get("run"),
+                    "references": values.get("references"),
                 }
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -291,6 +297,7 @@ class Tally:
         threshold: Threshold | None = None,
         execution: str = "",
         run: RunRecord | None = None,
+        references: ReferenceQuantiles | None = None,
     ) -> Summary:
         """What was seen, and what the caller knows beside it; see `Summary`."""
         return Summary(
@@ -303,6 +310,7 @@ class Tally:
             threshold=threshold,
             execution=execution,
             run=run,
+            references=references,
             faults=tuple(self._faults[issue] for issue in sorted(self._faults)),
         )
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..deciding.layout import OUTCOMES, SUMMARY
 from ..deciding.quantiles import named_quantiles
-from ..deciding.splitting import scored_schema, split_tables
+from ..deciding.splitting import described_scorer, scored_schema, split_tables
 from ..deciding.summary import Summary, Tally
 from ..deciding.thresholds import Threshold
 from ..errors import DataError
@@ -63,7 +63,11 @@ def score_file(source: Source, scorer: LARFScorer, out: str | Path) -> Summary:
             tally.add(rows, row_format, scores.score, scores.issues)
             chunks.append(scores.score)
             execution = scores.execution or execution
-    return tally.summary(quantiles=named_quantiles(lambda: chunks, SUMMARY_LEVELS), execution=execution)
+    return tally.summary(
+        quantiles=named_quantiles(lambda: chunks, SUMMARY_LEVELS),
+        execution=execution,
+        references=scorer.spec.quantiles,
+    )
 
 
 def split_file(
@@ -106,7 +110,9 @@ def split_file(
         if summary.rows != source.rows:
             raise DataError(f"{source.name} changed while it was read: {source.rows} rows before, {summary.rows} now")
         quantiles = named_quantiles(score_chunks(source), SUMMARY_LEVELS)
-        summary = replace(summary, threshold=fitted, quantiles=quantiles)
+        scorer = described_scorer(source.schema, source.name)
+        references = scorer.quantiles if scorer else None
+        summary = replace(summary, threshold=fitted, quantiles=quantiles, references=references)
         (home / SUMMARY).write_text(summary.to_json() + "\n", encoding="utf-8")
     return summary
 

@@ -56,7 +56,7 @@ def build_report(results: Results) -> Report:
         scorer=replace(scorer, chat_template=None) if scorer else None,
         threshold=results.threshold,
         quantiles=quantiles,
-        histogram=_histogram(results, scores, summary.scored) if scores else None,
+        histogram=_histogram(results, scores, summary.scored, results.threshold.value) if scores else None,
         conversations=_conversations(figures) if figures else None,
         groups=tuple(find_groups(results, scores["lowest"], scores["highest"])) if scores else (),
         confounds=_confounds(figures) if figures else None,
@@ -89,10 +89,9 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _histogram(results: Results, scores: Mapping[str, float], scored: int) -> Histogram:
-    low, high = scores["lowest"], scores["highest"]
-    bins = int(np.clip(2 * np.sqrt(scored), _FEWEST_BINS, _MOST_BINS))  # few rows in many bins show only noise
-    edges = np.linspace(low, high if high > low else low + 1e-6, bins + 1)
+def _histogram(results: Results, scores: Mapping[str, float], scored: int, threshold: float | None) -> Histogram:
+    edges = _edges(scores["lowest"], scores["highest"], scored, threshold)
+    bins = len(edges) - 1
     counts = {}
     for outcome in OUTCOMES:
         total = np.zeros(bins, np.int64)
@@ -101,6 +100,19 @@ def _histogram(results: Results, scores: Mapping[str, float], scored: int) -> Hi
             total += np.bincount(np.clip(np.searchsorted(edges, values) - 1, 0, bins - 1), minlength=bins)
         counts[outcome] = tuple(total.tolist())
     return Histogram(tuple(edges.tolist()), **counts)
+
+
+def _edges(low: float, high: float, scored: int, threshold: float | None) -> NDArray[np.float64]:
+    """Edges of bins, of one width but for the ends; one is the threshold: no bin holds both kept and removed rows."""
+    bins = int(np.clip(2 * np.sqrt(scored), _FEWEST_BINS, _MOST_BINS))  # few rows in many bins show only noise
+    high = high if high > low else low + 1e-6
+    if threshold is None or not low < threshold < high:
+        return np.linspace(low, high, bins + 1)
+    width = (high - low) / bins
+    below, above = np.ceil((threshold - low) / width), np.ceil((high - threshold) / width)
+    edges: NDArray[np.float64] = threshold + width * np.arange(-below, above + 1)
+    edges[0], edges[-1] = low, high
+    return edges
 
 
 def _conversations(sample: Sample) -> ConversationFigures:

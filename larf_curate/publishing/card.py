@@ -13,7 +13,7 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from ..deciding.excerpts import Excerpt
+from ..deciding.excerpts import Excerpt, signed
 from ..errors import PublishError, one_line
 from ..inert import fenced, markdown
 from .drawing import Plot
@@ -193,8 +193,8 @@ def _template(name: str) -> jinja2.Template:
     environment.filters |= {
         "count": lambda value: _own(f"{value:,.0f}"),
         "percent": lambda value: _own(f"{value:.1%}"),
-        "score": lambda value: _own(f"{value:+.5f}"),
-        "figure": lambda value, column: _own(f"{value:,.0f}" if column == "larf_tokens" else f"{value:+.5f}"),
+        "score": lambda value: _own(signed(value)),
+        "figure": lambda value, column: _own(f"{value:,.0f}" if column == "larf_tokens" else signed(value)),
         "text": markdown,
         "path": _own,
         "code": fenced,

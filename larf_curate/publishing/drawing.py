@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, which colour-blind people tell apart; the shapes differ too.
 KEPT, REMOVED, LINE = "#0072B2", "#D55E00", "#333333"
+UNSAFE, SAFE = "#AA3377", "#009E73"
 _STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs, and bytes, everywhere
     "font.size": 14,

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ..deciding.excerpts import Excerpt, excerpt_of
-from ..scoring.columns import ISSUE, SCORE
+from ..scoring.columns import ISSUE, SCORE, is_larf_column
 from .results import Ints, Results
 
 
-def highest_rows(results: Results, outcome: str, count: int) -> list[Excerpt]:
+def own_columns(results: Results) -> list[str]:
+    """The user's columns that hold no text of the conversation: a category, a source, an identifier."""
+    names = results.schema.names
+    read = results.row_format.columns(names) if results.row_format else names
+    return [name for name in names if name not in read and not is_larf_column(name)]
+
+
+def highest_rows(results: Results, outcome: str, count: int, more: Sequence[str] = ()) -> list[Excerpt]:
     """The rows of an outcome that score highest, from the highest down; rows without a score come last.
+
+    Args:
+        results: of a run.
+        outcome: kept, removed or unscorable.
+        count: of rows, at most.
+        more: columns whose values are wanted beside the texts.
 
     Raises:
         DataError: a file cannot be read.
@@ -18,9 +33,11 @@ def highest_rows(results: Results, outcome: str, count: int) -> list[Excerpt]:
     places = _highest_places(results, outcome, count)
     names, row_format = results.schema.names, results.row_format
     extra = [name for name in (SCORE, ISSUE) if name in names]
-    columns = [*dict.fromkeys([*(row_format.columns(names) if row_format else names), *extra])]
+    columns = [*dict.fromkeys([*(row_format.columns(names) if row_format else names), *extra, *more])]
     excerpts = {
-        int(place): excerpt_of(row, row_format, score=row[SCORE], row=int(place), outcome=outcome, issue=row.get(ISSUE))
+        int(place): excerpt_of(
+            row, row_format, score=row[SCORE], row=int(place), outcome=outcome, issue=row.get(ISSUE), more=more
+        )
         for here, rows in results.at(outcome, np.sort(places), columns)
         for place, row in zip(here, rows, strict=True)
     }

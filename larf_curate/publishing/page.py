@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shlex
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -12,20 +13,24 @@ import numpy as np
 from markupsafe import Markup
 
 from ..atomic import write_bytes
+from ..deciding.excerpts import signed
+from ..deciding.layout import RECIPE
 from ..deciding.ranking import quantiles
 from ..inert import visible
 from ..scoring.columns import SCORE
 from ..written import claim
 from .build_report import build_report
-from .excerpts import highest_rows
+from .excerpts import highest_rows, own_columns
 from .plots import draw_plots
 from .report import Report
 from .results import Results
-from .words import describe_run
+from .words import dataset_name, describe_run
 
 _REMOVED, _KEPT, _UNSCORABLE = 2_000, 500, 200  # rows shown at most
-_MAX_CHARACTERS = 1_000  # of a text
+_MAX_CHARACTERS, _MAX_CELL = 1_000, 120  # of a text of the conversation, and of a value of another column
+_MOST_COLUMNS = 12  # of the user's own
 _STOPS = 400  # of the slider, about
+_NEAR = 0.05  # of the middle nine tenths of the scores: a kept row that close to the threshold is just under it
 
 
 @dataclass(frozen=True)
@@ -35,19 +40,27 @@ class Slider:
     Attributes:
         scores: [stops], ascending; empty if there is nothing to choose from.
         removed: [stops], rows that score above each.
+        unsafe_above: [stops], share of the unsafe references that score above each; empty if they are not known.
         now: the stop of the threshold that was used.
         scored: rows that have a score.
+        near: how far below the threshold a kept row may score to be just under it.
+        digits: after the decimal point, with which every score is told apart from the next stop.
+        command: that runs with another threshold, up to its value.
     """
 
     scores: tuple[float, ...] = ()
     removed: tuple[int, ...] = ()
+    unsafe_above: tuple[float, ...] = ()
     now: int = 0
     scored: int = 0
+    near: float = 0.0
+    digits: int = 5
+    command: str = ""
 
 
 def write_page(directory: str | Path, out: str | Path, report: Report | None = None) -> None:
-    """Write one HTML file: figures, plots, the removed rows and those just under the threshold, and a slider that shows
-    how many rows another threshold would remove.
+    """Write one HTML file: figures, plots, the removed rows and the highest that stayed, and a slider that shows how
+    many rows another threshold would remove.
 
     Args:
         directory: of the run.
@@ -70,21 +83,25 @@ def render_page(results: Results, report: Report) -> str:
     Raises:
         DataError: a file cannot be read.
     """
+    columns = own_columns(results)[:_MOST_COLUMNS]
+    groups = report.groups_by_column()
     rows = [
-        *highest_rows(results, "removed", _REMOVED),
-        *highest_rows(results, "kept", _KEPT),
-        *highest_rows(results, "unscorable", _UNSCORABLE),
+        *highest_rows(results, "removed", _REMOVED, columns),
+        *highest_rows(results, "kept", _KEPT, columns),
+        *highest_rows(results, "unscorable", _UNSCORABLE, columns),
     ]
     slider = _slider(results, report)
     return _template().render(
-        library=_library(),
-        source=visible(report.source.name, 200) if report.source else None,
+        script=Markup(_resource("page.js")),  # noqa: S704 - not from the data
+        source=visible(dataset_name(report.source.name), 100) if report.source else None,
         facts=[(name, visible(value, 1000)) for name, value in describe_run(report)],
-        groups=report.groups_by_column(),
+        groups=groups,
         plots=[(plot.caption, base64.b64encode(plot.png).decode()) for plot in draw_plots(report)],
         which_rows=_which_rows(report),
         rows=rows,
+        columns=[(name, name in groups) for name in columns],
         max_characters=_MAX_CHARACTERS,
+        max_cell=_MAX_CELL,
         slider=slider,
         slider_fields=asdict(slider),
     )
@@ -101,12 +118,16 @@ def _which_rows(report: Report) -> str:
 
 def _slider(results: Results, report: Report) -> Slider:
     """Where the slider can stand, and how many rows score above each stop: exactly, over all rows."""
-    threshold = report.threshold.value
+    threshold, spread = report.threshold.value, report.score_quantiles
     if report.histogram is None or threshold is None:
         return Slider()
-    # The histogram's edges reach every score; quantiles are close together where the rows are.
+    middle = spread["95%"] - spread["5%"] or spread["highest"] - spread["lowest"] or 1.0
+    digits = int(np.clip(3 - np.floor(np.log10(middle)), 2, 9))
+    # The histogram's edges reach every score; quantiles are close together where the rows are. All are rounded, so that
+    # a threshold that is copied from the page removes as many rows as the page says.
     near = quantiles(results.values(SCORE), list(np.linspace(0.5, 1, _STOPS // 2)))
-    scores = np.unique(np.concatenate([report.histogram.edges, near, [threshold]]))
+    stops = np.round(np.concatenate([report.histogram.edges, near]), digits)
+    scores = np.unique(np.concatenate([stops, [threshold]]))
     counts = np.zeros(len(scores) + 1, np.int64)
     for chunk in results.values(SCORE)():
         counts += np.bincount(np.searchsorted(scores, chunk[~np.isnan(chunk)]), minlength=len(scores) + 1)
@@ -114,24 +135,33 @@ def _slider(results: Results, report: Report) -> Slider:
     now = int(np.searchsorted(scores, threshold))
     if report.threshold.removed is not None:
         above[now] = report.threshold.removed  # rows that tie with the last one stay
-    return Slider(tuple(scores.tolist()), tuple(above.tolist()), now, report.rows.scored)
+    unsafe = report.scorer.quantiles if report.scorer else None
+    return Slider(
+        scores=tuple(scores.tolist()),
+        removed=tuple(above.tolist()),
+        unsafe_above=tuple(1 - unsafe.unsafe_below(score) for score in scores) if unsafe else (),
+        now=now,
+        scored=report.rows.scored,
+        near=_NEAR * middle,
+        digits=digits,
+        command=_command(results),
+    )
+
+
+def _command(results: Results) -> str:
+    """What to type for another threshold, up to its value."""
+    if results.recipe is None:
+        return "larf-curate filter SCORED_ROWS --out CLEAN --max-score "
+    return f"larf-curate run {shlex.quote(visible(str(results.home / RECIPE), 500))} --set threshold.max_score="
+
+
+def _resource(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["shown"] = lambda text, width: visible(text, width, lines=True)
-    return environment.from_string(resources.files(__package__).joinpath("page.html.jinja").read_text(encoding="utf-8"))
-
-
-def _library() -> Markup:
-    """DataTables with its styles, as the package itables carries it, for a page that may load nothing."""
-    bundle = resources.files("itables").joinpath("html")
-    code = base64.b64encode(bundle.joinpath("dt_bundle.js").read_bytes()).decode()
-    style = bundle.joinpath("dt_bundle.css").read_text(encoding="utf-8").replace("</", "<\\/")
-    load = f"""window.larfTable = (async () => {{
-  const code = await new Blob([Uint8Array.from(atob("{code}"), (c) => c.charCodeAt(0))], {{type: "text/javascript"}});
-  return import(URL.createObjectURL(code));
-}})();"""
-    return Markup(f"<style>{style}</style>\n<script>{load}</script>")  # noqa: S704 - not from the data
+    environment.filters |= {"shown": lambda text, width: visible(text, width, lines=True), "signed": signed}
+    return environment.from_string(_resource("page.html.jinja"))

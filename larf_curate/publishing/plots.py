@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..deciding.excerpts import signed
 from ..inert import visible
 from ..scoring.columns import layer_column
 from ..scoring.layer_search.profile import LayerProfile
-from ..scoring.quantile_levels import GROUP_LEVELS
-from .drawing import KEPT, LINE, REMOVED, Plot, picture, png_of
+from ..scoring.quantile_levels import GROUP_LEVELS, REFERENCE_LEVELS
+from .drawing import KEPT, LINE, REMOVED, SAFE, UNSAFE, Plot, picture, png_of
 from .report import Group, Points, Report
 
 if TYPE_CHECKING:
@@ -71,9 +72,25 @@ def _draw_scores(axes: Axes, report: Report) -> None:
             label=label,
         )
         below += counts
+    _draw_references(axes, report, float(below.max()))
     _mark_threshold(axes.axvline, report)
     axes.set_xlabel(_SCORE_LABEL)
     axes.set_ylabel("rows per bin")
+
+
+def _draw_references(axes: Axes, report: Report, height: float) -> None:
+    """Where the scorer's reference answers score: two curves of the height of the highest bar."""
+    if report.scorer is None:
+        return
+    for side, colour, style in (("unsafe", UNSAFE, "-"), ("safe", SAFE, "-.")):
+        known: tuple[float, ...] = getattr(report.scorer.quantiles, side)
+        # As many scores as the quantiles tell of, evenly between them; smoothed by Silverman's rule.
+        scores = np.interp(np.linspace(0, 1, 200), REFERENCE_LEVELS, known)
+        width = max(1.06 * float(scores.std()) * len(scores) ** -0.2, 1e-9)
+        places = np.linspace(scores[0] - 2 * width, scores[-1] + 2 * width, 200)
+        density = np.exp(-0.5 * ((places[:, None] - scores) / width) ** 2).sum(axis=1)
+        curve = density * height / max(float(density.max()), 1e-12)
+        axes.plot(places, curve, style, color=colour, linewidth=2, label=f"{side} references (own scale)")
 
 
 def _draw_length(axes: Axes, report: Report) -> None:
@@ -98,7 +115,7 @@ def _mark_threshold(draw: Callable[..., Any], report: Report) -> None:
         return
     margin = scores["highest"] - scores["lowest"]
     if scores["lowest"] - margin <= value <= scores["highest"] + margin:  # further off, all scores would be one line
-        draw(value, color=LINE, linestyle="--", linewidth=1.6, label=f"threshold {value:+.4f}")
+        draw(value, color=LINE, linestyle="--", linewidth=1.6, label=f"threshold {signed(value)}")
 
 
 def _draw_layers(axes: Axes, report: Report) -> None:
@@ -199,7 +216,7 @@ def _has_search(report: Report) -> bool:
 _PLOTS: tuple[tuple[str, str, Callable[[Report], bool], Callable[[Axes, Report], None]], ...] = (
     (
         "scores.png",
-        "Histogram of the scores of kept and removed rows, with the threshold",
+        "Histogram of the scores of kept and removed rows, with the threshold, and where the reference answers score",
         lambda report: report.histogram is not None,
         _draw_scores,
     ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ..deciding.layout import METADATA_KEY, OUTCOMES, RECIPE, SUMMARY
+from ..deciding.layout import OUTCOMES, RECIPE, SUMMARY
 from ..deciding.ranking import Chunks
+from ..deciding.splitting import described_scorer
 from ..deciding.summary import OutcomeCounts, Summary
 from ..deciding.thresholds import Threshold
 from ..errors import DataError, LarfError, RowFormatError
@@ -174,12 +174,7 @@ def _scorer(home: Path, summary: Summary, schema: pa.Schema) -> ScorerSpec | Non
     if summary.run is not None:
         with contextlib.suppress(LarfError):
             return read_spec(home / summary.run.scorer.directory)
-    text = (schema.metadata or {}).get(METADATA_KEY)
-    if text is not None:
-        with contextlib.suppress(LarfError, ValueError, TypeError):
-            described = {"chat_template": None, "packages": {}, **json.loads(text)}
-            return ScorerSpec.from_json(json.dumps(described), f"the metadata of {home}")
-    return None
+    return described_scorer(schema, str(home))
 
 
 def _row_format(summary: Summary, columns: Sequence[str]) -> RowFormat | None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 
+from ..deciding.excerpts import signed
+from ..deciding.layout import without_directories
 from ..deciding.thresholds import Threshold, UnscorablePolicy
 from ..scoring.layer_search.profile import LayerProfile
 from ..scoring.spec import ScorerSpec
@@ -12,6 +15,22 @@ from .report import Confounds, Report
 from .statistics import Estimate
 
 _PLACES: dict[UnscorablePolicy, str] = {"separate": "set apart", "keep": "kept", "remove": "removed"}
+
+
+def dataset_name(name: str) -> str:
+    """A source's name for a title: of files and directories the last part, without what says how they are stored.
+
+    >>> dataset_name("/data/me/alpaca.jsonl.gz"), dataset_name("yahma/alpaca-cleaned"), dataset_name("rows/*.parquet")
+    ('alpaca', 'yahma/alpaca-cleaned', 'rows')
+    """
+    named = without_directories(name)
+    parts = [re.sub(r"(\.[A-Za-z]{2,8}){1,2}$", "", part) if "." in part else part for part in named.split(" + ")]
+    shown = []
+    for part in parts:
+        pieces = [piece for piece in part.split("/") if piece and "*" not in piece]
+        # Two parts without an ending are a dataset of the Hub, or look like one.
+        shown.append("/".join(pieces) if len(pieces) <= 2 and part == named else (pieces or [part])[-1])
+    return " + ".join(dict.fromkeys(shown))
 
 
 def describe_run(report: Report) -> Iterator[tuple[str, str]]:
@@ -31,7 +50,7 @@ def describe_run(report: Report) -> Iterator[tuple[str, str]]:
     for issue, count in report.issues.items():
         yield f"  {issue}", f"{count:,}"
     points = report.score_quantiles
-    yield "score", ", ".join(f"{name} {value:+.4f}" for name, value in points.items()) or "no row has one"
+    yield "score", ", ".join(f"{name} {signed(value, 4)}" for name, value in points.items()) or "no row has one"
     for number, line in enumerate(describe_confounds(report.confounds)):
         yield "" if number else "related to the score", line
 
@@ -71,7 +90,7 @@ def describe_rule(threshold: Threshold) -> str:
 def describe_cut(threshold: Threshold) -> str:
     """Above which score rows were removed."""
     value = threshold.value
-    return "none, since no row has a score" if value is None or value == math.inf else f"scores above {value:+.5f}"
+    return "none, since no row has a score" if value is None or value == math.inf else f"scores above {signed(value)}"
 
 
 def describe_unscored(report: Report) -> str:
@@ -102,7 +121,8 @@ def _correlation(estimate: Estimate | None, what: str, more: str) -> str:
         meaning = "these rows show no clear relation"
     else:
         meaning = f"{more} tend to score {'higher' if estimate.value > 0 else 'lower'}"
-    figure = f"{estimate.value:+.2f} (95% interval {estimate.low:+.2f} to {estimate.high:+.2f})"
+    value, low, high = (signed(number, 2) for number in (estimate.value, estimate.low, estimate.high))
+    figure = f"{value} (95% interval {low} to {high})"
     return f"In these rows the score's correlation (Spearman) with {what} is {figure}: {meaning}."
 
 

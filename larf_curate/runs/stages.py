@@ -220,6 +220,7 @@ class Finish(Stage):
             outcomes=counts,
             threshold=_fitted_threshold(work),
             run=_record(job),
+            references=read_artifact(job.scorer)[0].quantiles,
         )
         shutil.copyfile(Path(job.logs) / RECIPE, work / RECIPE)
         write_text(work / SUMMARY, summary.to_json() + "\n")

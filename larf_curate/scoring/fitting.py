@@ -17,7 +17,7 @@ from ..rows.turns import Conversation
 from .artifact import Tensors
 from .formulas import FittedFormula, Formula, auc
 from .model_check import CHECK
-from .quantile_levels import LEVELS, SUMMARY_LEVELS
+from .quantile_levels import REFERENCE_LEVELS
 from .reference_states import states_of_references
 from .references import ReferenceSet, packaged_rows
 from .spec import ReferenceQuantiles, ReferencesRecord, ScorerSpec, Separation
@@ -47,9 +47,9 @@ def fit_references(
     encoder = get_encoder(options, max(layers))
     states = _encode(encoder, references, layers, progress)
     fitted = FittedFormula(formula, states["unsafe"], states["safe"], top_k, rank)
-    levels = [LEVELS[name] for name in SUMMARY_LEVELS]
     quantiles = {
-        side: tuple(map(float, np.quantile(fitted.score(states[side])[0], levels))) for side in ("unsafe", "safe")
+        side: tuple(map(float, np.quantile(fitted.score(states[side])[0], REFERENCE_LEVELS)))
+        for side in ("unsafe", "safe")
     }
     packages = ["larf-curate", "torch", "transformers"] + ["bitsandbytes"] * (encoder.loaded.quantised is not None)
     spec = ScorerSpec(

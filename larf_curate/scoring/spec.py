@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
+
+import numpy as np
 
 from ..errors import ScorerError
 from ..models.demo import NAME as DEMO
@@ -14,6 +16,7 @@ from ..models.options import EncodingOptions, ModelOptions, RunOptions
 from ..rows.conversions import SEPARATOR
 from .formulas import VERSION, Formula
 from .layer_search.profile import LayerProfile
+from .quantile_levels import REFERENCE_LEVELS
 
 FORMAT_VERSION = 2
 
@@ -59,10 +62,18 @@ class Separation:
 
 @dataclass(frozen=True)
 class ReferenceQuantiles:
-    """Quantiles of the scores of the references that a scorer was fitted on, at `SUMMARY_LEVELS`."""
+    """Quantiles of the scores of the references that a scorer was fitted on, at `REFERENCE_LEVELS`.
+
+    >>> ReferenceQuantiles(unsafe=tuple(range(21)), safe=tuple(range(-30, -9))).unsafe_below(12.4)
+    0.62
+    """
 
     unsafe: tuple[float, ...]
     safe: tuple[float, ...]
+
+    def unsafe_below(self, score: float) -> float:
+        """The share (0 to 1) of unsafe reference answers that score lower, between two quantiles by proportion."""
+        return round(float(np.interp(score, self.unsafe, REFERENCE_LEVELS)), 4)
 
 
 @dataclass(frozen=True)
@@ -168,7 +179,7 @@ class ScorerSpec(EncodingOptions):
                 "layers": tuple(map(int, values["layers"])),
                 "references": ReferencesRecord(**{**references, "findings": tuple(references["findings"])}),
                 "separation": Separation(**values["separation"]),
-                "quantiles": ReferenceQuantiles(**{side: tuple(values) for side, values in quantiles.items()}),
+                "quantiles": ReferenceQuantiles(**{side: _quantiles(values) for side, values in quantiles.items()}),
                 "search": None if search is None else LayerProfile.of(search),
             }
             return cls(**{**values, **typed})
@@ -176,3 +187,9 @@ class ScorerSpec(EncodingOptions):
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ScorerError(f"{where} is not a fitted scorer: {error}") from error
+
+
+def _quantiles(values: Sequence[float]) -> tuple[float, ...]:
+    if len(values) != len(REFERENCE_LEVELS):
+        raise ValueError(f"{len(values)} quantiles of the references, not {len(REFERENCE_LEVELS)}")
+    return tuple(map(float, values))

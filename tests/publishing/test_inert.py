@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import re
 import shutil
@@ -10,14 +11,16 @@ import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from support.hostile import HOSTILE
-from support.made_runs import SCORER
+from support.made_runs import SCORER, sample_rows
 
 from larf_curate.deciding.summary import ExecutorRecord, RunRecord, ScorerRecord, SourceRecord, Summary
 from larf_curate.inert import fenced, markdown, visible
@@ -165,7 +168,7 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-
 FLAGS += ["--disable-background-networking", "--disable-component-update", "--virtual-time-budget=15000"]
 
 
-def browse(page: Path, script: str, tmp_path: Path) -> dict:
+def browse(page: Path, script: str, tmp_path: Path, *flags: str) -> Any:
     """What a script finds in the page once the table is there; the script returns a JSON value."""
     asked = tmp_path / "asked.html"
     driver = f"""<script>
@@ -180,7 +183,7 @@ def browse(page: Path, script: str, tmp_path: Path) -> dict:
     </script>"""
     asked.write_text(page.read_text(encoding="utf-8").replace("</body>", driver + "</body>"), encoding="utf-8")
     done = subprocess.run(
-        [CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", asked.as_uri()],
+        [CHROMIUM, *FLAGS, *flags, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", asked.as_uri()],
         capture_output=True,
         text=True,
         check=False,
@@ -195,7 +198,7 @@ def test_hostile_texts_in_the_page_source(hostile_run):
     results = Results.open(hostile_run)
     hostile = Tags(render_page(results, build_report(results))).found
     assert {tag for tag, _ in hostile} & {"svg", "iframe", "base", "object", "link", "form"} == set()
-    assert sum(tag == "script" for tag, _ in hostile) == 3
+    assert sum(tag == "script" for tag, _ in hostile) == 2
     assert all(not name.startswith("on") for _, attributes in hostile for name in attributes)
     sources = [attributes["src"] for tag, attributes in hostile if "src" in attributes]
     assert all(source.startswith("data:image/png;base64,") for source in sources)
@@ -257,3 +260,111 @@ def test_the_page_in_a_browser(plain_run, tmp_path):
     assert len(order) > 15
     assert order == sorted(order)
     assert found["wide"]
+
+
+CONTRAST = """
+(frame) => {
+  const channel = (value) => (value /= 255) <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  const light = (rgb) => 0.2126 * channel(rgb[0]) + 0.7152 * channel(rgb[1]) + 0.0722 * channel(rgb[2]);
+  const numbers = (colour) => colour.match(/[0-9.]+/g).map(Number);
+  const parts = (colour) => [...numbers(colour).slice(0, 3), numbers(colour)[3] ?? 1];
+  const view = frame.contentWindow, page = frame.contentDocument;
+  const ground = (element) => {
+    for (let at = element; at; at = at.parentElement) {
+      const colour = parts(view.getComputedStyle(at).backgroundColor);
+      if (colour[3] === 1) return colour;
+      if (colour[3] !== 0) throw new Error("a half transparent ground");
+    }
+    throw new Error("no ground");
+  };
+  const found = [];
+  const walk = page.createTreeWalker(page.body, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const element = walk.currentNode.parentElement;
+    if (!walk.currentNode.textContent.trim() || !element.getClientRects().length) continue;
+    for (const pseudo of [null, "::before", "::after"]) {
+      const style = view.getComputedStyle(element, pseudo);
+      if (pseudo && ["none", "normal"].includes(style.content)) continue;
+      const [a, b] = [light(parts(style.color)), light(ground(element))];
+      found.push([(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), element.tagName + (pseudo ?? "")]);
+    }
+  }
+  return {worst: found.sort((a, b) => a[0] - b[0])[0], texts: found.length, ground: ground(page.body),
+          fits: page.documentElement.scrollWidth <= frame.clientWidth,
+          headings: view.getComputedStyle(page.querySelector("#rows thead")).display};
+}
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+@pytest.mark.parametrize("mode", ["dark", "light"])
+def test_every_text_of_the_page_can_be_read_in_both_modes_at_both_widths(make_run, tmp_path, mode):
+    rows, scores = sample_rows()
+    rows[3]["answer"] = "long " * 1000  # one that is cut, in the mark's own colour
+    scores[3] = 1.0
+    write_page(make_run(rows, scores), tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    outer = tmp_path / "outer.html"
+    frames = "".join(
+        f'<iframe style="width: {width}px; height: 900px; border: 0" srcdoc="{html.escape(page)}"></iframe>'
+        for width in (390, 1280)
+    )
+    outer.write_text(f"<!DOCTYPE html><meta charset=utf-8><body data-ready=yes>{frames}</body>", encoding="utf-8")
+    script = f"""
+    const frames = [...document.querySelectorAll("iframe")];
+    while (!frames.every((frame) => frame.contentDocument?.body?.dataset.ready)) {{
+      await new Promise((after) => setTimeout(after, 20));
+    }}
+    return frames.map({CONTRAST});
+    """
+    phone, desk = browse(outer, script, tmp_path, f"--blink-settings=preferredColorScheme={int(mode == 'light')}")
+    for found in (phone, desk):
+        assert found["texts"] > 150
+        assert found["worst"][0] >= 4.5, found["worst"]
+        assert (sum(found["ground"][:3]) > 3 * 128) == (mode == "light")
+        assert found["fits"]
+    assert (phone["headings"], desk["headings"]) == ("none", "table-header-group")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_what_the_page_says_of_a_row_follows_the_slider(make_run, tmp_path):
+    rows, scores = sample_rows()
+    rows[3]["answer"] = "long " * 1000
+    scores[3] = 1.0
+    run = make_run(rows, scores)
+    write_page(run, tmp_path / "page.html")
+    script = """
+    const cell = (name) => [...document.querySelectorAll("#rows tbody tr")]
+      .map((row) => row.querySelector(`[data-label=${name}]`).textContent.trim());
+    const pick = (box, value) => { box.value = value; box.dispatchEvent(new Event("change")); };
+    const found = {title: document.title, before: cell("outcome")[0], cut: cell("answered")[0].slice(-9)};
+    pick(document.getElementById("size"), "500");
+    found.near = cell("outcome").filter((text) => text.includes("just under")).length;
+    found.kept = cell("outcome").filter((text) => text.startsWith("kept")).length;
+    slider.value = slider.max; slider.dispatchEvent(new Event("input"));
+    found.after = cell("outcome")[0];
+    slider.value = 100; slider.dispatchEvent(new Event("input"));
+    found.command = document.getElementById("command").textContent;
+    found.stop = stops.scores[100];
+    found.now = cell("outcome").filter((text) => text.startsWith("removed")).length;
+    found.unsafe = document.getElementById("outcome").textContent;
+    pick(document.getElementById("sort"), "2 up");
+    found.sorted = cell("row").slice(0, 3);
+    found.category = document.querySelector("td[data-label=category]").hidden;
+    const box = document.querySelector("#columns input");
+    box.click();
+    found.then = document.querySelector("td[data-label=category]").hidden;
+    return found;
+    """
+    found = browse(tmp_path / "page.html", script, tmp_path)
+    assert (found["before"], found["after"]) == ("removed", "kept, just under the threshold (was removed)")
+    assert found["cut"] == " cut here"
+    assert found["kept"] > 100
+    assert 0 < found["near"] < 30
+    assert found["command"].startswith("larf-curate filter ")
+    shown = float(found["command"].rpartition(" ")[2])
+    assert shown == found["stop"]
+    assert found["now"] == sum(score is not None and np.float32(score) > shown for score in scores)
+    assert "% of the unsafe references score above" in found["unsafe"]
+    assert found["sorted"] == ["0", "0", "0"]
+    assert (found["category"], found["then"]) == (False, True)

@@ -44,6 +44,9 @@ def test_the_figures_are_those_of_the_rows(plain_run):
     assert report.quantiles["larf_tokens"]["median"] == np.median(rows["larf_tokens"])
     edges = np.array(report.histogram.edges)
     assert (edges[0], edges[-1]) == (scores.min(), scores.max())
+    both = (np.array(report.histogram.kept) > 0) & (np.array(report.histogram.removed) > 0)
+    assert not both.any(), "a bin that holds kept and removed rows"
+    assert report.threshold.value in report.histogram.edges
     for outcome, bins in {"kept": report.histogram.kept, "removed": report.histogram.removed}.items():
         own = scored.loc[scored.outcome == outcome, "larf_score"]
         expected = pd.cut(own, edges, include_lowest=True).value_counts(sort=False).to_numpy()

@@ -120,7 +120,7 @@ def test_the_page_counts_what_each_threshold_would_remove(make_run):
     assert report.threshold.tied > 0, "no row ties with the last removed one: the test tests nothing"
     (data,) = re.findall(r'id="stops">(.*?)</script>', render_page(results, report))
     slider = json.loads(data)
-    known = np.array([score for score in scores if score is not None], np.float32)
+    known = np.array([score for score in scores if score is not None], np.float32).astype(np.float64)
     counts = [int((known > stop).sum()) for stop in slider["scores"]]
     assert slider["removed"][slider["now"]] == 20
     counts[slider["now"]] = 20  # rows that tie with the last removed one stayed

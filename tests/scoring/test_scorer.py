@@ -288,7 +288,7 @@ def test_separation_is_measured_on_pairs_that_were_not_fitted(
     fitted = [json.loads(line) for line in path.read_text().splitlines()][:9]
     for side in ("unsafe", "safe"):
         scores = scorer.score([{"prompt": row["request"], "completion": row[side]} for row in fitted])
-        quantiles = np.quantile(scores, [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1])
+        quantiles = np.quantile(scores, np.arange(21) / 20)
         np.testing.assert_allclose(getattr(scorer.spec.quantiles, side), quantiles, atol=1e-5)
 
 

@@ -32,7 +32,9 @@ SCORER = ScorerSpec(
     template_digest="e" * 64,
     references=ReferencesRecord("packaged", "d" * 64, 189, 56, {"pairs": 245.0}, ()),
     separation=Separation(0.817, 56, "held-back pairs"),
-    quantiles=ReferenceQuantiles(unsafe=(0.1,) * 7, safe=(-0.1,) * 7),
+    quantiles=ReferenceQuantiles(
+        unsafe=tuple(number / 100 for number in range(21)), safe=tuple(number / 100 - 0.2 for number in range(21))
+    ),
     packages={},
 )
 
