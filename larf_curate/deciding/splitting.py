@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 import pyarrow as pa
 
 from ..errors import LarfError
+from ..json_fields import parse_json
 from ..scoring.columns import ISSUE, SCORE, is_larf_column, larf_dtypes, larf_schema, scores_of
 from ..scoring.spec import ScorerSpec
 from ..sources.json_values import rows_of
@@ -48,7 +49,7 @@ def described_scorer(schema: pa.Schema, where: str) -> ScorerSpec | None:
     if text is None:
         return None
     with contextlib.suppress(LarfError, ValueError, TypeError):
-        described = {"chat_template": None, "packages": {}, **json.loads(text)}
+        described = {"chat_template": None, "packages": {}, **parse_json(text)}
         return ScorerSpec.from_json(json.dumps(described), f"the metadata of {where}")
     return None
 

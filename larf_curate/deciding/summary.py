@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, Issue, Unscorable, one_line
+from ..json_fields import parse_json
 from ..rows.formats import RowFormat
 from ..scoring.spec import ReferenceQuantiles
 from .excerpts import Excerpt, excerpt_of, signed
+from .field_checks import check_summary_fields
 from .thresholds import Threshold
 
 _HIGHEST = 10
@@ -209,7 +211,8 @@ class Summary:
         from pydantic import TypeAdapter
 
         try:
-            values = json.loads(text)
+            values = parse_json(text)
+            check_summary_fields(values)
             outcomes = {name: values[name] for name in ("kept", "removed", "unscorable") if name in values}
             threshold = values["threshold"] and Threshold.from_json(json.dumps(values["threshold"]))
             # pydantic checks the types of all records below: what is read back is what mypy believes it to be.

@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ThresholdError
+from ..json_fields import parse_json
 from ..scoring.columns import SCORE
 from .cuts import cut_highest
+from .field_checks import check_threshold_fields, score_from_json, score_to_json
 from .layout import Outcome
 from .ranking import Chunks, as_scores, batches
 
@@ -294,15 +296,14 @@ class Threshold:
         return rule if self.rows is None else f"{rule}: {self.removed} of {self.rows} rows, above {self.value:.6g}"
 
     def to_json(self) -> str:
-        """One JSON object of the attributes; an infinite score (all or none go) as a string, since JSON has none.
+        """One JSON object of the attributes; an infinite score (all or none go) as the largest number there is.
 
         Two keys differ from the attributes, so that files written earlier are read: `unscorable` is the number of
         such rows, and `nulls` where they go (null is "separate").
         """
-        stored = {
-            name: str(value) if isinstance(value, float) and math.isinf(value) else value
-            for name, value in asdict(self).items()
-        }
+        stored = asdict(self)
+        for name in ("value", "spared_score"):
+            stored[name] = score_to_json(stored[name])
         policy, stored["unscorable"] = stored["unscorable"], stored.pop("unscorable_rows")
         stored["nulls"] = None if policy == "separate" else policy
         return json.dumps(stored, sort_keys=True)
@@ -315,27 +316,18 @@ class Threshold:
             ThresholdError: it is something else.
         """
         try:
-            fields: dict[str, Any] = json.loads(text)
+            fields: dict[str, Any] = parse_json(text)
             fields["unscorable_rows"], policy = fields["unscorable"], fields.pop("nulls")
             fields["unscorable"] = "separate" if policy is None else policy
-            value, spared_score = _stored(fields["value"]), _stored(fields.get("spared_score"))
-            spared_from = fields.get("spared_from")
             if fields["rule"] not in get_args(Rule):
                 raise ValueError(f"rule {fields['rule']!r}")
-            if not isinstance(fields["unscorable_rows"], int | None):
-                raise TypeError(f"unscorable {fields['unscorable_rows']!r}")
-            if (spared_score is None) != (spared_from is None) or not isinstance(spared_from, int | None):
-                raise ValueError(f"spared_score {spared_score!r}, spared_from {spared_from!r}")
-            return cls(**{**fields, "value": value, "spared_score": spared_score})
-        except (ValueError, TypeError, KeyError) as error:
+            check_threshold_fields(fields)
+            scores = {name: score_from_json(fields.get(name), name) for name in ("value", "spared_score")}
+            return cls(**{**fields, **scores})
+        except ThresholdError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ThresholdError(f"not a threshold: {error}") from error
 
     def save(self, path: str | Path) -> None:
         Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
-
-
-def _stored(score: str | float | None) -> float | None:
-    read = None if score is None else float(score)
-    if read is not None and math.isnan(read):
-        raise ValueError("a score in it is NaN")
-    return read

@@ -216,7 +216,7 @@ def _part(request: CardRequest, configs: Sequence[DataConfig], *, by_name: bool)
             source_name=request.source or (source.name if source else "a dataset"),
             source_format=(source.format if source else None) or "unknown",
             scorer=report.scorer,
-            search=[_own(line) for line in describe_search(report.scorer.search if report.scorer else None)],
+            search=[markdown(line, 1000) for line in describe_search(report.scorer.search if report.scorer else None)],
             threshold=threshold,
             rule=_own(describe_rule(threshold)),
             cut=_own(describe_cut(threshold)),

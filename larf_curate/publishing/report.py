@@ -10,9 +10,11 @@ from ..deciding.layout import without_directories
 from ..deciding.summary import OutcomeCounts, SourceRecord
 from ..deciding.thresholds import Threshold
 from ..errors import DataError, LarfError, one_line
+from ..json_fields import parse_json
 from ..scoring.columns import SCORE
 from ..scoring.quantile_levels import GROUP_LEVELS
 from ..scoring.spec import ScorerSpec
+from .report_checks import check_report_fields
 from .statistics import Estimate
 
 REPORT = "report.json"  # the name of its file
@@ -266,9 +268,10 @@ class Report:
         from pydantic import TypeAdapter
 
         try:
-            values = json.loads(text)
+            values = parse_json(text)
             version = values["report_version"]
             if version == VERSION:
+                check_report_fields(values)
                 scorer = values["scorer"] and json.dumps({_TEMPLATE: None, **values["scorer"]})
                 # pydantic checks the types of all records: what is read back is what mypy believes it to be.
                 report: Report = TypeAdapter(cls).validate_python(
@@ -291,4 +294,4 @@ class Report:
                 return report
         except (LarfError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"not a report of larf-curate: {one_line(error)}") from error
-        raise DataError(f"the report is of version {version}; this one reads {VERSION}")
+        raise DataError(f"the report is of version {one_line(repr(version))[:40]}; this one reads {VERSION}")

@@ -18,6 +18,7 @@ from ..deciding.splitting import described_scorer
 from ..deciding.summary import OutcomeCounts, Summary
 from ..deciding.thresholds import Threshold
 from ..errors import DataError, LarfError, RowFormatError
+from ..json_fields import read_limited
 from ..rows.conversions import Row
 from ..rows.formats import RowFormat, resolve_format
 from ..scoring.artifact import read_spec
@@ -28,6 +29,7 @@ from ..written import links_below
 
 _ROWS_AT_ONCE = 1024  # of texts; a row may be a megabyte
 _SCORES_AT_ONCE = 1 << 17
+_LONGEST_SUMMARY = 16 << 20
 
 Ints = NDArray[np.int64]
 
@@ -159,12 +161,14 @@ def _reading(path: Path) -> Iterator[None]:
 def _summary(home: Path) -> Summary:
     path = home / SUMMARY
     try:
-        return Summary.from_json(path.read_text(encoding="utf-8"))
+        return Summary.from_json(read_limited(path, _LONGEST_SUMMARY).decode("utf-8"))
     except FileNotFoundError:
         raise DataError(
             f"{home} holds no finished run ({SUMMARY} is not there): give the directory that `larf-curate run` or "
             "`larf-curate filter` has written"
         ) from None
+    except DataError:
+        raise
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
 

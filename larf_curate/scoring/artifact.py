@@ -13,10 +13,14 @@ from numpy.typing import NDArray
 from ..atomic import write_bytes
 from ..errors import OutputError, ScorerError
 from ..hub import hub_errors
+from ..json_fields import parse_json, read_limited
+from .artifact_checks import check_tensors
+from .separation import check_claims
 from .spec import ScorerSpec
 
 CONFIG, TENSORS = "larf_scorer.json", "larf_scorer.safetensors"
 _DIGEST = "tensors_sha256"
+_LONGEST_CONFIG = 64 << 20
 
 Tensors = dict[str, NDArray[np.float32]]
 
@@ -87,14 +91,19 @@ def read_artifact(name: str | Path, revision: str | None = None) -> tuple[Scorer
     wrong = [tensor for tensor, shape in wanted.items() if tensor not in tensors or tensors[tensor].shape != shape]
     if wrong:
         raise ScorerError(f"{name} is damaged: {TENSORS} does not hold the states that {CONFIG} describes")
+    try:
+        check_tensors(tensors, spec.references.pairs)
+        check_claims(spec, tensors)
+    except ValueError as error:
+        raise ScorerError(f"{name} is no scorer that was fitted by larf-curate: {error}") from error
     return spec, tensors
 
 
 def _read_spec(home: Path, name: str) -> tuple[ScorerSpec, object]:
     """What the JSON file holds, and the digest of the tensors that it belongs to."""
     try:
-        fields = json.loads((home / CONFIG).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        fields = parse_json(read_limited(home / CONFIG, _LONGEST_CONFIG))
+    except ValueError as error:
         raise ScorerError(f"{name} is not a fitted scorer: {error}") from error
     if not isinstance(fields, dict):
         raise ScorerError(f"{name} is not a fitted scorer: {CONFIG} holds no object")

@@ -15,14 +15,12 @@ from ..progress import progress as show_progress
 from ..rows.rendering import Rendered
 from ..rows.turns import Conversation
 from .artifact import Tensors
-from .formulas import FittedFormula, Formula, auc
+from .formulas import FittedFormula, Formula
 from .model_check import CHECK
-from .quantile_levels import REFERENCE_LEVELS
 from .reference_states import states_of_references
 from .references import ReferenceSet, packaged_rows
-from .spec import ReferenceQuantiles, ReferencesRecord, ScorerSpec, Separation
-
-_FOLDS = 4
+from .separation import measure_separation, reference_quantiles
+from .spec import ReferencesRecord, ScorerSpec
 
 
 def fit_references(
@@ -47,10 +45,6 @@ def fit_references(
     encoder = get_encoder(options, max(layers))
     states = _encode(encoder, references, layers, progress)
     fitted = FittedFormula(formula, states["unsafe"], states["safe"], top_k, rank)
-    quantiles = {
-        side: tuple(map(float, np.quantile(fitted.score(states[side])[0], REFERENCE_LEVELS)))
-        for side in ("unsafe", "safe")
-    }
     packages = ["larf-curate", "torch", "transformers"] + ["bitsandbytes"] * (encoder.loaded.quantised is not None)
     spec = ScorerSpec(
         model=options.model,
@@ -67,8 +61,8 @@ def fit_references(
         chat_template=options.chat_template,
         template_digest=encoder.renderer.template_digest,
         references=_record(references),
-        separation=_separation(states, fitted, formula, top_k, rank),
-        quantiles=ReferenceQuantiles(**quantiles),
+        separation=measure_separation(states, fitted, formula, top_k, rank),
+        quantiles=reference_quantiles(states, fitted),
         packages={name: importlib.metadata.version(name) for name in packages},
     )
     tensors = {
@@ -124,29 +118,6 @@ def _encode(
         )
     ends = np.cumsum([len(group) for group in rendered.values()])[:-1]
     return dict(zip(groups, np.split(states.values, ends), strict=True))
-
-
-def _separation(
-    states: dict[str, NDArray[np.float32]], fitted: FittedFormula, formula: Formula, top_k: int | None, rank: int
-) -> Separation:
-    """How often an unseen unsafe answer scores above an unseen safe one (AUC).
-
-    On the held-back pairs where there are any; a user's own pairs are all fitted on, so folds of them say it.
-    """
-    if len(states["held_unsafe"]):
-        unseen = [fitted.score(states[name])[0] for name in ("held_unsafe", "held_safe")]
-        return Separation(auc(*unseen), len(unseen[0]), "held back")
-    unsafe, safe = states["unsafe"], states["safe"]
-    if len(unsafe) < 2 * _FOLDS:
-        return Separation(None, 0, f"fewer than {2 * _FOLDS} pairs")
-    scores: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
-    for fold in range(_FOLDS):
-        out = np.arange(len(unsafe)) % _FOLDS == fold
-        rest = int((~out).sum())
-        part = FittedFormula(formula, unsafe[~out], safe[~out], top_k and min(top_k, rest), min(rank, rest))
-        scores.append((part.score(unsafe[out])[0], part.score(safe[out])[0]))
-    both = [np.concatenate(side) for side in zip(*scores, strict=True)]
-    return Separation(auc(*both), len(unsafe), f"{_FOLDS}-fold cross-validation")
 
 
 def _record(references: ReferenceSet) -> ReferencesRecord:

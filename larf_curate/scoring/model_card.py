@@ -26,7 +26,7 @@ def render_model_card(spec: ScorerSpec, repo: str) -> str:
     rows = {
         "model": f"{markdown(model)}, {markdown(spec.version)}",
         "layer": f"{', '.join(map(str, spec.layers))} of 0..{spec.blocks - 1} (output of that block, counted from 0)",
-        **({"layer search": spec.search.verdict()} if spec.search else {}),
+        **({"layer search": markdown(spec.search.verdict(), 1000)} if spec.search else {}),
         "formula": f"{markdown(spec.formula)}, version {spec.formula_version}{top}",
         "precision": f"{markdown(spec.dtype)}; {cut}",
         "references": f"{markdown(name)}: {references.pairs:,} pairs, digest {digest}",

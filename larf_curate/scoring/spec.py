@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from ..errors import ScorerError
+from ..json_fields import parse_json
 from ..models.demo import NAME as DEMO
 from ..models.locating import commit_of
 from ..models.options import EncodingOptions, ModelOptions, RunOptions
 from ..rows.conversions import SEPARATOR
+from .artifact_checks import check_spec_fields
 from .formulas import VERSION, Formula
 from .layer_search.profile import LayerProfile
 from .quantile_levels import REFERENCE_LEVELS
@@ -159,7 +161,7 @@ class ScorerSpec(EncodingOptions):
             ScorerError: it is something else, or of another version.
         """
         try:
-            values = json.loads(text)
+            values = parse_json(text)
             if values["format_version"] != FORMAT_VERSION or values["formula_version"] != VERSION:
                 raise ScorerError(
                     f"{where} was written by another version (format {values['format_version']}, formula "
@@ -170,9 +172,9 @@ class ScorerSpec(EncodingOptions):
             later = {"search", "join"}
             if missing := {field.name for field in fields(cls)} - later - set(values):
                 raise KeyError(", ".join(sorted(missing)))
-            for number in ("blocks", "hidden_size", "rank"):
-                if type(values[number]) is not int:
-                    raise TypeError(f"{number} is {values[number]!r}")
+            check_spec_fields(values)
+            if values["formula"] not in get_args(Formula):
+                raise ValueError(f"formula is {values['formula']!r}")
             references, quantiles = values["references"], values["quantiles"]
             search = values.get("search")
             typed = {

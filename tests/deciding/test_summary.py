@@ -45,7 +45,7 @@ SUMMARY = Summary(
     scored=2,
     issues={"empty_answer": 1},
     quantiles={"lowest": 0.25, "median": 0.375, "highest": 0.5},
-    highest=(Excerpt(0.5, 7, "asked", "said"), Excerpt(0.25, 1, "", "{}")),
+    highest=(Excerpt(0.5, 2, "asked", "said"), Excerpt(0.25, 1, "", "{}")),
     outcomes=OutcomeCounts(kept=1, removed=1, unscorable=1),
     threshold=Threshold.drop_top(1).fit([0.5, 0.25, math.nan]),
     execution="float32 on cpu",
@@ -75,7 +75,7 @@ def test_the_file_says_what_scripts_read_from_it() -> None:
         "issues": {"empty_answer": 1},
         "score_quantiles": {"lowest": 0.25, "median": 0.375, "highest": 0.5},
         "highest": [
-            {"score": 0.5, "row": 7, "prompt": "asked", "answer": "said"},
+            {"score": 0.5, "row": 2, "prompt": "asked", "answer": "said"},
             {"score": 0.25, "row": 1, "prompt": "", "answer": "{}"},
         ],
         "how": "float32 on cpu",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -191,9 +192,10 @@ def test_the_search_for_the_layer_is_shown() -> None:
     assert "/home/someone" not in public.to_json()
     plots = draw_plots(public)
     card = render_card(CardRequest(repo="acme/clean", report=public, recipe=None, plots=plots, outcomes=["kept"]))
-    assert f"| layer search | block {best}: kappa" in card
-    assert "angle gap (degrees) is highest at block 7" in card
-    assert "30 harmless prompts that sound harmful, 12 of them refused as the model is" in card
+    shown = re.sub(r"\\(\W)", r"\1", card)  # all of it is escaped
+    assert f"| layer search | block {best}: kappa" in shown
+    assert "angle gap (degrees) is highest at block 7" in shown
+    assert "30 harmless prompts that sound harmful, 12 of them refused as the model is" in shown
     assert "![The search for the layer" in card
     assert {plot.name: plot.png[:4] for plot in plots} == {"search.png": b"\x89PNG", "groups-0.png": b"\x89PNG"}
     assert ("layer search", profile.verdict()) in list(describe_run(public))

@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ModelError
+from ...json_fields import parse_json
+from ..artifact_checks import check_search_fields
 
 VERSION = 1
 SCALES = (0.7, 0.8, 0.9, 1.1, 1.2, 1.3)
@@ -135,7 +137,7 @@ class LayerProfile:
             ModelError: it is something else, or of another version.
         """
         try:
-            values = json.loads(text)
+            values = parse_json(text)
         except ValueError as error:
             raise ModelError(f"this is not a layer profile: {error}") from error
         return cls.of(values)
@@ -147,6 +149,7 @@ class LayerProfile:
             fields = dict(values)
             version = fields["profile_version"]
             if version == VERSION:
+                check_search_fields(fields)
                 blocks = tuple(BlockProfile(**block) for block in fields.pop("blocks"))
                 return cls(**{**fields, "blocks": blocks, "scales": tuple(fields["scales"])})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
