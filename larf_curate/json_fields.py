@@ -95,7 +95,7 @@ def entries(value: Any, name: str, least: int = 0, most: int = 100_000) -> list[
     """A list with a number of entries from `least` to `most`."""
     if not isinstance(value, list | tuple) or not least <= len(value) <= most:
         _wrong(value, name, f"a list of {least} to {most} entries")
-    return value
+    return list(value)
 
 
 def mapping(value: Any, name: str, most: int = 10_000) -> Mapping[str, Any]:

@@ -294,4 +294,4 @@ class Report:
                 return report
         except (LarfError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"not a report of larf-curate: {one_line(error)}") from error
-        raise DataError(f"the report is of version {one_line(repr(version))[:40]}; this one reads {VERSION}")
+        raise DataError(f"the report is of version {str(version)[:40]}; this one reads {VERSION}")
