@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -68,9 +71,28 @@ def _torch_threads(threads: int) -> Iterator[ThreadPoolExecutor]:
     """A pool in which torch computes on one thread each. On leaving it, work that has not begun is dropped."""
     import torch
 
-    pool = ThreadPoolExecutor(threads, "larf-forward", initializer=lambda: torch.set_num_threads(1))
+    thread_ids: list[int] = []
+
+    def begin() -> None:
+        torch.set_num_threads(1)
+        thread_ids.append(threading.get_native_id())
+
+    pool = ThreadPoolExecutor(threads, "larf-forward", initializer=begin)
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+        _wait_until_gone(thread_ids)
         torch.set_num_threads(threads)
+
+
+def _wait_until_gone(thread_ids: Sequence[int], seconds: float = 5.0) -> None:
+    """Wait until the system has ended these threads of this process, on Linux.
+
+    Python calls a thread finished before the system has ended it, and as it ends, MKL frees the thread's buffers under
+    a lock. A fork in that moment would copy the lock as held, and the child's first matrix product would wait for ever.
+    """
+    deadline = time.monotonic() + seconds
+    tasks = [Path(f"/proc/self/task/{thread}") for thread in thread_ids]
+    while any(task.exists() for task in tasks) and time.monotonic() < deadline:
+        time.sleep(0.0002)

@@ -121,6 +121,20 @@ def test_torch_computes_on_one_thread_within() -> None:
     assert [count for _, count in map_in_threads(threads, range(9), threaded=False)] == [3] * 9
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="Linux alone lists a process's threads")
+def test_no_thread_is_left_that_a_fork_could_catch_while_it_ends() -> None:
+    """As it ends, MKL frees its buffers under a lock: a child forked in that moment computes no matrix product."""
+    matrix = torch.randn(40, 40)
+    for _ in range(300):
+        numbers = [number for _, number in map_in_threads(threads_own_number, [matrix] * 6, threaded=True)]
+        assert not [number for number in numbers if Path(f"/proc/self/task/{number}").exists()]
+
+
+def threads_own_number(matrix: torch.Tensor) -> int:
+    torch.mm(matrix, matrix)
+    return threading.get_native_id()
+
+
 def test_the_next_result_is_computed_while_the_last_is_used() -> None:
     begun = [threading.Event() for _ in range(4)]
 
