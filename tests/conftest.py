@@ -6,6 +6,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -122,21 +123,21 @@ def plain_run(make_run):
     return make_run(*sample_rows())
 
 
-COSTLY_FIXTURES = {"demo_scorer": "demo", "on_hub": "on_hub", "undisturbed": "undisturbed"}
-"""Fixtures that take long to make, and the group of the tests that use them."""
+MARKED_FIXTURES = {"demo_scorer": "demo"}
+"""Fixtures that take long to make, and the marker that their tests get by themselves."""
+COSTLY_MARKERS = ("demo", "process")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep in one process what shares something costly: the demo model is fetched, unpacked, loaded and fitted once.
+    """Mark what uses the demo model; and where tests are distributed over processes, begin with the longest files.
 
-    Tests distributed over processes begin with the largest group, so that the longest work does not come last.
+    `--dist loadfile` keeps a file in one process, so that what its tests share is made once. Files are handed out in
+    order. If a file of processes that take a minute came last, one worker would be at work on it alone.
     """
     for item in items:
-        groups = {COSTLY_FIXTURES[name] for name in getattr(item, "fixturenames", ()) if name in COSTLY_FIXTURES}
-        if "demo" in groups:
-            item.add_marker("demo")
-        elif item.get_closest_marker("demo"):
-            groups.add("demo")
-        for group in sorted(groups)[:1]:
-            item.add_marker(pytest.mark.xdist_group(group))
+        for fixture in set(MARKED_FIXTURES).intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(MARKED_FIXTURES[fixture])
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        costly = Counter(item.path for item in items if any(map(item.get_closest_marker, COSTLY_MARKERS)))
+        items.sort(key=lambda item: -costly[item.path])
