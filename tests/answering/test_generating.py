@@ -38,8 +38,8 @@ CONFIGS: dict[str, Any] = {
     "mamba": MambaConfig(vocab_size=512, hidden_size=48, num_hidden_layers=5, state_size=8),
 }
 WORDS = ("How do I kill time while seven wizards judge my quick brown fox at the lazy boxing match of bread").split()  # noqa: SIM905
-PROMPTS = [f"{' '.join(WORDS[: 3 + n])}{'?' * (n % 3)}" for n in range(12)]
-TOKENS = 8
+PROMPTS = [f"{' '.join(WORDS[: 3 + n])}{'?' * (n % 3)}" for n in range(0, 12, 2)]
+TOKENS = 6
 PLAIN = ("mamba", "gemma3, short window")
 """Their shortcuts would not be exact: a state that is no list of keys and values, a window narrower than a prompt."""
 

@@ -95,11 +95,12 @@ def encode_in_fork(work: Callable[[], States]) -> np.ndarray:
         child.join()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("unloaded", [False, True], ids=["loaded", "unloaded"])
 def test_a_forked_process_encodes_after_its_parent_has(
     tiny_model: Path, llama_states: np.ndarray, unloaded: bool
 ) -> None:
-    config = ModelOptions(str(tiny_model), device="cpu")
+    config = ModelOptions(str(tiny_model), device="cpu", batch_tokens=512)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)  # a pool of threads, which no fork survives
     try:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import multiprocessing
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -98,58 +96,56 @@ def test_it_is_measured_once_for_all_processes(tiny_model: Path, cache: Path) ->
     assert len(list((cache / "batches").glob("*.json"))) == 2
 
 
-MEASURE = """
-import sys
-from pathlib import Path
-from filelock import FileLock, Timeout
-from support.states import PaddedPass, encoder_of
-from larf_curate.encoding.tuning import CPU, best_batch_tokens
-
-log, encoder = Path(sys.argv[2]), encoder_of(Path(sys.argv[1]), forward=PaddedPass)
-
-def note(word):
-    with log.open("a") as file:
-        file.write(word + "\\n")
-
-def measure(loaded, forward, size, seconds):
-    note(f"measured {size}")
-    sys.stdin.readline()  # the test says when this measurement ends
-    return 1.0 / size
-
-note("began")
-print(best_batch_tokens(encoder.runtime, CPU.job_tokens, measure=measure))
-"""
-
-
 @pytest.mark.process
 def test_a_process_waits_for_the_one_that_measures(tiny_model: Path, tmp_path: Path) -> None:
     """Two processes: the second has begun, and measures nothing while the first does, nor afterwards."""
-    log, pipe = tmp_path / "log", subprocess.PIPE
-    command = [sys.executable, "-c", MEASURE, str(tiny_model), str(log)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    log = tmp_path / "log"
+    processes = multiprocessing.get_context("fork")
+    measured = processes.Semaphore(0)
+    runtime = encoder_of(tiny_model, forward=PaddedPass).runtime
+
+    def note(words: str) -> None:
+        with log.open("a") as file:
+            file.write(f"{words}\n")
+
+    def measure(_loaded: object, _forward: object, size: int, _seconds: float) -> float:
+        note(f"measures {size}")
+        assert measured.acquire(timeout=60), "the test says when a measurement ends"
+        return 1.0 / size
+
+    def work() -> None:
+        note("began")
+        note(f"chose {best_batch_tokens(runtime, MANY, measure=measure)}")
+
+    def noted() -> list[str]:
+        return log.read_text().split("\n")[:-1] if log.exists() else []
 
     def wait_for(lines: list[str]) -> None:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            if log.exists() and log.read_text().split("\n")[:-1] == lines:
-                return
-            time.sleep(0.05)
-        pytest.fail(f"{log.read_text() if log.exists() else 'nothing'} instead of {lines}")
+        deadline = time.monotonic() + 60
+        while noted() != lines:
+            assert time.monotonic() < deadline, f"{noted()} instead of {lines}"
+            time.sleep(0.01)
 
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment) as first:
-        wait_for(["began", "measured 512"])
-        with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment) as second:
-            wait_for(["began", "measured 512", "began"])
-            assert second.stdin is not None
-            second.stdin.close()  # it could not measure if it wanted to: reading gives nothing, at once
-            with pytest.raises(subprocess.TimeoutExpired):
-                second.wait(2)
-            output, _ = first.communicate("\n" * len(CPU.sizes), timeout=60)
-            assert int(output) == 512
-            assert second.stdout is not None
-            assert int(second.stdout.read()) == 512
-    measured = [line for line in log.read_text().split("\n") if line.startswith("measured")]
-    assert measured == [f"measured {size}" for size in CPU.sizes]
+    first, second = (processes.Process(target=work, daemon=True) for _ in range(2))
+    try:
+        first.start()
+        wait_for(["began", "measures 512"])
+        second.start()
+        begun = ["began", "measures 512", "began"]
+        wait_for(begun)
+        second.join(1)
+        assert second.is_alive()
+        assert noted() == begun, "it waits"
+        for _ in CPU.sizes:
+            measured.release()
+        for process in (first, second):
+            process.join(60)
+            assert process.exitcode == 0
+    finally:
+        first.kill()
+        second.kill()
+    others = [f"measures {size}" for size in CPU.sizes[1:]]
+    assert noted() == [*begun, *others, "chose 512", "chose 512"]
 
 
 def test_small_jobs_and_those_without_a_cache_take_the_default(tiny_model: Path, cache: Path) -> None:

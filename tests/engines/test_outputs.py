@@ -119,8 +119,8 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(values=st.lists(JSON, min_size=1, max_size=4), ending=st.sampled_from([".jsonl", ".parquet"]))
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(values=st.lists(JSON, min_size=1, max_size=8), ending=st.sampled_from([".jsonl", ".parquet"]))
 def test_any_json_value_survives_score_and_filter(values, ending, tmp_path, tiny_scorer: LARFScorer):
     rows = [{"question": "Hi?", "answer": "Hello.", "x": value, "n": place} for place, value in enumerate(values)]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -93,18 +93,18 @@ def test_a_state_does_not_hang_on_its_batch(wide_model: Path, dtype: Any) -> Non
 
 
 @pytest.mark.process
-@QUANTISING
-def test_quantised_loading_and_running_say_nothing(wide_model: Path, dtype: str) -> None:
+def test_quantised_loading_and_running_say_nothing(wide_model: Path) -> None:
     """bitsandbytes would tell of every batch that it casts, and of a package that it would fetch kernels with."""
     program = (
         "import sys\n"
         "from larf_curate.encoding.encoder import get_encoder\n"
         "from larf_curate.models.options import ModelOptions\n"
-        "encoder = get_encoder(ModelOptions(sys.argv[1], dtype=sys.argv[2], device='cpu'), 1)\n"
-        "encoder.encode([[5, 6, 7], [8]], [1])\n"
+        "for dtype in sys.argv[2:]:\n"
+        "    encoder = get_encoder(ModelOptions(sys.argv[1], dtype=dtype, device='cpu'), 1)\n"
+        "    encoder.encode([[5, 6, 7], [8]], [1])\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, str(wide_model), dtype], capture_output=True, check=True, encoding="utf-8"
+        [sys.executable, "-c", program, str(wide_model), *QUANTISED], capture_output=True, check=True, encoding="utf-8"
     )
     assert (done.stdout, done.stderr) == ("", "")
 
