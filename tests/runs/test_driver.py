@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -144,21 +146,25 @@ def test_it_decides_as_map_and_threshold_do(undisturbed, tiny_scorer):
         ] == [row(number) for number in numbers]
 
 
-@pytest.mark.parametrize(("tasks", "workers"), [(3, 1), (8, 1), pytest.param(8, 2, marks=pytest.mark.process)])
-def test_tasks_and_workers_change_nothing(tasks, workers, undisturbed, scorer, tmp_path):
-    path = recipe(tmp_path, scorer, executor={"tasks": tasks, "workers": workers})
+def assert_same_results(home: Path, undisturbed: Path) -> None:
+    alone = results(undisturbed)
+    for outcome, table in results(home).items():
+        assert table.equals(alone[outcome]), outcome
+
+
+@pytest.mark.parametrize("tasks", [3, 8])
+def test_tasks_change_nothing(tasks, undisturbed, scorer, tmp_path):
+    path = recipe(tmp_path, scorer, executor={"tasks": tasks, "workers": 1})
     (tmp_path / "rows.jsonl").symlink_to(undisturbed / "rows.jsonl")
     run(path)
-    alone = results(undisturbed)
-    for outcome, table in results(tmp_path).items():
-        assert table.equals(alone[outcome]), outcome
+    assert_same_results(tmp_path, undisturbed)
     assert len(list((tmp_path / "out" / "kept").iterdir())) == tasks
 
 
 @pytest.mark.process
-def test_a_driver_with_workers_loads_no_model(scorer, tmp_path):
-    write_rows(tmp_path / "rows.jsonl", 200)
-    path = recipe(tmp_path, scorer, executor={"tasks": 2, "workers": 2})
+def test_workers_change_nothing_and_their_driver_loads_no_model(undisturbed, scorer, tmp_path):
+    (tmp_path / "rows.jsonl").symlink_to(undisturbed / "rows.jsonl")
+    path = recipe(tmp_path, scorer, executor={"tasks": 8, "workers": 2})
     script = tmp_path / "script.py"
     script.write_text(
         "import sys\nfrom larf_curate import Recipe\n\n"
@@ -166,6 +172,8 @@ def test_a_driver_with_workers_loads_no_model(scorer, tmp_path):
     )
     done = subprocess.run([sys.executable, script], check=True, capture_output=True, text=True, timeout=200)
     assert done.stdout.splitlines()[-1] == "False"
+    assert_same_results(tmp_path, undisturbed)
+    assert len(list((tmp_path / "out" / "kept").iterdir())) == 8
 
 
 @pytest.mark.process
@@ -239,24 +247,21 @@ def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("shards", [1, 15])
-def test_a_killed_run_goes_on_where_whole_shards_ended(shards, undisturbed, scorer, tmp_path):
+def test_a_killed_run_goes_on_where_whole_shards_ended(undisturbed, scorer, tmp_path):
+    """The killed one had two workers; the one that goes on has none, and needs none to find what they left."""
     (tmp_path / "rows.jsonl").symlink_to(undisturbed / "rows.jsonl")
     path = recipe(tmp_path, scorer, executor={"tasks": 4, "workers": 2})
     running = subprocess.Popen(command(path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: len(states(tmp_path)) >= shards, running)
+    wait_for(lambda: len(states(tmp_path)) >= 3, running)
     running.kill()
     running.communicate()
     time.sleep(2)  # its workers notice
     before = states(tmp_path)
-    assert shards <= len(before)
     assert not (tmp_path / "out" / "kept").exists()
-    run(path)
+    run(recipe(tmp_path, scorer, executor={"tasks": 4, "workers": 1}))
     assert before.items() <= states(tmp_path).items(), "what was whole is not scored again"
     assert len(states(tmp_path)) == 24
-    alone = results(undisturbed)
-    for outcome, table in results(tmp_path).items():
-        assert table.equals(alone[outcome])
+    assert_same_results(tmp_path, undisturbed)
     for outcome in OUTCOMES:
         columns = pq.read_schema(next((tmp_path / "out" / outcome).iterdir()))
         assert columns.names[:3] == ["number", "instruction", "output"]
@@ -419,18 +424,31 @@ def test_a_scored_shard_that_was_cut_short_afterwards(scorer, tmp_path):
     assert len(results(tmp_path)["removed"]) == 7
 
 
-@pytest.mark.process
-@pytest.mark.parametrize("workers", [1, 2])
+@contextlib.contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """No file of this process grows beyond so many bytes meanwhile: the system refuses the write."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.process)])
 def test_files_that_cannot_grow(workers, undisturbed, scorer, tmp_path):
-    """As on a full disk: the system refuses the write. What was whole before stays; with room again it goes on."""
+    """As on a full disk. What was whole before stays; with room again the run goes on."""
     (tmp_path / "rows.jsonl").symlink_to(undisturbed / "rows.jsonl")
     path = recipe(tmp_path, scorer, executor={"tasks": 2, "workers": workers})
-    small = "resource.setrlimit(resource.RLIMIT_FSIZE, (18_000, resource.RLIM_INFINITY))"
-    assert "File too large" in told(path, small)
+    if workers == 1:
+        with files_up_to(18_000), pytest.raises(OutputError, match="File too large"):
+            run(path)
+    else:
+        small = "resource.setrlimit(resource.RLIMIT_FSIZE, (18_000, resource.RLIM_INFINITY))"
+        assert "File too large" in told(path, small)
     assert not (tmp_path / "out" / SUMMARY).exists()
-    run(path)
-    alone = results(undisturbed)
-    assert all(table.equals(alone[outcome]) for outcome, table in results(tmp_path).items())
+    run(recipe(tmp_path, scorer, executor={"tasks": 2, "workers": 1}))
+    assert_same_results(tmp_path, undisturbed)
 
 
 def test_a_model_that_is_gone(tiny_scorer, tiny_model, tmp_path):
