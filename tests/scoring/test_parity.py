@@ -333,7 +333,8 @@ def test_separation_is_that_of_the_held_back_pairs(
     )
     auc = scipy.stats.mannwhitneyu(unsafe, safe).statistic / len(held) ** 2
     assert scorer.spec.separation.auc == pytest.approx(auc, abs=1e-3)
-    assert scorer.spec.separation.pairs == demo_scorer.spec.separation.pairs == len(held)
+    assert scorer.spec.separation.pairs == len(held)
+    assert demo_scorer.spec.separation.pairs == len(held[::3])
     assert demo_scorer.spec.separation.auc > 0.75
 
 
