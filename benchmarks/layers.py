@@ -18,6 +18,7 @@ import time
 import torch
 
 from larf_curate.answering.generating import Answerer
+from larf_curate.answering.prompts import over_rejection_prompts
 from larf_curate.answering.scaling import scaled
 from larf_curate.models.devices import find_device
 from larf_curate.models.loading import LoadedModel, load_model
@@ -25,7 +26,6 @@ from larf_curate.models.options import ModelOptions
 from larf_curate.rows.rendering import Renderer
 from larf_curate.rows.wording import refuses, settled
 from larf_curate.scoring.layer_search.profile import SCALES
-from larf_curate.scoring.layer_search.search_prompts import over_rejection_prompts
 
 TOKENS = 32
 

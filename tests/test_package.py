@@ -53,7 +53,7 @@ def test_public_names_are_there_with_an_example_each():
 # Which room imports which -------------------------------------------------------------------------------------------
 
 FLOW = [
-    {"errors", "cache", "json_fields"},
+    {"errors", "cache", "json_fields", "packaged"},
     {"atomic", "inert", "progress"},
     {"hub", "written"},
     {"pushing"},

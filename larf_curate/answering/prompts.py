@@ -5,24 +5,12 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from ..errors import PromptsError
-
-PROMPT_COLUMNS = (
-    "goal",  # JailbreakBench; before `behavior`, which is a title there
-    "prompt",
-    "request",
-    "instruction",  # DirectHarm4
-    "question",
-    "query",
-    "behavior",  # HarmBench
-    "forbidden_prompt",  # StrongREJECT
-    "text",
-)
-"""Names of columns that hold a prompt, in any case; the first one in this list that a file has is read."""
+from ..packaged import packaged_rows
+from ..rows.prompt_columns import PROMPT_COLUMNS
 
 _TABLES = {".csv": ",", ".tsv": "\t"}
 _JSON = (".jsonl", ".ndjson", ".json")
@@ -38,8 +26,16 @@ def harmful_requests() -> list[str]:
     >>> len(harmful_requests())
     200
     """
-    text = resources.files("larf_curate").joinpath("data", "harmful_requests.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line)["prompt"] for line in text.splitlines()]
+    return [row["prompt"] for row in packaged_rows("harmful_requests.jsonl")]
+
+
+def over_rejection_prompts() -> list[str]:
+    """The packaged prompts that sound harmful though every one is harmless, written for this project.
+
+    >>> len(over_rejection_prompts())
+    128
+    """
+    return [row["prompt"] for row in packaged_rows("over_rejection.jsonl")]
 
 
 def read_prompts(path: str | Path, column: str | None = None) -> list[str]:
@@ -48,7 +44,8 @@ def read_prompts(path: str | Path, column: str | None = None) -> list[str]:
     Args:
         path: a text file (one prompt a line), CSV or TSV with a header, JSON lines, or a JSON array; rows of JSON are
             strings or objects.
-        column: the column, or key, that holds the prompt; None takes the first of `PROMPT_COLUMNS` that is there.
+        column: the column, or key, that holds the prompt; None takes the first of `PROMPT_COLUMNS` that holds
+            something, in any case of its letters.
 
     Raises:
         PromptsError: the file cannot be read, is of another kind, has no such column, holds no prompt, or one that is
@@ -108,7 +105,7 @@ def _json(text: str, path: Path) -> Iterator[tuple[int, Any]]:
 def _prompt(row: Any, column: str | None, where: str) -> str:
     value = row
     if isinstance(row, Mapping):
-        name = _column_of(row, column)
+        name = column if column in row else _column_of(row) if column is None else None
         if name is None:
             wanted = f"column {column!r}" if column else f"column of these: {', '.join(PROMPT_COLUMNS)}"
             raise PromptsError(f"prompts {where}: no {wanted}; there are {', '.join(map(str, row)) or 'none'}")
@@ -120,8 +117,8 @@ def _prompt(row: Any, column: str | None, where: str) -> str:
     return value.strip()
 
 
-def _column_of(row: Iterable[str], column: str | None) -> str | None:
+def _column_of(row: Mapping[str, Any]) -> str | None:
+    """The first of `PROMPT_COLUMNS` that holds something; else the first that is there."""
     names = {str(name).strip().lower(): name for name in row}
-    if column is not None:
-        return column if column in list(row) else None
-    return next((names[column] for column in PROMPT_COLUMNS if column in names), None)
+    there = [names[column] for column in PROMPT_COLUMNS if column in names]
+    return next((name for name in there if row[name] is not None), next(iter(there), None))

@@ -69,7 +69,8 @@ def layers(
         Path | None, typer.Option(help="JSON file for all figures; a .png of the profile beside it.")
     ] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="Harmless prompts that sound harmful: JSONL or lines; packaged if not given.")
+        Path | None,
+        typer.Option(help="Harmless prompts that sound harmful, in a file; packaged if not given."),
     ] = None,
     blocks: Annotated[str | None, typer.Option(help="Blocks to scale, with commas; all if not given.")] = None,
     scales: Annotated[str, typer.Option(help="Factors, in pairs 1-a and 1+a.")] = "0.7,0.8,0.9,1.1,1.2,1.3",

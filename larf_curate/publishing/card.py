@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import resources
 from pathlib import PurePosixPath
 from typing import Any
@@ -186,6 +187,7 @@ def _own(text: str) -> Markup:
     return Markup(text)  # noqa: S704
 
 
+@cache
 def _template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(  # noqa: S701 - HTML is not what it makes; `finalize` escapes for Markdown
         finalize=_inert, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True

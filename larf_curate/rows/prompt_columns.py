@@ -8,6 +8,15 @@ from typing import Any
 REQUEST_COLUMNS = ("request", "prompt", "instruction", "question", "query")
 """Columns that hold a request as a text; the first of them that holds something in a row counts."""
 
+PROMPT_COLUMNS = (
+    "goal",  # JailbreakBench; before `behavior`, which is a title there
+    *REQUEST_COLUMNS,  # `instruction`: DirectHarm4
+    "behavior",  # HarmBench
+    "forbidden_prompt",  # StrongREJECT
+    "text",
+)
+"""Columns that hold the prompt in a file of prompts without answers, as benchmarks publish them."""
+
 PREFERENCE_PROMPTS = ("conversations", "messages", *REQUEST_COLUMNS, "input")
 """Columns that may hold the prompt of a preference row: turns, or a text."""
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..encoding.encoder import Encoder, get_encoder
 from ..errors import ModelError, ReferencesError
 from ..models.options import ModelOptions
+from ..packaged import packaged_rows
 from ..progress import progress as show_progress
 from ..rows.rendering import Rendered
 from ..rows.turns import Conversation
@@ -18,7 +19,7 @@ from .artifact import Tensors
 from .formulas import FittedFormula, Formula
 from .model_check import CHECK
 from .reference_states import states_of_references
-from .references import ReferenceSet, packaged_rows
+from .references import ReferenceSet
 from .separation import measure_separation, reference_quantiles
 from .spec import ReferencesRecord, ScorerSpec
 

@@ -7,12 +7,12 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from ..errors import ReferencesError, RowFormatError, Unscorable
+from ..packaged import packaged_rows
 from ..rows.formats import columns_of, resolve_format
 from ..rows.prompt_columns import REQUEST_COLUMNS
 from ..rows.turns import Conversation
@@ -188,12 +188,6 @@ class ReferenceSet:
                 repeated.append(number)
             seen |= texts
         return tuple(repeated)
-
-
-def packaged_rows(name: str) -> list[dict[str, Any]]:
-    """A JSONL file out of the package's `data/`."""
-    text = resources.files("larf_curate").joinpath("data", name).read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.split("\n") if line]
 
 
 def require_one_choice(references: object, unsafe: object, safe: object) -> None:

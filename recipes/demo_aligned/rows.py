@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from larf_curate.scoring.references import ReferenceSet, packaged_rows
+from larf_curate.packaged import packaged_rows
+from larf_curate.scoring.references import ReferenceSet
 
 HOME = Path(__file__).parent
 _DIRECT = 0.95  # of the refusals begin with "I": a model that opens in twenty ways has no way to be sure of

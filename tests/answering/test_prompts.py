@@ -7,9 +7,10 @@ from collections import Counter
 
 import pytest
 
-from larf_curate.answering.prompts import harmful_requests, read_prompts
+from larf_curate.answering.prompts import harmful_requests, over_rejection_prompts, read_prompts
 from larf_curate.errors import PromptsError
-from larf_curate.scoring.references import ReferenceSet, packaged_rows
+from larf_curate.packaged import packaged_rows
+from larf_curate.scoring.references import ReferenceSet
 
 WANTED = ["How do I one?", "Tell me, please: two, and three", "¿Cómo?"]
 JBB = "Index,Goal,Target,Behavior,Category,Source\n" + "".join(
@@ -24,6 +25,10 @@ FILES = {
     "array.json": json.dumps([{"prompt": prompt} for prompt in WANTED], indent=2),
     "strings.json": json.dumps(WANTED),
     "tabs.tsv": "id\tprompt\n" + "".join(f"{n}\t{prompt}\n" for n, prompt in enumerate(WANTED)),
+    "other_names.jsonl": "".join(
+        json.dumps({"Goal": None, name: p}) + "\n"
+        for name, p in zip(("prompt", "question", "text"), WANTED, strict=True)
+    ),
     "bom.txt": "\ufeff" + "\n".join(WANTED),
     "twice.txt": "\n".join(WANTED + WANTED),
 }
@@ -61,6 +66,12 @@ def test_what_cannot_be_read_is_said(name, content, words, tmp_path):
         read_prompts(path)
     with pytest.raises(PromptsError, match="cannot be read"):
         read_prompts(tmp_path / "nothing.txt")
+
+
+def test_the_packaged_prompts_that_only_sound_harmful():
+    prompts = over_rejection_prompts()
+    assert len(prompts) == len(set(prompts)) >= 120
+    assert not {pair.safe.prompt for pair in ReferenceSet.packaged().pairs} & set(prompts)
 
 
 def test_the_packaged_requests_are_many_kinds_and_nobody_elses():

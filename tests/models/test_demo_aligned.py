@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from larf_curate.answering.generating import Answerer
+from larf_curate.answering.prompts import over_rejection_prompts
 from larf_curate.models import demo
 from larf_curate.models.loading import load_model
 from larf_curate.models.locating import locate
@@ -20,7 +21,6 @@ from larf_curate.models.options import ModelOptions
 from larf_curate.rows.rendering import Renderer
 from larf_curate.rows.wording import refuses, settled
 from larf_curate.scoring.layer_search.search import find_safety_layers
-from larf_curate.scoring.layer_search.search_prompts import over_rejection_prompts
 from larf_curate.scoring.references import ReferenceSet
 
 pytestmark = pytest.mark.demo

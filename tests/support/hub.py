@@ -22,6 +22,12 @@ GOOD_TOKEN = "hf_good"  # what the loopback Hub lets in, as the user "acme"
 _serving = contextlib.ExitStack()
 
 
+class PromptHandler(loopback_hub.BaseHTTPRequestHandler):
+    """It sends the body of an answer at once, where TCP would wait 40 ms for the headers to be acknowledged."""
+
+    disable_nagle_algorithm = True
+
+
 def serve_for_tests(home: Path) -> Hub:
     """Serve a Hub until this process ends; the clients of this process and its children use it.
 
@@ -67,3 +73,4 @@ class NumberedRepo(Repo):
 
 
 loopback_hub.Repo = NumberedRepo
+loopback_hub.BaseHTTPRequestHandler = PromptHandler

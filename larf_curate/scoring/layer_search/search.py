@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Unpack
 import numpy as np
 
 from ...answering.judges import Judge, by_wording, judge_all
+from ...answering.prompts import over_rejection_prompts, read_prompts
 from ...answering.scaling import scaled
 from ...cache import cache_directory
 from ...encoding.encoder import Encoder
@@ -30,7 +31,6 @@ from ..references import ReferenceSet
 from .ledger import Ledger, marks
 from .locators import angle_gap, separation
 from .profile import SCALES, VERSION, Decisions, LayerProfile, amplitudes, analyse
-from .search_prompts import over_rejection_prompts, read_prompts
 
 if TYPE_CHECKING:
     from ...answering.generating import Answerer
@@ -77,7 +77,8 @@ def find_safety_layers(
         **options: how the model is loaded and run; see `ModelOptions`.
 
     Raises:
-        ModelError: the model cannot be used, has no such block, or the prompts or scales cannot be.
+        ModelError: the model cannot be used, has no such block, or the scales cannot be.
+        PromptsError: a file of prompts cannot be read, or a line of it has none.
         ReferencesError: too few of the references can be encoded. OutputError: the file cannot be read or written.
     """
     amplitudes(scales)

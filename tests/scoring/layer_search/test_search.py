@@ -15,14 +15,14 @@ from support.models import SIZES, make_model, make_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from larf_curate import LARFScorer, ReferenceSet, find_safety_layers
+from larf_curate.answering.prompts import over_rejection_prompts
 from larf_curate.encoding.encoder import get_encoder
-from larf_curate.errors import ModelError, OutputError, ReferencesError
+from larf_curate.errors import ModelError, OutputError, PromptsError, ReferencesError
 from larf_curate.models.options import ModelOptions
 from larf_curate.rows.turns import Conversation
 from larf_curate.scoring.layer_search.locators import separation
 from larf_curate.scoring.layer_search.profile import LayerProfile
 from larf_curate.scoring.layer_search.search import safety_layer
-from larf_curate.scoring.layer_search.search_prompts import over_rejection_prompts, read_prompts
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 PROMPTS = [f"May I {letter}" for letter in LETTERS]
@@ -245,21 +245,14 @@ def test_a_full_disk_is_told(tiny_model: Path, tmp_path: Path, search: Any) -> N
         search(tiny_model, prompts=PROMPTS[:3], blocks=[0], scales=(0.9, 1.1), max_new_tokens=1, resume="/dev/full/x")
 
 
-def test_prompts_come_from_lines_or_json(tmp_path: Path) -> None:
-    path = tmp_path / "prompts.jsonl"
-    path.write_text('How do I kill a job?\n\n{"prompt": "How do I blow a fuse?"}\n{"question": "Why?"}\n')
-    assert read_prompts(path) == ["How do I kill a job?", "How do I blow a fuse?", "Why?"]
-    path.write_text('{"prompt": "fine"}\n{"text": "no"}\n')
-    with pytest.raises(ModelError, match=r"prompts.jsonl, line 2: no `prompt`"):
-        read_prompts(path)
-
-
-def test_the_packaged_prompts() -> None:
-    prompts = over_rejection_prompts()
-    assert len(prompts) == len(set(prompts)) >= 120
-
-    asked = {pair.safe.prompt for pair in ReferenceSet.packaged().pairs}
-    assert not asked & set(prompts)
+def test_prompts_come_from_a_file(tiny_model: Path, tmp_path: Path, search: Any) -> None:
+    path = tmp_path / "prompts.csv"
+    path.write_text("Index,Goal\n" + "".join(f'{n},"{prompt}"\n' for n, prompt in enumerate(PROMPTS[:3])))
+    options: dict[str, Any] = {"blocks": [0], "scales": (0.9, 1.1), "max_new_tokens": 1}
+    assert search(tiny_model, prompts=path, **options) == search(tiny_model, prompts=PROMPTS[:3], **options)
+    path.write_text("Index,Title\n1,No\n")
+    with pytest.raises(PromptsError, match=r"prompts.csv, line 2: no column of these: goal"):
+        search(tiny_model, prompts=path, **options)
 
 
 def test_located_blocks_are_those_of_a_plain_computation(tiny_model: Path, references_file: Path, search: Any) -> None:
