@@ -16,7 +16,8 @@ from ..sources.json_values import rows_of
 from ..sources.tables import conform
 from .excerpts import excerpt_format
 from .layout import METADATA_KEY, without_directories
-from .summary import OutcomeCounts, Summary, Tally
+from .summary import OutcomeCounts, Summary
+from .tally import Tally
 from .thresholds import Threshold
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -13,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ThresholdError
-from ..json_fields import parse_json
 from ..scoring.columns import SCORE
 from .cuts import cut_highest
-from .field_checks import check_threshold_fields, score_from_json, score_to_json
 from .layout import Outcome
 from .ranking import Chunks, as_scores, batches
+from .threshold_json import fields_from_json, fields_to_json
 
 if TYPE_CHECKING:
     from .datasets import AnyDataset, Parts
@@ -296,17 +294,8 @@ class Threshold:
         return rule if self.rows is None else f"{rule}: {self.removed} of {self.rows} rows, above {self.value:.6g}"
 
     def to_json(self) -> str:
-        """One JSON object of the attributes; an infinite score (all or none go) as the largest number there is.
-
-        Two keys differ from the attributes, so that files written earlier are read: `unscorable` is the number of
-        such rows, and `nulls` where they go (null is "separate").
-        """
-        stored = asdict(self)
-        for name in ("value", "spared_score"):
-            stored[name] = score_to_json(stored[name])
-        policy, stored["unscorable"] = stored["unscorable"], stored.pop("unscorable_rows")
-        stored["nulls"] = None if policy == "separate" else policy
-        return json.dumps(stored, sort_keys=True)
+        """One JSON object; see `threshold_json`."""
+        return fields_to_json(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Threshold:
@@ -316,14 +305,7 @@ class Threshold:
             ThresholdError: it is something else.
         """
         try:
-            fields: dict[str, Any] = parse_json(text)
-            fields["unscorable_rows"], policy = fields["unscorable"], fields.pop("nulls")
-            fields["unscorable"] = "separate" if policy is None else policy
-            if fields["rule"] not in get_args(Rule):
-                raise ValueError(f"rule {fields['rule']!r}")
-            check_threshold_fields(fields)
-            scores = {name: score_from_json(fields.get(name), name) for name in ("value", "spared_score")}
-            return cls(**{**fields, **scores})
+            return cls(**fields_from_json(text, get_args(Rule)))
         except ThresholdError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:

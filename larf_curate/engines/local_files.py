@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from ..deciding.layout import OUTCOMES, SUMMARY
 from ..deciding.quantiles import named_quantiles
 from ..deciding.splitting import described_scorer, scored_schema, split_tables
-from ..deciding.summary import Summary, Tally
+from ..deciding.summary import Summary
+from ..deciding.tally import Tally
 from ..deciding.thresholds import Threshold
 from ..errors import DataError
 from ..progress import progress, say

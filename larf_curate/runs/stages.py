@@ -21,7 +21,8 @@ from ..atomic import new_directory, write_text
 from ..deciding.layout import RECIPE, SUMMARY
 from ..deciding.quantiles import named_quantiles
 from ..deciding.splitting import scored_schema, split_tables
-from ..deciding.summary import OutcomeCounts, RunRecord, Summary, Tally
+from ..deciding.summary import OutcomeCounts, RunRecord, Summary
+from ..deciding.tally import Tally
 from ..deciding.thresholds import Threshold
 from ..engines.datatrove_rows import SHARD, documents_of, table_of
 from ..engines.datatrove_steps import LARFAnnotator

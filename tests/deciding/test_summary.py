@@ -20,8 +20,8 @@ from larf_curate.deciding.summary import (
     ScorerRecord,
     SourceRecord,
     Summary,
-    Tally,
 )
+from larf_curate.deciding.tally import Tally
 from larf_curate.errors import DataError
 from larf_curate.rows.formats import resolve_format
 
