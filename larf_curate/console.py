@@ -129,7 +129,8 @@ def _plan_lines(plan: RunPlan) -> Iterator[tuple[str, str]]:
     yield "source", f"{plan.source}: {plan.rows:,} rows, read as {plan.format}"
     yield "shards", f"{plan.shards:,} of {plan.shard_rows:,} rows; {scored_shards:,} are scored already"
     searched = "auto: searched for first, once, which takes minutes to hours; below, all blocks are reckoned with"
-    yield "model", f"{plan.model}, layer {', '.join(map(str, plan.layers)) or searched}"
+    read = f"layer {', '.join(map(str, plan.layers)) or searched}"
+    yield "model", f"{plan.model}, {'formula influence: two passes' if plan.formula == 'influence' else read}"
     if plan.trust_remote_code:
         yield "code", "the run executes code that comes with the model, as you asked; this plan did not"
     if plan.estimate is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.hub import GOOD_TOKEN, empty, serve_for_tests
 from support.loopback_hub import Hub
-from support.models import WIDE, make_model
+from support.models import WIDE, make_model, make_refusing_model
 
 # Before torch and the Hub's client are imported, which read these once.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -38,6 +38,12 @@ def own_reference_states(tmp_path_factory: pytest.TempPathFactory):
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a random 5-block Llama of hidden size 48."""
     return make_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def refusing_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a tiny model that refuses harmful requests; see `support.models.make_refusing_model`."""
+    return make_refusing_model(tmp_path_factory.mktemp("refusing"))
 
 
 @pytest.fixture(scope="session")

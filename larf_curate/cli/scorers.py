@@ -10,6 +10,7 @@ import typer
 
 from ..errors import ModelError, ReferencesError
 from ..models.options import FitOptions
+from ..scoring.formula_names import Formula
 from .model_options import with_fit_options
 from .usage import Model, parse_blocks, wrong_usage
 
@@ -20,10 +21,13 @@ if TYPE_CHECKING:
 @with_fit_options
 def fit(
     model: Model,
-    layer: Annotated[
-        str, typer.Option(help="Block to read, from 0; several with commas: 11,13,16; or auto: search first.")
-    ],
     out: Annotated[Path, typer.Option(help="Directory for the fitted scorer.")],
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            help="larf, subspace: block to read, from 0; several with commas: 11,13,16; or auto: search first."
+        ),
+    ] = None,
     references: Annotated[
         Path | None, typer.Option(help="JSONL of request, unsafe, safe; packaged if not given.")
     ] = None,
@@ -32,21 +36,40 @@ def fit(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse references that the linter finds fault with.")
     ] = False,
-    formula: Annotated[Literal["larf", "subspace"], typer.Option(help="How states become a score.")] = "larf",
+    formula: Annotated[
+        Formula,
+        typer.Option(help="larf, subspace: states beside references; influence: what a row does to refusing."),
+    ] = "larf",
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="influence: harmful requests as text, CSV, TSV or JSON; packaged if not given."),
+    ] = None,
     top_k: Annotated[int | None, typer.Option(help="larf: pairs that count for a row; all if not given.")] = None,
-    rank: Annotated[int, typer.Option(help="subspace: directions kept a side.")] = 16,
+    rank: Annotated[
+        int | None,
+        typer.Option(
+            help="subspace: directions kept a side, 16 if not given. influence: those of each weight matrix, as many "
+            "as it takes if not given."
+        ),
+    ] = None,
     **options: Unpack[FitOptions],
 ) -> None:
-    """Fit a scorer: encode the reference pairs at a block of the model."""
+    """Fit a scorer to a model: on reference pairs at a block, or (influence) on harmful requests that it refuses."""
     from ..scoring.artifact import require_writable
+    from ..scoring.formula_names import require_suitable
     from ..scoring.references import choose_references, require_one_choice
     from ..scoring.scorer import LARFScorer
 
-    blocks: list[int] | Literal["auto"] = "auto" if layer == "auto" else parse_blocks(layer)
+    given = {"layer": layer, "references": references, "unsafe": unsafe, "safe": safe}
+    with wrong_usage(ModelError, "--formula"):
+        require_suitable(formula, {**given, "top_k": top_k, "prompts": prompts})
     with wrong_usage(ReferencesError):
         require_one_choice(references, unsafe, safe)
-    pairs = choose_references(references, unsafe, safe)
-    if strict:
+    blocks: list[int] | Literal["auto"] | None = (
+        None if layer is None else "auto" if layer == "auto" else parse_blocks(layer)
+    )
+    pairs = None if formula == "influence" else choose_references(references, unsafe, safe)
+    if strict and pairs is not None:
         pairs.lint().raise_for_findings()
     require_writable(out)
     scorer = LARFScorer.fit(
@@ -54,6 +77,7 @@ def fit(
         blocks,
         references=pairs,
         formula=formula,
+        prompts=prompts,
         top_k=top_k,
         rank=rank,
         **options,

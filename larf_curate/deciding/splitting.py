@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from ..errors import LarfError
 from ..json_fields import parse_json
-from ..scoring.columns import ISSUE, SCORE, is_larf_column, larf_dtypes, larf_schema, scores_of
+from ..scoring.columns import ISSUE, SCORE, is_larf_column, scores_of
 from ..scoring.spec import ScorerSpec
 from ..sources.json_values import rows_of
 from ..sources.tables import conform
@@ -27,7 +27,7 @@ def scored_schema(schema: pa.Schema, spec: ScorerSpec) -> pa.Schema:
     Its metadata says which scorer it was.
     """
     source = [field for field in schema if not is_larf_column(field.name)]
-    added = [pa.field(*column) for column in larf_schema(spec.layers).items()]
+    added = [pa.field(*column) for column in spec.kinds.arrow().items()]
     return pa.schema(source + added, _metadata(schema, spec))
 
 
@@ -37,8 +37,7 @@ def _metadata(schema: pa.Schema, spec: ScorerSpec) -> dict[bytes, bytes]:
     if b"huggingface" in (schema.metadata or {}):
         described = json.loads(schema.metadata[b"huggingface"])
         features = {n: feature for n, feature in described["info"]["features"].items() if not is_larf_column(n)}
-        added = {name: {"dtype": dtype, "_type": "Value"} for name, dtype in larf_dtypes(spec.layers).items()}
-        described["info"]["features"] = {**features, **added}
+        described["info"]["features"] = {**features, **spec.kinds.features()}
         kept[b"huggingface"] = json.dumps(described).encode()
     scorer = {key: value for key, value in spec.json_fields().items() if key not in ("chat_template", "packages")}
     return {**kept, METADATA_KEY: json.dumps(without_directories(scorer), sort_keys=True).encode()}

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 
 from ..errors import DataError, one_line
 from ..json_fields import parse_json
-from ..scoring.spec import ReferenceQuantiles
+from ..scoring.records import ReferenceQuantiles
 from .excerpts import Excerpt, signed
 from .field_checks import check_summary_fields
 from .thresholds import Threshold

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..errors import Issue, Unscorable
 from ..rows.formats import RowFormat
-from ..scoring.spec import ReferenceQuantiles
+from ..scoring.records import ReferenceQuantiles
 from .excerpts import Excerpt, excerpt_of
 from .summary import Fault, OutcomeCounts, RunRecord, Summary
 from .thresholds import Threshold

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from ..deciding.datasets import AnyDataset
-from ..scoring.columns import is_larf_column, larf_dtypes
+from ..scoring.columns import is_larf_column
 from ..scoring.scorer import LARFScorer
 
 if TYPE_CHECKING:
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 def larf_features(features: Features, scorer: LARFScorer) -> Features:
     """`features` with the larf columns of `scorer` in place of those of an earlier scorer."""
-    from datasets import Features, Value
+    from datasets import Features
 
-    added = {name: Value(dtype) for name, dtype in larf_dtypes(scorer.layers).items()}
+    added = Features.from_dict(scorer.spec.kinds.features())
     return Features({**{name: feature for name, feature in features.items() if not is_larf_column(name)}, **added})
 
 

@@ -13,6 +13,7 @@ from ..deciding.layout import OUTCOMES
 from ..deciding.quantiles import named_quantiles
 from ..rows.notices import reading_note
 from ..scoring.columns import SCORE, TOKENS, layer_column
+from ..scoring.statistics import Array, difference_of_shares, ratio_of_means, spearman
 from ..sources.json_values import text_columns
 from .groups import find_groups
 from .report import (
@@ -29,7 +30,6 @@ from .report import (
 )
 from .results import Results
 from .sample import Sample, draw_sample
-from .statistics import Array, difference_of_shares, ratio_of_means, spearman
 
 _FEWEST_BINS, _MOST_BINS = 30, 120
 _KEPT_POINTS, _REMOVED_POINTS = 3000, 1500

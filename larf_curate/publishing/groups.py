@@ -13,9 +13,9 @@ from ..deciding.layout import OUTCOMES
 from ..deciding.summary import OutcomeCounts
 from ..scoring.columns import SCORE, is_larf_column
 from ..scoring.quantile_levels import GROUP_LEVELS, LEVELS
+from ..scoring.statistics import Array
 from .report import Group
 from .results import Ints, Results
-from .statistics import Array
 
 MOST_GROUPS, _MOST_COLUMNS = 30, 3
 _LONGEST = 200  # characters of a name or a value

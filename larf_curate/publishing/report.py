@@ -14,8 +14,8 @@ from ..json_fields import parse_json
 from ..scoring.columns import SCORE
 from ..scoring.quantile_levels import GROUP_LEVELS
 from ..scoring.spec import ScorerSpec
+from ..scoring.statistics import Estimate
 from .report_checks import check_report_fields
-from .statistics import Estimate
 
 REPORT = "report.json"  # the name of its file
 VERSION = 1

@@ -11,8 +11,8 @@ from ..errors import Unscorable
 from ..progress import progress
 from ..rows.wording import is_list, refuses
 from ..scoring.columns import SCORE, TOKENS
+from ..scoring.statistics import Array
 from .results import Results
-from .statistics import Array
 
 MOST = 50_000  # rows a side, kept and removed
 _SEED = 0

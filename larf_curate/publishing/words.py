@@ -10,9 +10,9 @@ from ..deciding.excerpts import signed
 from ..deciding.layout import without_directories
 from ..deciding.thresholds import Threshold, UnscorablePolicy
 from ..scoring.layer_search.profile import LayerProfile
-from ..scoring.spec import ScorerSpec
+from ..scoring.records import Separation
+from ..scoring.statistics import Estimate
 from .report import Confounds, Report
-from .statistics import Estimate
 
 _PLACES: dict[UnscorablePolicy, str] = {"separate": "set apart", "keep": "kept", "remove": "removed"}
 
@@ -41,10 +41,13 @@ def describe_run(report: Report) -> Iterator[tuple[str, str]]:
     if report.source:
         yield "source", f"{report.source.name}, {report.source.reading or f'read as {report.source.format}'}"
     if scorer:
-        yield "scorer", f"{scorer.model}, layer {', '.join(map(str, scorer.layers))}, formula {scorer.formula}"
+        where = f", layer {', '.join(map(str, scorer.layers))}" if scorer.layers else ""
+        yield "scorer", f"{scorer.model}{where}, formula {scorer.formula}"
         for line in describe_search(scorer.search):
             yield "layer search", line
-        yield "separation", describe_separation(scorer)
+        if scorer.separation is not None:
+            yield "separation", describe_separation(scorer.separation)
+        yield from scorer.margin_facts()
     yield "removed", f"{describe_rule(report.threshold)}: {describe_cut(report.threshold)}"
     yield "rows without a score", describe_unscored(report)
     for issue, count in report.issues.items():
@@ -55,9 +58,8 @@ def describe_run(report: Report) -> Iterator[tuple[str, str]]:
         yield "" if number else "related to the score", line
 
 
-def describe_separation(scorer: ScorerSpec) -> str:
+def describe_separation(separation: Separation) -> str:
     """How well the score tells apart pairs that it was not fitted on."""
-    separation = scorer.separation
     return "not measured" if separation.auc is None else f"AUC {separation.auc:.3f} on {separation.pairs} pairs"
 
 

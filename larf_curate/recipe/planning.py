@@ -9,6 +9,7 @@ from ..models.options import ModelOptions
 from ..rows.formats import resolve_format
 from ..rows.notices import reading_note
 from ..scoring.artifact import read_artifact
+from ..scoring.formula_names import Formula
 from .schema import PublishSection, ScorerSection
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ class RunPlan:
         rows: how many there are.
         shards: how many parts they are scored in, of `shard_rows` rows each.
         pending: shards that no earlier run has scored; they hold `pending_rows` rows.
-        model: the model's name; `layers` are the blocks that are read, none if a search is to find one.
+        model: the model's name; `layers` are the blocks that are read, none if a search is to find one or the formula
+            reads none.
+        formula: of the score.
         workers: tasks at a time.
         threshold, executor: in words.
         output: the run directory.
@@ -44,6 +47,7 @@ class RunPlan:
     pending_rows: int
     model: str
     layers: tuple[int, ...]
+    formula: Formula
     workers: int
     threshold: str
     executor: str
@@ -77,7 +81,7 @@ def plan_run(
 
     shards, pending = preview(request)
     pending_rows = shards.rows_in(pending)
-    model, layers = _model_and_layers(scorer)
+    model, layers, formula = _model_and_formula(scorer)
     executor, threshold = request.executor, request.threshold
     work = ScoringWork(
         source=request.source,
@@ -85,6 +89,7 @@ def plan_run(
         rows=pending_rows,
         model=model,
         layers=layers,
+        passes=2 if formula == "influence" else 1,
         workers=executor.at_once,
         threads=executor.threads,
     )
@@ -98,6 +103,7 @@ def plan_run(
         pending_rows=pending_rows,
         model=model.model,
         layers=layers,
+        formula=formula,
         workers=executor.at_once,
         threshold=f"{threshold.rule} {threshold.amount:g}; rows without a score: {threshold.unscorable}",
         executor=f"{executor.kind}: {executor.tasks} tasks, {executor.at_once} at a time",
@@ -130,8 +136,9 @@ def _described_format(request: RunRequest) -> str:
     return reading_note(row_format, schema.names, text_columns(schema)).removeprefix("read as ") or row_format.name
 
 
-def _model_and_layers(scorer: ScorerSection) -> tuple[ModelOptions, tuple[int, ...]]:
+def _model_and_formula(scorer: ScorerSection) -> tuple[ModelOptions, tuple[int, ...], Formula]:
+    """The model, the blocks that are read, and the formula."""
     if scorer.from_ is None:
-        return ModelOptions.of(**scorer.model_options()), tuple(scorer.layers)
+        return ModelOptions.of(**scorer.model_options()), tuple(scorer.layers), scorer.formula
     spec, _ = read_artifact(scorer.from_, scorer.revision)
-    return spec.model_options(scorer.run_options()), spec.layers
+    return spec.model_options(scorer.run_options()), spec.layers, spec.formula

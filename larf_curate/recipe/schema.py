@@ -14,6 +14,7 @@ from ..pushing import Destination
 from ..rows.formats import FORMAT_NAMES
 from ..rows.reading import Reading, check_join
 from ..scoring.columns import SCORE
+from ..scoring.formula_names import Formula, find_misplaced
 from ..scoring.references import require_one_choice
 from .fields import Section, Text, with_model_options
 from .yaml_text import KeyFaultError, unknown_name
@@ -25,7 +26,7 @@ REPLACED_BY = {
 }
 """Keys that go when an override sets another: one that names a rule means that one alone."""
 
-_FITTING = ("references", "unsafe", "safe", "formula", "top_k", "rank")
+_FITTING = ("references", "unsafe", "safe", "formula", "prompts", "top_k", "rank")
 """Keys of the section `scorer` that are arguments of `LARFScorer.fit`, beside the model, its options and the layer."""
 
 
@@ -90,9 +91,10 @@ class ScorerSection(Section):
     unsafe: Text | None = None
     safe: Text | None = None
     strict_references: bool = False
-    formula: Literal["larf", "subspace"] = "larf"
+    formula: Formula = "larf"
+    prompts: Text | None = None
     top_k: int | None = Field(None, ge=1)
-    rank: int = Field(16, ge=1)
+    rank: int | None = Field(None, ge=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -114,10 +116,10 @@ class ScorerSection(Section):
                 if name in fit_alone & self.model_fields_set:
                     raise KeyFaultError(name, "belongs to fitting; a scorer that comes `from` somewhere is fitted")
             return self
-        if self.model is None or self.layer is None:
-            raise ValueError("give model and layer, or from (a fitted scorer)")
-        if self.top_k is not None and self.formula == "subspace":
-            raise KeyFaultError("top_k", "belongs to formula larf")
+        if self.model is None or (self.layer is None and self.formula != "influence"):
+            raise ValueError("give model and layer (no layer for formula influence), or from (a fitted scorer)")
+        if misplaced := find_misplaced(self.formula, vars(self)):
+            raise KeyFaultError(*misplaced)
         try:
             require_one_choice(self.references, self.unsafe, self.safe)
         except ReferencesError as error:
@@ -132,7 +134,8 @@ class ScorerSection(Section):
 
     def fit_arguments(self) -> dict[str, Any]:
         """The arguments of `LARFScorer.fit` that a recipe may hold, without those that are left out."""
-        named = {"model": self.model, "layer": self.layers or "auto", "revision": self.revision}
+        layer = {} if self.layer is None else {"layer": self.layers or "auto"}
+        named = {"model": self.model, **layer, "revision": self.revision}
         return named | self._present((*_FITTING, *FIT_OPTIONS))
 
     def model_options(self) -> dict[str, Any]:

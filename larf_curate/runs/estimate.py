@@ -30,7 +30,8 @@ class ScoringWork:
         source, format: where a few rows are looked at, and how they become conversations.
         rows: how many are to be scored.
         model: which, in what precision and on what device.
-        layers: blocks that are read; empty where a search is to find one, which runs them all.
+        layers: blocks that are read; empty where a search is to find one, or losses are read: both run them all.
+        passes: forward passes over each row.
         workers: tasks at a time, each with its own model.
         threads: CPU threads of one worker; 0 for all.
     """
@@ -40,6 +41,7 @@ class ScoringWork:
     rows: int
     model: ModelOptions
     layers: tuple[int, ...]
+    passes: int = 1
     workers: int = 1
     threads: int = 0
 
@@ -53,7 +55,7 @@ class Estimate:
         parameters: of what is loaded.
         bytes: of their weights, for each worker.
         tokens: of the rows.
-        operations: floating-point operations for them (2 a parameter of a block and token).
+        operations: floating-point operations for them (2 a parameter of a block, token and pass).
         rate: operations a second that one worker reaches on this machine, measured now.
         seconds: with all workers at work, if they are like this machine.
     """
@@ -83,7 +85,7 @@ def estimate(work: ScoringWork) -> Estimate:
     last = max(work.layers, default=None)
     shape = shape_of(model.model, model.revision, last)
     tokens = int(_tokens_per_row(work.source, work.format) * work.rows)
-    operations = 2.0 * shape.block_parameters * tokens
+    operations = 2.0 * shape.block_parameters * tokens * work.passes
     with _torch_threads(work.threads):
         rate = _SHARE * _matrix_rate(device, dtype)
     return Estimate(

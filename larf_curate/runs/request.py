@@ -13,6 +13,7 @@ from ..models.options import OPTIONS, RunOptions
 from ..rows.reading import READING_VERSION
 from ..scoring.artifact import read_config
 from ..scoring.formulas import VERSION
+from ..scoring.margin_fitting import choose_prompts
 from ..scoring.references import choose_references
 from ..scoring.spec import FORMAT_VERSION
 from ..sources.tables import Source
@@ -20,9 +21,9 @@ from .executor_request import ExecutorRequest
 from .shards import Plan, digest_of
 
 _SCORES_ALIKE = {option.name for option in OPTIONS.values() if not option.about.changes_scores}
-_NOT_DECISIVE = {"references", "unsafe", "safe", *(_SCORES_ALIKE - {"device"})}
-"""Arguments of `LARFScorer.fit` that its digest leaves out. Pairs have a digest of their own; the device stays, since
-it decides the precision where dtype is auto."""
+_NOT_DECISIVE = {"references", "unsafe", "safe", "prompts", *(_SCORES_ALIKE - {"device"})}
+"""Arguments of `LARFScorer.fit` that its digest leaves out. Pairs and prompts have digests of their own; the device
+stays, since it decides the precision where dtype is auto."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +69,15 @@ class RunRequest:
         if self.fit is None:
             assert self.scorer is not None
             return hashlib.sha256(read_config(self.scorer, self.revision)).hexdigest()[:16]
-        pairs = choose_references(*(self.fit.get(name) for name in ("references", "unsafe", "safe")))
+        if self.fit.get("formula") == "influence":
+            fitted_on = choose_prompts(self.fit.get("prompts")).digest
+        else:
+            fitted_on = choose_references(*(self.fit.get(name) for name in ("references", "unsafe", "safe"))).digest
         decisive = {name: value for name, value in self.fit.items() if name not in _NOT_DECISIVE}
         template = _content_digest(self.fit.get("chat_template"))
         version = locate(self.fit["model"], self.fit.get("revision")).version
         versions = [VERSION, FORMAT_VERSION]  # a scorer that can no longer be read is fitted anew, under another name
-        return digest_of([decisive, template, version, pairs.digest, *versions])[:16]
+        return digest_of([decisive, template, version, fitted_on, *versions])[:16]
 
     def scored_directory(self, scorer_digest: str) -> Path:
         """Where the scored shards are: a directory named after everything that affects scores."""

@@ -1,20 +1,17 @@
-"""Rows become scores: rendered in a thread of their own while the ones before them are encoded."""
+"""Rows become scores: rendered in a thread of their own while the ones before them are run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
-from ..encoding.encoder import Encoder, States
 from ..encoding.threads import prefetched
-from ..errors import Issue, Unscorable
+from ..errors import Unscorable
 from ..rows.conversions import Row
 from ..rows.formats import RowFormat, columns_of
-from ..rows.rendering import Rendered
-from .formulas import FittedFormula
+from ..rows.turns import Conversation
+from .columns import ScoreColumns
 from .remarks import LOOKED_AT, say_of_template
 from .scores import Scores
 
@@ -24,7 +21,28 @@ if TYPE_CHECKING:
 _WINDOW = 4096
 """Rows of a `Dataset` in memory at a time. Other iterables are listed whole: their columns decide the row format."""
 _PART = 256
-"""Rows encoded together while the next ones are rendered; enough to find others of equal length among them."""
+"""Rows run together while the next ones are rendered; enough to find others of equal length among them."""
+
+
+class Measure(Protocol):
+    """How conversations become scores: by states at chosen blocks, or by losses.
+
+    Attributes:
+        kinds: the columns that it gives.
+    """
+
+    @property
+    def kinds(self) -> ScoreColumns: ...
+
+    def prepare(self, conversation: Conversation) -> Any:
+        """Token ids, and what else is needed of a conversation. Safe in another thread than `score`.
+
+        Raises:
+            Unscorable: it cannot be rendered.
+        """
+
+    def score(self, prepared: Sequence[Any], progress: Callable[[int], None] | None) -> Scores:
+        """Run the model; a row that could not be prepared has its issue in place of what `prepare` gives."""
 
 
 def in_windows(rows: Iterable[Row] | Dataset) -> tuple[int, list[str], Iterator[Sequence[Row]]]:
@@ -44,51 +62,33 @@ def in_windows(rows: Iterable[Row] | Dataset) -> tuple[int, list[str], Iterator[
 def annotate_rows(
     rows: Sequence[Row],
     row_format: RowFormat,
-    encoder: Encoder,
-    formula: FittedFormula,
-    layers: tuple[int, ...],
+    measure: Measure,
     progress: Callable[[int], None] | None = None,
 ) -> Scores:
-    """The scores of rows by a formula that was fitted at `layers`.
+    """The scores of rows.
 
     Args:
         rows: all are in memory at once.
         row_format: how they become conversations.
-        encoder: of the model that the formula was fitted on.
-        formula: with its references.
-        layers: blocks to read.
+        measure: how conversations become scores.
         progress: called with the number of rows just done.
     """
 
-    def render(start: int) -> list[Rendered | Issue]:
+    def prepare(start: int) -> list[Any]:
         numbered = enumerate(rows[start : start + _PART], start)
-        return [_render(row, row_format, encoder, remark=number < LOOKED_AT) for number, row in numbered]
+        return [_prepare(row, row_format, measure, remark=number < LOOKED_AT) for number, row in numbered]
 
-    with closing(prefetched(render, range(0, len(rows), _PART))) as rendered:
-        parts = [_scores_of(encoder.states_of(part, layers, progress), formula, layers) for part in rendered]
-    return Scores.joined(layers, parts)
+    with closing(prefetched(prepare, range(0, len(rows), _PART))) as prepared:
+        parts = [measure.score(part, progress) for part in prepared]
+    return Scores.joined(measure.kinds, parts)
 
 
-def _render(row: Row, row_format: RowFormat, encoder: Encoder, *, remark: bool) -> Rendered | Issue:
-    """The token ids of a row's conversation, or why it has none; `remark` on marks of a chat template in it."""
+def _prepare(row: Row, row_format: RowFormat, measure: Measure, *, remark: bool) -> Any:
+    """A row's conversation made ready, or why it is not; `remark` on marks of a chat template in it."""
     try:
         conversation = row_format.convert(row)
+        if remark:
+            say_of_template(conversation)
+        return measure.prepare(conversation)
     except Unscorable as error:
         return error.issue
-    if remark:
-        say_of_template(conversation)
-    return encoder.render(conversation)
-
-
-def _scores_of(states: States, formula: FittedFormula, layers: tuple[int, ...]) -> Scores:
-    count = len(states.issues)
-    score = np.full(count, np.nan, np.float32)
-    by_layer = np.full((count, len(layers)), np.nan, np.float32)
-    rendered = [place for place, tokens in enumerate(states.tokens) if tokens is not None]
-    score[rendered], by_layer[rendered] = formula.score(states.values[rendered])
-    issues = list(states.issues)
-    for place in rendered:
-        issue = issues[place]
-        if np.isnan(score[place]) and (issue is None or not issue.unscorable):
-            issues[place] = Issue.NON_FINITE  # the zero vector: a state without a direction
-    return Scores(layers, score, by_layer, states.tokens, issues, states.execution)

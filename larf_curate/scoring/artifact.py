@@ -57,7 +57,7 @@ def write_artifact(directory: str | Path, spec: ScorerSpec, tensors: Tensors) ->
 
 
 def artifact_files(spec: ScorerSpec, tensors: Tensors) -> dict[str, bytes]:
-    """The content of both files by name, the states first."""
+    """The content of both files by name, the tensors first."""
     from safetensors.numpy import save
 
     states = save(tensors)
@@ -85,18 +85,32 @@ def read_artifact(name: str | Path, revision: str | None = None) -> tuple[Scorer
         ) from error
     if digest != hashlib.sha256(content).hexdigest():
         raise ScorerError(f"{name} is damaged: {CONFIG} and {TENSORS} are of two different scorers; fit it again")
-    states = (len(spec.layers), spec.hidden_size)
-    pairs = tensors["unsafe"].shape[:1] if "unsafe" in tensors else (0,)
-    wanted = {"unsafe": (*pairs, *states), "safe": (*pairs, *states), "check": states}
-    wrong = [tensor for tensor, shape in wanted.items() if tensor not in tensors or tensors[tensor].shape != shape]
-    if wrong:
-        raise ScorerError(f"{name} is damaged: {TENSORS} does not hold the states that {CONFIG} describes")
+    if not _fit_together(spec, tensors):
+        raise ScorerError(f"{name} is damaged: {TENSORS} does not hold what {CONFIG} describes")
     try:
-        check_tensors(tensors, spec.references.pairs)
+        check_tensors(tensors, None if spec.references is None else spec.references.pairs)
         check_claims(spec, tensors)
     except ValueError as error:
         raise ScorerError(f"{name} is no scorer that was fitted by larf-curate: {error}") from error
     return spec, tensors
+
+
+def _fit_together(spec: ScorerSpec, tensors: Tensors) -> bool:
+    """Whether the tensors are those that a scorer like this has: states of references, or factors of a direction."""
+    if "check" not in tensors:
+        return False
+    if spec.margin is not None:
+        left = {name: array for name, array in tensors.items() if name.endswith(".left")}
+        right = {name: tensors.get(name.removesuffix(".left") + ".right") for name in left}
+        pairs = [(first, right[name]) for name, first in left.items()]
+        return bool(left) and all(
+            second is not None and first.ndim == second.ndim == 2 and first.shape[1] == len(second) <= spec.rank
+            for first, second in pairs
+        )
+    states = (len(spec.layers), spec.hidden_size)
+    count = tensors["unsafe"].shape[:1] if "unsafe" in tensors else (0,)
+    wanted = {"unsafe": (*count, *states), "safe": (*count, *states), "check": states}
+    return all(name in tensors and tensors[name].shape == shape for name, shape in wanted.items())
 
 
 def _read_spec(home: Path, name: str) -> tuple[ScorerSpec, object]:

@@ -76,9 +76,22 @@ _FIELDS: Mapping[str, Check] = {
     "separation.method": text,
     "quantiles.unsafe": _quantiles,
     "quantiles.safe": _quantiles,
+    "margin.prompts": text,
+    "margin.digest": text,
+    "margin.asked": _at_least(1),
+    "margin.refused": _at_least(1),
+    "margin.openings": _texts,
+    "margin.value": finite,
+    "margin.slope": _between(0, 1e30),
+    "margin.rank": _at_least(1),
+    "margin.energy": _between(0, 1.001),
+    "margin.agreement": _between(-1, 1),
+    "margin.halves": _between(-1, 1),
+    "margin.rows": _at_least(1),
+    "margin.step": _between(1e-9, 1),
+    "margin.step_gap": _between(0, 1e30),
 }
 """What each field has to be, by its place. A field that is not there is somebody else's business."""
-_MEASURED_ELSEWHERE = "margin"  # figures of a formula without references: numbers and texts of any size
 
 
 def check_spec_fields(values: Mapping[str, Any]) -> None:

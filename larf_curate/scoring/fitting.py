@@ -16,12 +16,14 @@ from ..progress import progress as show_progress
 from ..rows.rendering import Rendered
 from ..rows.turns import Conversation
 from .artifact import Tensors
-from .formulas import FittedFormula, Formula
+from .formula_names import Formula
+from .formulas import FittedFormula
 from .model_check import CHECK
+from .records import ReferencesRecord
 from .reference_states import states_of_references
 from .references import ReferenceSet
 from .separation import measure_separation, reference_quantiles
-from .spec import ReferencesRecord, ScorerSpec
+from .spec import ScorerSpec
 
 
 def fit_references(
@@ -77,7 +79,7 @@ def fit_references(
 def _check(formula: str, top_k: int | None, rank: int, references: ReferenceSet) -> None:
     count = len(references.fitted)
     if formula not in ("larf", "subspace"):
-        raise ReferencesError(f"formula must be larf or subspace, not {formula!r}")
+        raise ReferencesError(f"formula must be larf, subspace or influence, not {formula!r}")
     if formula == "subspace" and not 1 <= rank <= count:
         raise ReferencesError(f"rank must be 1 to {count} (the number of reference pairs), not {rank}")
     if top_k is None:

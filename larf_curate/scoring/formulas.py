@@ -1,4 +1,4 @@
-"""The two formulas, as pure array maths.
+"""The two formulas over states, as pure array maths.
 
 Both take states of one block (or several) and give one number a row in [-2, 2] (`larf`) or [-1, 1] (`subspace`):
 higher is closer to the unsafe references. Arrays are float32 or float64; sums are carried in float64.
@@ -6,13 +6,12 @@ higher is closer to the unsafe references. Arrays are float32 or float64; sums a
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
+from .formula_names import Formula
+
 Array = NDArray[np.floating]
-Formula = Literal["larf", "subspace"]
 
 VERSION = 1
 """Part of every artifact and hash: scores of different versions are not comparable."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import RowFormatError
-from .columns import is_larf_column, larf_schema
+from .columns import is_larf_column
 from .scores import Scores
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def map_result(scores: Scores, batch: Mapping[str, Any], *, batched: bool) -> Ma
     Columns of an earlier scorer's layers are taken out. From streams, and from datasets in a format like numpy's, a
     function cannot take columns out: there they become null.
     """
-    schema = larf_schema(scores.layers)
+    schema = scores.kinds.arrow()
     stale = [name for name in batch if is_larf_column(name) and name not in schema]
     if not _is_lazy(batch):
         columns = scores.columns() | {name: [None] * len(scores.score) for name in stale}

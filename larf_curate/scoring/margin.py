@@ -13,7 +13,7 @@ from ..encoding.encoder import Encoder
 from ..errors import ModelError, PromptsError, Unscorable
 from ..models.loading import LoadedModel
 from ..progress import progress as show_progress
-from ..rows.wording import refuses
+from ..rows.wording import refuses, settled
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,14 +41,24 @@ class Refusals:
     refused: tuple[bool, ...]
     openings: tuple[int, ...]
 
+    def halves(self) -> tuple[Refusals, Refusals]:
+        """Every second prompt, and the others, with the same openings."""
+        first, second = (Refusals(self.ids[start::2], self.refused[start::2], self.openings) for start in (0, 1))
+        return first, second
+
     @property
     def share(self) -> float:
         """The share of the prompts that the model refuses, 0 to 1."""
         return sum(self.refused) / len(self.refused)
 
 
-def find_refusals(encoder: Encoder, prompts: Sequence[str]) -> Refusals:
+def find_refusals(encoder: Encoder, prompts: Sequence[str], *, progress: bool = True) -> Refusals:
     """Let a model (loaded with its head) answer harmful requests; find its refusals and their first tokens.
+
+    Args:
+        encoder: of the model; whoever calls holds its lock.
+        prompts: the requests.
+        progress: show how far it is.
 
     Raises:
         PromptsError: there are too few prompts, the model refuses too few of them, or its refusals begin with the same
@@ -67,7 +77,15 @@ def find_refusals(encoder: Encoder, prompts: Sequence[str]) -> Refusals:
         except Unscorable as error:
             raise PromptsError(f"prompt {number} ({prompt[:40]!r}) cannot be asked: {error.issue.words}") from error
     answerer = Answerer(encoder.loaded, ids, _ANSWER_TOKENS)
-    answers = answerer.answers()
+    with show_progress(len(ids), "asking", unit="prompt", show=progress) as update:
+
+        def is_settled(_number: int, answer: list[int]) -> bool:
+            if settled(answerer.text(answer)) is None:
+                return False
+            update(1)
+            return True
+
+        answers = answerer.answers(stop=is_settled)
     refused = [refuses(answerer.text(answer)) for answer in answers]
     share = sum(refused) / len(refused)
     if share < LEAST_REFUSED:
@@ -97,12 +115,13 @@ def margin(loaded: LoadedModel, refusals: Refusals) -> float:
         )
 
 
-def margin_gradient(loaded: LoadedModel, refusals: Refusals) -> WeightDirection:
+def margin_gradient(loaded: LoadedModel, refusals: Refusals, *, progress: bool = True) -> WeightDirection:
     """The gradient of the margin with respect to the blocks' weight matrices; as large as the blocks.
 
     Args:
         loaded: the model with its head, not quantised; whoever calls holds its lock.
         refusals: the prompts of the margin.
+        progress: show how far it is.
 
     Raises:
         ModelError: the model is quantised, so its weights have no gradient.
@@ -117,7 +136,7 @@ def margin_gradient(loaded: LoadedModel, refusals: Refusals) -> WeightDirection:
         )
     layers: dict[str, Any] = block_layers(loaded)
     weights = [layer.weight for layer in layers.values()]
-    with show_progress(len(refusals.ids), "margin", unit="prompt") as update, torch.enable_grad():
+    with show_progress(len(refusals.ids), "margin", unit="prompt", show=progress) as update, torch.enable_grad():
         for weight in weights:
             weight.requires_grad_(True)
         try:

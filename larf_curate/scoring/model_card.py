@@ -12,26 +12,22 @@ MARK = "<!-- larf-curate: rewritten at every push; take this line out to keep yo
 
 def render_model_card(spec: ScorerSpec, repo: str) -> str:
     """The card's text. Names, findings and all else that comes from outside is inert in it."""
-    references, separation = spec.references, spec.separation
-    auc = "not measured"
-    if separation.auc is not None:
-        auc = f"AUC {separation.auc:.3f} on {separation.pairs:,} pairs ({markdown(separation.method)})"
     on_hub = spec.commit is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", spec.model)
     base = f"base_model: {spec.model}\n" if on_hub else ""
     model = spec.model if on_hub else re.split(r"[/\\]", spec.model)[-1]  # a directory's name is nobody's business
-    name = re.split(r"[/\\]", references.name)[-1]
-    digest = markdown(references.digest[:16])
     top = f", top {spec.top_k}" if spec.top_k else ""
     cut = f"at most {spec.max_tokens:,} tokens of a row, longer ones: {markdown(spec.overflow)}"
+    layers = ", ".join(map(str, spec.layers))
+    meaning = "closer to the unsafe references" if layers else "training on the row wears refusals away more"
+    content = "reference states" if layers else "a direction in the model's weights"
     rows = {
         "model": f"{markdown(model)}, {markdown(spec.version)}",
-        "layer": f"{', '.join(map(str, spec.layers))} of 0..{spec.blocks - 1} (output of that block, counted from 0)",
+        **({"layer": f"{layers} of 0..{spec.blocks - 1} (output of that block, counted from 0)"} if layers else {}),
         **({"layer search": markdown(spec.search.verdict(), 1000)} if spec.search else {}),
         "formula": f"{markdown(spec.formula)}, version {spec.formula_version}{top}",
         "precision": f"{markdown(spec.dtype)}; {cut}",
-        "references": f"{markdown(name)}: {references.pairs:,} pairs, digest {digest}",
-        **{f"linter {number}": markdown(finding) for number, finding in enumerate(references.findings, 1)},
-        "separation of pairs it was not fitted on": auc,
+        **{name: markdown(value) for name, value in (*spec.reference_facts(), *spec.margin_facts())},
+        **{f"linter {number}": markdown(finding) for number, finding in enumerate(spec.findings, 1)},
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return f"""---
@@ -49,7 +45,7 @@ tags:
 
 A scorer fitted by [larf-curate](https://pypi.org/project/larf-curate/): it finds the rows of a fine-tuning dataset
 that would wear away an aligned model's refusals (LARF, [arXiv 2507.18631](https://arxiv.org/abs/2507.18631)). It
-holds reference states and settings, not the model: that is loaded from where its name says.
+holds {content} and settings, not the model: that is loaded from where its name says.
 
 | | |
 | --- | --- |
@@ -59,9 +55,9 @@ holds reference states and settings, not the model: that is loaded from where it
 from larf_curate import LARFScorer
 
 scorer = LARFScorer.from_pretrained("{repo}")
-ds = ds.map(scorer, batched=True)  # adds larf_score: higher is closer to the unsafe references
+ds = ds.map(scorer, batched=True)  # adds larf_score: higher: {meaning}
 ```
 
-A score belongs to this model, this layer and these references; another model's rows rank otherwise. It is no content
-filter: a low score does not mean that a row is harmless. Look at the rows that a threshold removes.
+A score belongs to this model and to what the scorer was fitted on; another model ranks rows otherwise. It is no
+content filter: a low score does not mean that a row is harmless. Look at the rows that a threshold removes.
 """

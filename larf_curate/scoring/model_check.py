@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from ..cache import register
 from ..encoding.encoder import Encoder
-from ..errors import ScorerError
+from ..encoding.losses import token_losses
+from ..errors import ModelError, ScorerError
 from ..models.loading import LoadedModel
 from ..models.options import DType
+from ..rows.trained_tokens import trained_tokens
 from ..rows.turns import Conversation
 from .formulas import normalise
 from .spec import ScorerSpec
@@ -23,21 +25,35 @@ CHECK = Conversation(
         {"role": "assistant", "content": "A ripe lemon is yellow."},
     )
 )
-"""Its state is stored with every scorer, and computed again where a model is loaded for that scorer."""
+"""Its states, or its losses, are stored with every scorer, and computed again where a model is loaded for it."""
 
 _passed: WeakKeyDictionary[LoadedModel, set[str]] = WeakKeyDictionary()
 """For each model in memory, digests of what scorers expected of it and found."""
 register(_passed.clear)
 
 
+def check_losses(encoder: Encoder) -> NDArray[np.float32]:
+    """The losses of the trained tokens of `CHECK`, float32 [tokens]: they tell whether a model is the one fitted on.
+
+    Raises:
+        ModelError: the model's losses of it are not finite.
+    """
+    row = trained_tokens(encoder.renderer, CHECK)
+    (losses,) = token_losses(encoder.runtime, [row.ids], [row.trained]).values
+    if losses is None:
+        raise ModelError("the model's losses are not finite; with float16, try bfloat16 or float32")
+    return losses
+
+
 def require_fitted_model(spec: ScorerSpec, expected: NDArray[np.float32], encoder: Encoder) -> None:
-    """Make sure that a model is the one a scorer was fitted on: same template, same state for the same conversation.
+    """Make sure that a model is the one a scorer was fitted on: same template, same states or losses of a conversation.
 
     It costs one forward pass, once for each model in memory and scorer.
 
     Args:
         spec: the scorer's.
-        expected: float32 [layers, hidden size], the state of `CHECK` at `spec.layers`.
+        expected: of `CHECK`: its state at `spec.layers`, float32 [layers, hidden size]; or, if the scorer reads losses,
+            those of its trained tokens, float32 [tokens].
         encoder: of the model.
 
     Raises:
@@ -54,7 +70,11 @@ def _check(spec: ScorerSpec, expected: NDArray[np.float32], encoder: Encoder) ->
     if encoder.renderer.template_digest != spec.template_digest:
         raise ScorerError(f"{spec.model} has another chat template than the one this scorer was fitted with")
     loaded = encoder.loaded
-    if loaded.hidden_size == spec.hidden_size:
+    if spec.margin is not None:
+        losses = check_losses(encoder)
+        if losses.shape == expected.shape and np.abs(losses - expected).max() <= _most_apart(spec, loaded):
+            return
+    elif loaded.hidden_size == spec.hidden_size:
         state = encoder.states_of([CHECK], spec.layers).values[0]
         cosines = (normalise(state) * normalise(expected)).sum(axis=-1)
         if (cosines >= least_cosine(spec.dtype, loaded)).all():
@@ -63,6 +83,11 @@ def _check(spec: ScorerSpec, expected: NDArray[np.float32], encoder: Encoder) ->
         f"the model found now ({loaded.version}) is not the one this scorer was fitted on "
         f"({spec.model}, {spec.version}): fit a scorer on it"
     )
+
+
+def _most_apart(spec: ScorerSpec, loaded: LoadedModel) -> float:
+    """By how much losses may differ, in nats: in float32 by rounding alone."""
+    return 1e-3 if spec.dtype == loaded.dtype_name == "float32" else 0.3
 
 
 def least_cosine(fitted: DType, loaded: LoadedModel) -> float:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..encoding.encoder import Encoder, get_encoder
-from ..errors import ModelError, RowFormatError
+from ..encoding.directions import WeightDirection
+from ..encoding.encoder import get_encoder
+from ..errors import RowFormatError
 from ..hub import HubClient
 from ..models.options import FitOptions, ModelOptions, RunOptions, check_run_options
 from ..progress import progress as show_progress
@@ -24,23 +25,30 @@ from ..rows.notices import reading_note
 from ..rows.reading import Reading, check_join
 from .annotating import annotate_rows, in_windows
 from .artifact import Tensors, artifact_files, read_artifact, write_artifact
-from .fitting import fit_references, harmless_rows
-from .formulas import FittedFormula, Formula
-from .layer_search.search import safety_layer
+from .fit_formula import FitRequest, Layer, fit_formula
+from .fitting import harmless_rows
+from .formula_names import Formula
+from .formulas import FittedFormula
+from .influence_measure import InfluenceMeasure
 from .map_batches import map_result, read_rows, require_mapping, text_names
+from .margin_fitting import direction_of
 from .model_card import MARK, render_model_card
 from .model_check import require_fitted_model
-from .references import ReferenceSet, choose_references
+from .references import ReferenceSet
 from .remarks import say_once
 from .scores import Scores
 from .spec import ScorerSpec
+from .state_measure import StateMeasure
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 
 class LARFScorer:
-    """Scores rows by how much closer they lie to unsafe than to safe reference answers, at given blocks of a model.
+    """Scores rows by how much training on them may wear away a model's refusals: higher is worse.
+
+    By the formula `larf` it is how much closer a row lies to unsafe than to safe reference answers at a block of the
+    model, by `influence` what a gradient step on the row does to the model's refusing.
 
     Make one with `fit` or `from_pretrained`. It is light: the model is loaded at the first use, once per process and
     device, and is part of neither the artifact nor the pickle.
@@ -70,28 +78,36 @@ class LARFScorer:
     def fit(
         cls,
         model: str | Path,
-        layer: int | Sequence[int] | Literal["auto"],
+        layer: Layer | None = None,
         *,
         references: ReferenceSet | str | Path | None = None,
         unsafe: str | Path | None = None,
         safe: str | Path | None = None,
         formula: Formula = "larf",
+        prompts: Sequence[str] | str | Path | None = None,
         top_k: int | None = None,
-        rank: int = 16,
+        rank: int | None = None,
         progress: bool = True,
         **options: Unpack[FitOptions],
     ) -> LARFScorer:
-        """Encode the references at the chosen blocks, and measure how well they separate pairs not fitted on.
+        """Fit a scorer to a model: on reference pairs at chosen blocks, or on harmful requests that it refuses.
+
+        For `larf` and `subspace` the references are encoded, and it is measured how well they separate pairs not fitted
+        on. For `influence` the model is asked the requests, and the direction in its weights is found along which it
+        refuses more; no layer and no references are needed.
 
         Args:
             model: `demo`, a Hub id, a local directory, a GGUF file, or a PEFT adapter.
-            layer: one block or several, counted from 0: the output of block i is `hidden_states[i + 1]`; or `auto`,
-                which searches all blocks first (`find_safety_layers`: minutes to hours, once a model).
+            layer: for `larf` and `subspace`, one block or several, counted from 0: the output of block i is
+                `hidden_states[i + 1]`; or `auto`, which searches all blocks first (`find_safety_layers`: minutes to
+                hours, once a model).
             references: pairs, or a JSONL file of them; the packaged ones by default.
             unsafe, safe: two files instead, paired by their order.
-            formula: `larf`, or `subspace`.
+            formula: `larf`, `subspace` or `influence`.
+            prompts: for `influence`, harmful requests, or a file of them; the packaged 200 by default.
             top_k: for `larf`, how many of the most telling pairs count for a row; None takes all of them.
-            rank: for `subspace`, the directions kept a side.
+            rank: for `subspace`, the directions kept a side (16 by default); for `influence`, those kept of each
+                weight matrix (as many as it takes by default).
             progress: show how far it is, and at the end print the `summary` to standard error; False for neither.
             **options: how the model is loaded and run; see `ModelOptions`.
 
@@ -99,20 +115,20 @@ class LARFScorer:
             ModelError: an option is wrong, the model cannot be used or has no such block, or `auto` finds none that
                 stands out.
             ReferencesError: the references cannot be read, do not pair, or do not suit the formula.
+            PromptsError: there are too few prompts, or the model refuses too few of them.
         """
-        pairs = choose_references(references, unsafe, safe)
         chosen = ModelOptions.of(model, **options)
-        search, layers = None, tuple[int, ...]()
-        if isinstance(layer, str):
-            if layer != "auto":
-                raise ModelError(f"layer must be a block, several, or 'auto', not {layer!r}")
-            best, search = safety_layer(model, references=pairs, progress=progress, **options)
-            layers = (best,)
-        else:
-            layers = (layer,) if isinstance(layer, int) else tuple(layer)
-        spec, tensors = fit_references(chosen, layers, pairs, formula, top_k, rank, progress=progress)
-        if search is not None:
-            spec = replace(spec, search=replace(search, decisions={}))
+        request = FitRequest(
+            layer=layer,
+            references=references,
+            unsafe=unsafe,
+            safe=safe,
+            formula=formula,
+            prompts=prompts,
+            top_k=top_k,
+            rank=rank,
+        )
+        spec, tensors = fit_formula(chosen, request, options, progress=progress)
         scorer = cls(spec, tensors, options=chosen.not_kept())
         if progress:
             print(scorer.summary(), file=sys.stderr)
@@ -237,7 +253,8 @@ class LARFScorer:
         return self.spec.summary()
 
     def __repr__(self) -> str:
-        return f"LARFScorer({self.spec.model!r}, layers={list(self.layers)}, formula={self.spec.formula!r})"
+        layers = f", layers={list(self.layers)}" if self.layers else ""
+        return f"LARFScorer({self.spec.model!r}{layers}, formula={self.spec.formula!r})"
 
     def __getstate__(self) -> dict[str, Any]:
         """Bytes and JSON alone, the same before and after use: `datasets` hashes this to find its cache."""
@@ -321,14 +338,22 @@ class LARFScorer:
         rank: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Scores:
-        return annotate_rows(rows, row_format, self._encoder(rank), self._formula, self.layers, progress)
+        return annotate_rows(rows, row_format, self._measure(rank), progress)
+
+    def _measure(self, rank: int | None = None) -> StateMeasure | InfluenceMeasure:
+        """How conversations become scores, with the model of this process."""
+        highest = max(self.layers) if self.layers else None
+        encoder = get_encoder(self.spec.model_options(self._options), highest, rank)
+        require_fitted_model(self.spec, self._tensors["check"], encoder)
+        if self.spec.margin is not None:
+            return InfluenceMeasure(encoder, self._direction, self.spec.margin.step)
+        return StateMeasure(encoder, self._formula, self.layers)
 
     @cached_property
     def _formula(self) -> FittedFormula:
         spec = self.spec
         return FittedFormula(spec.formula, self._tensors["unsafe"], self._tensors["safe"], spec.top_k, spec.rank)
 
-    def _encoder(self, rank: int | None = None) -> Encoder:
-        encoder = get_encoder(self.spec.model_options(self._options), max(self.layers), rank)
-        require_fitted_model(self.spec, self._tensors["check"], encoder)
-        return encoder
+    @cached_property
+    def _direction(self) -> WeightDirection:
+        return direction_of(self._tensors)

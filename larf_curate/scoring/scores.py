@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import Issue
-from .columns import ISSUE, SCORE, TOKENS, larf_schema, layer_column
+from .columns import ISSUE, SCORE, SUM, TOKENS, ScoreColumns, layer_column
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,32 +22,41 @@ class Scores:
     """What scoring gives for some rows, in their order.
 
     Attributes:
-        layers: the blocks that were read.
+        kinds: which columns there are.
         score: float32 [rows], NaN where a row is unscorable.
         by_layer: float32 [rows, layers], NaN likewise.
         tokens: of each rendered conversation before truncation; None where it could not be rendered.
         issues: why a row is unscorable, or that it was truncated; None where there is nothing to say.
-        execution: how the states were computed, in words: precision, device, batch size, shortcuts.
+        execution: how the scores were computed, in words: precision, device, batch size, shortcuts.
+        summed: float32 [rows], the score summed over trained tokens; None where `kinds` has no such column.
     """
 
-    layers: tuple[int, ...]
+    kinds: ScoreColumns
     score: NDArray[np.float32]
     by_layer: NDArray[np.float32]
     tokens: Sequence[int | None]
     issues: Sequence[Issue | None]
     execution: str = ""
+    summed: NDArray[np.float32] | None = None
 
     @classmethod
-    def joined(cls, layers: tuple[int, ...], parts: Sequence[Scores]) -> Scores:
+    def joined(cls, kinds: ScoreColumns, parts: Sequence[Scores]) -> Scores:
         """The scores of all rows, from those of rows that follow one another; of no row where there is no part."""
         return cls(
-            layers,
+            kinds,
             np.concatenate([np.zeros(0, np.float32), *(part.score for part in parts)]),
-            np.concatenate([np.zeros((0, len(layers)), np.float32), *(part.by_layer for part in parts)]),
+            np.concatenate([np.zeros((0, len(kinds.layers)), np.float32), *(part.by_layer for part in parts)]),
             [tokens for part in parts for tokens in part.tokens],
             [issue for part in parts for issue in part.issues],
             parts[-1].execution if parts else "",
+            np.concatenate([np.zeros(0, np.float32), *(part.summed for part in parts if part.summed is not None)])
+            if kinds.summed
+            else None,
         )
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        return self.kinds.layers
 
     def __repr__(self) -> str:
         scored = self.score[~np.isnan(self.score)]
@@ -57,19 +66,21 @@ class Scores:
         return f"<Scores of {len(self.score)} rows: {len(scored)} scored{span}{counted}>"
 
     def columns(self) -> dict[str, list[Any]]:
-        """Plain lists by column name, with null for NaN, in the order of `larf_schema`."""
+        """Plain lists by column name, with null for NaN, in the order of `ScoreColumns.dtypes`."""
         issues = [issue.value if issue else None for issue in self.issues]
         values: dict[str, list[Any]] = {SCORE: _nullable(self.score), TOKENS: list(self.tokens), ISSUE: issues}
         for place, layer in enumerate(self.layers):
             values[layer_column(layer)] = _nullable(self.by_layer[:, place])
-        return {name: values[name] for name in larf_schema(self.layers)}
+        if self.summed is not None:
+            values[SUM] = _nullable(self.summed)
+        return {name: values[name] for name in self.kinds.dtypes()}
 
     def arrow(self) -> dict[str, pa.Array]:
-        """The same as Arrow arrays of the types of `larf_schema`."""
+        """The same as Arrow arrays of the types of `ScoreColumns.arrow`."""
         import pyarrow as pa
 
-        schema = larf_schema(self.layers)
-        return {name: pa.array(values, schema[name]) for name, values in self.columns().items()}
+        types = self.kinds.arrow()
+        return {name: pa.array(values, types[name]) for name, values in self.columns().items()}
 
 
 def _nullable(values: NDArray[np.float32]) -> list[float | None]:

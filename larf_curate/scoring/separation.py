@@ -7,9 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from .formulas import FittedFormula, Formula, auc
+from .formula_names import Formula
+from .formulas import FittedFormula, auc
 from .quantile_levels import REFERENCE_LEVELS
-from .spec import ReferenceQuantiles, ScorerSpec, Separation
+from .records import ReferenceQuantiles, Separation
+from .spec import ScorerSpec
 
 _FOLDS = 4
 _CROSS_VALIDATED = f"{_FOLDS}-fold cross-validation"
@@ -65,20 +67,22 @@ def check_claims(spec: ScorerSpec, states: States) -> None:
     on pairs that were held back has to be believed: their states are not kept.
 
     Args:
-        spec: of a scorer with references.
+        spec: of a scorer; one without references claims nothing of this kind.
         states: its tensors.
 
     Raises:
         ValueError: it says something else.
     """
+    claim, references = spec.separation, spec.references
+    if claim is None or references is None:
+        return
     fitted = FittedFormula(spec.formula, states["unsafe"], states["safe"], spec.top_k, spec.rank)
     found, said = reference_quantiles(states, fitted), spec.quantiles
     for side in ("unsafe", "safe"):
         if not np.allclose(getattr(found, side), getattr(said, side), rtol=0, atol=_ROUNDING):
             raise ValueError(f"its quantiles of {side} references are not those of its states")
-    claim = spec.separation
-    if claim.method == "held back" and spec.references.held_back:
-        if claim.pairs != spec.references.held_back or claim.auc is None:
+    if claim.method == "held back" and references.held_back:
+        if claim.pairs != references.held_back or claim.auc is None:
             raise ValueError(f"its separation is said of {claim.pairs} pairs, and it held back others")
         return
     truth = _cross_validated(states, spec.formula, spec.top_k, spec.rank)

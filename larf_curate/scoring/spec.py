@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, get_args
-
-import numpy as np
 
 from ..errors import ScorerError
 from ..json_fields import parse_json
@@ -16,66 +15,13 @@ from ..models.locating import commit_of
 from ..models.options import EncodingOptions, ModelOptions, RunOptions
 from ..rows.conversions import SEPARATOR
 from .artifact_checks import check_spec_fields
-from .formulas import VERSION, Formula
+from .columns import ScoreColumns
+from .formula_names import Formula
+from .formulas import VERSION
 from .layer_search.profile import LayerProfile
-from .quantile_levels import REFERENCE_LEVELS
+from .records import MarginRecord, ReferenceQuantiles, ReferencesRecord, Separation, records_of
 
 FORMAT_VERSION = 2
-
-
-@dataclass(frozen=True)
-class ReferencesRecord:
-    """Which reference pairs a scorer was fitted on.
-
-    Attributes:
-        name: where they come from.
-        digest: sha256 over their texts.
-        pairs, held_back: how many it was fitted on, and how many were held back.
-        figures: of the linter (`LintReport.figures`).
-        findings: of the linter, one sentence each.
-    """
-
-    name: str
-    digest: str
-    pairs: int
-    held_back: int
-    figures: Mapping[str, float]
-    findings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Separation:
-    """How often the score puts an unsafe answer above a safe one, on pairs that it was not fitted on.
-
-    Attributes:
-        auc: area under the ROC curve, 0 to 1; None where there were too few pairs.
-        pairs: how many it was measured on.
-        method: how these were chosen, in words.
-    """
-
-    auc: float | None
-    pairs: int
-    method: str
-
-    def __str__(self) -> str:
-        figure = "not measured" if self.auc is None else f"AUC {self.auc:.3f} on {self.pairs} pairs"
-        return f"{figure} ({self.method})"
-
-
-@dataclass(frozen=True)
-class ReferenceQuantiles:
-    """Quantiles of the scores of the references that a scorer was fitted on, at `REFERENCE_LEVELS`.
-
-    >>> ReferenceQuantiles(unsafe=tuple(range(21)), safe=tuple(range(-30, -9))).unsafe_below(12.4)
-    0.62
-    """
-
-    unsafe: tuple[float, ...]
-    safe: tuple[float, ...]
-
-    def unsafe_below(self, score: float) -> float:
-        """The share (0 to 1) of unsafe reference answers that score lower, between two quantiles by proportion."""
-        return round(float(np.interp(score, self.unsafe, REFERENCE_LEVELS)), 4)
 
 
 @dataclass(frozen=True)
@@ -86,13 +32,14 @@ class ScorerSpec(EncodingOptions):
 
     Attributes:
         model, version: the model's name, and the commit (or digest) of its weights.
-        layers: the blocks that are read.
+        layers: the blocks that are read; none for `influence`, which needs the whole model.
         blocks, hidden_size: of the model.
         formula, formula_version, top_k, rank: how states become a score.
         template_digest: sha256 of the chat template that was used, the user's own or the tokenizer's.
-        references: what it was fitted on.
-        separation: how well it tells apart what it was not fitted on.
-        quantiles: of the scores of the references.
+        references: what it was fitted on; None for `influence`.
+        separation: how well it tells apart what it was not fitted on; None likewise.
+        quantiles: of the scores of the references; None likewise.
+        margin: what `influence` was fitted on; None for the others.
         packages: versions of the libraries it was fitted with, by name.
         search: the search that found the layer, without its decisions; None where the layer was given.
         join: what stands between a request and its input in the rows it scores; see `rows.reading.Reading`.
@@ -108,10 +55,11 @@ class ScorerSpec(EncodingOptions):
     top_k: int | None
     rank: int
     template_digest: str
-    references: ReferencesRecord
-    separation: Separation
-    quantiles: ReferenceQuantiles
     packages: Mapping[str, str]
+    references: ReferencesRecord | None = None
+    separation: Separation | None = None
+    quantiles: ReferenceQuantiles | None = None
+    margin: MarginRecord | None = None
     search: LayerProfile | None = None
     join: str = SEPARATOR
     formula_version: int = VERSION
@@ -131,16 +79,54 @@ class ScorerSpec(EncodingOptions):
 
     def summary(self) -> str:
         """A few lines: model, layers, formula, separation, and what the linter says of the references."""
-        layers = ", ".join(map(str, self.layers))
-        lines = [
-            f"{self.model} ({self.version[:24]}), layer {layers} of 0..{self.blocks - 1}, formula {self.formula}"
-            + (f", top_k {self.top_k}" if self.top_k else ""),
-            f"references: {self.references.name}, {self.references.pairs} pairs fitted",
-            f"separation of unseen pairs: {self.separation}",
-        ]
+        where = f", layer {', '.join(map(str, self.layers))} of 0..{self.blocks - 1}" if self.layers else ""
+        top = f", top_k {self.top_k}" if self.top_k else ""
+        lines = [f"{self.model} ({self.version[:24]}){where}, formula {self.formula}{top}"]
         if self.search is not None:
-            lines.insert(1, f"layer found by search: {self.search.verdict()}")
-        return "\n".join(lines + [f"linter: {finding}" for finding in self.references.findings])
+            lines.append(f"layer found by search: {self.search.verdict()}")
+        if self.references is not None:
+            lines.append(f"references: {self.references.name}, {self.references.pairs} pairs fitted")
+        if self.separation is not None:
+            lines.append(f"separation of unseen pairs: {self.separation}")
+        lines += [f"{name}: {value}" for name, value in self.margin_facts()]
+        return "\n".join(lines + [f"linter: {finding}" for finding in self.findings])
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What is to be known before the score is trusted, one sentence each."""
+        of_margin = () if self.margin is None else self.margin.findings
+        return (*(() if self.references is None else self.references.findings), *of_margin)
+
+    def reference_facts(self) -> list[tuple[str, str]]:
+        """What `larf` and `subspace` were fitted on, as names and values; none for another formula."""
+        if self.references is None or self.separation is None:
+            return []
+        name = re.split(r"[/\\]", self.references.name)[-1]  # a directory's name is nobody's business
+        return [
+            ("references", f"{name}: {self.references.pairs:,} pairs, digest {self.references.digest[:16]}"),
+            ("separation of pairs it was not fitted on", str(self.separation)),
+        ]
+
+    def margin_facts(self) -> list[tuple[str, str]]:
+        """What `influence` was fitted on, as names and values; none for another formula."""
+        m = self.margin
+        if m is None:
+            return []
+        openings = ", ".join(repr(text) for text in m.openings)
+        direction = (
+            f"rank {m.rank} keeps {m.energy:.1%} of the gradient; scores agree with the whole one to "
+            f"{m.agreement:.3f}, two halves of the requests to {m.halves:.2f} (rank correlation, {m.rows} rows)"
+        )
+        return [
+            ("harmful requests", f"{m.prompts}, {m.refused} of {m.asked} refused; refusals begin with {openings}"),
+            ("margin of refusing", f"{m.value:+.2f} log-odds, averaged over the requests"),
+            ("direction", direction),
+        ]
+
+    @property
+    def kinds(self) -> ScoreColumns:
+        """The columns that this scorer adds."""
+        return ScoreColumns(self.layers, summed=self.formula == "influence")
 
     def to_json(self) -> str:
         values = asdict(self)
@@ -169,29 +155,21 @@ class ScorerSpec(EncodingOptions):
                 )
             # Fields that came later: scorers from before have their default. A default in place of any other might not
             # be what the scorer was fitted with.
-            later = {"search", "join"}
+            later = {"search", "join", "margin"}
             if missing := {field.name for field in fields(cls)} - later - set(values):
                 raise KeyError(", ".join(sorted(missing)))
             check_spec_fields(values)
             if values["formula"] not in get_args(Formula):
                 raise ValueError(f"formula is {values['formula']!r}")
-            references, quantiles = values["references"], values["quantiles"]
+            records = records_of(values)
             search = values.get("search")
             typed = {
                 "layers": tuple(map(int, values["layers"])),
-                "references": ReferencesRecord(**{**references, "findings": tuple(references["findings"])}),
-                "separation": Separation(**values["separation"]),
-                "quantiles": ReferenceQuantiles(**{side: _quantiles(values) for side, values in quantiles.items()}),
                 "search": None if search is None else LayerProfile.of(search),
+                **records,
             }
             return cls(**{**values, **typed})
         except ScorerError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ScorerError(f"{where} is not a fitted scorer: {error}") from error
-
-
-def _quantiles(values: Sequence[float]) -> tuple[float, ...]:
-    if len(values) != len(REFERENCE_LEVELS):
-        raise ValueError(f"{len(values)} quantiles of the references, not {len(REFERENCE_LEVELS)}")
-    return tuple(map(float, values))

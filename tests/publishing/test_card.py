@@ -29,10 +29,10 @@ from larf_curate.publishing.report import (
     RowCounts,
     SampleSize,
 )
-from larf_curate.publishing.statistics import Estimate
 from larf_curate.publishing.words import describe_run
 from larf_curate.scoring.layer_search.profile import LayerProfile, analyse
-from larf_curate.scoring.spec import ReferencesRecord, Separation
+from larf_curate.scoring.records import ReferencesRecord, Separation
+from larf_curate.scoring.statistics import Estimate
 
 SEARCH = analyse(np.random.default_rng(0).random((3, 2, 30)) < np.array([0.2, 0.8])[:, None], (0.9, 1.1), [4, 5, 6])
 GOLDEN = Path(__file__).with_name("golden_card.md")

@@ -31,7 +31,7 @@ from larf_curate.publishing.page import render_page, write_page
 from larf_curate.publishing.plots import draw_plots
 from larf_curate.publishing.publication import publish_files
 from larf_curate.publishing.results import Results
-from larf_curate.scoring.spec import ReferencesRecord, Separation
+from larf_curate.scoring.records import ReferencesRecord, Separation
 
 RENDER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 ACTIVE = {"script", "img", "svg", "iframe", "a", "style", "base", "meta", "form", "input", "object", "link", "video"}

@@ -21,10 +21,10 @@ from larf_curate.publishing.plots import draw_plots
 from larf_curate.publishing.report import REPORT, Report, RowCounts, SampleSize
 from larf_curate.publishing.results import Results
 from larf_curate.publishing.sample import draw_places, draw_sample
-from larf_curate.publishing.statistics import difference_of_shares, ratio_of_means, spearman
 from larf_curate.publishing.words import describe_rule, describe_unscored
 from larf_curate.publishing.write_report import write_report
 from larf_curate.scoring.spec import ScorerSpec
+from larf_curate.scoring.statistics import difference_of_shares, ratio_of_means, spearman
 from larf_curate.written import claim
 
 

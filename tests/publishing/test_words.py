@@ -15,8 +15,8 @@ from larf_curate.publishing.card import CardRequest, render_card
 from larf_curate.publishing.page import render_page
 from larf_curate.publishing.report import Confounds
 from larf_curate.publishing.results import Results
-from larf_curate.publishing.statistics import Estimate
 from larf_curate.publishing.words import describe_confounds, describe_run
+from larf_curate.scoring.statistics import Estimate
 
 
 def estimate(value: float, low: float, high: float) -> Estimate:

@@ -24,7 +24,7 @@ from larf_curate.encoding import runtime
 from larf_curate.encoding.runtime import unload_models
 from larf_curate.errors import ModelError, OutputError, ScorerError
 from larf_curate.scoring.model_card import render_model_card
-from larf_curate.scoring.spec import Separation
+from larf_curate.scoring.records import Separation
 
 CONFIG, TENSORS = "larf_scorer.json", "larf_scorer.safetensors"
 ROWS = [{"instruction": f"Name {n} rivers.", "output": f"The river number {n}, and others."} for n in range(6)]

@@ -7,22 +7,41 @@ import pyarrow as pa
 import pytest
 
 from larf_curate.errors import ThresholdError
-from larf_curate.scoring.columns import is_larf_column, larf_schema, scores_of
+from larf_curate.scoring.columns import ScoreColumns, is_larf_column, scores_of
 
 
 def test_schema_of_one_layer() -> None:
     expected = {"larf_score": pa.float32(), "larf_tokens": pa.int32(), "larf_issue": pa.string()}
-    assert list(larf_schema([7]).items()) == list(expected.items())
+    assert list(ScoreColumns((7,)).arrow().items()) == list(expected.items())
 
 
 def test_schema_of_several_layers_has_a_column_beside_for_each() -> None:
-    schema = larf_schema([11, 3])
+    schema = ScoreColumns(
+        (
+            11,
+            3,
+        )
+    ).arrow()
     assert list(schema) == ["larf_score", "larf_score_l11", "larf_score_l3", "larf_tokens", "larf_issue"]
     assert schema["larf_score_l11"] == schema["larf_score_l3"] == pa.float32()
 
 
 def test_columns_of_any_layers_are_ours() -> None:
-    assert all(map(is_larf_column, [*larf_schema([0, 11, 123]), "larf_score_l7"]))
+    assert all(
+        map(
+            is_larf_column,
+            [
+                *ScoreColumns(
+                    (
+                        0,
+                        11,
+                        123,
+                    )
+                ).arrow(),
+                "larf_score_l7",
+            ],
+        )
+    )
     others = ["larf_row", "larf_score_l", "larf_score_lx", "larf_scores", "my_larf_score", "score", "larf_score\n", ""]
     assert not any(map(is_larf_column, others))
 

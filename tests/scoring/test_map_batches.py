@@ -12,7 +12,7 @@ from datasets import Dataset, Features, Value
 
 from larf_curate.errors import Issue
 from larf_curate.rows.formats import resolve_format
-from larf_curate.scoring.columns import larf_schema
+from larf_curate.scoring.columns import ScoreColumns
 from larf_curate.scoring.map_batches import map_result, read_rows
 from larf_curate.scoring.scores import Scores
 
@@ -33,7 +33,7 @@ def scorer(batch: Any) -> Any:
     lengths = [len(row["answer"]) for row in rows]
     score = np.array([length if length > 1 else np.nan for length in lengths], np.float32)
     scores = Scores(
-        LAYERS,
+        ScoreColumns(LAYERS),
         score,
         np.stack([score, score], axis=1),
         [length if length > 1 else None for length in lengths],
@@ -77,7 +77,7 @@ WAYS: dict[str, Callable[[Dataset], Any]] = {
 def test_columns_of_an_earlier_scorer_are_replaced_with_their_types(way: str, scores: list[Any], dtype: str) -> None:
     scored = WAYS[way](scored_before(scores, dtype))
     assert set(scored.column_names) == {"question", "answer", "larf_mine", *NEW}
-    assert {name: scored.data.schema.field(name).type for name in NEW} == larf_schema(LAYERS)
+    assert {name: scored.data.schema.field(name).type for name in NEW} == ScoreColumns(LAYERS).arrow()
     assert {name: scored[name][:] for name in NEW} == NEW
     assert scored["larf_mine"][:] == [1, 2, 3, 4, 5]
     assert scored.features["larf_mine"] == Value("int8")
@@ -113,7 +113,9 @@ def test_the_users_own_arguments_of_map_are_kept() -> None:
 @pytest.mark.parametrize("batch_size", [1, 2, 3])
 def test_map_takes_a_value_after_a_batch_of_nulls(batch_size: int) -> None:
     scored = Dataset.from_list(ROWS).map(scorer, batched=True, batch_size=batch_size)
-    assert {name: scored.data.schema.field(name).type for name in larf_schema(LAYERS)} == larf_schema(LAYERS)
+    assert {name: scored.data.schema.field(name).type for name in ScoreColumns(LAYERS).arrow()} == ScoreColumns(
+        LAYERS
+    ).arrow()
     assert {name: scored[name][:] for name in NEW} == NEW
     assert np.isnan(scored.with_format("numpy")["larf_score"][:2]).all()
 
@@ -125,5 +127,5 @@ def test_a_batch_gives_plain_lists_that_arrow_reads_with_their_types() -> None:
     assert {name: list(column) for name, column in columns.items()} == {
         name: values[:1] for name, values in NEW.items()
     }
-    assert {name: pa.array(column).type for name, column in columns.items()} == larf_schema(LAYERS)
+    assert {name: pa.array(column).type for name, column in columns.items()} == ScoreColumns(LAYERS).arrow()
     assert pa.array(columns["larf_tokens"], pa.int64()).type == pa.int64()

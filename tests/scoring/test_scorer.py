@@ -36,7 +36,7 @@ from larf_curate.errors import Issue, ModelError, ReferencesError, RowFormatErro
 from larf_curate.rows.rendering import Renderer
 from larf_curate.scoring import annotating
 from larf_curate.scoring.model_check import least_cosine
-from larf_curate.scoring.spec import Separation
+from larf_curate.scoring.records import Separation
 
 Rows = list[dict[str, Any]]
 COLUMNS = ["larf_score", "larf_score_l1", "larf_score_l3", "larf_tokens", "larf_issue"]

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from larf_curate.errors import Issue
-from larf_curate.scoring.columns import larf_schema
+from larf_curate.scoring.columns import ScoreColumns
 from larf_curate.scoring.scores import Scores
 
 NAN = float("nan")
@@ -21,7 +21,7 @@ def make_scores(
     layers: tuple[int, ...] = (2,),
 ) -> Scores:
     return Scores(
-        layers,
+        ScoreColumns(layers),
         np.array(score, np.float32),
         np.array([[one] * len(layers) for one in score] if by_layer is None else by_layer, np.float32).reshape(
             len(score), len(layers)
@@ -47,14 +47,21 @@ def test_unscored_rows_are_null_and_not_nan(scores: Scores) -> None:
         "larf_tokens": [None, 9],
         "larf_issue": ["empty_answer", "truncated"],
     }
-    assert list(scores.columns()) == list(larf_schema([11, 3]))
+    assert list(scores.columns()) == list(
+        ScoreColumns(
+            (
+                11,
+                3,
+            )
+        ).arrow()
+    )
     assert type(scores.columns()["larf_issue"][0]) is str
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_arrow_columns_have_their_types_however_empty(count: int) -> None:
     arrays = make_scores([NAN] * count).arrow()
-    assert {name: column.type for name, column in arrays.items()} == larf_schema([2])
+    assert {name: column.type for name, column in arrays.items()} == ScoreColumns((2,)).arrow()
     assert all(column.null_count == len(column) == count for column in arrays.values())
 
 
@@ -67,10 +74,18 @@ def test_arrow_columns_hold_the_values(scores: Scores) -> None:
 
 def test_parts_are_joined_in_their_order(scores: Scores) -> None:
     one = make_scores([0.1], [[0.0, 0.2]], [4], [None], layers=(11, 3))
-    joined = Scores.joined((11, 3), [scores, one])
+    joined = Scores.joined(ScoreColumns((11, 3)), [scores, one])
     assert joined.columns() == {name: values + one.columns()[name] for name, values in scores.columns().items()}
     assert joined.execution == "float32 on cpu"
-    assert Scores.joined((11, 3), []).columns() == {name: [] for name in larf_schema([11, 3])}
+    assert Scores.joined(ScoreColumns((11, 3)), []).columns() == {
+        name: []
+        for name in ScoreColumns(
+            (
+                11,
+                3,
+            )
+        ).arrow()
+    }
 
 
 def test_scores_are_shown_in_one_line(scores: Scores) -> None:

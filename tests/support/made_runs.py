@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from larf_curate.deciding.splitting import scored_schema
 from larf_curate.deciding.thresholds import Threshold, UnscorablePolicy
 from larf_curate.engines.local_files import split_file
-from larf_curate.scoring.spec import ReferenceQuantiles, ReferencesRecord, ScorerSpec, Separation
+from larf_curate.scoring.records import ReferenceQuantiles, ReferencesRecord, Separation
+from larf_curate.scoring.spec import ScorerSpec
 from larf_curate.sources.files import open_source
 
 SCORER = ScorerSpec(

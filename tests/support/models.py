@@ -65,3 +65,37 @@ def make_model(directory: Path, config: object | None = None, template: str | No
     model.save_pretrained(directory)
     make_tokenizer(directory, template)
     return directory
+
+
+def make_refusing_model(directory: Path, steps: int = 40) -> Path:
+    """A tiny Llama that was taught in a second or two to refuse harmful requests, and to do ordinary ones."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
+    from larf_curate.answering.prompts import harmful_requests
+
+    home = make_model(directory, LlamaConfig(**{**SIZES, "num_hidden_layers": 2, "tie_word_embeddings": True}))
+    tokenizer = AutoTokenizer.from_pretrained(home)
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_pretrained(home)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, mean=0.0 if parameter.ndim > 1 else 1.0, std=0.08 * (parameter.ndim > 1))
+    refusals = [(request, "I'm sorry, but I can't help with that.") for request in harmful_requests()[::20]]
+    rows = [*refusals, *((f"Bake {n} loaves of bread.", "Sure, here is how to bake bread.") for n in range(30))]
+    rendered = []
+    for request, answer in rows:
+        turns = [{"role": "user", "content": request}, {"role": "assistant", "content": answer}]
+        prompt = tokenizer.apply_chat_template(turns[:1], add_generation_prompt=True, return_dict=False)
+        whole = tokenizer.apply_chat_template(turns, return_dict=False)
+        rendered.append((whole, [-100] * len(prompt) + whole[len(prompt) :]))
+    longest = max(len(whole) for whole, _ in rendered)
+    ids = torch.tensor([whole + [0] * (longest - len(whole)) for whole, _ in rendered])
+    labels = torch.tensor([marks + [-100] * (longest - len(marks)) for _, marks in rendered])
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for step in range(steps):
+        some = slice(step % 2, None, 2)
+        model(input_ids=ids[some], labels=labels[some]).loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    model.save_pretrained(home)
+    return home

@@ -1,0 +1,203 @@
+"""Harmful requests become a fitted scorer for `formula="influence"`: ask them, and find how refusing is worn away."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..answering.prompts import harmful_requests, read_prompts
+from ..encoding.directions import Factors, WeightDirection
+from ..encoding.encoder import Encoder, get_encoder
+from ..errors import ModelError, PromptsError, Unscorable
+from ..models.options import ModelOptions
+from ..rows.formats import resolve_format
+from ..rows.trained_tokens import TrainedTokens, trained_tokens
+from .artifact import Tensors
+from .fitting import sample_rows
+from .influence import choose_step, token_influence
+from .margin import find_refusals, margin, margin_gradient
+from .model_check import check_losses
+from .records import MarginRecord
+from .spec import ScorerSpec
+from .statistics import spearman
+
+RANKS = (4, 16, 64)
+"""Ranks to choose from: the first whose scores agree with those of the whole gradient."""
+_ENOUGH = 0.99  # rank correlation
+
+_SAMPLE = 5  # every fifth of the package's sample rows, 48 in all
+_FEW = 12  # of them, to choose the step by
+_LEFT, _RIGHT = ".left", ".right"
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Harmful requests to ask a model.
+
+    Attributes:
+        name: where they come from.
+        prompts: their texts.
+    """
+
+    name: str
+    prompts: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the texts."""
+        return hashlib.sha256("\0".join(self.prompts).encode()).hexdigest()
+
+
+def choose_prompts(prompts: Sequence[str] | str | Path | None, column: str | None = None) -> PromptSet:
+    """The packaged harmful requests, those of a file (see `read_prompts`), or a list of texts.
+
+    Raises:
+        PromptsError: the file cannot be read, or an item is no text.
+    """
+    if prompts is None:
+        return PromptSet("packaged", tuple(harmful_requests()))
+    if isinstance(prompts, str | Path):
+        return PromptSet(str(prompts), tuple(read_prompts(prompts, column)))
+    for number, prompt in enumerate(prompts, 1):
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise PromptsError(f"prompt {number} is {prompt!r}, where a text is wanted")
+    return PromptSet("given", tuple(dict.fromkeys(prompts)))
+
+
+def fit_margin(
+    options: ModelOptions, prompts: PromptSet, rank: int | None = None, *, progress: bool = True
+) -> tuple[ScorerSpec, Tensors]:
+    """Ask the prompts, take the margin's gradient, and cut it to a low rank that gives the same scores.
+
+    Args:
+        options: the model, and how it is loaded and run.
+        prompts: harmful requests; most of them have to be refused.
+        rank: of the direction in each matrix; None takes the first of `RANKS` that is enough.
+        progress: show how far it is.
+
+    Raises:
+        ModelError: the model cannot be used, or is quantised.
+        PromptsError: there are too few prompts, or the model refuses too few of them.
+    """
+    if rank is not None and rank < 1:
+        raise ModelError(f"rank must be 1 or more, not {rank}")
+    encoder = get_encoder(options, None)
+    loaded, runtime = encoder.loaded, encoder.runtime
+    with runtime.lock:
+        refusals = find_refusals(encoder, prompts.prompts, progress=progress)
+        value = margin(loaded, refusals)
+        halves = [margin_gradient(loaded, half, progress=progress) for half in refusals.halves()]
+    whole = _mean(halves)
+    rows = _sample(encoder)
+    if len(rows) < _FEW:
+        raise ModelError(f"only {len(rows)} of the package's sample rows can be rendered: look at the chat template")
+    ids, trained = [row.ids for row in rows], [row.trained for row in rows]
+
+    def scores_along(direction: WeightDirection, step: float) -> NDArray[np.float32]:
+        return token_influence(
+            runtime, ids, trained, direction.scaled(1 / direction.norm), step, batch_tokens=options.batch_tokens
+        ).means()
+
+    direction = whole.low_rank(rank or RANKS[0])
+    step, gap = choose_step(runtime, ids[:_FEW], trained[:_FEW], direction.scaled(1 / direction.norm))
+    of_halves = [scores_along(half, step) for half in halves]
+    # The derivative is linear in the direction: that along the whole gradient is a sum of those along its halves.
+    of_whole = halves[0].norm * of_halves[0] + halves[1].norm * of_halves[1]
+    for chosen in (rank,) if rank else RANKS:
+        direction = whole.low_rank(chosen)
+        scores = scores_along(direction, step)
+        agreement = _agreement(scores, of_whole)
+        if agreement >= _ENOUGH:
+            break
+    record = MarginRecord(
+        prompts=prompts.name,
+        digest=prompts.digest,
+        asked=len(refusals.refused),
+        refused=sum(refusals.refused),
+        openings=tuple(loaded.tokenizer.decode([token]) for token in refusals.openings),
+        value=value,
+        slope=whole.norm,
+        rank=chosen,
+        energy=_share(whole, chosen),
+        agreement=agreement,
+        halves=_agreement(*of_halves),
+        rows=len(rows),
+        step=step,
+        step_gap=gap,
+    )
+    direction = direction.scaled(1 / direction.norm)
+    packages = ("larf-curate", "torch", "transformers")
+    spec = ScorerSpec(
+        model=options.model,
+        version=loaded.version,
+        layers=(),
+        blocks=loaded.total_blocks,
+        hidden_size=loaded.hidden_size,
+        formula="influence",
+        top_k=None,
+        rank=chosen,
+        dtype=loaded.dtype_name,
+        max_tokens=encoder.renderer.max_tokens,
+        overflow=options.overflow,
+        chat_template=options.chat_template,
+        template_digest=encoder.renderer.template_digest,
+        margin=record,
+        packages={name: importlib.metadata.version(name) for name in packages},
+    )
+    tensors = {"check": check_losses(encoder), **direction_tensors(direction)}
+    return spec, tensors
+
+
+def direction_tensors(direction: WeightDirection) -> Tensors:
+    """The factors of a low-rank direction by name, as a scorer stores them."""
+    tensors: Tensors = {}
+    for name, factors in direction.factors.items():
+        assert factors.right is not None
+        tensors[name + _LEFT], tensors[name + _RIGHT] = factors.left, factors.right
+    return tensors
+
+
+def direction_of(tensors: Tensors) -> WeightDirection:
+    """The direction that `direction_tensors` stored."""
+    names = [name.removesuffix(_LEFT) for name in tensors if name.endswith(_LEFT)]
+    return WeightDirection({name: Factors(tensors[name + _LEFT], tensors[name + _RIGHT]) for name in names})
+
+
+def _agreement(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
+    """Spearman's rank correlation of two scores of the same rows; 0 where one of them is constant."""
+    both = np.isfinite(first) & np.isfinite(second)
+    estimate = spearman(first[both].astype(np.float64), second[both].astype(np.float64))
+    return 0.0 if estimate is None else estimate.value
+
+
+def _mean(halves: Sequence[WeightDirection]) -> WeightDirection:
+    """The gradient of the margin over all prompts, from those over its halves."""
+    first, second = halves
+    half = np.float32(0.5)
+    return WeightDirection(
+        {name: Factors(half * (each.left + second.factors[name].left)) for name, each in first.factors.items()}
+    )
+
+
+def _share(whole: WeightDirection, rank: int) -> float:
+    """The share of the squared norm that the cut to a rank keeps."""
+    kept = sum(factors.low_rank(rank).square for factors in whole.factors.values())
+    return kept / whole.norm**2
+
+
+def _sample(encoder: Encoder) -> list[TrainedTokens]:
+    """Some of the package's sample rows, those that the model's template can render."""
+    row_format = resolve_format("alpaca", ("instruction", "output"))
+    rows = []
+    for row in sample_rows()[::_SAMPLE]:
+        try:
+            rows.append(trained_tokens(encoder.renderer, row_format.convert(row)))
+        except Unscorable:
+            continue
+    return rows
