@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..errors import ModelError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
     from ..models.loading import LoadedModel
@@ -47,6 +48,13 @@ class Factors:
             return float(np.sum(np.square(self.left, dtype=np.float64)))
         left, right = self.left.astype(np.float64), self.right.astype(np.float64)
         return float(np.sum((left.T @ left) * (right @ right.T)))
+
+    def tensors(self, device: torch.device, dtype: torch.dtype, size: float = 1.0) -> tuple[Tensor, Tensor | None]:
+        """`left`, times `size`, and `right` as tensors there."""
+        import torch
+
+        left = torch.from_numpy(np.float32(size) * self.left).to(device, dtype)
+        return left, None if self.right is None else torch.from_numpy(self.right).to(device, dtype)
 
     def low_rank(self, rank: int) -> Factors:
         """The closest matrix of at most this rank, by a randomised singular value decomposition (arXiv 0909.4061)."""
@@ -105,27 +113,28 @@ class WeightDirection:
         Raises:
             ModelError: the model has no layer of such a name, or one of another shape.
         """
-        import torch
-
         layers = block_layers(loaded)
+        self.require_layers(layers)
         with contextlib.ExitStack() as stack:
             for name, factors in self.factors.items():
-                layer = layers.get(name)
-                if layer is None or layer_shape(layer) != factors.shape:
-                    raise ModelError(
-                        f"the direction belongs to another model: block layer {name} is missing or has another shape"
-                    )
-                left, right = (
-                    None if part is None else torch.from_numpy(part).to(loaded.device, loaded.dtype)
-                    for part in (np.float32(size) * factors.left, factors.right)
-                )
-                stack.callback(layer.register_forward_hook(_adding(left, right)).remove)
+                left, right = factors.tensors(loaded.device, loaded.dtype, size)
+                stack.callback(layers[name].register_forward_hook(_adding(left, right)).remove)
             yield
 
+    def require_layers(self, layers: Mapping[str, Any]) -> None:
+        """Make sure that a model's layers (see `block_layers`) are those of this direction.
 
-def _adding(left: Tensor | None, right: Tensor | None) -> Any:
-    assert left is not None
+        Raises:
+            ModelError: one is missing, or has another shape.
+        """
+        for name, factors in self.factors.items():
+            if name not in layers or layer_shape(layers[name]) != factors.shape:
+                raise ModelError(
+                    f"the direction belongs to another model: block layer {name} is missing or has another shape"
+                )
 
+
+def _adding(left: Tensor, right: Tensor | None) -> Any:
     def add(_layer: object, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return output + (inputs[0] if right is None else inputs[0] @ right.T) @ left.T
 

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import Issue
 from .heads import LossHead
 from .hooks import RunningBatch, StopForward, running_batch
-from .jobs import run_rows
+from .jobs import Results, run_rows
 from .memory import to_device
 
 if TYPE_CHECKING:
@@ -66,21 +66,41 @@ def token_losses(
         ModelError: the model was loaded without its head.
         ValueError: a row has no trained token, or trains its first.
     """
+    places = trained_places(ids, trained)
+    readout = LossReadout(runtime, places)
+    result = run_rows(
+        runtime, [list(row) for row in ids], readout, (readout.widest,), batch_tokens=batch_tokens, progress=progress
+    )
+    return TokenLosses(own_values(result, ids, trained, places), result.issues, result.execution)
+
+
+Places = Mapping[tuple[int, ...], Sequence[int]]
+
+
+def trained_places(ids: Sequence[Sequence[int]], trained: Sequence[Sequence[bool]]) -> Places:
+    """For each distinct row, the places whose loss is wanted for any of its copies, ascending.
+
+    Raises:
+        ValueError: a row has no trained token, or trains its first.
+    """
     places: dict[tuple[int, ...], set[int]] = {}  # equal rows run once, for the trained tokens of all of them
     for number, (row, marks) in enumerate(zip(ids, trained, strict=True)):
         wanted = {place for place, mark in enumerate(marks) if mark}
         if not wanted or 0 in wanted or len(marks) != len(row):
             raise ValueError(f"row {number}: trained tokens must be some of the row's {len(row)}, without the first")
         places.setdefault(tuple(row), set()).update(wanted)
-    read = {row: tuple(sorted(wanted)) for row, wanted in places.items()}
-    readout = LossReadout(runtime, read)
-    shape = (max(map(len, read.values()), default=0),)
-    result = run_rows(runtime, [list(row) for row in ids], readout, shape, batch_tokens=batch_tokens, progress=progress)
+    return {row: tuple(sorted(wanted)) for row, wanted in places.items()}
+
+
+def own_values(
+    result: Results, ids: Sequence[Sequence[int]], trained: Sequence[Sequence[bool]], places: Places
+) -> list[NDArray[np.float32] | None]:
+    """Of what was read for each row, what belongs to its own trained tokens: [trained tokens, ...]; None for none."""
     values: list[NDArray[np.float32] | None] = []
-    for row, marks, losses, issue in zip(ids, trained, result.values, result.issues, strict=True):
-        own = [at for at, place in enumerate(read[tuple(row)]) if marks[place]]
-        values.append(None if issue is not None else losses[own])
-    return TokenLosses(values, result.issues, result.execution)
+    for row, marks, numbers, issue in zip(ids, trained, result.values, result.issues, strict=True):
+        own = [at for at, place in enumerate(places[tuple(row)]) if marks[place]]
+        values.append(None if issue is not None else numbers[own])
+    return values
 
 
 class LossReadout:
@@ -89,11 +109,15 @@ class LossReadout:
     Args:
         runtime: of a model with its head.
         places: of each row, by its token ids, the places of the tokens whose loss is wanted; ascending, none of them 0.
+
+    Attributes:
+        widest: trained tokens of the row that has most.
     """
 
-    def __init__(self, runtime: Runtime, places: Mapping[tuple[int, ...], Sequence[int]]) -> None:
+    def __init__(self, runtime: Runtime, places: Places) -> None:
         self._head = LossHead(runtime.loaded)
         self._places = places
+        self.widest = max(map(len, places.values()), default=0)
 
     def longest_prefix(self, row: Sequence[int]) -> int:
         """All but the token before the first trained one: the logits after that token give the first loss."""
@@ -110,9 +134,9 @@ class LossReadout:
         import torch
 
         counts = [len(self._places[tuple(row)]) for row in batch.rows]
-        widest = max(map(len, self._places.values()))
-        out = torch.zeros(len(counts), widest)
-        for row, part in zip(out, torch.split(batch.kept[_LOSSES].cpu(), counts), strict=True):
+        losses = batch.kept[_LOSSES].cpu()
+        out = torch.zeros(len(counts), self.widest, *losses.shape[1:])
+        for row, part in zip(out, torch.split(losses, counts), strict=True):
             row[: len(part)] = part
         return out
 
@@ -129,5 +153,9 @@ class LossReadout:
                     read.append(start + place - 1)
                     targets.append(row[place])
             index, target_ids = (to_device(torch.tensor(numbers), states.device) for numbers in (read, targets))
-            batch.kept[_LOSSES] = self._head.losses(states.flatten(0, 1)[index], target_ids)
+            batch.kept[_LOSSES] = self._kept(self._head.losses(states.flatten(0, 1)[index], target_ids))
         raise StopForward
+
+    def _kept(self, losses: torch.Tensor) -> torch.Tensor:
+        """What is kept of the losses [tokens]: [tokens, ...]."""
+        return losses

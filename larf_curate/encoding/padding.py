@@ -77,6 +77,14 @@ class PaddedPass:
         last = torch.tensor([i * width + len(row) - 1 for i, row in enumerate(rows)])
         starts = range(0, len(rows) * width, width)
         batch = RunningBatch(last_tokens=to_device(last, device), rows=rows, starts=starts)
-        with torch.inference_mode(), running(batch):
+        with self._running(batch):
             self.loaded.model(input_ids=to_device(ids, device), use_cache=False)
         return self._readout.result(batch)
+
+    @contextlib.contextmanager
+    def _running(self, batch: RunningBatch) -> Iterator[None]:
+        """What a batch runs within."""
+        import torch
+
+        with torch.inference_mode(), running(batch):
+            yield

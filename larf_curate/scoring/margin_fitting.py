@@ -20,7 +20,7 @@ from ..rows.formats import resolve_format
 from ..rows.trained_tokens import TrainedTokens, trained_tokens
 from .artifact import Tensors
 from .fitting import sample_rows
-from .influence import choose_step, token_influence
+from .influence import STEPS, choose_step, token_influence
 from .margin import find_refusals, margin, margin_gradient
 from .model_check import check_losses
 from .records import MarginRecord
@@ -105,7 +105,9 @@ def fit_margin(
         ).means()
 
     direction = whole.low_rank(rank or RANKS[0])
-    step, gap = choose_step(runtime, ids[:_FEW], trained[:_FEW], direction.scaled(1 / direction.norm))
+    step, gap = STEPS[0], 0.0  # half precision takes no steps
+    if loaded.dtype_name == "float32":
+        step, gap = choose_step(runtime, ids[:_FEW], trained[:_FEW], direction.scaled(1 / direction.norm))
     of_halves = [scores_along(half, step) for half in halves]
     # The derivative is linear in the direction: that along the whole gradient is a sum of those along its halves.
     of_whole = halves[0].norm * of_halves[0] + halves[1].norm * of_halves[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,14 +14,22 @@ from support.states import ARCHITECTURES, CPU
 
 from larf_curate.encoding.directions import WeightDirection, block_layers
 from larf_curate.encoding.encoder import Encoder
+from larf_curate.encoding.losses import token_losses
 from larf_curate.encoding.runtime import Runtime
-from larf_curate.errors import ModelError, PromptsError
+from larf_curate.encoding.tangents import token_tangents
+from larf_curate.errors import PromptsError
 from larf_curate.models.loading import load_model
 from larf_curate.models.options import ModelOptions
 from larf_curate.scoring.influence import choose_step, token_influence
 from larf_curate.scoring.margin import Refusals, find_refusals, margin, margin_direction
 
 OPENINGS = (7, 19)
+
+
+def scipy_spearman(first, second) -> float:
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(first, second)[0])
 
 
 def random_refusals(seed: int = 0) -> Refusals:
@@ -179,11 +188,32 @@ def test_a_gradient_step_on_a_damaging_row_lowers_the_margin(tmp_path):
         assert (after - before) / rate == pytest.approx(-score * length, rel=0.05, abs=0.05 * length * np.std(sums))
 
 
-def test_half_precision_is_refused(tmp_path):
-    home = make_model(tmp_path)
-    loaded = load_model(ModelOptions(str(home), dtype="bfloat16"), None, CPU)
-    with pytest.raises(ModelError, match="influence needs float32, and this model is loaded in bfloat16"):
-        token_influence(Runtime(loaded), [[5, 6]], [[False, True]], WeightDirection({}), 0.01)
+@pytest.mark.parametrize("name", ["llama", "gemma3_text", "gpt_neox"])
+def test_forward_mode_is_the_derivative(name, tmp_path):
+    loaded, runtime = model_and_runtime(tmp_path, name)
+    direction, _ = margin_direction(loaded, random_refusals(), rank=4)
+    rows, marks = rows_and_marks(12)
+    losses, tangents = token_tangents(runtime, rows, marks, direction, batch_tokens=64)
+    expected = token_losses(runtime, rows, marks)
+    for row, trained, loss, tangent, plain in zip(
+        rows, marks, losses.values, tangents.values, expected.values, strict=True
+    ):
+        np.testing.assert_allclose(loss, plain, rtol=1e-4, atol=1e-4)
+        exact = exact_derivatives(loaded, direction, row, trained)
+        np.testing.assert_allclose(tangent, exact, rtol=1e-3, atol=1e-3 * np.abs(exact).max())
+
+
+def test_half_precision_ranks_as_float32_does(tmp_path):
+    loaded, runtime = model_and_runtime(tmp_path)
+    direction, _ = margin_direction(loaded, random_refusals(), rank=4)
+    rows, marks = rows_and_marks(40)
+    step, _ = choose_step(runtime, rows[:12], marks[:12], direction)
+    wanted = token_influence(runtime, rows, marks, direction, step)
+    loaded.model.to(torch.bfloat16)
+    half = Runtime(replace(loaded, dtype=torch.bfloat16))
+    found = token_influence(half, rows, marks, direction, step)
+    assert scipy_spearman(found.means(), wanted.means()) >= 0.98
+    assert scipy_spearman(found.sums(), wanted.sums()) >= 0.98
 
 
 def test_a_model_that_never_refuses_gets_no_margin(tmp_path):
