@@ -74,8 +74,8 @@ def token_tangents(
 def _carried(direction: WeightDirection, loaded: LoadedModel) -> Iterator[None]:
     """While it lasts, the direction's layers pass on what a change of their weights along it would do."""
     import torch
-    from torch.autograd import forward_ad
 
+    forward_ad = _forward_ad()
     layers = block_layers(loaded)
     direction.require_layers(layers)
 
@@ -83,7 +83,8 @@ def _carried(direction: WeightDirection, loaded: LoadedModel) -> Iterator[None]:
         def add(_layer: object, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
             states = forward_ad.unpack_dual(inputs[0]).primal
             change = (states if right is None else states @ right.T) @ left.T
-            return output + forward_ad.make_dual(torch.zeros_like(change), change)
+            moved: torch.Tensor = output + forward_ad.make_dual(torch.zeros_like(change), change)
+            return moved
 
         return add
 
@@ -92,6 +93,13 @@ def _carried(direction: WeightDirection, loaded: LoadedModel) -> Iterator[None]:
             left, right = factors.tensors(loaded.device, loaded.dtype)
             stack.callback(layers[name].register_forward_hook(carrying(left, right)).remove)
         yield
+
+
+def _forward_ad() -> Any:
+    """Torch's module for it, which has no types."""
+    from torch.autograd import forward_ad
+
+    return forward_ad
 
 
 class _TangentPass(PaddedPass):
@@ -107,10 +115,9 @@ class _TangentPass(PaddedPass):
     @contextlib.contextmanager
     def _running(self, batch: RunningBatch) -> Iterator[None]:
         import torch
-        from torch.autograd import forward_ad
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
-        with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH), running(batch):
+        with torch.no_grad(), _forward_ad().dual_level(), sdpa_kernel(SDPBackend.MATH), running(batch):
             yield
 
 
@@ -119,7 +126,6 @@ class _TangentReadout(LossReadout):
 
     def _kept(self, losses: torch.Tensor) -> torch.Tensor:
         import torch
-        from torch.autograd import forward_ad
 
-        loss, tangent = forward_ad.unpack_dual(losses)
+        loss, tangent = _forward_ad().unpack_dual(losses)
         return torch.stack([loss, torch.zeros_like(loss) if tangent is None else tangent], dim=-1)

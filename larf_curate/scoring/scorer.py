@@ -15,16 +15,14 @@ from numpy.typing import NDArray
 from ..encoding.directions import WeightDirection
 from ..encoding.encoder import get_encoder
 from ..errors import RowFormatError
-from ..hub import HubClient
 from ..models.options import FitOptions, ModelOptions, RunOptions, check_run_options
 from ..progress import progress as show_progress
-from ..pushing import README, Destination, Files, push_files
 from ..rows.conversions import Row
 from ..rows.formats import FormatLike, RowFormat, check_format, columns_of, resolve_format
 from ..rows.notices import reading_note
 from ..rows.reading import Reading, check_join
 from .annotating import annotate_rows, in_windows
-from .artifact import Tensors, artifact_files, read_artifact, write_artifact
+from .artifact import Tensors, read_artifact, write_artifact
 from .fit_formula import FitRequest, Layer, fit_formula
 from .fitting import harmless_rows
 from .formula_names import Formula
@@ -32,8 +30,8 @@ from .formulas import FittedFormula
 from .influence_measure import InfluenceMeasure
 from .map_batches import map_result, read_rows, require_mapping, text_names
 from .margin_fitting import direction_of
-from .model_card import MARK, render_model_card
 from .model_check import require_fitted_model
+from .push_scorer import push_scorer
 from .references import ReferenceSet
 from .remarks import say_once
 from .scores import Scores
@@ -178,15 +176,7 @@ class LARFScorer:
         Raises:
             PublishError: the Hub refuses, or cannot be reached.
         """
-        client = HubClient()
-        repo = client.with_namespace(repo_id)
-        files = artifact_files(self.spec, self._tensors)
-
-        def render(card: str | None) -> Files:
-            ours = card is None or MARK in card
-            return {**files, README: render_model_card(self.spec, repo).encode()} if ours else files
-
-        return push_files(client, Destination(repo, "model", private, revision), render, title="Fitted LARF scorer").url
+        return push_scorer(self.spec, self._tensors, repo_id, private, revision)
 
     def with_options(
         self,

@@ -1,0 +1,22 @@
+"""A fitted scorer and its card become a commit on the Hub."""
+
+from __future__ import annotations
+
+from ..hub import HubClient
+from ..pushing import README, Destination, Files, push_files
+from .artifact import Tensors, artifact_files
+from .model_card import MARK, render_model_card
+from .spec import ScorerSpec
+
+
+def push_scorer(spec: ScorerSpec, tensors: Tensors, repo_id: str, private: bool | None, revision: str | None) -> str:
+    """See `LARFScorer.push_to_hub`; returns the commit's address."""
+    client = HubClient()
+    destination = Destination(client.with_namespace(repo_id), "model", private, revision)
+    files = artifact_files(spec, tensors)
+
+    def render(card: str | None) -> Files:
+        ours = card is None or MARK in card
+        return {**files, README: render_model_card(spec, destination.repo).encode()} if ours else files
+
+    return push_files(client, destination, render, title="Fitted LARF scorer").url
