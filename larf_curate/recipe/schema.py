@@ -117,7 +117,7 @@ class ScorerSection(Section):
                     raise KeyFaultError(name, "belongs to fitting; a scorer that comes `from` somewhere is fitted")
             return self
         if self.model is None or (self.layer is None and self.formula != "influence"):
-            raise ValueError("give model and layer (no layer for formula influence), or from (a fitted scorer)")
+            raise ValueError("give model and layer, or from (a fitted scorer); formula influence needs no layer")
         if misplaced := find_misplaced(self.formula, vars(self)):
             raise KeyFaultError(*misplaced)
         try:
