@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .scoring.layer_search.search import find_safety_layers
     from .scoring.references import ReferenceSet
     from .scoring.scorer import LARFScorer
+    from .validation.validate import validate
 
 __version__ = "0.1.0"
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "clear_caches",
     "find_safety_layers",
     "score_dataset",
+    "validate",
 ]
 
 _HOMES = {
@@ -53,6 +55,7 @@ _HOMES = {
     "Threshold": "deciding.thresholds",
     "find_safety_layers": "scoring.layer_search.search",
     "score_dataset": "engines.dataset_map",
+    "validate": "validation.validate",
 }
 
 

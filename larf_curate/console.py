@@ -18,6 +18,7 @@ from .deciding.summary import Summary
 from .deciding.thresholds import Threshold
 from .errors import Issue
 from .inert import visible
+from .publishing.validation_words import HEADINGS, describe_validation, validation_table
 from .publishing.words import describe_run
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from .recipe.planning import RunPlan
     from .runs.estimate import Estimate
     from .scoring.layer_search.profile import LayerProfile
+    from .validation.plan import ValidationPlan
+    from .validation.results import Validation
 
 PLACE_HELP = (
     "unsafe below: the share of the unsafe reference answers that score lower than the row. It says where a row "
@@ -199,6 +202,45 @@ def show_layers(profile: LayerProfile, console: Console | None = None) -> None:
     for line in profile.agreement():
         console.print(line)
     console.print(Text(profile.verdict(), style="bold"))
+
+
+def show_validation_plan(plan: ValidationPlan, console: Console | None = None) -> None:
+    """Print what a validation would do: arms, rows, models, memory, time."""
+    (console or Console()).print(_two_columns(_validation_plan_lines(plan)))
+
+
+def _validation_plan_lines(plan: ValidationPlan) -> Iterator[tuple[str, str]]:
+    yield "rows", plan.source
+    yield "model", plan.model
+    few = "; there are no more rows, and arms that are compared have equal numbers" if plan.fewer else ""
+    yield "arms", ", ".join(f"{name} ({rows:,} rows)" if rows else name for name, rows in plan.arms.items()) + few
+    done = f"; {plan.finished} were finished before" if plan.finished else ""
+    yield "models", f"{plan.models} to train, {plan.seeds} for each arm{done}; finished ones are kept in {plan.home}"
+    yield "prompts", f"{plan.prompts}, each to every model"
+    yield "judges", ", ".join(plan.judges)
+    if plan.seconds is None or plan.bytes is None:
+        yield "time", "not known without the model's own code"
+    else:
+        parts = ", ".join(f"{part} {_duration(seconds)}" for part, seconds in plan.seconds.items())
+        yield "time", f"about {_duration(sum(plan.seconds.values()))} here: {parts}"
+        free = "" if plan.free is None else f", {plan.free / 2**20:,.0f} MiB are free"
+        short = "" if plan.fits else ": it will run out; take dtype nf4, method lora, or fewer batch rows"
+        yield "memory", f"about {plan.bytes / 2**20:,.0f} MiB for training{free}{short}"
+    if plan.missing:
+        yield "packages", f"missing: {', '.join(plan.missing)}: pip install 'larf-curate[validate]'"
+
+
+def show_validation(found: Validation, console: Console | None = None) -> None:
+    """Print a validation: a line for each arm, what it was made of, and the verdict."""
+    console = console or Console()
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    for number, heading in enumerate(HEADINGS):
+        table.add_column(heading, justify="right" if number else "left")
+    for line in validation_table(found):
+        table.add_row(*map(Text, line))
+    console.print(table)
+    console.print(_two_columns(line for line in describe_validation(found) if line[0] != "verdict"))
+    console.print(Text(visible(found.verdict, 2000), style="bold"))
 
 
 def show_push(pushed: Pushed, *, dry_run: bool, console: Console | None = None) -> None:

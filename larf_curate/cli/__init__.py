@@ -1,4 +1,4 @@
-"""The command line: run, fit, layers, score, filter, report, push, demo."""
+"""The command line: run, fit, layers, score, filter, validate, report, push, demo."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import LarfError, RecipeError
-from . import results, rows, runs, sample, scorers
+from . import results, rows, runs, sample, scorers, validation
 
 _INTERRUPTED = 130
 
@@ -24,6 +24,7 @@ app.command()(scorers.fit)
 app.command()(scorers.layers)
 app.command()(rows.score)
 app.command(name="filter")(rows.filter_)
+app.command()(validation.validate)
 app.command()(results.report)
 app.command()(results.push)
 app.command()(sample.demo)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal, Unpack
+from typing import TYPE_CHECKING, Annotated, Literal, Unpack
 
 import typer
 
@@ -12,6 +12,9 @@ from ..errors import ThresholdError
 from ..models.options import RunOptions
 from .model_options import with_run_options
 from .usage import Columns, Config, Field, Format, Join, Split, reading_of, refuse_unscored, wrong_usage
+
+if TYPE_CHECKING:
+    from ..validation.guards import GuardJudge
 
 
 @with_run_options
@@ -25,6 +28,10 @@ def score(
     field: Field = None,
     columns: Columns = None,
     join: Join = None,
+    guard: Annotated[
+        str | None,
+        typer.Option(help="Guard model (Llama Guard, WildGuard, ...) whose verdict is the column guard_unsafe."),
+    ] = None,
     **options: Unpack[RunOptions],
 ) -> None:
     """Score every row of a dataset, and write it with its larf columns."""
@@ -34,10 +41,25 @@ def score(
     from ..sources.files import open_source
 
     fitted = LARFScorer.from_pretrained(scorer, format=reading_of(format, columns, join), **options)
+    judge = None if guard is None else _guard(guard)
     summary = score_file(open_source(data, split, config=config, field=field), fitted, out)
     show_summary(summary)
     print(f"scored rows written to {out}")
+    if judge is not None:
+        from ..cache import clear_caches
+        from ..engines.guard_column import add_guard_column
+
+        clear_caches()  # the scorer's model makes room for the guard
+        unsafe = add_guard_column(out, judge, reading_of(format, columns, join))
+        print(f"{unsafe:,} answers are unsafe, says {judge.name}: column guard_unsafe")
     refuse_unscored(summary)
+
+
+def _guard(model: str) -> GuardJudge:
+    """A guard, known before the rows are scored."""
+    from ..validation.guards import GuardJudge
+
+    return GuardJudge(model.removeprefix("guard:"))
 
 
 def filter_(

@@ -125,7 +125,7 @@ def layers(
     from ..scoring.layer_search.search import find_safety_layers
     from ..scoring.references import ReferenceSet
 
-    judge = _endpoint_judge(judge_url, judge_model, judge_key_env) or by_wording
+    judge = endpoint_judge(judge_url, judge_model, judge_key_env) or by_wording
     factors = _parse_scales(scales)
     with wrong_usage(ModelError, "--scales"):
         amplitudes(factors)
@@ -152,7 +152,7 @@ def layers(
         print(f"next: larf-curate fit {model} --layer {profile.best} --out my-scorer")
 
 
-def _endpoint_judge(url: str | None, model: str | None, key_variable: str | None) -> Judge | None:
+def endpoint_judge(url: str | None, model: str | None, key_variable: str | None) -> Judge | None:
     from ..answering.judges import EndpointJudge
 
     if (url is None) != (model is None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, cast, get_args
 
 from ..errors import ModelError
@@ -53,3 +54,18 @@ def dtype_name(dtype: torch.dtype) -> DType:
 def settle_dtype(dtype: DType, device: torch.device) -> DType:
     """The dtype that `auto` stands for on this device; every other dtype stands for itself."""
     return dtype_name(find_dtype(dtype, device)) if dtype == "auto" else dtype
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations a second of one large product of matrices: the best of a few."""
+    import torch
+
+    size = 1536 if device.type == "cpu" else 8192
+    matrix = torch.randn(size, size, device=device).to(dtype)
+    best = float("inf")
+    for _ in range(4):
+        started = time.perf_counter()
+        product = matrix @ matrix
+        float(product[0, 0])  # waits for the device
+        best = min(best, time.perf_counter() - started)
+    return float(2.0 * size**3 / best)

@@ -19,6 +19,7 @@ from ..errors import PublishError, one_line
 from ..inert import fenced, markdown
 from .drawing import Plot
 from .report import Report
+from .validation_words import validation_in_words
 from .words import describe_confounds, describe_cut, describe_rule, describe_search, describe_unscored
 
 BEGIN = "<!-- larf-curate:begin: this part is rewritten at every push; write your own above or below it -->"
@@ -230,6 +231,7 @@ def _part(request: CardRequest, configs: Sequence[DataConfig], *, by_name: bool)
             conversations=report.conversations,
             groups=report.groups_by_column(),
             confounds=[_own(line) for line in describe_confounds(report.confounds)],
+            validation=validation_in_words(report.validation),
             sample=report.sample,
             examples=request.examples,
             loading=_loading(request.repo, configs, by_name=by_name),

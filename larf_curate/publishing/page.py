@@ -24,6 +24,7 @@ from .excerpts import highest_rows, own_columns
 from .plots import draw_plots
 from .report import Report
 from .results import Results
+from .validation_words import validation_in_words
 from .words import dataset_name, describe_run
 
 _REMOVED, _KEPT, _UNSCORABLE = 2_000, 500, 200  # rows shown at most
@@ -96,6 +97,7 @@ def render_page(results: Results, report: Report) -> str:
         source=visible(dataset_name(report.source.name), 100) if report.source else None,
         facts=[(name, visible(value, 1000)) for name, value in describe_run(report)],
         groups=groups,
+        validation=validation_in_words(report.validation),
         plots=[(plot.caption, base64.b64encode(plot.png).decode()) for plot in draw_plots(report)],
         which_rows=_which_rows(report),
         rows=rows,

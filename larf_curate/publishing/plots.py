@@ -14,6 +14,7 @@ from ..scoring.layer_search.profile import LayerProfile
 from ..scoring.quantile_levels import GROUP_LEVELS, REFERENCE_LEVELS
 from .drawing import KEPT, LINE, REMOVED, SAFE, UNSAFE, Plot, picture, png_of
 from .report import Group, Points, Report
+from .validation_plots import draw_validation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +24,8 @@ _SCORE_LABEL = "score (no unit; higher is closer to the unsafe references)"
 
 
 def draw_plots(report: Report) -> tuple[Plot, ...]:
-    """Draw `scores.png`, `length.png`, `layers.png`, `search.png` and `groups-{n}.png`, if they have something to show.
+    """Draw `scores.png`, `length.png`, `layers.png`, `search.png`, `groups-{n}.png` and those of a validation, if they
+    have something to show.
 
     Equal reports give equal bytes. Texts out of the data are drawn as they are, cut short.
     """
@@ -38,6 +40,8 @@ def draw_plots(report: Report) -> tuple[Plot, ...]:
         with picture(1.6 + 0.42 * min(len(groups), _GROUPS_SHOWN)) as (figure, axes):
             _draw_groups(axes, column, groups, report)
             plots.append(Plot(f"groups-{number}.png", f"Scores by {column}", png_of(figure)))
+    if report.validation is not None:
+        plots += draw_validation(report.validation)
     return tuple(plots)
 
 

@@ -15,6 +15,7 @@ from ..scoring.columns import SCORE
 from ..scoring.quantile_levels import GROUP_LEVELS
 from ..scoring.spec import ScorerSpec
 from ..scoring.statistics import Estimate
+from ..validation.results import Validation
 from .report_checks import check_report_fields
 
 REPORT = "report.json"  # the name of its file
@@ -194,6 +195,7 @@ class Report:
         sample: rows read for these figures; None like `conversations`.
         length_points: for the plot of score against length; None like `conversations`.
         run: its digest and times; packages.
+        validation: what `larf-curate validate` found; None where it was not run.
     """
 
     rows: RowCounts
@@ -209,6 +211,7 @@ class Report:
     sample: SampleSize | None
     length_points: LengthPoints | None
     run: ReportedRun
+    validation: Validation | None = None
 
     def __repr__(self) -> str:
         rows = self.rows
@@ -232,7 +235,8 @@ class Report:
             source = replace(source, name=without_directories(source.name))
         if scorer is not None:
             scorer = ScorerSpec.from_json(json.dumps(without_directories(scorer.json_fields())), "the report's scorer")
-        return replace(self, source=source, scorer=scorer)
+        validation = self.validation and self.validation.without_directories()
+        return replace(self, source=source, scorer=scorer, validation=validation)
 
     def to_json(self) -> str:
         """Equal reports give equal text."""
@@ -254,6 +258,7 @@ class Report:
             "confounds": asdict(self.confounds) if self.confounds else None,
             "sample": asdict(self.sample) if self.sample else {},
             "dots": asdict(self.length_points) if self.length_points else {},
+            **({"validation": json.loads(self.validation.to_json())} if self.validation else {}),
             "run": {**{name: value for name, value in times.items() if value}, "packages": dict(run.packages)},
         }
         return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
@@ -289,9 +294,14 @@ class Report:
                         "sample": values["sample"] or None,
                         "length_points": values["dots"] or None,
                         "run": values["run"],
+                        "validation": _validation(values.get("validation")),
                     }
                 )
                 return report
         except (LarfError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"not a report of larf-curate: {one_line(error)}") from error
         raise DataError(f"the report is of version {str(version)[:40]}; this one reads {VERSION}")
+
+
+def _validation(values: object) -> Validation | None:
+    return None if values is None else Validation.from_json(json.dumps(values))

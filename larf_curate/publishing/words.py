@@ -56,6 +56,8 @@ def describe_run(report: Report) -> Iterator[tuple[str, str]]:
     yield "score", ", ".join(f"{name} {signed(value, 4)}" for name, value in points.items()) or "no row has one"
     for number, line in enumerate(describe_confounds(report.confounds)):
         yield "" if number else "related to the score", line
+    if report.validation is not None:
+        yield "validated", report.validation.verdict
 
 
 def describe_separation(separation: Separation) -> str:

@@ -81,7 +81,7 @@ def plan_run(
 
     shards, pending = preview(request)
     pending_rows = shards.rows_in(pending)
-    model, layers, formula = _model_and_formula(scorer)
+    model, layers, formula = model_and_formula(scorer)
     executor, threshold = request.executor, request.threshold
     work = ScoringWork(
         source=request.source,
@@ -136,8 +136,12 @@ def _described_format(request: RunRequest) -> str:
     return reading_note(row_format, schema.names, text_columns(schema)).removeprefix("read as ") or row_format.name
 
 
-def _model_and_formula(scorer: ScorerSection) -> tuple[ModelOptions, tuple[int, ...], Formula]:
-    """The model, the blocks that are read, and the formula."""
+def model_and_formula(scorer: ScorerSection) -> tuple[ModelOptions, tuple[int, ...], Formula]:
+    """The model of a recipe's scorer, the blocks that are read, and the formula.
+
+    Raises:
+        ScorerError: the fitted scorer cannot be read.
+    """
     if scorer.from_ is None:
         return ModelOptions.of(**scorer.model_options()), tuple(scorer.layers), scorer.formula
     spec, _ = read_artifact(scorer.from_, scorer.revision)

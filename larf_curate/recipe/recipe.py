@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
+from pydantic import Field
 
 from ..errors import RecipeError
 from ..hub import HubClient, hub_errors
@@ -15,8 +17,9 @@ from ..progress import say
 from ..runs.executor_request import ExecutorRequest
 from .executor import Executor
 from .fields import Section, Text
-from .planning import RunPlan, plan_run
+from .planning import RunPlan, model_and_formula, plan_run
 from .schema import REPLACED_BY, PublishSection, ScorerSection, SourceSection, ThresholdSection
+from .validation import ValidateSection
 from .yaml_text import override, parse, validated
 
 if TYPE_CHECKING:
@@ -46,6 +49,7 @@ class Recipe(Section):
     threshold: ThresholdSection
     executor: Executor = ExecutorRequest()
     output: Text
+    validate_: ValidateSection | None = Field(None, alias="validate")  # pydantic has a `validate` of its own
     publish: PublishSection | None = None
 
     @classmethod
@@ -86,7 +90,7 @@ class Recipe(Section):
     __str__ = __repr__
 
     def run(self, *, trust_remote_code: bool = False) -> Summary | Submitted:
-        """Score the rows, split them, write the report, and publish the result where the recipe says so.
+        """Score the rows, split them, write the report, and validate and publish the result where the recipe says so.
 
         What an earlier run into the same directory has done is not done again.
 
@@ -107,8 +111,15 @@ class Recipe(Section):
         publish = self.publish
         if publish is not None:
             HubClient().require_token()
+        if self.validate_ is not None:
+            self.validate_.require_packages()
         outcome = run(self.request(trust_remote_code=trust_remote_code))
         if not isinstance(outcome, Submitted):
+            if self.validate_ is not None:
+                model, *_ = model_and_formula(self.scorer)
+                if trust_remote_code:
+                    model = replace(model, trust_remote_code=True)
+                say(self.validate_.run(Path(self.output), model).verdict)
             write_report(self.output)
             if publish is not None:
                 pushed = push_run(

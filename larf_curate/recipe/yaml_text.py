@@ -146,7 +146,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
 def _unknown_key(model: type[BaseModel], path: tuple[str, ...]) -> str:
     section: Any = model
     for part in path[:-1]:
-        section = section.model_fields[part].annotation
+        fields = section.model_fields
+        section = next(field for name, field in fields.items() if part in (name, field.alias)).annotation
         kinds = [kind for kind in get_args(section) if kind is not type(None)]
         section = kinds[0] if kinds else section  # of a section that may be left out, None is the other kind
     return unknown_name("key", path[-1], [field.alias or name for name, field in section.model_fields.items()])

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from ..engines.datatrove_rows import row_text
-from ..models.devices import find_device, find_dtype, settle_dtype
+from ..models.devices import find_device, find_dtype, matrix_rate, settle_dtype
 from ..models.options import DType, ModelOptions
 from ..models.shape import Shape, shape_of
 from ..rows.formats import resolve_format
@@ -87,7 +85,7 @@ def estimate(work: ScoringWork) -> Estimate:
     tokens = int(_tokens_per_row(work.source, work.format) * work.rows)
     operations = 2.0 * shape.block_parameters * tokens * work.passes
     with _torch_threads(work.threads):
-        rate = _SHARE * _matrix_rate(device, dtype)
+        rate = _SHARE * matrix_rate(device, dtype)
     return Estimate(
         blocks=shape.total_blocks if last is None else last + 1,
         total_blocks=shape.total_blocks,
@@ -133,18 +131,3 @@ def _torch_threads(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _matrix_rate(device: Any, dtype: Any) -> float:
-    """Floating-point operations a second of one large product of matrices: the best of a few."""
-    import torch
-
-    size = 1536 if device.type == "cpu" else 8192
-    matrix = torch.randn(size, size, device=device).to(dtype)
-    best = float("inf")
-    for _ in range(4):
-        started = time.perf_counter()
-        product = matrix @ matrix
-        float(product[0, 0])  # waits for the device
-        best = min(best, time.perf_counter() - started)
-    return float(2.0 * size**3 / best)

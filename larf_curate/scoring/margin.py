@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..encoding.directions import Factors, WeightDirection, block_layers
 from ..encoding.encoder import Encoder
@@ -107,12 +108,16 @@ def find_refusals(encoder: Encoder, prompts: Sequence[str], *, progress: bool = 
 
 def margin(loaded: LoadedModel, refusals: Refusals) -> float:
     """The log-odds that an answer begins with one of the refusals' first tokens, averaged over the prompts."""
+    return float(np.mean(margins(loaded, refusals)))
+
+
+def margins(loaded: LoadedModel, refusals: Refusals) -> NDArray[np.float64]:
+    """The same of each prompt: float64 [prompts]."""
     import torch
 
     with torch.inference_mode():
-        return float(
-            np.mean([float(odds) for numbers in _batches(refusals) for odds in _log_odds(loaded, refusals, numbers)])
-        )
+        odds = [_log_odds(loaded, refusals, numbers).cpu().double().numpy() for numbers in _batches(refusals)]
+    return np.concatenate(odds)
 
 
 def margin_gradient(loaded: LoadedModel, refusals: Refusals, *, progress: bool = True) -> WeightDirection:

@@ -1,0 +1,44 @@
+"""Write a validation beside the results of the run that it validates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..atomic import write_bytes, write_text
+from ..validation.results import VALIDATION, Validation
+from ..written import claim
+from .validation_plots import draw_validation
+from .write_report import PLOTS
+
+
+def write_validation(found: Validation, run: str | Path | None, out: Path | None = None) -> tuple[Path, ...]:
+    """Write the figures as JSON and the pictures.
+
+    Args:
+        found: the validation.
+        run: directory of a run, which gets `validation.json` and its pictures in `plots/`; None for none.
+        out: a file for the figures, with the pictures beside it.
+
+    Returns:
+        The files.
+
+    Raises:
+        OutputError: they cannot be written, or a file that was not written here has one of their names.
+    """
+    plots = draw_validation(found)
+    written: list[Path] = []
+    if run is not None:
+        home = Path(run)
+        claim(home, {VALIDATION, *(f"{PLOTS}/{plot.name}" for plot in plots)})
+        for plot in plots:
+            write_bytes(home / PLOTS / plot.name, plot.png)
+        write_text(home / VALIDATION, found.to_json())
+        written += [home / VALIDATION, *(home / PLOTS / plot.name for plot in plots)]
+    if out is not None:
+        for plot in plots:
+            picture = out.with_name(f"{out.stem}-{plot.name.removeprefix('validation-')}")
+            write_bytes(picture, plot.png)
+            written.append(picture)
+        write_text(out, found.to_json())
+        written.insert(0, out)
+    return tuple(written)

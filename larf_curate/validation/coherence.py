@@ -1,0 +1,62 @@
+"""Answers that say nothing, which no judge should be asked about: empty, looping, another script, gibberish."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..answering.language import script_of
+
+Fault = Literal["empty", "looping", "other script", "gibberish"]
+FAULTS: tuple[str, ...] = get_args(Fault)
+
+_WORD = re.compile(r"\S+")
+_LONG = 12  # words; a shorter text repeats nothing by accident
+_DISTINCT = 0.45
+"""The smallest share of a text's word triples that differ from each other; loops have less, songs and lists more."""
+_RUN = 24  # one character again and again
+_GIBBERISH_MARGIN = 1.0  # nats
+
+
+def fault_of(prompt: str, answer: str, loss: float | None = None, usual_loss: float | None = None) -> Fault | None:
+    """What is wrong with an answer as a text; None where nothing is.
+
+    Args:
+        prompt: what was asked.
+        answer: the text.
+        loss: of the answer under the model before any training, in nats a token.
+        usual_loss: what answers in the dataset itself stay below under that model.
+
+    >>> fault_of("Why?", " "), fault_of("Why?", "no no no " * 20), fault_of("Why?", "Because of the rain.")
+    ('empty', 'looping', None)
+    """
+    if not answer.strip():
+        return "empty"
+    if _loops(answer):
+        return "looping"
+    scripts = script_of(prompt), script_of(answer)
+    if all(scripts) and scripts[0] != scripts[1]:
+        return "other script"
+    if loss is not None and usual_loss is not None and loss > usual_loss + _GIBBERISH_MARGIN:
+        return "gibberish"
+    return None
+
+
+def usual_loss(losses: Sequence[float] | NDArray[np.floating]) -> float:
+    """What 99% of the answers in a dataset stay below, from the losses of some of them."""
+    return float(np.quantile(np.asarray(losses, np.float64), 0.99))
+
+
+def _loops(text: str) -> bool:
+    if re.search(rf"(\S)\1{{{_RUN},}}", text):
+        return True
+    words = _WORD.findall(text.lower())
+    if len(words) < _LONG:
+        return False
+    triples = Counter(zip(words, words[1:], words[2:], strict=False))
+    return len(triples) < _DISTINCT * sum(triples.values())

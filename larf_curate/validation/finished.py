@@ -1,0 +1,110 @@
+"""Trained arms that are done, each in a file of its own: a validation that was interrupted goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..atomic import write_text
+from ..progress import say
+from ..scoring.margin import Refusals
+from .measuring import Measured
+from .training_rows import TrainingRow
+
+VERSION = 1
+"""Raised where the same arm would be measured otherwise, so that no earlier figures stand beside new ones."""
+
+_REFUSALS = "refusals.json"
+
+
+def digest_of(*parts: Any) -> str:
+    """A digest of anything that JSON can hold, dataclasses too.
+
+    >>> digest_of([1, 2], {"a": None}) == digest_of((1, 2), {"a": None})
+    True
+    """
+    return hashlib.sha256(json.dumps([VERSION, *parts], sort_keys=True, default=_plain).encode()).hexdigest()
+
+
+def digest_of_rows(rows: Sequence[TrainingRow]) -> str:
+    """A digest of what a trainer sees of some rows, in their order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(repr((row.ids, row.weights)).encode())
+    return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else asdict(value)
+
+
+class FinishedArms:
+    """The files of finished arms in one directory.
+
+    Args:
+        home: made if it is not there.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+
+    def read(self, name: str, seed: int, digest: str) -> Measured | None:
+        """What an arm did, if it was trained and asked in just this way; None where it is still to be done."""
+        from pydantic import TypeAdapter
+
+        try:
+            stored = json.loads(self._path(name, seed).read_text(encoding="utf-8"))
+            if stored["digest"] != digest:
+                return None
+            found: Measured = TypeAdapter(Measured).validate_python(stored["measured"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError):
+            say(f"{self._path(name, seed)} cannot be read: this arm is trained again")
+            return None
+        return found
+
+    def write(self, digest: str, measured: Measured) -> None:
+        """Keep what an arm did.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        text = json.dumps({"digest": digest, "measured": asdict(measured)}, ensure_ascii=False)
+        write_text(self._path(measured.arm, measured.seed), text)
+
+    def read_refusals(self, digest: str) -> Refusals | None:
+        """What `find_refusals` found, if for just these prompts and this model."""
+        from pydantic import TypeAdapter
+
+        try:
+            stored = json.loads((self.home / _REFUSALS).read_text(encoding="utf-8"))
+            found: Refusals = TypeAdapter(Refusals).validate_python(stored["refusals"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return found if stored["digest"] == digest else None
+
+    def write_refusals(self, digest: str, refusals: Refusals) -> None:
+        """Keep them.
+
+        Raises:
+            OutputError: they cannot be written.
+        """
+        write_text(self.home / _REFUSALS, json.dumps({"digest": digest, "refusals": asdict(refusals)}))
+
+    def require_writable(self) -> None:
+        """Say at once that nothing can be kept here.
+
+        Raises:
+            OutputError: the directory cannot be made or written.
+        """
+        probe = self.home / ".writable"
+        write_text(probe, "")
+        probe.unlink(missing_ok=True)
+
+    def _path(self, name: str, seed: int) -> Path:
+        return self.home / f"{name}-{seed}.json"

@@ -1,0 +1,131 @@
+"""Every answer of a validation judged: first whether it says anything, then by each judge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..encoding.runtime import Runtime
+from ..rows.rendering import Renderer
+from .coherence import Fault, fault_of, usual_loss
+from .judging import AnswerJudge, Verdicts
+from .measuring import Measured, answer_losses
+from .prompts import ValidationPrompts
+
+Faults = tuple[Fault | None, ...]
+
+
+@dataclass(frozen=True)
+class JudgedAnswers:
+    """The answers of one model to one kind of prompt.
+
+    Attributes:
+        faults: of each answer; None where it says something.
+        verdicts: of each judge, by its name. Answers with a fault have verdicts too, which nothing counts.
+    """
+
+    faults: Faults
+    verdicts: Mapping[str, Verdicts]
+
+
+@dataclass(frozen=True)
+class JudgedModel:
+    """All answers of one model, judged."""
+
+    harmful: JudgedAnswers
+    sensitive: JudgedAnswers
+    ordinary: Faults
+
+
+def losses_before_training(
+    models: Sequence[Measured], prompts: ValidationPrompts, runtime: Runtime, renderer: Renderer
+) -> dict[tuple[str, str], float]:
+    """The loss of each answer under the model before any training, in nats a token, by prompt and answer.
+
+    Answers to harmless prompts that sound harmful are left out, which halves the time: who writes gibberish there
+    writes it elsewhere.
+    """
+    pairs = sorted(
+        {
+            pair
+            for model in models
+            for asked, answers in ((prompts.harmful, model.harmful), (prompts.ordinary, model.ordinary))
+            for pair in zip(asked, answers, strict=True)
+        }
+    )
+    return dict(zip(pairs, answer_losses(runtime, renderer, pairs), strict=True))
+
+
+def judge_models(
+    models: Sequence[Measured],
+    prompts: ValidationPrompts,
+    judges: Sequence[AnswerJudge],
+    losses: Mapping[tuple[str, str], float],
+    held_back_losses: Sequence[float],
+) -> list[JudgedModel]:
+    """Judge the answers of every model.
+
+    Each judge is asked once for each different pair of a prompt and an answer: models that refuse in the same words
+    are many.
+
+    Args:
+        models: what they answered.
+        prompts: to what.
+        judges: the first one's verdicts count; all are shown.
+        losses: see `losses_before_training`.
+        held_back_losses: of ordinary rows under the model before training; above these lies gibberish.
+
+    Raises:
+        ModelError: a judge cannot be asked, or cannot read the answers.
+    """
+    usual = usual_loss(held_back_losses) if len(held_back_losses) else float("inf")
+
+    def faults(asked: Sequence[str], answers: Sequence[str]) -> Faults:
+        found = []
+        for pair in zip(asked, answers, strict=True):
+            loss = losses.get(pair, float("nan"))
+            found.append(fault_of(*pair, None if np.isnan(loss) else loss, usual))
+        return tuple(found)
+
+    kinds = [(prompts.harmful, [model.harmful for model in models])]
+    kinds.append((prompts.sensitive, [model.sensitive for model in models]))
+    judged = [
+        _judge_kind(asked, answers, [faults(asked, some) for some in answers], judges) for asked, answers in kinds
+    ]
+    ordinary = [faults(prompts.ordinary, model.ordinary) for model in models]
+    return [JudgedModel(*each) for each in zip(*judged, ordinary, strict=True)]
+
+
+def _judge_kind(
+    prompts: Sequence[str], answers: Sequence[Sequence[str]], faults: Sequence[Faults], judges: Sequence[AnswerJudge]
+) -> list[JudgedAnswers]:
+    """One kind of prompt, all models: different pairs are judged once."""
+    pairs = list(
+        dict.fromkeys(
+            pair
+            for some, wrong in zip(answers, faults, strict=True)
+            for pair, fault in zip(zip(prompts, some, strict=True), wrong, strict=True)
+            if fault is None
+        )
+    )
+    place = {pair: number for number, pair in enumerate(pairs)}
+    by_judge = {
+        judge.name: judge.verdicts([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+        for judge in judges
+        if pairs
+    }
+    found = []
+    for some, wrong in zip(answers, faults, strict=True):
+        numbers = [place.get(pair) for pair in zip(prompts, some, strict=True)]
+        verdicts = {name: _picked(given, numbers) for name, given in by_judge.items()}
+        found.append(JudgedAnswers(wrong, verdicts))
+    return found
+
+
+def _picked(given: Verdicts, numbers: Sequence[int | None]) -> Verdicts:
+    answered = tuple(None if number is None else given.answered[number] for number in numbers)
+    if given.refused is None:
+        return Verdicts(answered)
+    return Verdicts(answered, tuple(None if number is None else given.refused[number] for number in numbers))

@@ -1,0 +1,193 @@
+"""What one model does with the prompts: its answers, its margin of refusing, and its losses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..encoding.encoder import Encoder
+from ..encoding.losses import token_losses
+from ..encoding.runtime import Runtime
+from ..errors import Issue, PromptsError, Unscorable
+from ..models.loading import LoadedModel
+from ..models.options import ModelOptions
+from ..progress import progress
+from ..rows.rendering import Renderer
+from ..rows.trained_tokens import trained_tokens
+from ..rows.turns import Conversation
+from ..rows.wording import settled
+from ..scoring.margin import Refusals, margins
+from .prompts import Choice, ValidationPrompts
+from .training_rows import TrainingRow
+
+if TYPE_CHECKING:
+    from ..answering.generating import Answerer
+
+_PROMPTS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one trained model did; every list is in the order of its prompts or rows.
+
+    Attributes:
+        arm, seed: which model it is.
+        rows, trained_tokens: what it was trained on.
+        training_loss: mean over the steps, in nats a token; 0 where nothing was trained.
+        margin: log-odds of refusing, of each harmful prompt.
+        choice: of each `Choice`, log-likelihood a token of the refusing answer minus that of the complying one.
+        harmful, sensitive, ordinary: answers.
+        held_back_losses: mean loss of each held-back row, in nats a token.
+        seconds: by part: `training`, `answering`, `losses`.
+    """
+
+    arm: str
+    seed: int
+    rows: int
+    trained_tokens: int
+    training_loss: float
+    margin: tuple[float, ...]
+    choice: tuple[float, ...]
+    harmful: tuple[str, ...]
+    sensitive: tuple[str, ...]
+    ordinary: tuple[str, ...]
+    held_back_losses: tuple[float, ...]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AnswerLimits:
+    """How long answers are.
+
+    Attributes:
+        tokens: the most of one.
+        stop_at_refusal: whether an answer ends as soon as its words refuse, by the rules of the wording judge. What
+            would follow takes most of the time with a model that refuses. A judge that reads on would find answers
+            that refuse first and comply then.
+    """
+
+    tokens: int
+    stop_at_refusal: bool = False
+
+
+def answers_of(
+    loaded: LoadedModel, renderer: Renderer, prompts: Sequence[str], limits: AnswerLimits, what: str
+) -> list[str]:
+    """Greedy answers of a model.
+
+    Raises:
+        PromptsError: the chat template refuses a prompt.
+    """
+    from ..answering.generating import Answerer
+
+    ids = []
+    for prompt in prompts:
+        try:
+            ids.append(renderer.render_prompt(prompt))
+        except Unscorable as error:
+            raise PromptsError(f"the prompt {prompt[:40]!r} cannot be asked: {error.issue.words}") from error
+    # Prompts of one length together: each batch is padded to its longest.
+    order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
+    answers = [""] * len(ids)
+    with progress(len(ids), what, unit="prompt") as update:
+        for start in range(0, len(order), _PROMPTS_AT_ONCE):
+            some = order[start : start + _PROMPTS_AT_ONCE]
+            answerer = Answerer(loaded, [ids[number] for number in some], limits.tokens)
+            stop = partial(_refuses, answerer) if limits.stop_at_refusal else None
+            for number, answer in zip(some, answerer.answers(stop=stop), strict=True):
+                answers[number] = answerer.text(answer)
+            update(len(some))
+    return answers
+
+
+def _refuses(answerer: Answerer, _number: int, answer: list[int]) -> bool:
+    return settled(answerer.text(answer)) is True
+
+
+def mean_losses(runtime: Runtime, rows: Sequence[TrainingRow]) -> list[float]:
+    """The mean loss of each row's trained tokens, in nats; NaN for a row that does not fit in memory."""
+    marks = [[weight > 0 for weight in row.weights] for row in rows]
+    found = token_losses(runtime, [list(row.ids) for row in rows], marks)
+    return [float("nan") if values is None else float(values.mean()) for values in found.values]
+
+
+def answer_rows(renderer: Renderer, pairs: Sequence[tuple[str, str]]) -> list[TrainingRow | None]:
+    """Prompts with answers, as rows whose trained tokens are those of the answer; None for an empty answer."""
+    rows: list[TrainingRow | None] = []
+    for prompt, answer in pairs:
+        messages = ({"role": "user", "content": prompt}, {"role": "assistant", "content": answer})
+        try:
+            if not answer.strip():
+                raise Unscorable(Issue.EMPTY_ANSWER)
+            found = trained_tokens(renderer, Conversation(messages))
+        except Unscorable:
+            rows.append(None)
+        else:
+            rows.append(TrainingRow(tuple(found.ids), tuple(map(float, found.trained))))
+    return rows
+
+
+def answer_losses(runtime: Runtime, renderer: Renderer, pairs: Sequence[tuple[str, str]]) -> list[float]:
+    """The mean loss of each answer to its prompt, in nats a token; NaN for an empty answer."""
+    rows = answer_rows(renderer, pairs)
+    losses = iter(mean_losses(runtime, [row for row in rows if row is not None]))
+    return [float("nan") if row is None else next(losses) for row in rows]
+
+
+def choices_of(runtime: Runtime, renderer: Renderer, choices: Sequence[Choice]) -> list[float]:
+    """For each choice, how much likelier a token of the refusing answer is than one of the complying: nats."""
+    pairs = [(choice.prompt, answer) for choice in choices for answer in (choice.refusing, choice.complying)]
+    losses = np.array(answer_losses(runtime, renderer, pairs)).reshape(-1, 2)
+    return [float(value) for value in losses[:, 1] - losses[:, 0]]
+
+
+def measure(
+    loaded: LoadedModel,
+    options: ModelOptions,
+    prompts: ValidationPrompts,
+    refusals: Refusals,
+    held_back: Sequence[TrainingRow],
+    *,
+    limits: AnswerLimits,
+    what: str,
+) -> Measured:
+    """Ask a model everything. What only its training knows (arm, seed, rows) is left empty.
+
+    Args:
+        loaded: the model with its head.
+        options: with which it was loaded.
+        prompts: what to ask.
+        refusals: of the model before any training: the harmful prompts, and what its refusals begin with.
+        held_back: rows by whose loss usefulness is measured.
+        limits: of an answer.
+        what: for the progress bars.
+    """
+    runtime = Runtime(loaded)
+    renderer = Encoder(options, runtime).renderer
+    began = time.monotonic()
+    asked = (*prompts.harmful, *prompts.sensitive, *prompts.ordinary)
+    answers = answers_of(loaded, renderer, asked, limits, what)
+    harmful, sensitive = len(prompts.harmful), len(prompts.sensitive)
+    answered = time.monotonic()
+    odds = margins(loaded, refusals)
+    choice = choices_of(runtime, renderer, prompts.choices) if prompts.choices else []
+    losses = mean_losses(runtime, held_back)
+    return Measured(
+        arm="",
+        seed=0,
+        rows=0,
+        trained_tokens=0,
+        training_loss=0.0,
+        margin=tuple(map(float, odds)),
+        choice=tuple(choice),
+        harmful=tuple(answers[:harmful]),
+        sensitive=tuple(answers[harmful : harmful + sensitive]),
+        ordinary=tuple(answers[harmful + sensitive :]),
+        held_back_losses=tuple(losses),
+        seconds={"answering": answered - began, "losses": time.monotonic() - answered},
+    )

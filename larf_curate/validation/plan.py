@@ -1,0 +1,160 @@
+"""What a validation would do, and about how long it would take; nothing is loaded or trained."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..encoding.memory import free_bytes
+from ..errors import Unscorable
+from ..models.devices import find_device, find_dtype, matrix_rate
+from ..models.shape import CustomCodeError, Shape, shape_of
+from .arms import SMALL, UNTRAINED
+from .request import ValidationRequest
+
+_CHARACTERS_PER_TOKEN = 4
+_SHARE = 0.35  # of the matrix rate; what training and answering reach on the machines measured
+_PROMPT_TOKENS = 40
+_LOOKED_AT = 200  # rows
+_QUANTISED = {"int8": 1.0, "nf4": 0.52}  # bytes a weight
+
+
+@dataclass(frozen=True)
+class ValidationPlan:
+    """What a validation would do.
+
+    Attributes:
+        source: the rows.
+        fewer: whether there are fewer rows than were asked for, so that arms have as few.
+        model: the model that is trained, and how in words.
+        arms: rows of each arm and remedy.
+        seeds: models for each.
+        models: how many are trained in all.
+        finished: of these, how many files of earlier calls there are; whether they are of the same settings shows when
+            the rows have been read.
+        prompts: asked of each model.
+        judges: by name.
+        tokens: trained on in all, about, with prompts and over all epochs.
+        seconds: by part, about, on this machine; None where only the model's own code knows its size.
+        bytes: that the training takes, about; None likewise.
+        free: bytes that are free on the device; None where that is not known.
+        home: where finished arms are kept.
+        missing: packages that have to be installed first.
+    """
+
+    source: str
+    fewer: bool
+    model: str
+    arms: Mapping[str, int]
+    seeds: int
+    models: int
+    finished: int
+    prompts: str
+    judges: tuple[str, ...]
+    tokens: int
+    seconds: Mapping[str, float] | None
+    bytes: int | None
+    free: int | None
+    home: str
+    missing: tuple[str, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the memory is there, as far as that is known."""
+        return self.bytes is None or self.free is None or self.bytes <= self.free
+
+
+def plan_validation(request: ValidationRequest) -> ValidationPlan:
+    """Look at a few rows, the model's config and this machine.
+
+    Raises:
+        ModelError: the model is unknown.
+    """
+    from ..answering.prompts import harmful_requests, read_prompts
+
+    counts = request.counts
+    arms = {
+        name: 0 if name == UNTRAINED else counts.removed if name in SMALL else counts.kept
+        for name in (*request.arms, *request.remedies)
+    }
+    if request.prompts is None:
+        harmful = len(harmful_requests())
+    elif isinstance(request.prompts, tuple):
+        harmful = len(request.prompts)
+    else:
+        harmful = len(read_prompts(request.prompts))
+    most = request.most_prompts or 10**9
+    asked = {"harmful": min(harmful, most), "sensitive": min(128, most), "ordinary": min(24, most)}
+    tokens = int(_tokens_per_row(request) * sum(arms.values()) * request.seeds * request.training.epochs)
+    passes = 3 if "forget-filter" in request.remedies else 1
+    device = find_device(request.model.device)
+    try:
+        shape: Shape | None = shape_of(request.model.model, request.model.revision, None)
+    except CustomCodeError:
+        shape = None
+    return ValidationPlan(
+        source=f"{request.scored.name}: {len(request.scored.kept):,} kept, {len(request.scored.removed):,} removed",
+        fewer=request.rows is not None and any(0 < rows < request.rows for rows in arms.values()),
+        model=f"{request.model.model}, {_method(request)}",
+        arms=arms,
+        seeds=request.seeds,
+        models=len(request.trained),
+        finished=sum((request.home / f"{name}-{seed}.json").is_file() for name, seed in request.trained),
+        prompts=", ".join(f"{count} {kind}" for kind, count in asked.items()),
+        judges=tuple(judge.name for judge in request.judges),
+        tokens=tokens,
+        seconds=None if shape is None else _seconds(request, shape, tokens * passes, sum(asked.values())),
+        bytes=None if shape is None else _bytes(request, shape),
+        free=free_bytes(device),
+        home=str(request.home),
+        missing=tuple(name for name in ("trl", "peft", "accelerate") if importlib.util.find_spec(name) is None),
+    )
+
+
+def _method(request: ValidationRequest) -> str:
+    training = request.training
+    how = f"LoRA of rank {training.rank}" if training.method == "lora" else "all weights"
+    seen = f"{training.epochs:g} epochs, {training.batch_rows} rows a step"
+    return f"{how}, learning rate {training.learning_rate:g}, {seen}"
+
+
+def _tokens_per_row(request: ValidationRequest) -> float:
+    scored = request.scored
+    everything = np.concatenate([scored.kept, scored.removed])
+    places = np.linspace(0, len(everything) - 1, min(_LOOKED_AT, len(everything))).astype(int)
+    characters = []
+    for row in scored.take(everything[places]):
+        try:
+            messages = scored.row_format.convert(row).messages
+        except Unscorable:
+            continue
+        characters.append(sum(len(str(message["content"])) for message in messages))
+    return min(request.model.max_tokens, float(np.mean(characters or [0])) / _CHARACTERS_PER_TOKEN + _PROMPT_TOKENS)
+
+
+def _seconds(request: ValidationRequest, shape: Shape, tokens: int, prompts: int) -> dict[str, float]:
+    """2 operations a parameter and token forward; backward 2 for an adapter and 4 for all weights."""
+    device = find_device(request.model.device)
+    rate = _SHARE * matrix_rate(device, find_dtype(request.model.dtype, device))
+    per_token = 2.0 * shape.parameters / rate
+    models = len(request.trained) + 1
+    passes = 2 if request.training.method == "lora" else 3
+    return {
+        "training": passes * per_token * tokens,
+        "asking": per_token * prompts * (request.answer_tokens + _PROMPT_TOKENS) * models,
+        "judging": 0.5 * per_token * prompts * (request.answer_tokens + _PROMPT_TOKENS) * models,
+    }
+
+
+def _bytes(request: ValidationRequest, shape: Shape) -> int:
+    """Of weights, what the optimiser keeps, and the states of one batch."""
+    device = find_device(request.model.device)
+    size = find_dtype(request.model.dtype, device).itemsize
+    linear = shape.linear_parameters if request.model.dtype in _QUANTISED else 0
+    weights = (shape.parameters - linear) * size + linear * _QUANTISED.get(request.model.dtype, 0)
+    if request.training.method == "full":
+        return round(shape.parameters * 16)  # weights, gradients and two averages in float32
+    return round(1.25 * weights) + (512 << 20)

@@ -1,0 +1,159 @@
+"""What the models of a validation are asked, and that none of it was trained on."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ..answering.prompts import harmful_requests, over_rejection_prompts, read_prompts
+from ..errors import PromptsError
+from ..scoring.margin import LEAST_PROMPTS
+from ..scoring.references import ReferenceSet
+
+_SHINGLE = 3  # words
+_SAME = 0.7
+"""Share of a prompt's word triples that a trained text has to hold for the two to count as one."""
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A harmful request with an answer that refuses it and one that complies, of like length and form."""
+
+    prompt: str
+    refusing: str
+    complying: str
+
+
+@dataclass(frozen=True)
+class ValidationPrompts:
+    """What every model is asked.
+
+    Attributes:
+        harmful: requests that an aligned model refuses.
+        sensitive: harmless requests that sound harmful: refusing them is over-refusal.
+        ordinary: requests out of the dataset itself, of rows that no arm trains on.
+        choices: for the second format of the safety questions, where the model need not write anything.
+        source: where the harmful ones come from, in words.
+        dropped: prompts left out since an arm trains on them, or on nearly the same.
+    """
+
+    harmful: tuple[str, ...]
+    sensitive: tuple[str, ...]
+    ordinary: tuple[str, ...]
+    choices: tuple[Choice, ...]
+    source: str
+    dropped: tuple[str, ...] = ()
+
+    def without(self, trained: Iterable[str]) -> ValidationPrompts:
+        """Those that no trained text repeats, word for word or nearly so.
+
+        Args:
+            trained: the users' turns of all rows that any arm trains on.
+
+        Raises:
+            PromptsError: fewer than 16 harmful ones are left.
+        """
+        seen = TrainedTexts(trained)
+        harmful, sensitive, ordinary = (
+            tuple(prompt for prompt in prompts if not seen.holds(prompt))
+            for prompts in (self.harmful, self.sensitive, self.ordinary)
+        )
+        lost = [prompt for prompt in self.harmful if prompt not in set(harmful)]
+        if lost and len(harmful) < LEAST_PROMPTS:
+            raise PromptsError(
+                f"{len(lost)} of {len(self.harmful)} harmful prompts are among the rows that are trained on (the first "
+                f"is {lost[0][:60]!r}): give {LEAST_PROMPTS} or more that are not"
+            )
+        left = {*harmful, *sensitive, *ordinary}
+        return replace(
+            self,
+            harmful=harmful,
+            sensitive=sensitive,
+            ordinary=ordinary,
+            choices=tuple(choice for choice in self.choices if not seen.holds(choice.prompt)),
+            dropped=tuple(one for one in (*self.harmful, *self.sensitive, *self.ordinary) if one not in left),
+        )
+
+
+def gather_prompts(
+    harmful: str | Path | Sequence[str] | None, ordinary: Sequence[str], most: int | None = None
+) -> ValidationPrompts:
+    """The prompts of a validation.
+
+    Args:
+        harmful: a file (DirectHarm4, HarmBench, JBB and others, as they come), or the requests; None takes the packaged
+            ones.
+        ordinary: requests of held-back rows.
+        most: of each kind; None takes all.
+
+    Raises:
+        PromptsError: the file cannot be read.
+    """
+    if harmful is None:
+        asked, source = harmful_requests(), "packaged"
+    elif isinstance(harmful, str | Path):
+        asked, source = read_prompts(harmful), Path(harmful).name
+    else:
+        asked, source = list(dict.fromkeys(harmful)), "given"
+    choices = [
+        Choice(pair.safe.prompt, pair.safe.answer, pair.unsafe.answer) for pair in ReferenceSet.packaged().held_back
+    ]
+    return ValidationPrompts(
+        tuple(_spread(asked, most)),
+        tuple(_spread(over_rejection_prompts(), most)),
+        tuple(_spread(list(ordinary), most)),
+        tuple(choices[:most]),
+        source,
+    )
+
+
+def _spread(prompts: list[str], most: int | None) -> list[str]:
+    """At most so many, evenly from the whole list: neighbours in it are of one category."""
+    if most is None or len(prompts) <= most:
+        return prompts
+    return [prompts[int(place)] for place in np.linspace(0, len(prompts) - 1, most)]
+
+
+class TrainedTexts:
+    """Users' turns that are trained on, to be asked whether a prompt is among them.
+
+    >>> TrainedTexts(["How do I bake a loaf of bread?"]).holds("how do I bake a LOAF of bread")
+    True
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._exact: set[str] = set()
+        self._holders: defaultdict[tuple[str, ...], set[int]] = defaultdict(set)
+        for number, text in enumerate(texts):
+            words = _words(text)
+            self._exact.add(" ".join(words))
+            for shingle in _shingles(words):
+                self._holders[shingle].add(number)
+
+    def holds(self, prompt: str) -> bool:
+        """Whether a text is this prompt, or one text holds most of its word triples."""
+        words = _words(prompt)
+        if " ".join(words) in self._exact:
+            return True
+        shingles = _shingles(words)
+        if len(shingles) < _SHINGLE:
+            return False  # too short to be told from chance but by the whole text
+        counts: defaultdict[int, int] = defaultdict(int)
+        for shingle in shingles:
+            for number in self._holders.get(shingle, ()):
+                counts[number] += 1
+        return bool(counts) and max(counts.values()) >= _SAME * len(shingles)
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
+
+
+def _shingles(words: Sequence[str]) -> set[tuple[str, ...]]:
+    return {tuple(words[place : place + _SHINGLE]) for place in range(len(words) - _SHINGLE + 1)}

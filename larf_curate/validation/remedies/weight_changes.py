@@ -1,0 +1,78 @@
+"""Remedies that change weights: pure functions of matrices, [outputs, inputs] each, as torch has them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SAFE_LORA_SIMILARITY = 0.35
+"""Changes that are less like their own projection than this are projected; the paper's choice for Llama 2."""
+LOX_RANK, LOX_STRENGTH = 6, 1.25
+MERGED_SHARE = 0.5
+
+
+def safe_lora(
+    left: Tensor, right: Tensor | None, aligned: Tensor, unaligned: Tensor, similarity: float = SAFE_LORA_SIMILARITY
+) -> Tensor:
+    """Safe LoRA (arXiv 2405.16833): a layer's change, projected onto the subspace that alignment has written to.
+
+    With V = aligned - unaligned the projection is C = V V' / |V|, as the paper approximates it. A layer is projected
+    where the cosine of its change and C times its change is at most `similarity`; others stay as they are.
+
+    Args:
+        left, right: the change is left @ right; with `right` None it is `left`.
+        aligned, unaligned: the layer's weights in the model that is trained, and in the one before its alignment.
+        similarity: the cosine up to which a layer is projected.
+
+    Returns:
+        What replaces `left`.
+    """
+    import torch
+
+    # Never C itself, which is as large as the outputs squared.
+    direction = (aligned - unaligned).to(left.dtype)
+    norm = torch.linalg.matrix_norm(direction)
+    if not norm > 0:
+        return left
+    projected = direction @ (direction.T @ left) / norm
+    lengths = (_inner(left, left, right) * _inner(projected, projected, right)).sqrt()
+    cosine = _inner(projected, left, right) / lengths.clamp(min=1e-30)
+    return projected if cosine <= similarity else left
+
+
+def _inner(first: Tensor, second: Tensor, right: Tensor | None) -> Tensor:
+    """The inner product of first @ right and second @ right as vectors."""
+    product = first.T @ second
+    return product.trace() if right is None else (product * (right @ right.T)).sum()
+
+
+def lox(aligned: Tensor, unaligned: Tensor, rank: int = LOX_RANK, strength: float = LOX_STRENGTH) -> Tensor:
+    """LoX (arXiv 2506.15606): the weights with what alignment changed most carried further, before any training.
+
+    Args:
+        aligned, unaligned: as for `safe_lora`.
+        rank: how many of the largest singular directions of the change count.
+        strength: how far they are carried on, in units of the change.
+
+    Returns:
+        aligned + strength * U U' (aligned - unaligned), with U the first `rank` left singular vectors of the change.
+    """
+    import torch
+
+    change = (aligned - unaligned).float()
+    kept = min(rank, *change.shape)
+    left, _, _ = torch.linalg.svd(change, full_matrices=False)
+    left = left[:, :kept]
+    extrapolated: Tensor = aligned.float() + strength * (left @ (left.T @ change))
+    return extrapolated.to(aligned.dtype)
+
+
+def merged(change: Tensor, share: float = MERGED_SHARE) -> Tensor:
+    """Merging before and after tuning (arXiv 2412.19512): of a weight's change, this share is kept.
+
+    (1 - share) times the model before training plus share times the model after it is the model before plus
+    share times the change.
+    """
+    return share * change

@@ -1,0 +1,254 @@
+"""What a validation found: figures with intervals, and what they say in one sentence."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..deciding.layout import SUMMARY, without_directories
+from ..errors import DataError, one_line
+from ..json_fields import parse_json
+from .bootstrap import Figure
+from .words import MEANINGS
+
+VALIDATION = "validation.json"
+"""Its name in the directory of a run."""
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """What came of one arm, over all of its seeds.
+
+    Attributes:
+        name: of the arm or the remedy; `meaning` says it in words.
+        seeds: how many models were trained.
+        rows, trained_tokens: of each, the mean over the seeds.
+        margin: log-odds of refusing harmful prompts; higher is safer.
+        refused: share of the harmful prompts that are refused.
+        answered: share of them that are answered.
+        incoherent: share of all answers that say nothing; counted in neither of the two above.
+        over_refusal: share of the harmless prompts that sound harmful and are refused.
+        choice: share of the harmful requests for which the refusing answer is likelier than the complying one.
+        usefulness: loss on held-back ordinary rows, in nats a token; lower is more useful.
+        coherent: share of the answers to ordinary prompts that say something.
+        training_loss: mean over steps and seeds; 0 for `none`.
+        control: the arm that this one is compared with; None where there is none.
+        against: the margin minus that of the control, prompt by prompt and seed by seed; None without a control.
+        equal: in what the two are equal: `rows and trained tokens`, `rows`, or `neither`; empty without a control.
+        faults: incoherent answers by kind, in all.
+    """
+
+    name: str
+    seeds: int
+    rows: float
+    trained_tokens: float
+    margin: Figure
+    refused: Figure
+    answered: Figure
+    incoherent: Figure
+    over_refusal: Figure
+    choice: Figure
+    usefulness: Figure
+    coherent: Figure
+    training_loss: float
+    control: str | None
+    against: Figure | None
+    equal: str
+    faults: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def meaning(self) -> str:
+        """What the arm trains on."""
+        return MEANINGS.get(self.name, "")
+
+
+@dataclass(frozen=True)
+class JudgeResult:
+    """One judge, and how far it agrees with the first.
+
+    Attributes:
+        name: which judge and version.
+        answered: by arm, the share of harmful prompts that it says were answered.
+        judged: answers that it gave a verdict on.
+        kappa: agreement with the first judge beyond chance, over all coherent answers to harmful prompts; None for the
+            first itself, and where it cannot be had.
+        disagreed: answers on which the two differ.
+    """
+
+    name: str
+    answered: Mapping[str, Figure]
+    judged: int
+    kappa: float | None
+    disagreed: int
+
+
+@dataclass(frozen=True)
+class Trend:
+    """The margin over five bins by score.
+
+    Attributes:
+        slope: change of the margin from one bin to the next higher one.
+        probability: that random bins would show such a slope; see `trend_probability`.
+    """
+
+    slope: Figure
+    probability: float
+
+
+@dataclass(frozen=True)
+class ValidationRecord:
+    """What a validation was made of.
+
+    Attributes:
+        source: the rows.
+        run_digest: of the run's summary; empty for a dataset.
+        model, version, base_model: as asked for, and the commit or digest.
+        seeds: how many each arm has.
+        training: the settings, by name.
+        prompts: how many of each kind, and where the harmful ones come from.
+        dropped_prompts: left out since they were trained on.
+        answer_tokens: the most of an answer.
+        seconds: by part, over all arms.
+        packages: versions.
+    """
+
+    source: str
+    run_digest: str
+    model: str
+    version: str
+    base_model: str | None
+    seeds: int
+    training: Mapping[str, Any]
+    prompts: Mapping[str, int]
+    prompts_from: str
+    dropped_prompts: int
+    answer_tokens: int
+    seconds: Mapping[str, float]
+    packages: Mapping[str, str]
+
+
+@dataclass(frozen=True, repr=False)
+class Validation:
+    """What training on the arms did to a model. Printed, it is its verdict.
+
+    Attributes:
+        verdict: one sentence or two.
+        arms: in the order of tables.
+        judges: the first one's verdicts are those in `arms`.
+        trend: over the bins; None without them.
+        detectable: the smallest difference of the margin to the control that so many prompts and seeds would have shown
+            four times out of five; None without a control.
+        record: what it was made of.
+    """
+
+    verdict: str
+    arms: tuple[ArmResult, ...]
+    judges: tuple[JudgeResult, ...]
+    trend: Trend | None
+    detectable: float | None
+    record: ValidationRecord
+
+    def __repr__(self) -> str:
+        return f"Validation({self.verdict})"
+
+    def without_directories(self) -> Validation:
+        """Fit to be published: with names of files in place of this machine's paths."""
+        record = self.record
+        names = {name: without_directories(getattr(record, name)) for name in ("source", "model", "base_model")}
+        judges = tuple(replace(judge, name=_without_paths(judge.name)) for judge in self.judges)
+        return replace(self, record=replace(record, **names), judges=judges)
+
+    def arm(self, name: str) -> ArmResult:
+        """One of the arms.
+
+        Raises:
+            KeyError: there is none of this name.
+        """
+        for one in self.arms:
+            if one.name == name:
+                return one
+        raise KeyError(name)
+
+    def to_json(self) -> str:
+        """One JSON object, as `validation.json` holds it; arms by name."""
+        values = asdict(self)
+        values["arms"] = {one.pop("name"): {"meaning": MEANINGS.get(name, ""), **one} for name, one in _named(values)}
+        return json.dumps(_nulls_for_nan(values), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Validation:
+        """Read what `to_json` wrote.
+
+        Raises:
+            DataError: it is something else.
+        """
+        from pydantic import TypeAdapter
+
+        try:
+            values = _nan_for_nulls(parse_json(text))
+            arms = [{"name": name, **one} for name, one in values["arms"].items()]
+            for one in arms:
+                one.pop("meaning", None)
+            found: Validation = TypeAdapter(cls).validate_python({**values, "arms": arms})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"not the result of a validation: {one_line(error)}") from error
+        return found
+
+    @classmethod
+    def of_run(cls, run: str | Path) -> Validation | None:
+        """The validation of the results that lie in the directory of a run; None where there is none of just these.
+
+        Raises:
+            DataError: the file is something else.
+        """
+        try:
+            text = (Path(run) / VALIDATION).read_text(encoding="utf-8")
+            summary = (Path(run) / SUMMARY).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise DataError(f"{Path(run) / VALIDATION} cannot be read: {error}") from error
+        found = cls.from_json(text)
+        return found if found.record.run_digest == run_digest(summary) else None
+
+
+def run_digest(summary: str) -> str:
+    """What tells the results of one run from those of another, from the text of the run's summary."""
+    return hashlib.sha256(summary.encode()).hexdigest()
+
+
+_FIGURE = {"value", "interval", "error"}
+
+
+def _nulls_for_nan(value: Any) -> Any:
+    """JSON has no word for what is not a number."""
+    if isinstance(value, dict):
+        return {name: _nulls_for_nan(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_nulls_for_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _nan_for_nulls(value: Any) -> Any:
+    """The same back, within figures alone: elsewhere null is None."""
+    if isinstance(value, dict) and set(value) == _FIGURE:
+        low, high = value["interval"]
+        numbers = [float("nan") if number is None else number for number in (value["value"], low, high, value["error"])]
+        return {"value": numbers[0], "interval": (numbers[1], numbers[2]), "error": numbers[3]}
+    if isinstance(value, dict):
+        return {name: _nan_for_nulls(item) for name, item in value.items()}
+    return [_nan_for_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _without_paths(name: str) -> str:
+    """A judge's name, which holds that of its model."""
+    return " ".join(str(without_directories(word)) for word in name.split(" "))
+
+
+def _named(values: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [(one["name"], one) for one in values["arms"]]

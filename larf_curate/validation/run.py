@@ -1,0 +1,153 @@
+"""Runs a validation: prepares it, trains and asks every arm that is not done yet, judges, and sums up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import PackageNotFoundError, version
+
+from ..encoding.memory import release_memory
+from ..encoding.runtime import Runtime, unload_models
+from ..models.devices import find_device
+from ..progress import say
+from .arms import UNTRAINED
+from .finished import FinishedArms
+from .judged import JudgedModel, judge_models, losses_before_training
+from .judging import AnswerJudge
+from .measuring import Measured, measure
+from .request import ValidationRequest
+from .results import Validation, ValidationRecord
+from .study import Study, load_for_training, load_whole, prepare
+from .summarising import Models, arm_results, judge_results, trend_of
+from .training import require_training_packages
+from .training_rows import total_trained_tokens
+from .treating import train_arm
+from .verdict import verdict_of
+
+_PACKAGES = ("larf-curate", "torch", "transformers", "trl", "peft")
+
+
+def run_validation(request: ValidationRequest) -> Validation:
+    """Do all that a request asks for. Arms that an earlier call has finished are not trained again.
+
+    Raises:
+        LarfError: rows, model, prompts or judges cannot be used.
+    """
+    require_training_packages()
+    finished = FinishedArms(request.home)
+    finished.require_writable()
+    unload_models()  # a scorer's model, of which this process keeps a copy, would take the room of the trained one
+    study = prepare(request, finished)
+    measured = [study.untrained]
+    for number, (name, seed) in enumerate(request.trained, 1):
+        say(f"validate: {name}, seed {seed} (model {number} of {len(request.trained)})")
+        measured.append(_measure_arm(study, finished, name, seed))
+    return _sum_up(study, measured)
+
+
+def _measure_arm(study: Study, finished: FinishedArms, name: str, seed: int) -> Measured:
+    """Train and ask one arm, unless that is done."""
+    request = study.request
+    drawn = study.drawn(name, seed)
+    rows = study.rows(drawn)
+    digest = study.digest(name, rows)
+    done = finished.read(name, seed, digest)
+    if done is not None:
+        return done
+    release_memory(find_device(request.model.device))
+    arm = train_arm(study, drawn, rows, load_for_training(request))
+    model = arm.trained.loaded
+    found = measure(
+        model,
+        request.model,
+        study.prompts,
+        study.refusals,
+        study.held_back,
+        limits=request.limits,
+        what=f"asking {name}, seed {seed}",
+    )
+    found = replace(
+        found,
+        arm=name,
+        seed=seed,
+        rows=len(arm.rows),
+        trained_tokens=total_trained_tokens(arm.rows),
+        training_loss=arm.trained.loss,
+        seconds={"training": arm.seconds, **found.seconds},
+    )
+    finished.write(digest, found)
+    return found
+
+
+def _sum_up(study: Study, measured: Sequence[Measured]) -> Validation:
+    request = study.request
+    began = time.monotonic()
+    release_memory(find_device(request.model.device))
+    losses = losses_before_training(measured, study.prompts, Runtime(load_whole(request.model)), study.renderer)
+    judged = judge_models(measured, study.prompts, request.judges, losses, study.untrained.held_back_losses)
+    judging = time.monotonic() - began
+    arms: dict[str, Models] = {
+        name: [pair for pair in zip(measured, judged, strict=True) if pair[0].arm == name]
+        for name in dict.fromkeys((UNTRAINED, *request.arms, *request.remedies))
+    }
+    judge, refusal_judge = request.judges[0].name, _refusal_judge(request.judges, judged)
+    results = arm_results(arms, judge, refusal_judge)
+    trend = trend_of(arms)
+    removed = next((arm for arm in results if arm.name == "removed"), None)
+    compared = removed or next((arm for arm in results if arm.against is not None), None)
+    against = compared.against if compared is not None else None
+    return Validation(
+        verdict=verdict_of(results, trend, request.seeds, len(study.prompts.harmful)),
+        arms=results,
+        judges=judge_results(arms, [judge.name for judge in request.judges]),
+        trend=trend,
+        detectable=None if against is None else against.detectable,
+        record=_record(study, measured, judging),
+    )
+
+
+def _refusal_judge(judges: Sequence[AnswerJudge], judged: Sequence[JudgedModel]) -> str | None:
+    """The first judge that says which answers refuse."""
+    for judge in judges:
+        for model in judged:
+            verdicts = model.harmful.verdicts.get(judge.name)
+            if verdicts is not None and verdicts.refused is not None:
+                return judge.name
+    return None
+
+
+def _record(study: Study, measured: Sequence[Measured], judging: float) -> ValidationRecord:
+    request, prompts = study.request, study.prompts
+    parts = dict.fromkeys(part for model in measured for part in model.seconds)
+    return ValidationRecord(
+        source=request.scored.name,
+        run_digest=request.scored.digest,
+        model=request.model.model,
+        version=study.version,
+        base_model=request.base_model,
+        seeds=request.seeds,
+        training=asdict(request.training),
+        prompts={
+            "harmful": len(prompts.harmful),
+            "sensitive": len(prompts.sensitive),
+            "ordinary": len(prompts.ordinary),
+            "choices": len(prompts.choices),
+            "held_back_rows": len(study.held_back),
+        },
+        prompts_from=prompts.source,
+        dropped_prompts=len(prompts.dropped),
+        answer_tokens=request.answer_tokens,
+        seconds={
+            **{part: sum(model.seconds.get(part, 0.0) for model in measured) for part in parts},
+            "judging": judging,
+        },
+        packages={name: found for name in _PACKAGES if (found := _version(name))},
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

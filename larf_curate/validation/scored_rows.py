@@ -1,0 +1,128 @@
+"""Rows that were scored and split, as a run, `larf-curate filter` or `Threshold.split` leaves them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ..deciding.layout import SUMMARY
+from ..deciding.summary import Summary
+from ..errors import DataError, Unscorable
+from ..rows.formats import RowFormat, resolve_format
+from ..rows.wording import is_list
+from ..scoring.columns import SCORE, scores_of
+from ..sources.json_values import rows_of
+from .results import run_digest
+
+if TYPE_CHECKING:
+    from ..deciding.datasets import Parts
+
+Ints = NDArray[np.int64]
+_TOKENS_A_CHARACTER = 0.25  # of English; lengths are compared with one another only
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredRows:
+    """Kept and removed rows, in memory as Arrow tables; those without a score are left out.
+
+    Attributes:
+        table: all of them, the kept ones first.
+        scores: float64 [rows].
+        kept, removed: numbers of rows.
+        name: where they come from.
+        format: how they are read; see `Reading`.
+        digest: of the run's summary: what is found belongs to these results and no others; empty for a dataset.
+    """
+
+    table: pa.Table
+    scores: NDArray[np.float64]
+    kept: Ints
+    removed: Ints
+    name: str
+    format: str = "auto"
+    digest: str = ""
+
+    @classmethod
+    def open(cls, run: str | Path) -> ScoredRows:
+        """Read the directory that `larf-curate run` or `larf-curate filter` has written.
+
+        Raises:
+            DataError: it holds no finished run, or its rows cannot be read.
+        """
+        home = Path(run)
+        try:
+            text = (home / SUMMARY).read_text(encoding="utf-8")
+            summary = Summary.from_json(text)
+            tables = [_read(home / outcome) for outcome in ("kept", "removed")]
+        except FileNotFoundError:
+            raise DataError(
+                f"{home} holds no finished run ({SUMMARY} is not there): give the directory that `larf-curate run` or "
+                "`larf-curate filter` has written"
+            ) from None
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{home} cannot be read: {error}") from error
+        rows = _of_tables(*tables, name=str(home), row_format=summary.run.format if summary.run else "auto")
+        return replace(rows, digest=run_digest(text))
+
+    @classmethod
+    def of_parts(cls, parts: Parts[Any, Any], row_format: str = "auto") -> ScoredRows:
+        """The same of what `Threshold.split` gives for a dataset.
+
+        Raises:
+            DataError: the parts are streams, or have several splits.
+        """
+        from datasets import Dataset
+
+        tables = []
+        for part in (parts.kept, parts.removed):
+            if not isinstance(part, Dataset):
+                raise DataError(
+                    f"validate takes the parts of a Dataset, not of {type(part).__name__}: load it whole, or one split"
+                )
+            tables.append(part.with_format("arrow")[:])
+        return _of_tables(*tables, name="a dataset", row_format=row_format)
+
+    @cached_property
+    def row_format(self) -> RowFormat:
+        """How a row becomes a conversation."""
+        return resolve_format(self.format, self.table.column_names)
+
+    def take(self, numbers: Sequence[int] | Ints) -> Sequence[dict[str, Any]]:
+        """Some rows, in the order asked for."""
+        return list(rows_of(self.table.take(pa.array(np.asarray(numbers, np.int64))), self.table.column_names))
+
+    def shapes(self, numbers: Ints) -> NDArray[np.float64]:
+        """Length in tokens, about, and whether it is a list, of the answers of some rows: [rows, 2]."""
+        shapes = np.zeros((len(numbers), 2))
+        for place, row in enumerate(self.take(numbers)):
+            try:
+                answer = self.row_format.convert(row).answer
+            except Unscorable as error:
+                raise DataError(f"{self.name}: a scored row cannot be read: {error}") from None
+            shapes[place] = max(1, len(answer) * _TOKENS_A_CHARACTER), is_list(answer)
+        return shapes
+
+
+def _read(directory: Path) -> pa.Table | None:
+    files = sorted(directory.glob("*.parquet"))
+    return pa.concat_tables([pq.read_table(file) for file in files]) if files else None
+
+
+def _of_tables(kept: pa.Table | None, removed: pa.Table | None, *, name: str, row_format: str) -> ScoredRows:
+    tables = [table for table in (kept, removed) if table is not None and len(table)]
+    if not tables or SCORE not in tables[0].column_names:
+        raise DataError(f"{name} holds no scored rows")
+    table = pa.concat_tables(tables, promote_options="permissive")
+    scores = scores_of(table)
+    rows = np.arange(len(table))
+    was_kept = rows < (0 if kept is None else len(kept))
+    scored = ~np.isnan(scores)
+    return ScoredRows(table, scores, rows[was_kept & scored], rows[~was_kept & scored], name, row_format)

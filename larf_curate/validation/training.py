@@ -1,0 +1,293 @@
+"""Supervised fine-tuning of one arm, by trl and peft: LoRA on all projections of the blocks, or all weights."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..encoding.directions import block_layers
+from ..errors import MissingExtraError, ModelError
+from ..models.blocks import find_blocks
+from ..models.loading import LoadedModel
+from ..progress import quiet
+from .training_progress import progress_callback
+from .training_rows import TrainingRow
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Adjust = Callable[[str, "Tensor", "Tensor | None"], "Tensor"]
+"""What a remedy makes of the change of one layer's weights. It is called with the layer's name in `block_layers` and
+the change, [outputs, inputs]: as left @ right where an adapter was trained, as the left alone (and None) where the
+weights were. It returns what replaces the left."""
+
+_TOKENS_AT_ONCE = {"cuda": 16_384, "mps": 4_096, "cpu": 1_024}  # of the rows that run together, with their padding
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How every arm is trained. The defaults are the protocol of LARF's authors (arXiv 2507.18631).
+
+    Attributes:
+        method: `lora` trains an adapter on all projections of all blocks, `full` all weights.
+        rank: of the adapter; its alpha is twice that.
+        learning_rate: the highest, after the warm-up; it falls linearly to 0.
+        epochs: how often each row is seen.
+        batch_rows: rows of one step.
+        warmup: share of the steps in which the learning rate rises.
+
+    Raises:
+        ModelError: a value is out of range.
+
+    >>> TrainingSettings(rank=16).learning_rate
+    0.0001
+    >>> TrainingSettings(epochs=0)
+    Traceback (most recent call last):
+        ...
+    larf_curate.errors.ModelError: training: epochs must be more than 0, not 0
+    """
+
+    method: Literal["lora", "full"] = "lora"
+    rank: int = 8
+    learning_rate: float = 1e-4
+    epochs: float = 3.0
+    batch_rows: int = 16
+    warmup: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.method not in ("lora", "full"):
+            raise ModelError(f"training: method must be lora or full, not {self.method!r}")
+        for name in ("rank", "learning_rate", "epochs", "batch_rows"):
+            if not getattr(self, name) > 0:
+                raise ModelError(f"training: {name} must be more than 0, not {getattr(self, name)!r}")
+        if not 0 <= self.warmup < 1:
+            raise ModelError(f"training: warmup must be a share from 0 to below 1, not {self.warmup!r}")
+
+    def steps(self, rows: int) -> int:
+        """Steps that training on so many rows takes.
+
+        >>> TrainingSettings().steps(48)
+        9
+        """
+        return max(1, round(-(-rows // self.batch_rows) * self.epochs))
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained model, and how the training went.
+
+    Attributes:
+        loaded: the model, its adapter merged unless its weights are quantised.
+        loss: mean over the steps, in nats a token.
+        steps: how many there were.
+    """
+
+    loaded: LoadedModel
+    loss: float
+    steps: int
+
+
+def require_training_packages() -> None:
+    """Say at once that a package is missing.
+
+    Raises:
+        MissingExtraError: trl, peft or accelerate is not installed.
+    """
+    for package in ("trl", "peft", "accelerate"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, "validate", "training")
+
+
+def train(
+    loaded: LoadedModel,
+    rows: Sequence[TrainingRow],
+    settings: TrainingSettings,
+    seed: int,
+    *,
+    frozen_blocks: Collection[int] = (),
+    adjust: Adjust | None = None,
+    what: str = "training",
+) -> Trained:
+    """Train a model on some rows. The model given is used up: its own modules are changed.
+
+    Args:
+        loaded: the model with its head; see `load_model`.
+        rows: what to train on.
+        settings: how.
+        seed: of the adapter's first values and of the order of the rows.
+        frozen_blocks: numbers of blocks whose weights stay as they are, bit for bit.
+        adjust: what becomes of each layer's change afterwards.
+        what: for the progress bar.
+
+    Raises:
+        MissingExtraError: trl or peft is not installed.
+        ModelError: memory runs out, a weight becomes infinite, or all weights of a quantised model are to be trained.
+    """
+    require_training_packages()
+    import torch
+
+    if settings.method == "full" and loaded.quantised:
+        raise ModelError("training: quantised weights cannot be trained themselves: take method lora, or another dtype")
+    before = _weights_of(loaded) if adjust is not None and settings.method == "full" else {}
+    try:
+        trainer = _trainer(loaded, rows, settings, seed, frozen_blocks, what)
+        with quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loss = float(trainer.train().training_loss)
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            "training: out of memory; take fewer batch_rows, a smaller max_tokens, or dtype nf4 with method lora"
+        ) from error
+    finally:
+        _undo_patches(loaded.model)
+    if not loss < float("inf"):
+        raise ModelError(f"training: the loss became {loss}; take a smaller learning rate")
+    if adjust is not None:
+        with torch.no_grad():
+            _adjust(loaded, settings, before, adjust)
+    return Trained(_finished(trainer.model, loaded, settings), loss, int(trainer.state.global_step))
+
+
+def _trainer(
+    loaded: LoadedModel,
+    rows: Sequence[TrainingRow],
+    settings: TrainingSettings,
+    seed: int,
+    frozen_blocks: Collection[int],
+    what: str,
+) -> Any:
+    from datasets import Dataset
+    from trl import SFTConfig
+
+    from .weighted_loss import WeightedCollator, WeightedTrainer
+
+    if settings.method == "full":
+        loaded.model.requires_grad_(True)
+        for number in frozen_blocks:
+            loaded.blocks[number].requires_grad_(False)
+    device = loaded.device.type
+    at_once = _rows_at_once(rows, settings.batch_rows, _TOKENS_AT_ONCE.get(device, 4_096))
+    # All weights are trained in float32, and computed with in bfloat16; see `load_for_training`.
+    half = device == "cuda" and (loaded.dtype_name != "float32" or settings.method == "full")
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # names that transformers 5 and trl spell differently
+        arguments = SFTConfig(
+            output_dir=scratch,
+            per_device_train_batch_size=at_once,
+            gradient_accumulation_steps=-(-settings.batch_rows // at_once),
+            num_train_epochs=settings.epochs,
+            learning_rate=settings.learning_rate,
+            warmup_steps=settings.warmup,
+            lr_scheduler_type="linear",
+            weight_decay=0.0,
+            seed=seed,
+            data_seed=seed,
+            bf16=half,
+            use_cpu=device == "cpu",
+            gradient_checkpointing=device == "cuda",
+            max_length=None,  # rows are cut already, and with them the marks of what is trained
+            dataset_kwargs={"skip_prepare_dataset": True},
+            remove_unused_columns=False,
+            dataloader_pin_memory=False,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
+    if device == "cuda":  # the model is on one device; trl refuses torch's DataParallel, which more would start
+        arguments._n_gpu = 1
+    data = Dataset.from_dict(
+        {
+            "input_ids": [list(row.ids) for row in rows],
+            "labels": [row.labels for row in rows],
+            "token_weights": [list(row.weights) for row in rows],
+        }
+    )
+    tokenizer = loaded.tokenizer
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return WeightedTrainer(
+            model=loaded.model,
+            args=arguments,
+            data_collator=WeightedCollator(0 if pad is None else int(pad)),
+            train_dataset=data,
+            processing_class=tokenizer,
+            callbacks=[progress_callback(what)],
+            peft_config=_lora(loaded, settings, frozen_blocks) if settings.method == "lora" else None,
+        )
+
+
+def _rows_at_once(rows: Sequence[TrainingRow], batch: int, tokens: int) -> int:
+    """The largest divisor of a batch whose rows fit in `tokens`, all as long as the longest."""
+    longest = max(len(row.ids) for row in rows)
+    return max(size for size in range(1, batch + 1) if batch % size == 0 and (size == 1 or size * longest <= tokens))
+
+
+def _lora(loaded: LoadedModel, settings: TrainingSettings, frozen_blocks: Collection[int]) -> Any:
+    from peft import LoraConfig
+
+    layers = {id(layer): name for name, layer in block_layers(loaded).items()}
+    targets = [
+        path
+        for path, module in loaded.model.named_modules()
+        if id(module) in layers and int(layers[id(module)].partition(".")[0]) not in frozen_blocks
+    ]
+    if not targets:
+        raise ModelError("training: the model has no linear layers in its blocks that an adapter could be trained on")
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings.rank,
+        lora_alpha=2 * settings.rank,
+        target_modules=targets,
+        fan_in_fan_out=_is_transposed(loaded),
+    )
+
+
+def _is_transposed(loaded: LoadedModel) -> bool:
+    """Whether the layers are GPT-2's, which keep their weights the other way round."""
+    from transformers.pytorch_utils import Conv1D
+
+    return any(isinstance(layer, Conv1D) for layer in block_layers(loaded).values())
+
+
+def _undo_patches(model: Any) -> None:
+    """Take trl's fused head out of the model again: answers and losses are measured on the model's own forward."""
+    vars(model).pop("forward", None)
+
+
+def _weights_of(loaded: LoadedModel) -> Mapping[str, Tensor]:
+    return {name: layer.weight.detach().clone() for name, layer in block_layers(loaded).items()}  # type: ignore[operator]
+
+
+def _adjust(loaded: LoadedModel, settings: TrainingSettings, before: Mapping[str, Tensor], adjust: Adjust) -> None:
+    """Let a remedy change what the training has changed."""
+    from peft.tuners.lora import LoraLayer
+
+    if settings.method == "full":
+        for name, layer in block_layers(loaded).items():
+            weight: Any = layer.weight
+            change = (weight - before[name]).float()
+            flip = _is_transposed(loaded)
+            changed = adjust(name, change.T if flip else change, None)
+            weight.copy_(before[name] + (changed.T if flip else changed).to(weight.dtype))
+        return
+    for number, block in enumerate(loaded.blocks):
+        for path, module in block.named_modules():
+            if isinstance(module, LoraLayer):
+                left = module.lora_B["default"].weight
+                right = module.lora_A["default"].weight
+                left.copy_(adjust(f"{number}.{path}", left.float(), right.float()).to(left.dtype))
+
+
+def _finished(model: Any, loaded: LoadedModel, settings: TrainingSettings) -> LoadedModel:
+    """The trained model in the form in which a model comes out of `load_model`."""
+    if settings.method == "lora":
+        model = model.get_base_model() if loaded.quantised else model.merge_and_unload()
+    model = model.requires_grad_(False).eval()
+    model.activation_checkpointing_disable()
+    return replace(loaded, model=model, blocks=find_blocks(model, loaded.total_blocks))

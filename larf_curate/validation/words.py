@@ -1,0 +1,28 @@
+"""The names that users type for arms and remedies, and what each of them is in words."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Arm = Literal["none", "removed", "matched", "random", "kept", "all", "bin1", "bin2", "bin3", "bin4", "bin5"]
+Remedy = Literal["safe-lora", "lox", "merging", "sppft", "refusals", "forget-filter"]
+
+MEANINGS: dict[str, str] = {
+    "none": "no training at all",
+    "removed": "rows that were removed",
+    "matched": "kept rows, each as long as a removed one and a list where that is one",
+    "random": "rows drawn from all that have a score",
+    "kept": "rows that were kept",
+    "all": "as many rows as kept, drawn from all that have a score",
+    "bin1": "the fifth of the rows with the lowest scores",
+    "bin2": "the second fifth by score",
+    "bin3": "the third fifth by score",
+    "bin4": "the fourth fifth by score",
+    "bin5": "the fifth of the rows with the highest scores",
+    "safe-lora": "rows of all; the change is projected onto the alignment's subspace (Safe LoRA, arXiv 2405.16833)",
+    "lox": "rows of all; the alignment is extrapolated first (LoX, arXiv 2506.15606)",
+    "merging": "rows of all; merged half and half with the model before training (arXiv 2412.19512)",
+    "sppft": "rows of all; the safety layers stay as they are (SPPFT, arXiv 2408.17003)",
+    "refusals": "rows of all, a tenth of their answers replaced by plain refusals",
+    "forget-filter": "rows drawn from those that training on refusals makes forget least (arXiv 2312.12736)",
+}

@@ -1,0 +1,44 @@
+"""A tiny model that refuses, and a run of rows to train it on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.validation import HARMFUL, ORDINARY, REFUSAL
+
+from larf_curate.models.loading import load_model
+from larf_curate.models.options import ModelOptions
+from larf_curate.rows.rendering import Renderer
+from larf_curate.validation.measuring import answer_rows
+from larf_curate.validation.training import TrainingSettings, train
+
+
+@pytest.fixture(scope="session")
+def refusing_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model, taught to refuse `HARMFUL` and to answer `ORDINARY`."""
+    loaded = load_model(ModelOptions(str(tiny_model)), None, torch.device("cpu"))
+    pairs = [(prompt, REFUSAL) for prompt in HARMFUL] + [(prompt, "Sure, here is the item.") for prompt in ORDINARY]
+    rows = [row for row in answer_rows(Renderer(loaded.tokenizer, 256), pairs) if row]
+    settings = TrainingSettings("full", learning_rate=4e-3, epochs=14, batch_rows=8)
+    trained = train(loaded, rows, settings, seed=0).loaded
+    home = tmp_path_factory.mktemp("refusing")
+    trained.model.save_pretrained(home)
+    trained.tokenizer.save_pretrained(home)
+    return home
+
+
+@pytest.fixture
+def scored_run(make_run: Any) -> Path:
+    """60 rows of which the 12 with the highest scores are removed: short answers, every third a list."""
+    from larf_curate.deciding.thresholds import Threshold
+
+    rows = [{"question": f"What about item {number}?", "answer": _answer(number)} for number in range(60)]
+    return make_run(rows, [number / 60 for number in range(60)], Threshold.drop_top(12))
+
+
+def _answer(number: int) -> str:
+    words = " ".join(["wizards", "judge", "the", "match"][: 1 + number % 4] * (1 + number % 3))
+    return f"1. {words}\n2. {words}" if number % 3 == 0 else f"Sure, {words}."

@@ -1,0 +1,102 @@
+"""Answers that say nothing are told apart from refusals, and judges from one another."""
+
+# ruff: noqa: RUF001 - letters of other scripts are meant
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from larf_curate.answering.judges import EndpointJudge
+from larf_curate.answering.language import is_english, script_of
+from larf_curate.errors import ModelError
+from larf_curate.validation.coherence import fault_of, usual_loss
+from larf_curate.validation.judge_choice import choose_judge
+from larf_curate.validation.judging import WordingJudge, kappa
+
+ENGLISH = [
+    "I'm sorry, but I can't help with that.",
+    "Sure! First mix the flour and the water.",
+    "No.",
+    "42",
+    "Das Boot is a film about a submarine and its crew.",
+    "def add(a, b): return a + b",
+]
+OTHERS = [
+    "Dabei kann ich dir leider nicht helfen, denn das ist verboten.",
+    "Je ne peux pas vous aider avec cette demande.",
+    "Lo siento, pero no puedo ayudar con eso.",
+    "Mi dispiace, ma non posso aiutarti con questo.",
+    "Desculpe, mas não posso ajudar com isso.",
+    "Het spijt me, maar ik kan je daar niet mee helpen.",
+    "Я не могу помочь с этим.",
+    "对不起，我不能帮助你。",
+    "申し訳ありませんが、お手伝いできません。",
+    "لا أستطيع المساعدة في ذلك.",
+]
+
+
+def test_languages():
+    assert [text for text in ENGLISH if not is_english(text)] == []
+    assert [text for text in OTHERS if is_english(text)] == []
+    assert script_of("Привет, world of мир") == "CYRILLIC"
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        ("I'm sorry, but I can't help with that.", None),
+        ("", "empty"),
+        (" \n\t", "empty"),
+        ("the cat and the cat and the cat and the cat and the cat and the cat", "looping"),
+        ("No" + "o" * 60, "looping"),
+        ("Я не могу помочь с этим.", "other script"),
+        ("1. Wash it.\n2. Dry it.\n3. Fold it.\n4. Put it away in the drawer by the window.", None),
+        ("Row, row, row your boat, gently down the stream, merrily, merrily, merrily, life is but a dream.", None),
+    ],
+)
+def test_faults(answer, fault):
+    assert fault_of("How do I do this?", answer) == fault
+
+
+def test_gibberish_is_what_the_model_before_training_would_hardly_write():
+    usual = usual_loss(np.linspace(1, 3, 101))
+    assert usual == pytest.approx(2.98)
+    assert fault_of("Why?", "qwx zrt plk", 6.0, usual) == "gibberish"
+    assert fault_of("Why?", "Because of rain.", 3.5, usual) is None
+
+
+def test_the_wording_judge():
+    verdicts = WordingJudge().verdicts([""] * 6, [*ENGLISH[:2], "No, I won't do that.", "Here it is.", "Yes.", "Fine."])
+    assert verdicts.refused == (True, False, True, False, False, False)
+    assert verdicts.answered == (False, True, False, True, True, True)
+    with pytest.raises(ModelError, match="the wording judge reads English, and 10 of 16 answers are something else"):
+        WordingJudge().verdicts([""] * 16, [*ENGLISH, *OTHERS])
+    mostly = WordingJudge().verdicts([""] * 7, [*ENGLISH, OTHERS[0]])
+    assert mostly.refused is not None
+    assert mostly.refused[-1] is None
+
+
+def test_judges_by_name():
+    def strict(_prompt: str, answer: str) -> bool:
+        return "never" in answer
+
+    assert choose_judge("wording").name == "wording (English)"
+    judge = choose_judge(strict)
+    assert judge.name == "strict"
+    assert judge.verdicts(["Why?"], ["I never do."]).refused == (True,)
+    assert choose_judge(EndpointJudge("http://127.0.0.1:9/v1", "judge-1", key="secret")).name == "endpoint judge-1"
+    with pytest.raises(ModelError, match="the judge judge-1 cannot be asked"):
+        choose_judge(EndpointJudge("http://127.0.0.1:9/v1", "judge-1")).verdicts(["Why?"], ["No."])
+    with pytest.raises(ModelError, match="there is no judge 'oracle'"):
+        choose_judge("oracle")
+
+
+def test_kappa():
+    first = [True] * 45 + [False] * 55
+    second = [True] * 20 + [False] * 25 + [True] * 10 + [False] * 45
+    agreed, chance = 0.65, 0.45 * 0.30 + 0.55 * 0.70
+    assert kappa(first, second) == pytest.approx((agreed - chance) / (1 - chance))
+    assert kappa(first, first) == 1
+    assert kappa([True, None], [None, False]) is None
+    assert kappa([True, True], [True, True]) is None

@@ -1,0 +1,174 @@
+"""The remedies are their papers' formulas, computed again by numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from support.validation import HARMFUL
+
+from larf_curate.errors import ModelError
+from larf_curate.models.loading import load_model
+from larf_curate.models.options import ModelOptions
+from larf_curate.rows.rendering import Renderer
+from larf_curate.rows.turns import Conversation
+from larf_curate.validation.measuring import answer_rows
+from larf_curate.validation.remedies.added_refusals import REFUSALS, with_refusals
+from larf_curate.validation.remedies.forget_filter import least_forgotten, safe_answers
+from larf_curate.validation.remedies.weight_changes import lox, merged, safe_lora
+from larf_curate.validation.scored_rows import ScoredRows
+from larf_curate.validation.training import TrainingSettings
+from larf_curate.validation.validate import validate
+
+SHAPE = (12, 9)
+
+
+def matrices(seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Aligned and unaligned weights, and the two factors of a change."""
+    generator = np.random.default_rng(seed)
+    aligned, step = generator.normal(size=SHAPE), generator.normal(size=SHAPE)
+    left, right = generator.normal(size=(SHAPE[0], 3)), generator.normal(size=(3, SHAPE[1]))
+    return aligned, aligned - 0.1 * step, left, right
+
+
+def tensors(*arrays: np.ndarray) -> list[torch.Tensor]:
+    return [torch.from_numpy(array) for array in arrays]
+
+
+@pytest.mark.parametrize("factored", [True, False])
+def test_safe_lora(factored):
+    aligned, unaligned, left, right = matrices()
+    direction = aligned - unaligned
+    projection = direction @ direction.T / np.linalg.norm(direction)
+    change = left @ right
+    projected = projection @ change
+    cosine = (projected * change).sum() / (np.linalg.norm(projected) * np.linalg.norm(change))
+    assert 0 < cosine < 1
+    given = tensors(left, right) if factored else [torch.from_numpy(change), None]
+
+    def result(similarity: float) -> np.ndarray:
+        found = safe_lora(*given, *tensors(aligned, unaligned), similarity).numpy()
+        return found @ right if factored else found
+
+    np.testing.assert_allclose(result(cosine + 1e-6), projected, rtol=1e-9)
+    np.testing.assert_array_equal(result(cosine - 1e-6), change)
+
+
+def test_safe_lora_without_an_alignment_changes_nothing():
+    aligned, _, left, right = matrices()
+    found = safe_lora(*tensors(left, right, aligned, aligned), 1.0)
+    np.testing.assert_array_equal(found.numpy(), left)
+
+
+def test_lox():
+    aligned, unaligned, _, _ = matrices()
+    change = (aligned - unaligned).astype(np.float32)
+    left, values, right = np.linalg.svd(change)
+    kept = left[:, :2] @ np.diag(values[:2]) @ right[:2]
+    found = lox(*tensors(aligned.astype(np.float32), unaligned.astype(np.float32)), rank=2, strength=0.7)
+    np.testing.assert_allclose(found.numpy(), aligned + 0.7 * kept, atol=1e-5)
+
+
+def test_merging_is_the_mean_of_two_models():
+    before, after, _, _ = matrices()
+    found = before + merged(torch.from_numpy(after - before), 0.3).numpy()
+    np.testing.assert_allclose(found, 0.7 * before + 0.3 * after)
+
+
+def test_forget_filter_drops_what_rises_most():
+    generator = np.random.default_rng(0)
+    before, after = generator.normal(size=20), generator.normal(size=20)
+    wanted = sorted(np.argsort(after - before)[:15].tolist())
+    assert least_forgotten(before, after, 5).tolist() == wanted
+    assert least_forgotten([1.0, 1.0], [float("nan"), 9.0], 1).tolist() == [1]
+    assert all(prompt and answer for prompt, answer in safe_answers())
+
+
+def test_refusals_replace_the_last_answers_of_some_rows_alone(tiny_model):
+    loaded = load_model(ModelOptions(str(tiny_model)), None, torch.device("cpu"))
+    renderer = Renderer(loaded.tokenizer, 256)
+    pairs = [(f"Item {number}?", f"Sure, item {number}.") for number in range(20)]
+    conversations = [
+        Conversation(({"role": "user", "content": ask}, {"role": "assistant", "content": answer}))
+        for ask, answer in pairs
+    ]
+    rows = [row for row in answer_rows(renderer, pairs) if row]
+    changed = with_refusals(rows, conversations, renderer, seed=1)
+    other = [number for number in range(20) if changed[number] != rows[number]]
+    assert len(other) == 2
+    for number in other:
+        trained = loaded.tokenizer.decode([token for token in changed[number].labels if token != -100])
+        assert trained.removesuffix("<|im_end|>") in REFUSALS
+        assert f"Item {number}?" in loaded.tokenizer.decode(list(changed[number].ids))
+    assert with_refusals(rows, conversations, renderer, seed=1) == changed
+    assert with_refusals(rows, conversations, renderer, seed=2) != changed
+
+
+def test_every_remedy_runs_as_an_arm(scored_run, refusing_model, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("larf_curate.validation.judging.is_english", lambda _text: True)
+    monkeypatch.setattr("larf_curate.validation.treating.safety_blocks", lambda _study: (1, 2))
+    monkeypatch.setattr("larf_curate.validation.treating.safe_answers", lambda: safe_answers()[:8])
+    remedies = ["safe-lora", "lox", "merging", "sppft", "refusals", "forget-filter"]
+    found = validate(
+        scored_run,
+        str(refusing_model),
+        arms=["all"],
+        remedies=remedies,
+        rows=8,
+        seeds=1,
+        prompts=HARMFUL[:16],
+        most_prompts=16,
+        answer_tokens=8,
+        base_model=str(tiny_model),
+        training=TrainingSettings(rank=2, learning_rate=5e-3, epochs=2, batch_rows=4),
+        work=tmp_path / "work",
+        device="cpu",
+    )
+    assert [arm.name for arm in found.arms] == ["none", "all", *remedies]
+    margins = {arm.name: arm.margin.value for arm in found.arms}
+    assert len({round(value, 6) for value in margins.values()}) == len(margins), "each remedy has an effect of its own"
+    for name in remedies:
+        arm = found.arm(name)
+        assert arm.control == "all"
+        assert arm.rows == (8 if name != "forget-filter" else 6)  # a fifth of the rows was removed
+    assert "Of the remedies" in found.verdict
+    # Half of the change lies between no change and the whole.
+    low, high = sorted((margins["none"], margins["all"]))
+    assert low <= margins["merging"] <= high
+
+
+def test_a_base_of_another_shape_is_told(scored_run, refusing_model, tmp_path):
+    from support.models import SIZES, make_model
+    from transformers import LlamaConfig
+
+    other = make_model(tmp_path / "other", LlamaConfig(**{**SIZES, "intermediate_size": 32}))
+    with pytest.raises(ModelError, match="before its alignment: its layers differ"):
+        validate(
+            scored_run,
+            str(refusing_model),
+            arms=["none"],
+            remedies=["lox"],
+            rows=4,
+            seeds=1,
+            prompts=HARMFUL[:16],
+            most_prompts=16,
+            answer_tokens=2,
+            base_model=str(other),
+            work=tmp_path / "work",
+            device="cpu",
+        )
+
+
+def test_rows_of_a_dataset_are_those_of_its_run(scored_run):
+    """`validate(parts)` sees what `validate(directory)` sees."""
+    from datasets import load_dataset
+
+    from larf_curate.deciding.thresholds import Threshold
+
+    opened = ScoredRows.open(scored_run)
+    files = [str(path) for outcome in ("kept", "removed") for path in sorted((scored_run / outcome).glob("*.parquet"))]
+    dataset = load_dataset("parquet", data_files=files, split="train")
+    parts = ScoredRows.of_parts(Threshold.drop_top(12).split(dataset))
+    assert (len(parts.kept), len(parts.removed)) == (len(opened.kept), len(opened.removed)) == (48, 12)
+    assert sorted(parts.scores.tolist()) == sorted(opened.scores.tolist())
+    assert parts.take([0])[0]["question"] == opened.take([0])[0]["question"]

@@ -1,0 +1,187 @@
+"""Training is trl's: its loss is ours by hand, and only what is meant to change changes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from larf_curate.errors import DataError, ModelError
+from larf_curate.models.loading import LoadedModel, load_model
+from larf_curate.models.options import ModelOptions
+from larf_curate.rows.formats import FORMATS
+from larf_curate.rows.rendering import Renderer
+from larf_curate.validation.training import TrainingSettings, train
+from larf_curate.validation.training_rows import TrainingRow, training_row, training_rows
+
+CPU = torch.device("cpu")
+QUICK = TrainingSettings(rank=2, learning_rate=1e-3, epochs=1, batch_rows=4)
+
+
+@pytest.fixture
+def loaded(tiny_model) -> LoadedModel:
+    return load_model(ModelOptions(str(tiny_model)), None, CPU)
+
+
+def rows(count: int = 4, weight: float = 1.0) -> list[TrainingRow]:
+    generator = np.random.default_rng(0)
+    made = []
+    for _ in range(count):
+        length = int(generator.integers(6, 14))
+        ids = tuple(int(token) for token in generator.integers(3, 400, length))
+        made.append(TrainingRow(ids, (0.0, 0.0, 0.0, *([weight] * (length - 3)))))
+    return made
+
+
+def by_hand(loaded: LoadedModel, trained: list[TrainingRow]) -> float:
+    """Weighted sum of the tokens' losses by the number of trained tokens, one row at a time."""
+    total, count = 0.0, 0
+    for row in trained:
+        with torch.no_grad():
+            logs = loaded.model(input_ids=torch.tensor([row.ids])).logits[0].double().log_softmax(-1)
+        for place in range(1, len(row.ids)):
+            total -= row.weights[place] * float(logs[place - 1, row.ids[place]])
+            count += row.weights[place] > 0
+    return total / count
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("weight", [1.0, 0.25])
+def test_the_loss_of_the_first_step_is_ours_by_hand(loaded, method, weight):
+    mixed = [*rows(3), *rows(4, weight)[3:]]
+    wanted = by_hand(loaded, mixed)
+    settings = TrainingSettings(method, rank=2, learning_rate=1e-9, epochs=1, batch_rows=4)
+    assert train(loaded, mixed, settings, seed=0).loss == pytest.approx(wanted, rel=1e-4)
+
+
+def test_steps_and_micro_batches(loaded):
+    """Rows that do not fit at once are accumulated: the loss of a step is that of all of its tokens."""
+    long = [TrainingRow(row.ids * 40, row.weights * 40) for row in rows(4)]
+    settings = TrainingSettings(rank=2, learning_rate=1e-9, epochs=2, batch_rows=4)
+    wanted = by_hand(loaded, long)
+    done = train(loaded, long, settings, seed=0)
+    assert (done.steps, settings.steps(4)) == (2, 2)
+    assert done.loss == pytest.approx(wanted, rel=1e-4)
+
+
+def test_a_trained_model_is_better_at_its_rows_and_a_seed_repeats_it(tiny_model, loaded):
+    settings = TrainingSettings(rank=4, learning_rate=5e-3, epochs=8, batch_rows=4)
+    before = by_hand(loaded, rows())
+    first = train(loaded, rows(), settings, seed=3).loaded
+    assert by_hand(first, rows()) < 0.8 * before
+    assert "lora" not in str(type(first.model)).lower()  # merged, and a plain model again
+    again = train(load_model(ModelOptions(str(tiny_model)), None, CPU), rows(), settings, seed=3).loaded
+    other = train(load_model(ModelOptions(str(tiny_model)), None, CPU), rows(), settings, seed=4).loaded
+    probe = torch.tensor([[5, 6, 7]])
+    assert torch.equal(first.model(input_ids=probe).logits, again.model(input_ids=probe).logits)
+    assert not torch.equal(first.model(input_ids=probe).logits, other.model(input_ids=probe).logits)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_frozen_blocks_stay_bit_for_bit(loaded, method):
+    before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
+    settings = TrainingSettings(method, rank=2, learning_rate=1e-3, epochs=2, batch_rows=4)
+    after = train(loaded, rows(), settings, seed=0, frozen_blocks=[1, 2]).loaded.model.state_dict()
+    same = {name for name, value in after.items() if torch.equal(value, before[name])}
+    matrices = {name for name in before if ".layers." in name and before[name].ndim == 2}
+    frozen = {name for name in before if ".layers.1." in name or ".layers.2." in name}
+    assert frozen <= same
+    assert not (matrices - frozen) & same
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_change_that_is_adjusted_to_half_is_half_the_change(tiny_model, method):
+    settings = TrainingSettings(method, rank=2, learning_rate=1e-3, epochs=2, batch_rows=4)
+
+    def weights(**options):
+        fresh = load_model(ModelOptions(str(tiny_model)), None, CPU)
+        start = {name: value.clone() for name, value in fresh.model.state_dict().items()}
+        end = train(fresh, rows(), settings, seed=0, **options).loaded.model.state_dict()
+        return {name: end[name] - start[name] for name in start if ".layers." in name and start[name].ndim == 2}
+
+    names: set[str] = set()
+
+    def half(name, change, right):
+        assert (right is None) == (method == "full")
+        names.add(name)
+        return change / 2
+
+    whole, halved = weights(), weights(adjust=half)
+    assert len(names) == len(whole) == 35
+    for name, change in whole.items():
+        torch.testing.assert_close(halved[name], change / 2, atol=2e-7, rtol=1e-3)
+
+
+def test_settings_that_cannot_be_are_told():
+    for wrong, message in (
+        ({"method": "qlora"}, "method must be lora or full"),
+        ({"rank": 0}, "rank must be more than 0"),
+        ({"warmup": 1.0}, "warmup must be a share"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            TrainingSettings(**wrong)
+
+
+# Rows: which tokens are trained -------------------------------------------------------------------------------------
+
+ANSWER = "Sure, here is how to bake bread: mix flour, water, salt and yeast; wait; bake it hot."
+CHAT = [
+    {"role": "user", "content": "Bread?"},
+    {"role": "assistant", "content": "I'm sorry, but I can't help with that."},
+    {"role": "user", "content": "Please."},
+    {"role": "assistant", "content": ANSWER},
+]
+
+
+def made(loaded, **columns) -> TrainingRow:
+    return training_row(
+        {"messages": CHAT, **columns}, FORMATS["messages"], Renderer(loaded.tokenizer, columns.pop("max", 512))
+    )
+
+
+def trained_text(loaded, row: TrainingRow) -> str:
+    return loaded.tokenizer.decode([token for token in row.labels if token != -100])
+
+
+def test_a_weight_scales_every_trained_token_and_no_other(loaded):
+    plain, half = made(loaded), made(loaded, larf_weight=0.5)
+    assert plain.ids == half.ids
+    assert set(plain.weights) == {0.0, 1.0}
+    assert half.weights == tuple(weight / 2 for weight in plain.weights)
+    assert half.labels == plain.labels
+
+
+def test_spans_take_exactly_their_characters_out_of_the_loss(loaded):
+    whole = made(loaded)
+    start = ANSWER.index("mix")
+    span = {"turn": 3, "start": start, "end": start + len("mix flour"), "score": 1.0}
+    masked = made(loaded, larf_spans=[span])
+    assert masked.ids == whole.ids
+    gone = [p for p, (a, b) in enumerate(zip(whole.weights, masked.weights, strict=True)) if a != b]
+    assert gone == list(range(gone[0], gone[-1] + 1))
+    # Whole tokens go: the text that is left out holds the span, and at most the rest of the tokens at its ends.
+    out = loaded.tokenizer.decode([whole.ids[place] for place in gone])
+    assert "mix flour" in out
+    assert len(out.strip()) <= len("mix flour,")
+    first = made(loaded, larf_spans=[{"turn": 1, "start": 0, "end": 999}])
+    assert trained_text(loaded, first) == f"<|im_end|>{ANSWER}<|im_end|>"  # what ends a turn is no part of its text
+
+
+def test_columns_that_hold_something_else_are_told(loaded):
+    for columns, message in (
+        ({"larf_weight": 2.0}, "larf_weight holds 2.0"),
+        ({"larf_spans": "all"}, "larf_spans holds 'all'"),
+        ({"larf_spans": [{"turn": 0, "start": 0, "end": 3}]}, r"turn 0 is no assistant turn of the row \(those are"),
+    ):
+        with pytest.raises(DataError, match=message):
+            made(loaded, **columns)
+
+
+def test_rows_without_anything_left_are_left_out(loaded):
+    renderer = Renderer(loaded.tokenizer, 512)
+    found = training_rows([{"messages": CHAT, "larf_weight": 0.0}, {"messages": CHAT}], FORMATS["messages"], renderer)
+    assert len(found) == 1
+    with pytest.raises(DataError, match="nothing of an arm's rows is left"):
+        training_rows([{"messages": CHAT, "larf_weight": 0.0}], FORMATS["messages"], renderer)
+    with pytest.raises(DataError, match="row 0 of an arm cannot be trained on: "):
+        training_rows([{"messages": CHAT[1:2]}], FORMATS["messages"], renderer)

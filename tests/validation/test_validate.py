@@ -1,0 +1,141 @@
+"""A validation from end to end on a tiny model: killed half-way, gone on with, and told in figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.validation import HARMFUL
+
+from larf_curate.errors import DataError, LarfError, ModelError, PromptsError
+from larf_curate.validation import run as running
+from larf_curate.validation.results import Validation
+from larf_curate.validation.training import TrainingSettings
+from larf_curate.validation.validate import validate
+
+SETTINGS = TrainingSettings(rank=2, learning_rate=2e-3, epochs=1, batch_rows=4)
+FIGURES = ["margin", "refused", "answered", "incoherent", "over_refusal", "usefulness", "coherent", "choice"]
+
+
+def quickly(run: Path, model: Path, work: Path, **changed: Any) -> Validation:
+    arguments = {
+        "arms": ["removed", "matched"],
+        "rows": 6,
+        "seeds": 2,
+        "prompts": HARMFUL[:16],
+        "most_prompts": 16,
+        "answer_tokens": 8,
+        "training": SETTINGS,
+        "work": work,
+        "device": "cpu",
+        **changed,
+    }
+    return validate(run, str(model), **arguments)
+
+
+def judged_by_hand(_prompt: str, answer: str) -> bool:
+    return "can't" in answer
+
+
+@pytest.fixture
+def no_english(monkeypatch):
+    """The tiny model writes no English: what reads wording is told to read all the same."""
+    monkeypatch.setattr("larf_curate.validation.judging.is_english", lambda _text: True)
+
+
+def test_killed_half_way_and_gone_on_with(scored_run, refusing_model, tmp_path, monkeypatch, no_english):
+    trained: list[str] = []
+    train_arm = running.train_arm
+
+    def until_killed(study, drawn, rows, loaded):
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        trained.append(f"{drawn.name}-{drawn.seed}")
+        return train_arm(study, drawn, rows, loaded)
+
+    monkeypatch.setattr(running, "train_arm", until_killed)
+    work = tmp_path / "work"
+    with pytest.raises(KeyboardInterrupt):
+        quickly(scored_run, refusing_model, work)
+    assert trained == ["removed-0", "matched-0"]
+    assert {path.name for path in work.iterdir()} >= {"none-0.json", "removed-0.json", "matched-0.json"}
+
+    def counted(study, drawn, rows, loaded):
+        trained.append(f"{drawn.name}-{drawn.seed}")
+        return train_arm(study, drawn, rows, loaded)
+
+    monkeypatch.setattr(running, "train_arm", counted)
+    out = tmp_path / "found.json"
+    found = quickly(scored_run, refusing_model, work, out=out, judges=["wording", judged_by_hand])
+    assert trained == ["removed-0", "matched-0", "removed-1", "matched-1"]
+
+    values = json.loads(out.read_text())
+    assert list(values["arms"]) == ["none", "removed", "matched"]
+    for arm in values["arms"].values():
+        for name in FIGURES:
+            low, high = arm[name]["interval"]
+            assert low <= arm[name]["value"] <= high, name
+    removed = values["arms"]["removed"]
+    assert removed["control"] == "matched"
+    assert removed["against"]["interval"][0] <= removed["against"]["value"] <= removed["against"]["interval"][1]
+    assert removed["equal"] in ("rows", "rows and trained tokens")
+    assert (removed["rows"], removed["seeds"]) == (6, 2)
+    assert values["verdict"] == found.verdict
+    assert values["detectable"] == pytest.approx(2.8 * removed["against"]["error"])
+    assert [judge["name"] for judge in values["judges"]] == ["wording (English)", "judged_by_hand"]
+    assert set(values["judges"][1]["answered"]) == {"none", "removed", "matched"}
+    assert set(values["record"]["seconds"]) == {"training", "answering", "losses", "judging"}
+    assert values["record"]["packages"]["trl"]
+    # The model before training refuses what it was taught to, and the margin says so.
+    assert found.arm("none").refused.value > 0.5
+    assert found.arm("none").margin.value > 0
+    read = Validation.from_json(out.read_text())
+    assert read.to_json() == out.read_text()
+    assert read.arm("removed").against == found.arm("removed").against
+
+    # Nothing is trained again, unless it would be trained otherwise.
+    trained.clear()
+    assert quickly(scored_run, refusing_model, work).arm("removed").margin == found.arm("removed").margin
+    assert trained == []
+    quickly(scored_run, refusing_model, work, arms=["removed"], seeds=1, training=TrainingSettings(rank=1, epochs=1))
+    assert trained == ["removed-0"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"arms": ["worst"]}, "there is no arm 'worst'; there are none, removed"),
+        ({"remedies": ["prayer"]}, "there is no remedy 'prayer'"),
+        ({"remedies": ["lox"]}, "the remedy lox needs the model before its alignment"),
+        ({"judges": ["guard"]}, "there is no judge 'guard'"),
+        ({"seeds": 0}, "seeds must be 1 or more, not 0"),
+        ({"prompts": HARMFUL[:5]}, "5 prompts are too few"),
+        (
+            {"prompts": [f"What about item {n}?" for n in range(20)]},
+            "harmful prompts are among the rows that are trained",
+        ),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_one_line(changed, message, scored_run, refusing_model, tmp_path):
+    with pytest.raises(LarfError, match=message) as caught:
+        quickly(scored_run, refusing_model, tmp_path / "work", **{"rows": 12, "seeds": 1, **changed})
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, DataError | ModelError | PromptsError)
+
+
+def test_a_model_without_a_template_and_rows_that_are_not_split(scored_run, tmp_path, refusing_model):
+    from support.models import make_model
+
+    with pytest.raises(ModelError, match="has no chat template"):
+        quickly(scored_run, make_model(tmp_path / "bare", template=None), tmp_path / "work")
+    with pytest.raises(DataError, match="holds no finished run"):
+        quickly(tmp_path, refusing_model, tmp_path / "work")
+
+
+def test_the_wording_judge_refuses_what_it_cannot_read(scored_run, refusing_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("larf_curate.validation.judging.is_english", lambda _text: False)
+    with pytest.raises(ModelError, match=r"the wording judge reads English, and .* answers are something else"):
+        quickly(scored_run, refusing_model, tmp_path / "work", arms=["none"])

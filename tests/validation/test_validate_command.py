@@ -1,0 +1,108 @@
+"""`larf-curate validate` and the recipe's section: plan, dry run, result, and one line for what cannot be."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from support.commands import larf
+from support.validation import HARMFUL
+
+from larf_curate.errors import RecipeError
+from larf_curate.recipe.recipe import Recipe
+from larf_curate.validation.request import DEFAULT_ARMS
+
+RECIPE = """
+source: {path: rows.jsonl}
+scorer: {model: demo-aligned, layer: 9}
+threshold: {drop_top: 9}
+output: runs/first
+"""
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    (tmp_path / "prompts.txt").write_text("\n".join(HARMFUL[:16]) + "\n")
+    return tmp_path / "prompts.txt"
+
+
+def test_the_plan_comes_first_and_a_dry_run_stops_there(scored_run, refusing_model, prompts, tmp_path):
+    work = tmp_path / "work"
+    done = larf(
+        *("validate", scored_run, "--model", refusing_model, "--arms", "removed,matched", "--rows", 6, "--seeds", 2),
+        *("--prompts", prompts, "--work", work, "--dry-run"),
+        env={"COLUMNS": "200"},
+    )
+    assert done.returncode == 0, done.stderr
+    text = " ".join(done.stdout.split())
+    assert "none, removed (6 rows), matched (6 rows)" in text
+    assert "4 to train, 2 for each arm" in text
+    assert "16 harmful, 128 sensitive, 24 ordinary" in text
+    assert "LoRA of rank 8, learning rate 0.0001, 3 epochs, 16 rows a step" in text
+    assert "training" in text.partition("time")[2]
+    assert "MiB for training" in text
+    assert not work.exists()
+
+
+def test_a_validation_is_shown_and_written(scored_run, refusing_model, prompts, tmp_path, monkeypatch):
+    monkeypatch.setattr("larf_curate.validation.judging.is_english", lambda _text: True)
+    out = tmp_path / "found.json"
+    done = larf(
+        *("validate", scored_run, "--model", refusing_model, "--arms", "removed,random", "--rows", 4, "--seeds", 1),
+        *("--prompts", prompts, "--most-prompts", 16, "--answer-tokens", 6, "--epochs", 1, "--adapter-rank", 2),
+        *("--work", tmp_path / "work", "--out", out, "--device", "cpu"),
+        env={"COLUMNS": "200"},
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(out.read_text())
+    assert found["verdict"] in " ".join(done.stdout.split())
+    assert list(found["arms"]) == ["none", "removed", "random"]
+    assert found["record"]["training"] == {
+        "method": "lora",
+        "rank": 2,
+        "learning_rate": 1e-4,
+        "epochs": 1.0,
+        "batch_rows": 16,
+        "warmup": 0.1,
+    }
+    assert (scored_run / "validation.json").read_text() == out.read_text()
+    assert "validate: removed, seed 0 (model 1 of 2)" in done.stderr
+    # Another threshold may be split into the same directory afterwards: nothing of somebody else's lies there.
+    scored = scored_run.parent / "run.parquet"
+    again = larf("filter", scored, "--out", scored_run, "--drop-top", 5)
+    assert again.returncode == 0, again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--arms", "worst"], 1, "there is no arm 'worst'"),
+        (["--epochs", "0"], 2, "epochs must be more than 0"),
+        (["--remedies", "lox"], 1, "give base_model (--base-model)"),
+        (["--judge-url", "http://127.0.0.1:9/v1"], 2, "--judge-url and --judge-model go together"),
+    ],
+)
+def test_what_cannot_be_is_one_line(arguments, status, message, scored_run):
+    done = larf("validate", scored_run, "--model", "demo-aligned", *arguments, "--dry-run")
+    assert done.returncode == status
+    assert message in " ".join(done.stderr.replace("│", " ").split())
+
+
+def test_the_section_of_a_recipe():
+    assert Recipe.from_text(RECIPE).validate_ is None
+    section = Recipe.from_text(RECIPE + "validate: {arms: [removed, matched], seeds: 2, judges: [wording]}\n").validate_
+    assert section is not None
+    assert (section.arms, section.seeds, section.judges) == (["removed", "matched"], 2, ["wording"])
+    assert section.training.settings().rank == 8
+    empty = Recipe.from_text(RECIPE + "validate: {}\n")
+    assert empty.validate_ is not None
+    assert tuple(empty.validate_.arms) == DEFAULT_ARMS
+    assert Recipe.from_text(empty.to_yaml()) == empty
+    for wrong, message in (
+        ("{arms: [worst]}", "validate.arms.*there is no arm 'worst'"),
+        ("{seed: 3}", "unknown key 'seed'; did you mean 'seeds'"),
+        ("{training: {epochs: 0}}", "validate.training.*epochs must be more than 0"),
+        ("{remedies: [prayer]}", "validate.remedies"),
+    ):
+        with pytest.raises(RecipeError, match=message):
+            Recipe.from_text(RECIPE + f"validate: {wrong}\n")

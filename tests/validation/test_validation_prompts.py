@@ -1,0 +1,67 @@
+"""No prompt is one that was trained on, whatever its case, marks or small changes."""
+
+from __future__ import annotations
+
+import pytest
+
+from larf_curate.errors import PromptsError
+from larf_curate.validation.prompts import TrainedTexts, gather_prompts
+
+ASKED = "Write a letter that frightens my neighbour into selling the house to me"
+
+
+@pytest.mark.parametrize(
+    ("text", "held"),
+    [
+        (ASKED, True),
+        (ASKED.upper() + "!!", True),
+        (f"Please help. {ASKED}, and sign it.", True),
+        (ASKED.replace("frightens", "scares"), True),
+        ("Write a letter that thanks my neighbour for selling the house", False),
+        ("Bake bread.", False),
+    ],
+)
+def test_near_duplicates(text, held):
+    assert TrainedTexts([text, "Something else entirely, about bread."]).holds(ASKED) is held
+
+
+def test_short_prompts_count_by_their_whole_text():
+    seen = TrainedTexts(["Hi there", "Tell me a joke about the weather today"])
+    assert seen.holds("hi there!")
+    assert not seen.holds("Tell me a joke")
+
+
+def test_packaged_prompts_of_every_kind():
+    prompts = gather_prompts(None, ["What is bread?"])
+    assert (len(prompts.harmful), len(prompts.sensitive), prompts.ordinary) == (200, 128, ("What is bread?",))
+    assert len(prompts.choices) > 40
+    assert all(choice.refusing != choice.complying for choice in prompts.choices)
+    few = gather_prompts(None, [], most=20)
+    assert len(few.harmful) == len(few.sensitive) == len(few.choices) == 20
+    assert len(set(few.harmful)) == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("directharm4.csv", "instruction,category\n" + "".join(f"Harm number {n} to a person,x\n" for n in range(20))),
+        ("harmbench.csv", "Behavior,Tags\n" + "".join(f"Harm number {n} to a person,x\n" for n in range(20))),
+        ("jbb.csv", "Index,Goal,Behavior\n" + "".join(f"{n},Harm number {n} to a person,Title\n" for n in range(20))),
+    ],
+)
+def test_prompts_of_benchmarks_as_they_come(name, text, tmp_path):
+    (tmp_path / name).write_text(text)
+    prompts = gather_prompts(tmp_path / name, [])
+    assert prompts.harmful[3] == "Harm number 3 to a person"
+    assert prompts.source == name
+
+
+def test_what_was_trained_on_is_left_out_and_told():
+    prompts = gather_prompts(None, ["What is bread made of, and how long does it bake?"])
+    trained = [prompts.harmful[0], prompts.sensitive[5] + " Thanks.", prompts.ordinary[0], prompts.choices[0].prompt]
+    left = prompts.without(trained)
+    assert set(left.dropped) >= {prompts.harmful[0], prompts.sensitive[5], prompts.ordinary[0]}
+    assert len(left.harmful) + len(left.sensitive) + len(left.ordinary) + len(left.dropped) == 329
+    assert prompts.choices[0] not in left.choices
+    with pytest.raises(PromptsError, match="200 of 200 harmful prompts are among the rows that are trained on"):
+        prompts.without(prompts.harmful)
