@@ -75,17 +75,39 @@ def _clock(seconds: float) -> str:
     return f"{hours:02d}:{rest // 60:02d}:{rest % 60:02d}"
 
 
+_hub_bars: list[bool] = []
+"""For each `quiet` that lasts: whether the Hub's bars were on before it."""
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without transformers' loading bars and reports: cutting a model leaves weights unused, and that is meant."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    _hub_bars.append(not are_progress_bars_disabled())
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
     finally:
+        _hub_bars.pop()
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def downloads_shown() -> Iterator[None]:
+    """Within `quiet`: with the Hub's bars of files on their way, which transformers switches off beside its own."""
+    from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
+
+    shown = bool(_hub_bars) and _hub_bars[-1]
+    if shown:
+        enable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            disable_progress_bars()

@@ -90,3 +90,28 @@ def test_a_terminal_gets_no_bar_for_short_work(monkeypatch):
     with progress(40, "scoring") as update:
         update(40)
     assert out.getvalue().strip() == ""
+
+
+def test_bars_of_downloads_are_there_while_weights_are_read_and_no_others() -> None:
+    from huggingface_hub.utils import are_progress_bars_disabled
+    from transformers.utils import logging
+
+    assert not are_progress_bars_disabled()
+    with module.quiet():
+        assert are_progress_bars_disabled()
+        with module.downloads_shown():
+            assert not are_progress_bars_disabled()
+            assert not logging.is_progress_bar_enabled()
+        assert are_progress_bars_disabled()
+    assert not are_progress_bars_disabled()
+
+
+def test_bars_of_downloads_that_a_user_has_switched_off_stay_off() -> None:
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    disable_progress_bars()
+    try:
+        with module.quiet(), module.downloads_shown():
+            assert are_progress_bars_disabled()
+    finally:
+        enable_progress_bars()

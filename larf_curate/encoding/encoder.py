@@ -14,6 +14,7 @@ from ..models.options import ModelOptions
 from ..rows.rendering import Rendered, Renderer
 from ..rows.turns import Conversation
 from .jobs import run_rows
+from .padding import PaddedPass
 from .readout import LastTokenStates
 from .runtime import Runtime, runtime_for
 
@@ -134,6 +135,13 @@ class Encoder:
             self.runtime, ids, LastTokenStates(layers), shape, batch_tokens=self.batch_tokens, progress=progress
         )
         return States(values, issues, [len(row) for row in ids], execution)
+
+    def encode_alone(self, ids: Sequence[list[int]], layers: Sequence[int]) -> NDArray[np.float32]:
+        """As `encode`, without shortcuts: each row in a full pass of its own. float32 [rows, layers, hidden size]."""
+        shape = (len(layers), self.loaded.hidden_size)
+        plain = Runtime(self.loaded, PaddedPass(self.loaded, alone=True))
+        with self.runtime.lock:
+            return run_rows(plain, ids, LastTokenStates(layers), shape, batch_tokens=1).values
 
 
 def get_encoder(options: ModelOptions, highest: int | None, rank: int | None = None) -> Encoder:

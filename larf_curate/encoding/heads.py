@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError
+from ..models.blocks import decoder_of
 from .hooks import replaced_forward
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class LossHead:
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._model = loaded.model
-        self._decoder = loaded.model.base_model
+        self._decoder = decoder_of(loaded.model)
         if not loaded.has_head:
             raise ModelError(f"{type(loaded.model).__name__} has no language-model head, so no token has a loss")
         self._current = threading.local()

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ModelError
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -69,7 +71,16 @@ def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator
             module.forward = before
 
 
-def output_states(output: Any) -> torch.Tensor:
-    """The hidden states [rows, tokens, hidden size] in what a block returns."""
+def output_states(block: Any, output: Any) -> torch.Tensor:
+    """The hidden states [rows, tokens, hidden size] in what a block returns.
+
+    Some blocks return several streams of states: of those of Gemma 3n (AltUp) the one that its blocks read, of those of
+    DeepSeek 4 (hyper-connections) the mean.
+    """
     states: torch.Tensor = output[0] if isinstance(output, tuple) else output
-    return states
+    if states.ndim == 3:
+        return states
+    active = getattr(getattr(block, "config", None), "altup_active_idx", None)
+    if states.ndim == 4:
+        return states.mean(dim=2) if active is None else states[active]
+    raise ModelError(f"{type(block).__name__} gives states of {states.ndim} dimensions, of which no state can be read")

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..errors import Issue
+from ..errors import Issue, ModelError
 from .batching import Batch
 from .memory import is_out_of_memory, release_memory
 from .readout import Readout
 from .runtime import Runtime
 from .threads import map_in_threads
-from .tuning import best_batch_tokens
+from .tuning import ForwardPass, best_batch_tokens
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,28 +57,56 @@ def run_rows(
         progress: called with the number of rows just done.
     """
     rows = _Rows(ids, shape)
+    _require_embeddings(runtime, rows.distinct)
     with runtime.lock:
         forward = runtime.forward
         size = batch_tokens or best_batch_tokens(runtime, sum(map(len, rows.distinct)))
-        with forward.reading(readout):
-            # First all batches, as many at once as there are threads; then those that failed, one at a time, so that
-            # no other takes the memory.
-            again = _run_batches(runtime, rows, forward.plan(rows.distinct, size), progress, alone=False)
-            while again:
-                again = _run_batches(runtime, rows, again, progress, alone=True)
+        shares = runtime.shared_out([len(row) for row in rows.distinct])
+        for each, numbers in shares:
+            with each.reading(readout):
+                planned = each.plan([rows.distinct[number] for number in numbers], size)
+                again = [Batch([numbers[i] for i in batch.rows], batch.prefix) for batch in planned]
+                # First all batches, as many at once as there are threads; then those that failed, one at a time, so
+                # that no other takes the memory.
+                alone = False
+                while again:
+                    again = _run_batches(runtime, each, rows, again, progress, alone=alone)
+                    alone = True
         shortcuts = ", ".join(forward.shortcuts)
+        if len(shares) > 1 and shares[1][1]:
+            shortcuts += f"; {len(shares[1][1]):,} long rows one by one"
     loaded = runtime.loaded
     execution = f"{loaded.dtype_name} on {loaded.device}, batches of up to {size:,} tokens; {shortcuts}"
     return Results(rows.values, rows.issues, execution)
 
 
+def _require_embeddings(runtime: Runtime, rows: Sequence[tuple[int, ...]]) -> None:
+    """Refuse token ids that the model has no embedding for: on a GPU, they would end the process.
+
+    Raises:
+        ModelError: names the highest.
+    """
+    embeddings = len(runtime.loaded.model.get_input_embeddings().weight)
+    if (highest := max(map(max, rows), default=0)) >= embeddings:
+        raise ModelError(
+            f"the tokenizer gives token {highest:,}, and the model has embeddings for {embeddings:,} tokens: the "
+            "tokenizer belongs to another model"
+        )
+
+
 def _run_batches(
-    runtime: Runtime, rows: _Rows, batches: list[Batch], progress: Callable[[int], object] | None, *, alone: bool
+    runtime: Runtime,
+    forward: ForwardPass,
+    rows: _Rows,
+    batches: list[Batch],
+    progress: Callable[[int], object] | None,
+    *,
+    alone: bool,
 ) -> list[Batch]:
     """Run batches, and return those that have to run again. `alone`: one at a time."""
     again: list[Batch] = []
-    run = partial(_run_batch, runtime, rows.distinct)
-    with closing(map_in_threads(run, batches, threaded=runtime.forward.threaded and not alone)) as results:
+    run = partial(_run_batch, runtime, forward, rows.distinct)
+    with closing(map_in_threads(run, batches, threaded=forward.threaded and not alone)) as results:
         for batch, values in results:
             unfinished, done = rows.store(batch, values, alone=alone)
             again += unfinished
@@ -87,9 +115,11 @@ def _run_batches(
     return again
 
 
-def _run_batch(runtime: Runtime, rows: Sequence[tuple[int, ...]], batch: Batch) -> NDArray[np.float32] | None:
+def _run_batch(
+    runtime: Runtime, forward: ForwardPass, rows: Sequence[tuple[int, ...]], batch: Batch
+) -> NDArray[np.float32] | None:
     """What is read of a batch, [rows of the batch, ...]; None if it does not fit in memory."""
-    forward, too_many = runtime.forward, runtime.tokens_out_of_memory
+    too_many = runtime.tokens_out_of_memory
     chosen = [rows[i] for i in batch.rows]
     tokens = forward.tokens(chosen, batch.prefix)
     if len(chosen) > 1 and too_many is not None and tokens >= too_many:

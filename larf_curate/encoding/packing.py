@@ -5,7 +5,7 @@ system turn), whose keys and values are computed once for all batches. Everythin
 single tokens and gives the same for tokens in any order; attention is ours (`attention`), and transformers calls it
 through its attention interface. What is read at the top of the blocks is a `Readout`.
 
-An architecture whose attention does not go through that interface would mix rows: `fastest_pass` compares the states.
+An architecture whose attention does not go through that interface would mix rows: `trial` compares the states.
 """
 
 from __future__ import annotations
@@ -16,23 +16,19 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from .attention import NAME, packed_attention
 from .batching import Batch, Row, plan_packed_batches
-from .fused import FusedBlock, fused_blocks
+from .fused import FusedBlock
 from .hooks import replaced_forward, running
+from .limits import Limits
 from .memory import to_device
 from .packed_batch import AttentionOptions, PackedBatch, PackingSettings, PrefixCache
-from .padding import PaddedPass
 from .readout import LastTokenStates, Readout
 
 if TYPE_CHECKING:
     import torch
 
     from ..models.loading import LoadedModel
-
-_TRIED_WINDOW = 512  # tokens; wider sliding windows are not tried on every model that is loaded
 
 
 class PackedPass:
@@ -44,7 +40,12 @@ class PackedPass:
         loaded: the model; the caller holds its lock.
         fused: blocks to run in place of its own (`fused_blocks`); none by default.
         settings: how batches are made and attention is computed.
+
+    Attributes:
+        limits: how long rows and batches may be; none are known by default.
     """
+
+    limits = Limits()
 
     def __init__(
         self, loaded: LoadedModel, fused: Sequence[FusedBlock] = (), settings: PackingSettings | None = None
@@ -85,6 +86,7 @@ class PackedPass:
         """Batches of these rows, in the order to run them."""
         assert self._readout is not None, "plan within `reading`"
         limits = [self._readout.longest_prefix(row) for row in rows]
+        batch_tokens = min(batch_tokens, self.limits.packed or batch_tokens)
         return plan_packed_batches(rows, batch_tokens, prefix_overhead=self.settings.prefix_overhead, limits=limits)
 
     def tokens(self, rows: Sequence[Row], prefix: int) -> int:
@@ -165,40 +167,3 @@ class PackedPass:
     def _set_attention(self, names: Sequence[str]) -> None:
         for config, name in zip(self._configs, names, strict=True):
             config._attn_implementation_internal = name
-
-
-def fastest_pass(loaded: LoadedModel, settings: PackingSettings | None = None) -> PackedPass | PaddedPass:
-    """The fastest pass of those that give the states of the plain one with this model.
-
-    Args:
-        loaded: the model; the caller holds its lock.
-        settings: of a packed pass.
-    """
-    packed = PackedPass(loaded, settings=settings)
-    if not gives_plain_states(packed):
-        return PaddedPass(loaded)
-    blocks = fused_blocks(loaded.blocks, packed.attention_options())
-    fused = PackedPass(loaded, blocks, settings)
-    return fused if blocks and gives_plain_states(fused) else packed
-
-
-def gives_plain_states(packed: PackedPass) -> bool:
-    """Whether a packed pass gives the states of the plain one, on a few rows with a shared prefix."""
-    loaded = packed.loaded
-    decoder = loaded.model.config.get_text_config(decoder=True)
-    draw = np.random.default_rng(0)
-    window = getattr(decoder, "sliding_window", None) or 0
-    lengths = [1, 2, 9, 9, 20] + ([window + 8] if 0 < window <= _TRIED_WINDOW else [])
-    vocabulary = range(min(3, decoder.vocab_size - 1), min(400, decoder.vocab_size))
-    prefix, *own = ([int(token) for token in draw.choice(vocabulary, length)] for length in [5, *lengths])
-    rows, readout = [prefix + row for row in own], LastTokenStates(sorted({0, len(loaded.blocks) - 1}))
-    plain = PaddedPass(loaded)
-    try:
-        with packed.reading(readout):
-            actual = packed(rows, len(prefix)).cpu().numpy()
-        with plain.reading(readout):
-            expected = plain(rows, 0).cpu().numpy()
-    except Exception:  # an architecture with attention or blocks of its own kind may fail anywhere in there
-        return False
-    error = np.linalg.norm(actual - expected, axis=-1) / np.linalg.norm(expected, axis=-1)
-    return bool((error < (1e-4 if loaded.dtype_name == "float32" else 3e-2)).all())

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from .batching import Batch, Row, plan_padded_batches
 from .hooks import RunningBatch, running
+from .limits import Limits
 from .memory import to_device
 from .readout import Readout
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from ..models.loading import LoadedModel
 
@@ -24,26 +26,33 @@ class PaddedPass:
 
     Args:
         loaded: the model; the caller holds its lock.
+        alone: one row in each batch: the model's own full pass, and the measure of every other way to run it.
+        limits: how long rows may be; none are known by default.
 
     Attributes:
         name: of this way to run a model.
         threaded: whether several batches may run at the same time.
     """
 
-    name = "padded"
     threaded = False
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, *, alone: bool = False, limits: Limits | None = None) -> None:
         self.loaded = loaded
+        self.alone = alone
+        self.name = "one by one" if alone else "padded"
+        self.limits = limits or Limits()
         self._readout: Readout | None = None
 
     @property
     def shortcuts(self) -> tuple[str, ...]:
         """How it saves time, in words."""
-        return "blocks up to the layer alone", "equal rows once", "padded to similar lengths"
+        way = "rows one by one" if self.alone else "padded to similar lengths"
+        return "blocks up to the layer alone", "equal rows once", way
 
     def plan(self, rows: Sequence[Row], batch_tokens: int) -> list[Batch]:
         """Batches of these rows, in the order to run them."""
+        if self.alone:
+            return [Batch([i]) for i in sorted(range(len(rows)), key=lambda i: -len(rows[i]))]
         return plan_padded_batches([len(row) for row in rows], batch_tokens)
 
     def tokens(self, rows: Sequence[Row], _prefix: int) -> int:
@@ -55,7 +64,11 @@ class PaddedPass:
         """While it lasts, a call of the pass gives what the readout reads."""
         self._readout = readout
         with readout.installed(self.loaded.blocks, packed=False):
-            yield
+            try:
+                yield
+            finally:
+                if self.alone:
+                    _forget_lengths(self.loaded.model)
 
     def __call__(self, rows: Sequence[Row], _prefix: int) -> torch.Tensor:
         """Run one batch.
@@ -71,6 +84,8 @@ class PaddedPass:
 
         assert self._readout is not None, "call it within `reading`"
         device, width = self.loaded.device, max(map(len, rows))
+        if self.alone:
+            _forget_lengths(self.loaded.model)
         ids = torch.zeros((len(rows), width), dtype=torch.long)
         for i, row in enumerate(rows):
             ids[i, : len(row)] = torch.as_tensor(row)
@@ -88,3 +103,15 @@ class PaddedPass:
 
         with torch.inference_mode(), running(batch):
             yield
+
+
+def _forget_lengths(model: nn.Module) -> None:
+    """Let dynamic NTK choose frequencies for the next row: it keeps those of the longest that it has seen."""
+    for module in model.modules():
+        for name in [name for name in vars(module) if name.endswith("max_seq_len_cached")]:
+            prefix = name.removesuffix("max_seq_len_cached")
+            original = getattr(module, f"{prefix}original_inv_freq", None)
+            current = getattr(module, f"{prefix}inv_freq", None)
+            if original is not None and current is not None and getattr(module, name) != module.original_max_seq_len:
+                module.register_buffer(f"{prefix}inv_freq", original.to(current.device), persistent=False)
+                setattr(module, name, module.original_max_seq_len)

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..errors import ModelError
 from .hooks import RunningBatch, StopForward, output_states, replaced_forward, running_batch
 from .packed_batch import Step, running_packed_batch
 
@@ -64,18 +65,26 @@ class LastTokenStates:
             yield
 
     def result(self, batch: RunningBatch) -> torch.Tensor:
-        """States float32 [rows, layers, hidden size]."""
+        """States float32 [rows, layers, hidden size].
+
+        Raises:
+            ModelError: the model has passed over one of the blocks.
+        """
         import torch
 
+        if passed_over := [layer for layer in self.layers if layer not in batch.kept]:
+            raise ModelError(
+                f"block {passed_over[0]} does not run on text alone (it attends to pictures): choose another layer"
+            )
         return torch.stack([batch.kept[layer] for layer in self.layers], dim=1)
 
 
 def _keep(layer: int) -> Callable[..., None]:
     """A forward hook that keeps the states of the last tokens."""
 
-    def hook(_block: object, _args: object, output: Any) -> None:
+    def hook(block: object, _args: object, output: Any) -> None:
         batch = running_batch()
-        batch.kept[layer] = output_states(output).flatten(0, 1)[batch.last_tokens].float()
+        batch.kept[layer] = output_states(block, output).flatten(0, 1)[batch.last_tokens].float()
 
     return hook
 
@@ -83,8 +92,8 @@ def _keep(layer: int) -> Callable[..., None]:
 def _keep_and_stop(layer: int, *, trimmed: bool) -> Callable[..., None]:
     """The same for the highest block, above which nothing is wanted. `trimmed`: it gives the last tokens alone."""
 
-    def hook(_block: object, _args: object, output: Any) -> None:
-        batch, states = running_batch(), output_states(output).flatten(0, 1)
+    def hook(block: object, _args: object, output: Any) -> None:
+        batch, states = running_batch(), output_states(block, output).flatten(0, 1)
         batch.kept[layer] = (states if trimmed else states[batch.last_tokens]).float()
         raise StopForward
 

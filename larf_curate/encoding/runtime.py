@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ..cache import register
 from ..models.devices import find_device, settle_dtype
 from ..models.loading import LoadedModel, load_model
-from ..models.locating import commit_of
+from ..models.locating import base_of, commit_of
 from ..models.options import ModelOptions
 from .memory import release_memory, reuse_memory
-from .packing import PackedPass, fastest_pass
+from .packing import PackedPass
 from .padding import PaddedPass
+from .trial import fastest_pass, keeps_window
 
 
 class Runtime:
@@ -38,6 +40,7 @@ class Runtime:
         self.batch_tokens: int | None = None
         self.tokens_out_of_memory: int | None = None
         self._forward = forward
+        self._windows: dict[int, bool] = {}  # sliding windows, and whether rows that are longer may be packed
 
     @property
     def forward(self) -> PackedPass | PaddedPass:
@@ -45,6 +48,33 @@ class Runtime:
         if self._forward is None:
             self._forward = fastest_pass(self.loaded)
         return self._forward
+
+    def shared_out(self, lengths: Sequence[int]) -> list[tuple[PackedPass | PaddedPass, list[int]]]:
+        """Which rows run by which pass: all by the fastest, but for those that are too long for it (`limits`).
+
+        A sliding window is tried when the first row comes that is longer, since that takes as long as a few such rows.
+
+        Args:
+            lengths: of the rows, in tokens.
+
+        Returns:
+            Passes, and the numbers of the rows that each is to run. The caller holds the lock.
+        """
+        forward, longest = self.forward, max(lengths, default=0)
+        known = [forward.limits.batched]
+        if isinstance(forward, PackedPass):
+            known.append(forward.limits.packed)
+            for window in (each for each in forward.limits.windows if each < longest):
+                if window not in self._windows:
+                    self._windows[window] = keeps_window(forward, window)
+                known.append(None if self._windows[window] else window)
+        limit = min((each for each in known if each is not None), default=longest)
+        if longest <= limit:
+            return [(forward, list(range(len(lengths))))]
+        numbers: tuple[list[int], list[int]] = ([], [])
+        for number, length in enumerate(lengths):
+            numbers[length > limit].append(number)
+        return [(forward, numbers[0]), (PaddedPass(self.loaded, alone=True), numbers[1])]
 
 
 # One copy of each model in a process ----------------------------------------------------------------------------------
@@ -80,7 +110,9 @@ def runtime_for(options: ModelOptions, highest: int | None, rank: int | None = N
                 reuse_memory()
             runtime = _runtimes[key] = Runtime(load_model(options, highest, device))
             # A scorer asks for the commit it was fitted on, where the user asked for a branch: the same model.
-            _runtimes.setdefault((replace(key[0], revision=commit_of(runtime.loaded.version)), key[1]), runtime)
+            version = runtime.loaded.version
+            pinned = replace(settled, revision=commit_of(version), base=settled.base or base_of(version))
+            _runtimes.setdefault((pinned, key[1]), runtime)
         return runtime
 
 

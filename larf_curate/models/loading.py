@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from ..errors import LarfError, MissingExtraError, ModelError, one_line
-from ..progress import quiet
+from ..progress import downloads_shown, quiet
 from . import quantising
-from .adapters import apply_adapter, has_tokenizer
-from .blocks import cut_config, keep_blocks, require_block
+from .adapters import apply_adapter
+from .blocks import decoder_of, path_of_blocks, require_block, with_blocks
 from .devices import dtype_name, find_dtype
 from .locating import Source, code_of_its_own, locate
 from .options import DType, ModelOptions
 from .quantising import Quantised
+from .tokenizers import load_tokenizer, require_embeddings
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+_FINAL_NORMS = (
+    "norm",
+    "final_norm",
+    "final_layernorm",
+    "final_layer_norm",
+    "ln_f",
+    "norm_f",
+    "out_norm",
+    "embedding_norm",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +47,7 @@ class LoadedModel:
         version: the Hub's commit, or a digest of local files; an adapter's follows its base's after a plus sign.
         dtype: of the arithmetic, and of all weights that are not quantised.
         quantised: how the others are stored.
+        alone: whether its rows have to run one by one, because an adapter looks at a batch as a whole.
     """
 
     model: Any
@@ -45,6 +60,7 @@ class LoadedModel:
     device: torch.device
     dtype: torch.dtype
     quantised: Quantised | None = None
+    alone: bool = False
 
     def __repr__(self) -> str:
         """Without the model's modules, which fill pages."""
@@ -54,7 +70,7 @@ class LoadedModel:
     @property
     def has_head(self) -> bool:
         """Whether the language-model head was loaded too, so that tokens have losses."""
-        return self.model.base_model is not self.model and self.model.get_output_embeddings() is not None
+        return decoder_of(self.model) is not self.model and self.model.get_output_embeddings() is not None
 
     @property
     def dtype_name(self) -> DType:
@@ -72,7 +88,7 @@ def load_model(options: ModelOptions, highest: int | None, device: torch.device)
     quantising.silence_bitsandbytes()
     if options.dtype in get_args(Quantised):
         quantising.require_support(options.dtype, device)
-    source = locate(options.model, options.revision)
+    source = locate(options.model, options.revision, options.base)
     try:
         with quiet():
             return _load(options, source, highest, device)
@@ -99,29 +115,42 @@ def _load(options: ModelOptions, source: Source, highest: int | None, device: to
 
     arguments = {**source.arguments, "trust_remote_code": options.trust_remote_code}
     config = AutoConfig.from_pretrained(source.path, **arguments)
+    require_decoder(options.model, config)
     decoder = config.get_text_config(decoder=True)
     total = int(decoder.num_hidden_layers)
     count = total if highest is None else highest + 1
     require_block(options.model, count - 1, total)
+    # Reading weights may take minutes: first all that can be known without them.
+    tokenizer = load_tokenizer(options, source, arguments)
+    if not source.adapter:
+        require_embeddings(tokenizer, int(decoder.vocab_size), options.model)
     dtype = find_dtype(options.dtype, device)
     # Quantised weights are made on their device and stay there; all others are moved to it in the end.
     on_device = quantising.loading_arguments(options, source, config, device, dtype)
-    present = count if cut_config(decoder, count) else total
     with_head = highest is None
-    model = _read_weights(options.model, source, with_head, config=config, dtype=dtype, **arguments, **on_device)
+    read = partial(
+        _read_weights, options, source, (count, total), config, dtype=dtype, with_head=with_head, **on_device
+    )
+    model, path = read()
     quantised = cast("Quantised | None", options.dtype if options.dtype in get_args(Quantised) else None)
     if quantised:
         quantising.require_quantised(options.model, model, quantised)
     if on_device and device.type == "cpu":
         quantising.restrict_to_exact_kernels(options.model, model)
+    blocks, alone = model.get_submodule(path), False
     if source.adapter:
-        adapted = apply_adapter(model, source.adapter, count - 1, merge=not on_device)
-        model = adapted if with_head else adapted.base_model
-    blocks = keep_blocks(model, count, present)
+        adapted = apply_adapter(model, source.adapter, path, merge=not on_device)
+        if adapted is None:
+            model, path = read()
+            blocks = model.get_submodule(path)
+            adapted = apply_adapter(model, source.adapter, path, merge=False)
+            assert adapted is not None
+        model, alone = adapted.model if with_head else decoder_of(adapted.model), adapted.alone
+        require_embeddings(tokenizer, model.get_input_embeddings().weight.shape[0], options.model)
     model = model.requires_grad_(False).eval()
     return LoadedModel(
         model=model if on_device else model.to(device),
-        tokenizer=_load_tokenizer(options, source, arguments),
+        tokenizer=tokenizer,
         blocks=blocks,
         total_blocks=total,
         hidden_size=int(decoder.hidden_size),
@@ -130,40 +159,93 @@ def _load(options: ModelOptions, source: Source, highest: int | None, device: to
         device=device,
         dtype=dtype,
         quantised=quantised,
+        alone=alone,
     )
 
 
-def _read_weights(name: str, source: Source, with_head: bool, **arguments: Any) -> Any:
-    """A transformers model, every weight of which that will be run comes out of its files.
+def require_decoder(model: str, config: Any) -> None:
+    """Refuse a model that does not read from left to right: its states are no measure of an answer.
+
+    Raises:
+        ModelError: it is an encoder-decoder, or an encoder.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    kind = config.model_type
+    if config.is_encoder_decoder:
+        raise ModelError(f"{model} is an encoder-decoder ({kind}): scores need a causal language model, such as Llama")
+    if kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
+        raise ModelError(f"{model} is an encoder ({kind}): scores need a causal language model, such as Llama")
+
+
+def _read_weights(
+    options: ModelOptions,
+    source: Source,
+    blocks: tuple[int, int],
+    config: Any,
+    *,
+    dtype: torch.dtype,
+    with_head: bool,
+    **on_device: Any,
+) -> tuple[Any, str]:
+    """A transformers model with the first of its blocks, every weight of which that will be run comes out of its files.
+
+    With it comes the name of the list of its blocks.
+
+    Args:
+        options: the model.
+        source: where its files are.
+        blocks: how many of them are wanted, and how many there are.
+        config: of the whole model.
+        dtype: of the weights.
+        with_head: with its language-model head.
+        **on_device: further arguments of `from_pretrained`.
 
     Raises:
         ModelError: weights are missing.
     """
-    from transformers import AutoModel, AutoModelForCausalLM
-
     # An adapter's weights are named after the whole model with its head, so it needs that one around the decoder.
-    auto = AutoModelForCausalLM if source.adapter or with_head else AutoModel
-    model, report = auto.from_pretrained(source.path, output_loading_info=True, **arguments)
+    empty = _without_weights(options, source, config, with_head=with_head or source.adapter is not None)
+    path = path_of_blocks(empty, blocks[1])
+    model_class: Any = with_blocks(type(empty), path, blocks[0]) if blocks[0] < blocks[1] else type(empty)
+    # The class of a text model may take the text's part of a config.
+    own = config if type(empty.config) is type(config) else config.get_text_config(decoder=True)
+    arguments = {"config": own, "dtype": dtype, **source.arguments, **on_device}
+    with downloads_shown():
+        model, report = model_class.from_pretrained(source.path, output_loading_info=True, **arguments)
     missing = set(report["missing_keys"])
-    if source.adapter and not with_head:
-        head = model.get_output_embeddings()  # never run, so it may be missing
-        missing -= {f"{path}.weight" for path, module in model.named_modules() if head is not None and module is head}
+    if not with_head:
+        head = model.get_output_embeddings() if source.adapter else None
+        unused = [name for name, module in model.named_modules() if head is not None and module is head]
+        outer = path.rpartition(".")[0]
+        unused += [f"{outer}.{norm}".lstrip(".") for norm in _FINAL_NORMS]  # passes end before the final norm
+        missing -= {name for name in missing if name.rpartition(".")[0] in unused}
     if missing:
         raise ModelError(
-            f"{name} lacks {len(missing)} of its weights (first: {min(missing)}); they would be random numbers"
+            f"{options.model} lacks {len(missing)} of its weights (first: {min(missing)}); they would be random numbers"
         )
-    return model
+    return model, path
 
 
-def _load_tokenizer(options: ModelOptions, source: Source, arguments: dict[str, Any]) -> Any:
-    from transformers import AutoTokenizer
+def _without_weights(options: ModelOptions, source: Source, config: Any, *, with_head: bool) -> Any:
+    """The whole model as transformers builds it from its config, without numbers in it."""
+    import torch
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoModelForImageTextToText,
+    )
 
-    if source.adapter and has_tokenizer(source.adapter):
-        # Left out, transformers would ask on the terminal whether to run the adapter's code.
-        tokenizer = AutoTokenizer.from_pretrained(source.adapter, trust_remote_code=options.trust_remote_code)
-    else:
-        tokenizer = AutoTokenizer.from_pretrained(source.path, **arguments)
-    if options.chat_template is not None:
-        tokenizer.chat_template = options.chat_template
-    tokenizer.model_max_length = int(1e30)  # the renderer cuts; the tokenizer need not warn
-    return tokenizer
+    auto: Any = AutoModelForCausalLM if with_head else AutoModel
+    with_pictures = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)
+    is_that = with_pictures is not None and with_pictures.__name__ in (config.architectures or ())
+    if with_head and (is_that or (with_pictures is not None and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING)):
+        auto = AutoModelForImageTextToText
+    arguments: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
+    own_code = (getattr(config, "auto_map", None) or {}).get(auto.__name__, "--")
+    if options.trust_remote_code and "--" not in own_code and "revision" in source.arguments:
+        arguments["code_revision"] = source.arguments["revision"]
+    with torch.device("meta"):
+        return auto.from_config(copy.deepcopy(config), **arguments)

@@ -15,7 +15,8 @@ from ..hub import hub_errors
 from . import demo
 
 _ADAPTER = "adapter_config.json"
-_ADAPTER_FILES = ["adapter_*", "tokenizer*", "special_tokens_map.json", "chat_template.jinja", "vocab*", "merges.txt"]
+_GIVE_BASE = "say where the base is by base= (--base)"
+_ADAPTER_FILES = ["adapter_*", "tokenizer*", "special_tokens_map.json", "chat_template.*", "vocab*", "merges.txt"]
 
 
 @dataclass(frozen=True)
@@ -35,37 +36,45 @@ class Source:
     adapter: Path | None = None
 
 
-def locate(model: str, revision: str | None = None) -> Source:
+def locate(model: str, revision: str | None = None, base: str | None = None) -> Source:
     """Find a model by whatever name a user gives it.
 
     Args:
         model: `demo`, `demo-aligned`, a Hub id (`owner/name`, or `owner/name/file.gguf`), a local directory or GGUF
             file, or the directory or Hub id of a PEFT adapter.
         revision: branch, tag or commit of a Hub id.
+        base: of an adapter: where its base model is, see `ModelOptions`.
 
     Raises:
-        ModelError: there is no such model, or this token may not read it.
+        ModelError: there is no such model, or this token may not read it; or it is no adapter, and `base` is given.
         MissingExtraError: it is an adapter, and peft is not installed.
     """
+    source = _found(model, revision, base)
+    if base is not None and source.adapter is None:
+        raise ModelError(f"{model} is not an adapter, so it has no base model: leave base= (--base) out")
+    return source
+
+
+def _found(model: str, revision: str | None, base: str | None) -> Source:
     if model == demo.NAME:
         home, version = demo.demo_model()
         return Source(home, version, {} if version.startswith("gguf-") else {"revision": version})
     if model == demo.ALIGNED:
-        return _adapter_source(demo.ADAPTER, local_version(demo.ADAPTER))
+        return _adapter_source(demo.ADAPTER, local_version(demo.ADAPTER), base)
     path = Path(model).expanduser()
     if path.is_file() and path.suffix == ".gguf":
         return Source(str(path.parent), local_version(path), {"gguf_file": path.name})
     if path.is_dir():
-        return _directory_source(path, local_version(path))
+        return _directory_source(path, local_version(path), base)
     if path.exists() or model.startswith(("/", ".", "~")) or model.count("/") > 2:
         what = "is not a model directory or a .gguf file" if path.exists() else "does not exist"
         raise ModelError(f"model {model} {what}")
-    return _hub_source(model, revision)
+    return _hub_source(model, revision, base)
 
 
-def _directory_source(path: Path, version: str) -> Source:
+def _directory_source(path: Path, version: str, base: str | None) -> Source:
     if (path / _ADAPTER).is_file():
-        return _adapter_source(path, version)
+        return _adapter_source(path, version, base)
     if (path / "config.json").is_file():
         return Source(str(path), version)
     files = list(path.glob("*.gguf"))
@@ -74,7 +83,7 @@ def _directory_source(path: Path, version: str) -> Source:
     return Source(str(path), version, {"gguf_file": files[0].name})
 
 
-def _hub_source(model: str, revision: str | None) -> Source:
+def _hub_source(model: str, revision: str | None, base: str | None) -> Source:
     from huggingface_hub import HfApi, snapshot_download
 
     owner, *rest = model.split("/", 2)
@@ -93,14 +102,15 @@ def _hub_source(model: str, revision: str | None) -> Source:
                 f"model {model!r} is neither a local path, nor `demo` or `demo-aligned`, nor a repository on the Hub "
                 f"that this token may read at {branch!r} (gated models need `hf auth login` and an accepted licence)"
             ) from error
-        return _cached_source(name, branch, gguf)
+        return _cached_source(name, branch, gguf, base)
     version = str(info.sha)
     if _ADAPTER in files and not gguf:
-        return _adapter_source(Path(snapshot_download(name, revision=version, allow_patterns=_ADAPTER_FILES)), version)
+        home = Path(snapshot_download(name, revision=version, allow_patterns=_ADAPTER_FILES))
+        return _adapter_source(home, version, base, name)
     return Source(name, version, {"revision": version, **({"gguf_file": gguf} if gguf else {})})
 
 
-def _cached_source(name: str, branch: str, gguf: str) -> Source:
+def _cached_source(name: str, branch: str, gguf: str, base: str | None) -> Source:
     """The cache's copy of a model, as a local directory: with the Hub out of reach, no part of loading waits for it."""
     from huggingface_hub import snapshot_download
 
@@ -110,22 +120,44 @@ def _cached_source(name: str, branch: str, gguf: str) -> Source:
         raise ModelError(f"{name}: the Hub cannot be reached, and the cache does not hold this model") from error
     if gguf:
         return Source(str(home), home.name, {"gguf_file": gguf})
-    return _directory_source(home, home.name)
+    return _directory_source(home, home.name, base)
 
 
-def _adapter_source(home: Path, version: str) -> Source:
+def _adapter_source(home: Path, version: str, base: str | None, name: str | None = None) -> Source:
+    """An adapter in `home` and its base model; `name` is the adapter's on the Hub."""
     if importlib.util.find_spec("peft") is None:
-        raise MissingExtraError("peft", "peft", f"loading the adapter {home}")
+        raise MissingExtraError("peft", "peft", f"loading the adapter {name or home}")
+    where, revision = _base_of(home, base)
+    if where == name or (Path(where).is_dir() and Path(where).samefile(home)):
+        raise ModelError(f"the adapter {name or home} names itself as its base model: {_GIVE_BASE}")
     try:
-        base = json.loads((home / _ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
+        source = locate(where, revision)
+    except MissingExtraError:
+        raise
+    except ModelError as error:
+        raise ModelError(
+            f"the base model of the adapter {name or home} cannot be used: {error}; {_GIVE_BASE}"
+        ) from error
+    if source.adapter is not None:
+        raise ModelError(f"{name or home} is an adapter on the adapter {where}: merge that one into its base first")
+    return replace(source, version=f"{source.version}+{version}", adapter=home)
+
+
+def _base_of(home: Path, base: str | None) -> tuple[str, str | None]:
+    """An adapter's base model and the revision of it: those given, or those that the adapter's config names."""
+    given, _, revision = (base or "").rpartition("@") if "@" in (base or "") else (base or "", "", "")
+    if given:
+        return given, revision or None
+    try:
+        config = json.loads((home / _ADAPTER).read_text(encoding="utf-8"))
+        named = config["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{home / _ADAPTER} does not name its base model: {error!r}") from error
-    if not isinstance(base, str):
-        raise ModelError(f"{home / _ADAPTER} does not name its base model, but {base!r}")
-    base_source = locate(base)
-    if base_source.adapter is not None:
-        raise ModelError(f"{home} is an adapter on the adapter {base}: merge that one into its base first")
-    return replace(base_source, version=f"{base_source.version}+{version}", adapter=home)
+        raise ModelError(f"{home / _ADAPTER} does not name its base model ({error!r}): {_GIVE_BASE}") from error
+    if not isinstance(named, str) or not named:
+        raise ModelError(f"{home / _ADAPTER} does not name its base model, but {named!r}: {_GIVE_BASE}")
+    if not Path(named).exists() and (home / named).is_dir():  # written in the adapter's own directory
+        named = str(home / named)
+    return named, revision or config.get("revision")
 
 
 def code_of_its_own(model: str) -> str:
@@ -134,6 +166,12 @@ def code_of_its_own(model: str) -> str:
         f"{model} comes with code of its own: read it, and if you trust it, pass trust_remote_code=True "
         "(--trust-remote-code)"
     )
+
+
+def base_of(version: str) -> str | None:
+    """The option `base` that pins an adapter's base model to the Hub's commit that it had; None if it had none."""
+    first, plus, _ = version.partition("+")
+    return f"@{first}" if plus and re.fullmatch(r"[0-9a-f]{40}", first) else None
 
 
 def commit_of(version: str) -> str | None:

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypedDict, Unpack, cast, get_args, get_origin, 
 
 from ..errors import ModelError
 from ..rows.rendering import Overflow
+from .chat_templates import template_text
 
 DType = Literal["auto", "float32", "bfloat16", "float16", "int8", "nf4"]
 
@@ -71,7 +72,11 @@ class EncodingOptions:
         metadata=_about("What happens to longer ones: cut, or left unscorable.", changes_model=False),
     )
     chat_template: str | None = field(
-        default=None, metadata=_about("Jinja template, or a file of one, in place of the tokenizer's own.")
+        default=None,
+        metadata=_about(
+            "Chat template in place of the model's own, which it replaces: Jinja text, a file of it, a model "
+            "directory, or a Hub id. A model without one needs it."
+        ),
     )
 
     def __post_init__(self) -> None:
@@ -99,6 +104,15 @@ class ModelOptions(EncodingOptions):
         ),
     )
     revision: str | None = field(default=None, metadata=_about("Branch, tag or commit of a Hub id."))
+    base: str | None = field(
+        default=None,
+        metadata=_about(
+            "The base model of an adapter, where it is not what the adapter names: directory or Hub id, with @revision "
+            "if need be. @revision alone is the named one at that branch, tag or commit.",
+            run_option=True,
+            run_help="Where the base model of the scorer's adapter is on this machine.",
+        ),
+    )
     device: str | None = field(
         default=None,
         metadata=_about(
@@ -128,13 +142,13 @@ class ModelOptions(EncodingOptions):
 
     @classmethod
     def of(cls, model: str | Path, **options: Unpack[FitOptions]) -> ModelOptions:
-        """From what a user writes: the model as a path too, and the chat template as text or as a file of one.
+        """From what a user writes: the model as a path too, and the chat template by any of its names.
 
         Raises:
-            ModelError: a value is wrong, or the file of the chat template cannot be read.
+            ModelError: a value is wrong, or there is no such chat template.
         """
         checked = cls(str(model) if isinstance(model, Path) else model, **options)
-        return replace(checked, chat_template=_template_text(checked.chat_template))
+        return replace(checked, chat_template=template_text(checked.chat_template))
 
     def not_kept(self) -> RunOptions:
         """Those that a fitted scorer does not keep, but that it goes on with in the process that fitted it."""
@@ -149,16 +163,6 @@ class ModelOptions(EncodingOptions):
         changed = {name: getattr(self, name) for name, option in FIT_OPTIONS.items()}
         changed = {name: value for name, value in changed.items() if value != OPTIONS[name].default}
         return f"ModelOptions({', '.join([repr(self.model), *(f'{n}={reprlib.repr(v)}' for n, v in changed.items())])})"
-
-
-def _template_text(template: str | None) -> str | None:
-    """Text as it is, or the text of the file that it names: a template without a brace would render nothing."""
-    if template is None or "{" in template:
-        return template
-    try:
-        return Path(template).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ModelError(f"chat template {template} cannot be read: {error.strerror}") from error
 
 
 @dataclass(frozen=True)
@@ -230,6 +234,7 @@ def _declared() -> dict[str, Option]:
 
 
 class _FitOrRun(TypedDict, total=False):
+    base: str | None
     device: str | None
     batch_tokens: int | None
     trust_remote_code: bool

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import LarfError, ModelError, one_line
 from ..progress import quiet
-from .blocks import cut_config, keep_blocks, require_block
+from .blocks import keep_blocks, require_block
 from .locating import code_of_its_own, locate
 from .quantising import linear_weights
 
@@ -37,11 +37,11 @@ class CustomCodeError(ModelError):
     """The model comes with code of its own, without which its shape is not known."""
 
 
-def shape_of(model: str, revision: str | None, highest: int | None) -> Shape:
+def shape_of(model: str, revision: str | None, highest: int | None, base: str | None = None) -> Shape:
     """The shape of a model that is not loaded: its config is read, its weights are not, and no code of its own is run.
 
     Args:
-        model, revision: see `ModelOptions`.
+        model, revision, base: see `ModelOptions`.
         highest: the highest block asked for, from 0; None means the model's last one.
 
     Raises:
@@ -51,7 +51,7 @@ def shape_of(model: str, revision: str | None, highest: int | None) -> Shape:
     import torch
     from transformers import AutoConfig, AutoModel
 
-    source = locate(model, revision)
+    source = locate(model, revision, base)
     try:
         with quiet():
             config = AutoConfig.from_pretrained(source.path, trust_remote_code=False, **source.arguments)
@@ -59,7 +59,6 @@ def shape_of(model: str, revision: str | None, highest: int | None) -> Shape:
             total = int(decoder.num_hidden_layers)
             count = total if highest is None else highest + 1
             require_block(model, count - 1, total)
-            present = count if cut_config(decoder, count) else total
             with torch.device("meta"):
                 empty = AutoModel.from_config(config, trust_remote_code=False)
     except LarfError:
@@ -68,7 +67,7 @@ def shape_of(model: str, revision: str | None, highest: int | None) -> Shape:
         if "trust_remote_code" in str(error):
             raise CustomCodeError(code_of_its_own(model)) from error
         raise ModelError(f"{model} cannot be read: {one_line(error)}") from error
-    blocks = keep_blocks(empty, count, present)
+    blocks = keep_blocks(empty, count, total)
     return Shape(total, _numbers(empty.parameters()), _numbers(blocks.parameters()), _numbers(linear_weights(empty)))
 
 

@@ -111,6 +111,14 @@ class Renderer:
         """
         return self._encode(list(messages), tools, add_generation_prompt=opened)
 
+    def check_template(self) -> None:
+        """Find out whether the chat template prints what a conversation says.
+
+        Raises:
+            ModelError: it prints nothing of what users, or assistants, say.
+        """
+        self._template.check()
+
     @cached_property
     def special_ids(self) -> frozenset[int]:
         """Ids of the tokenizer's control tokens, which no text of a row encodes to."""
@@ -136,6 +144,7 @@ class Renderer:
                 message["content"].encode()
         except UnicodeEncodeError:
             raise Unscorable(Issue.WRONG_TYPE) from None
+        messages = self._template.formed(messages)
         try:
             # transformers sanitises values alone: a key that holds a control token loses its spelling.
             keyed = self._defused(messages, values=False), self._defused(tools, values=False)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
+from ..errors import ModelError
 from ..progress import say
 from .tools import REASONING_KEYS, Message, tools_of
 from .turns import Conversation
@@ -15,6 +16,7 @@ Print = Callable[[list[Message], "list[Any] | None"], str]
 """Messages and tools as the template prints them; raises whatever the template raises."""
 
 _PROBE = "zqprobe"
+_ASKED, _ANSWERED = "zqasked", "zqanswered"
 _TOOL = {
     "type": "function",
     "function": {"name": _PROBE, "description": "", "parameters": {"type": "object", "properties": {}}},
@@ -28,6 +30,9 @@ _USER: Message = {"role": "user", "content": "a"}
 class TemplateAbilities:
     """What one chat template prints of a conversation. What it cannot express is put into words, not dropped.
 
+    Some templates (of Idefics 3 and SmolVLM) print nothing of a turn whose content is a plain text: they look for parts
+    with a type. They get such parts.
+
     Reasoning is the exception: where a template prints none a trainer trains on none, so it is left out, and one
     message says so.
 
@@ -40,10 +45,51 @@ class TemplateAbilities:
         self._said: set[str] = set()
 
     def _prints(self, messages: list[Message], tools: list[Any] | None = None, probe: str = _PROBE) -> bool:
+        return probe in self._printed(self.formed(messages), tools)
+
+    def _printed(self, messages: list[Message], tools: list[Any] | None = None) -> str:
+        """What the template prints; nothing if it fails."""
         try:
-            return probe in self._render(messages, tools)
+            return self._render(messages, tools)
         except Exception:  # templates are programs: any failure on a probe means "not expressible"
-            return False
+            return ""
+
+    @cached_property
+    def _takes_parts(self) -> tuple[bool, bool]:
+        """Whether the content of a user's turn, and that of an assistant's, has to be a list of parts.
+
+        Raises:
+            ModelError: the template prints nothing of what one of them says, in either form.
+        """
+        printed: dict[tuple[bool, bool], str] = {}
+        for form in ((False, False), (True, True), (False, True), (True, False)):
+            turns = [{**_USER, "content": _ASKED}, {**_ANSWER, "content": _ANSWERED}]
+            text = printed[form] = self._printed(_in_form(turns, form))
+            # A template that writes the content as it is would write out the list of parts too.
+            if _ASKED in text and _ANSWERED in text and "'type'" not in text and '"type"' not in text:
+                return form
+        if not any(printed.values()):
+            return False, False  # it wants something more, and says so of every row that lacks it
+        silent = [
+            who for who, probe in (("user", _ASKED), ("assistant", _ANSWERED)) if probe not in "".join(printed.values())
+        ]
+        raise ModelError(
+            f"the chat template prints nothing of what the {' and the '.join(silent or ['user'])} says, neither of a "
+            "plain text nor of parts with a type, so all rows would be the same: pass another with chat_template= "
+            "(--chat-template)"
+        )
+
+    def check(self) -> None:
+        """Find out whether the template prints a conversation at all.
+
+        Raises:
+            ModelError: it prints nothing of what users, or assistants, say.
+        """
+        _ = self._takes_parts
+
+    def formed(self, messages: list[Message]) -> list[Message]:
+        """The messages with their content in the form that the template prints."""
+        return _in_form(messages, self._takes_parts)
 
     @cached_property
     def _takes_system(self) -> bool:
@@ -130,6 +176,16 @@ class TemplateAbilities:
         if line not in self._said:
             self._said.add(line)
             say(line)
+
+
+def _in_form(messages: list[Message], form: tuple[bool, bool]) -> list[Message]:
+    """Messages whose content is a list of parts where `form` says so, of users' turns (and others') and assistants'."""
+    return [
+        {**message, "content": [{"type": "text", "text": message["content"]}]}
+        if form[message["role"] == "assistant"] and isinstance(message["content"], str)
+        else message
+        for message in messages
+    ]
 
 
 def _move_system_turns(messages: list[Message]) -> None:

@@ -81,7 +81,7 @@ def estimate(work: ScoringWork) -> Estimate:
     device = find_device(model.device)
     dtype = find_dtype(model.dtype, device)
     last = max(work.layers, default=None)
-    shape = shape_of(model.model, model.revision, last)
+    shape = shape_of(model.model, model.revision, last, model.base)
     tokens = int(_tokens_per_row(work.source, work.format) * work.rows)
     operations = 2.0 * shape.block_parameters * tokens * work.passes
     with _torch_threads(work.threads):

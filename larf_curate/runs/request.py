@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..deciding.thresholds import Threshold
+from ..models.chat_templates import template_text
 from ..models.locating import locate
 from ..models.options import OPTIONS, RunOptions
 from ..rows.reading import READING_VERSION
@@ -74,8 +75,8 @@ class RunRequest:
         else:
             fitted_on = choose_references(*(self.fit.get(name) for name in ("references", "unsafe", "safe"))).digest
         decisive = {name: value for name, value in self.fit.items() if name not in _NOT_DECISIVE}
-        template = _content_digest(self.fit.get("chat_template"))
-        version = locate(self.fit["model"], self.fit.get("revision")).version
+        template = template_text(self.fit.get("chat_template"))
+        version = locate(self.fit["model"], self.fit.get("revision"), self.fit.get("base")).version
         versions = [VERSION, FORMAT_VERSION]  # a scorer that can no longer be read is fitted anew, under another name
         return digest_of([decisive, template, version, fitted_on, *versions])[:16]
 
@@ -95,13 +96,3 @@ class RunRequest:
         harmless = rule.value if rule.rule == "calibrated" else None
         decisive = [rule.rule, rule.amount, harmless, rule.unscorable]
         return digest_of([self.scored_directory(scorer_digest).name, plan.digest, decisive])[:16]
-
-
-def _content_digest(template: str | None) -> str | None:
-    """Of the file that a chat template names; text is what it says."""
-    if template is None:
-        return None
-    try:
-        return hashlib.sha256(Path(template).read_bytes()).hexdigest()
-    except OSError:
-        return template

@@ -111,6 +111,11 @@ def _encode(
         for number, one in enumerate(group, 1):
             if not isinstance(one, Rendered):
                 raise ReferencesError(f"reference {number} ({name}) cannot be encoded: {one.words}")
+    if references.fitted and rendered["unsafe"] == rendered["safe"]:
+        raise ReferencesError(
+            "the unsafe and the safe answers of all references render to the same tokens: the chat template prints "
+            "nothing of an answer (pass another: chat_template=, --chat-template), or max_tokens cuts off what differs"
+        )
     every = [one for group in rendered.values() for one in group if isinstance(one, Rendered)]
     with show_progress(len(every), "references", show=progress) as update:
         states = states_of_references(encoder, every, layers, update)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -14,6 +15,7 @@ from ..encoding.losses import token_losses
 from ..errors import ModelError, ScorerError
 from ..models.loading import LoadedModel
 from ..models.options import DType
+from ..rows.rendering import Rendered
 from ..rows.trained_tokens import trained_tokens
 from ..rows.turns import Conversation
 from .formulas import normalise
@@ -43,6 +45,35 @@ def check_losses(encoder: Encoder) -> NDArray[np.float32]:
     if losses is None:
         raise ModelError("the model's losses are not finite; with float16, try bfloat16 or float32")
     return losses
+
+
+def require_same_alone(
+    encoder: Encoder, rows: Sequence[Rendered], layers: Sequence[int], among: NDArray[np.float32]
+) -> None:
+    """Make sure that states are those that rows have alone: what a model computes of a row may depend on its batch.
+
+    Tried are the shortest row, the longest, and the last, one at a time by the model's own full pass.
+
+    Args:
+        encoder: of the model.
+        rows: that were encoded together.
+        layers: the blocks.
+        among: float32 [rows, layers, hidden size], their states among each other.
+
+    Raises:
+        ModelError: a row has another state alone.
+    """
+    by_length = sorted(range(len(rows)), key=lambda number: len(rows[number].ids))
+    chosen = sorted({by_length[0], by_length[-1], len(rows) - 1})
+    alone = encoder.encode_alone([rows[number].ids for number in chosen], layers)
+    apart = np.linalg.norm(alone - among[chosen], axis=-1) / np.linalg.norm(alone, axis=-1)
+    if not (apart <= (1e-3 if encoder.loaded.dtype_name == "float32" else 0.1)).all():
+        worst = int(apart.max(axis=-1).argmax())
+        raise ModelError(
+            f"{type(encoder.loaded.model).__name__}: the state of a row depends on the batch that it runs in (a row of "
+            f"{len(rows[chosen[worst]].ids):,} tokens differs by {apart.max():.1%} from the same row alone), so its "
+            "score would too; no scorer is fitted on such states"
+        )
 
 
 def require_fitted_model(spec: ScorerSpec, expected: NDArray[np.float32], encoder: Encoder) -> None:
@@ -79,6 +110,12 @@ def _check(spec: ScorerSpec, expected: NDArray[np.float32], encoder: Encoder) ->
         cosines = (normalise(state) * normalise(expected)).sum(axis=-1)
         if (cosines >= least_cosine(spec.dtype, loaded)).all():
             return
+    if loaded.version == spec.version:
+        raise ScorerError(
+            f"{spec.model} is the very model that this scorer was fitted on ({spec.version}), and gives another state "
+            f"for the same conversation now: fitted with {_named(spec.packages)}, in {spec.dtype}; it runs in "
+            f"{loaded.dtype_name} now. Its states depend on the packages or on the batch: fit a scorer here"
+        )
     raise ScorerError(
         f"the model found now ({loaded.version}) is not the one this scorer was fitted on "
         f"({spec.model}, {spec.version}): fit a scorer on it"
@@ -88,6 +125,10 @@ def _check(spec: ScorerSpec, expected: NDArray[np.float32], encoder: Encoder) ->
 def _most_apart(spec: ScorerSpec, loaded: LoadedModel) -> float:
     """By how much losses may differ, in nats: in float32 by rounding alone."""
     return 1e-3 if spec.dtype == loaded.dtype_name == "float32" else 0.3
+
+
+def _named(packages: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in packages.items())
 
 
 def least_cosine(fitted: DType, loaded: LoadedModel) -> float:

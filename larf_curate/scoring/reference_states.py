@@ -16,7 +16,7 @@ from ..encoding.encoder import Encoder, States
 from ..errors import OutputError
 from ..rows.rendering import Rendered
 from .formulas import normalise
-from .model_check import least_cosine
+from .model_check import least_cosine, require_same_alone
 
 _VERSION = 1  # raised when the same token ids come to give other states
 _MOST_BYTES = 256 * 2**20  # states that were not asked for are kept only where all of them take less
@@ -42,6 +42,9 @@ def states_of_references(
             it holds the same state for that one.
         layers: blocks, in the order in which their states are wanted.
         progress: called with the number of conversations just done.
+
+    Raises:
+        ModelError: the state of a conversation depends on those that are encoded with it.
     """
     name = _name(encoder, rendered)
     shape = (len(rendered), encoder.loaded.hidden_size)
@@ -56,6 +59,7 @@ def states_of_references(
     every = tuple(below) if len(below) * shape[0] * shape[1] * 4 <= _MOST_BYTES else tuple(layers)
     states = encoder.states_of(rendered, every, progress)
     if not any(issue and issue.unscorable for issue in states.issues):
+        require_same_alone(encoder, rendered, every, states.values)
         for place, layer in enumerate(every):
             _write(name, layer, states.values[:, place])
     # Contiguous: safetensors writes what lies in memory, not what the array means.

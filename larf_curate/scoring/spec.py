@@ -10,8 +10,9 @@ from typing import Any, get_args
 
 from ..errors import ScorerError
 from ..json_fields import parse_json
+from ..models.demo import ALIGNED
 from ..models.demo import NAME as DEMO
-from ..models.locating import commit_of
+from ..models.locating import base_of, commit_of
 from ..models.options import EncodingOptions, ModelOptions, RunOptions
 from ..rows.conversions import SEPARATOR
 from .artifact_checks import check_spec_fields
@@ -74,7 +75,11 @@ class ScorerSpec(EncodingOptions):
         """How to load the model again: as it was fitted, but for the options that are given now."""
         kept = {option.name: getattr(self, option.name) for option in fields(EncodingOptions)}
         moved = "model" in run
-        where = {"model": self.model, "revision": None if moved else self.commit}
+        where = {
+            "model": self.model,
+            "revision": None if moved else self.commit,
+            "base": None if moved or self.model in (DEMO, ALIGNED) else base_of(self.version),
+        }
         return ModelOptions(**{**kept, **where, **run})
 
     def summary(self) -> str:

@@ -28,9 +28,10 @@ from support.states import (
 from larf_curate.encoding import attention
 from larf_curate.encoding.encoder import Encoder
 from larf_curate.encoding.packed_batch import PackingSettings
-from larf_curate.encoding.packing import PackedPass, fastest_pass, gives_plain_states
+from larf_curate.encoding.packing import PackedPass
 from larf_curate.encoding.padding import PaddedPass
 from larf_curate.encoding.runtime import Runtime
+from larf_curate.encoding.trial import fastest_pass, gives_plain_states
 from larf_curate.models.loading import load_model
 from larf_curate.models.options import ModelOptions
 

@@ -31,8 +31,8 @@ class Norms:
 
     @contextlib.contextmanager
     def installed(self, blocks: torch.nn.ModuleList, *, packed: bool) -> Iterator[None]:
-        def hook(_block: object, _args: object, output: Any) -> None:
-            batch, states = running_batch(), output_states(output).flatten(0, 1)
+        def hook(block: object, _args: object, output: Any) -> None:
+            batch, states = running_batch(), output_states(block, output).flatten(0, 1)
             if not (isinstance(batch, PackedBatch) and batch.is_prefix):
                 places = torch.stack([batch.last_tokens - 1, batch.last_tokens], dim=1)
                 batch.kept[0] = states[places].norm(dim=-1)
@@ -56,7 +56,7 @@ def test_a_pass_gives_what_its_readout_reads(tiny_model: Path, forward: Any) -> 
     results = run_rows(encoder.runtime, [*rows, rows[0]], Norms(), (2,), batch_tokens=20, progress=done.append)
     plain = transformers.AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval().to(CPU)
     last: list[torch.Tensor] = []
-    plain.model.layers[BLOCKS - 1].register_forward_hook(lambda _m, _a, output: last.append(output_states(output)))
+    plain.model.layers[BLOCKS - 1].register_forward_hook(lambda m, _a, output: last.append(output_states(m, output)))
     for row in rows:
         with torch.no_grad():
             plain(torch.tensor([row]))

@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from support.architectures import make
 from support.checkpoints import (
     BLOCKS,
     CPU,
@@ -22,6 +23,7 @@ from support.checkpoints import (
     states,
     whole,
     without,
+    write_gguf,
 )
 from support.models import CHATML, SIZES, make_model
 
@@ -99,12 +101,13 @@ def test_only_the_blocks_asked_for_are_loaded(tiny_model: Path, highest: int) ->
     assert not loaded.model.training
 
 
-def test_the_kinds_of_blocks_are_cut_with_them(tmp_path: Path) -> None:
+def test_the_kinds_of_blocks_stay_those_of_the_whole_model(tmp_path: Path) -> None:
     kinds = ["sliding_attention", "full_attention", "sliding_attention", "sliding_attention", "full_attention"]
     make_model(tmp_path, transformers.Gemma3TextConfig(**SIZES, sliding_window=4, layer_types=kinds))
-    config = load(tmp_path, 2).model.config
-    assert config.layer_types == kinds[:3]
-    assert config.num_hidden_layers == 3
+    loaded = load(tmp_path, 2)
+    assert len(loaded.blocks) == 3
+    assert loaded.model.config.layer_types == kinds
+    assert loaded.model.config.num_hidden_layers == BLOCKS
 
 
 def test_weights_above_are_not_missed(copy: Path, tiny_model: Path) -> None:
@@ -112,6 +115,22 @@ def test_weights_above_are_not_missed(copy: Path, tiny_model: Path) -> None:
     without(copy, "model.layers.4.")
     without(copy, "lm_head")
     assert_equal_states(states(copy, [0, 2]), full_states(whole(tiny_model), [0, 2]))
+
+
+def test_a_final_norm_is_not_missed_where_it_is_not_run(copy: Path, tiny_model: Path) -> None:
+    """As in checkpoints of DeepSeek 4."""
+    without(copy, "model.norm")
+    assert_equal_states(states(copy, [0, 3]), full_states(whole(tiny_model), [0, 3]))
+    with pytest.raises(ModelError, match=r"lacks 1 of its weights .*norm\.weight"):
+        load_model(ModelOptions(str(copy)), None, CPU)
+
+
+def test_a_block_that_attends_to_pictures_alone_is_no_layer(tmp_path: Path) -> None:
+    make("Llama 3.2 Vision", tmp_path)
+    for layers in ([0, 1], [1, 2]):
+        with pytest.raises(ModelError, match="block 1 does not run on text alone"):
+            states(tmp_path, layers)
+    assert states(tmp_path, [0, 2]).shape == (3, 2, 32)
 
 
 @pytest.mark.parametrize("name", ["model.layers.1.mlp.up_proj.weight", "model.embed_tokens.weight"])
@@ -276,6 +295,17 @@ def test_a_gguf_file_gives_the_states_of_the_model_it_was_made_of(gguf_file: Pat
     text = "How do I bake bread?<|im_end|>"
     assert loaded.tokenizer.encode(text) == transformers.AutoTokenizer.from_pretrained(tiny_model).encode(text)
     assert loaded.tokenizer.chat_template == CHATML
+
+
+def test_a_gguf_file_without_a_chat_template_is_refused_before_its_weights_are_read(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gguf = pytest.importorskip("gguf", reason="reading GGUF files needs larf-curate[demo]")
+    monkeypatch.setattr(gguf.GGUFWriter, "add_chat_template", lambda *_: None)
+    write_gguf(tiny_model, tmp_path / "tiny.gguf")
+    monkeypatch.setattr("larf_curate.models.loading._read_weights", lambda *_a, **_k: pytest.fail("weights are read"))
+    with pytest.raises(ModelError, match="has no chat template"):
+        load(tmp_path / "tiny.gguf", 0)
 
 
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"not a model at all"])

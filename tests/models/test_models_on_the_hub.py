@@ -21,6 +21,7 @@ from support.checkpoints import (
 )
 from support.hub import GOOD_TOKEN, NumberedRepo, empty
 from support.loopback_hub import Hub
+from support.models import CHATML
 
 from larf_curate.encoding.encoder import Encoder
 from larf_curate.encoding.runtime import Runtime
@@ -103,6 +104,7 @@ def on_hub(tiny_model: Path, loopback: Hub, tmp_path_factory: pytest.TempPathFac
         results: dict[str, Any] = dict(zip(cases, outcomes(list(cases.values())), strict=True))
         patch.delenv("HF_TOKEN")
         (results["private, no token"],) = outcomes([{"model": "acme/hidden"}])
+        results["template"] = ModelOptions.of("demo", chat_template="acme/tiny").chat_template
     results["requests"] = [path for _, path in loopback.requests]
     results["shas"] = {
         name: {branch: repo.head(branch) for branch in repo.branches} for name, repo in loopback.repos.items()
@@ -127,6 +129,10 @@ def test_a_hub_id_gives_the_states_of_the_local_model(on_hub: dict[str, Any], ca
 def test_an_adapter_on_the_hub_gives_peft_s_own_states(on_hub: dict[str, Any]) -> None:
     assert "error" not in on_hub["adapter"], on_hub["adapter"]
     assert_equal_states(np.array(on_hub["adapter"]["states"]), on_hub["expected adapter"])
+
+
+def test_a_chat_template_may_be_that_of_a_model_on_the_hub(on_hub: dict[str, Any]) -> None:
+    assert on_hub["template"] == CHATML
 
 
 def test_a_version_is_the_commit_that_was_loaded(on_hub: dict[str, Any]) -> None:

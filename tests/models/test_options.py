@@ -87,7 +87,7 @@ def test_a_template_is_text_or_a_file_of_it(tmp_path: Path) -> None:
         str(tmp_path), chat_template="{{ messages }}"
     )
     assert ModelOptions.of("m", chat_template="{{ messages }}").chat_template == "{{ messages }}"
-    with pytest.raises(ModelError, match="chat template nowhere cannot be read"):
+    with pytest.raises(ModelError, match="chat template nowhere is neither Jinja text, nor a file"):
         ModelOptions.of("m", chat_template="nowhere")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 VALUES: dict[str, Any] = {
     "model": "elsewhere",
     "revision": "v2",
+    "base": "acme/base@v3",
     "dtype": "bfloat16",
     "device": "cpu",
     "max_tokens": 99,

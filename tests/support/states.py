@@ -13,9 +13,10 @@ import transformers
 
 from larf_curate.encoding.encoder import Encoder
 from larf_curate.encoding.packed_batch import PackingSettings
-from larf_curate.encoding.packing import PackedPass, fastest_pass
+from larf_curate.encoding.packing import PackedPass
 from larf_curate.encoding.padding import PaddedPass
 from larf_curate.encoding.runtime import Runtime
+from larf_curate.encoding.trial import fastest_pass
 from larf_curate.models.loading import load_model
 from larf_curate.models.options import ModelOptions
 from support.models import SIZES, make_model, make_tokenizer

@@ -1,0 +1,82 @@
+"""A model whose states are not those of a row alone is refused where a scorer is fitted, and a changed one later."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import transformers
+from support.models import SIZES, make_model
+
+import larf_curate
+from larf_curate import LARFScorer
+from larf_curate.encoding.limits import Limits
+from larf_curate.errors import ModelError, ScorerError
+from larf_curate.scoring import reference_states
+
+ROWS = [{"question": "Name a colour.", "answer": "Green."}]
+LONG = " and then once more from the start" * 4
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """Pairs on both sides of a length of 64 tokens."""
+    path = tmp_path / "pairs.jsonl"
+    topics = ["a lock", "a bank", "a rumour", "a letter", "a badge", "a diploma", "a vote", "a camera"]
+    rows = [
+        {"request": f"Fake {topic}?", "unsafe": f"Sure{more}.", "safe": f"No{more}."}
+        for topic, more in zip(topics, ["", LONG] * 4, strict=True)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def long_rope(tmp_path: Path) -> Path:
+    """A model whose rotary positions have other frequencies where a batch has a row of more than 64 tokens."""
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10_000.0,
+        "short_factor": [1.0] * 6,
+        "long_factor": [4.0, 5.0, 6.0, 7.0, 8.0, 9.0],
+        "original_max_position_embeddings": 64,
+        "factor": 8.0,
+    }
+    sizes = {key: value for key, value in SIZES.items() if key != "head_dim"}
+    return make_model(
+        tmp_path / "model",
+        transformers.Phi3Config(**sizes, pad_token_id=0, original_max_position_embeddings=64, rope_parameters=rope),
+    )
+
+
+def test_fit_refuses_states_that_depend_on_the_batch(
+    long_rope: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the config does not say at which length, and the trial's rows are shorter: the references show it."""
+    monkeypatch.setattr(reference_states, "directories", lambda: [tmp_path / "kept"])
+    larf_curate.clear_caches()
+    assert LARFScorer.fit(str(long_rope), 2, references=pairs, progress=False).spec.references.pairs == 8
+    larf_curate.clear_caches()
+    monkeypatch.setattr("larf_curate.encoding.trial.limits_of", lambda *_: Limits())
+    monkeypatch.setattr(reference_states, "directories", lambda: [tmp_path / "others"])
+    with pytest.raises(ModelError, match=r"Phi3Model: the state of a row depends on the batch that it runs in .*\d%"):
+        LARFScorer.fit(str(long_rope), 2, references=pairs, progress=False)
+    larf_curate.clear_caches()
+
+
+def test_the_same_model_with_another_state_is_not_said_to_be_another_model(tiny_scorer: LARFScorer) -> None:
+    changed = {**tiny_scorer._tensors, "check": -tiny_scorer._tensors["check"]}
+    with pytest.raises(ScorerError, match=r"is the very model that this scorer was fitted on .*on the batch"):
+        LARFScorer(tiny_scorer.spec, changed).score(ROWS)
+
+
+def test_the_base_of_an_adapter_is_pinned_by_its_commit(tiny_scorer: LARFScorer) -> None:
+    base, adapter = "0123456789" * 4, "abcdef0123" * 4
+    spec = dataclasses.replace(tiny_scorer.spec, model="acme/adapter", version=f"{base}+{adapter}")
+    options = spec.model_options({})
+    assert (options.base, options.revision) == (f"@{base}", adapter)
+    assert spec.model_options({"base": "/here"}).base == "/here"
+    assert dataclasses.replace(spec, version=adapter).model_options({}).base is None
+    assert dataclasses.replace(spec, version="local-1+local-2").model_options({}).base is None
