@@ -85,7 +85,9 @@ def _lengths(decoder: Any, wanted: re.Pattern[str]) -> Iterator[tuple[str, int]]
 
 
 def _concerns(name: str, decoder: Any, blocks: int) -> bool:
-    """Whether blocks that are run have windows or chunks, where the config says of each which kind it is."""
+    """Whether blocks that are run have windows or chunks, as far as the config says."""
+    if "window" in name and getattr(decoder, "use_sliding_window", None) is False:
+        return False
     kinds = " ".join(map(str, (getattr(decoder, "layer_types", None) or [])[:blocks]))
     for word, of_kind in (("window", ("sliding", "window", "local")), ("chunk", ("chunk",))):
         if word in name and kinds and not any(part in kinds for part in of_kind):

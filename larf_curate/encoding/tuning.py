@@ -96,6 +96,8 @@ def best_batch_tokens(
         return runtime.batch_tokens
     loaded, forward = runtime.loaded, runtime.forward
     settings = settings or (CPU if loaded.device.type == "cpu" else ACCELERATOR)
+    if isinstance(forward, PaddedPass) and forward.alone:
+        return settings.default  # no batch has more than one row
     limit = _tokens_in_memory(loaded, memory.free_bytes(loaded.device) if free_bytes is None else free_bytes)
     path = cache_directory() / "batches" / f"{_digest(loaded, forward)}.json"
     size = _read(path)

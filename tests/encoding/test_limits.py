@@ -50,7 +50,7 @@ def test_limits_are_read_from_the_config(name: str) -> None:
 
 @pytest.mark.parametrize(("blocks", "expected"), [(2, None), (3, WINDOW - 1)])
 def test_a_window_that_no_block_below_the_layer_has_is_no_limit(blocks: int, expected: int | None) -> None:
-    assert limits_of(ARCHITECTURES["Qwen 2"](), blocks).packed == expected
+    assert limits_of(ARCHITECTURES["Qwen 2 and 2.5"](), blocks).packed == expected
 
 
 def encoder_of(home: Path, forward: type[PackedPass | PaddedPass] | None = None, **options: Any) -> Encoder:

@@ -56,7 +56,9 @@ def test_a_second_fit_runs_one_conversation_and_a_fit_below_it_too(
     assert encoded[-1] == 17  # no pass has reached block 4 yet
 
 
-@pytest.mark.parametrize("options", [{"max_tokens": 16}, {"chat_template": "{{ messages[0].content }} {{ messages[-1].content }}"}])
+@pytest.mark.parametrize(
+    "options", [{"max_tokens": 16}, {"chat_template": "{{ messages[0].content }} {{ messages[-1].content }}"}]
+)
 def test_what_the_model_reads_in_another_way_is_encoded_anew(
     home: Path, encoded: list[int], tiny_model: Path, references_file: Path, options: dict[str, Any]
 ) -> None:

@@ -153,7 +153,7 @@ ARCHITECTURES: dict[str, Config] = {
         no_rope_layers=[1, 0, 1, 0],
         interleave_moe_layer_step=2,
     ),
-    "Qwen 2": _text("Qwen2", use_sliding_window=True, sliding_window=WINDOW, max_window_layers=2),
+    "Qwen 2 and 2.5": _text("Qwen2", use_sliding_window=True, sliding_window=WINDOW, max_window_layers=2),
     "Qwen 2 MoE": _text(
         "Qwen2Moe",
         **_EXPERTS,
@@ -208,6 +208,9 @@ ARCHITECTURES: dict[str, Config] = {
         },
     ),
     "Phi 3.5 MoE": _text("Phimoe", num_local_experts=4, sliding_window=TRAINED),
+    "Phi 3.5 MoE, LongRoPE": _text(
+        "Phimoe", num_local_experts=4, rope_parameters={**_LONGROPE, "short_mscale": 1.1, "long_mscale": 1.3}
+    ),
     "OLMo 2": _text("Olmo2"),
     "OLMo 3": _text("Olmo3", sliding_window=WINDOW),
     "Granite": _text("Granite"),
