@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from support.architectures import ARCHITECTURES, TRAINED, WINDOW, full_pass, make, rows
+from support.architectures import ARCHITECTURES, TRAINED, WINDOW, full_pass, make, make_from, rows
 from support.states import assert_equal_states
 
 from larf_curate.encoding.attention import NAME
@@ -81,6 +82,40 @@ def test_without_its_limits_a_pass_would_be_wrong(name: str, forward: Any, tmp_p
     states = encoder_of(tmp_path, batch_tokens=4096).encode(rows(), LAYERS)
     assert_equal_states(states.values, wanted)
     assert "long rows one by one" in states.execution
+
+
+REPORTED = {
+    "a trained length of 300": (
+        "Phi 3 and 3.5, LongRoPE",
+        {"original_max_position_embeddings": 300, "max_position_embeddings": 1024},
+        (200, 260, 299, 300, 301, 350, 440),
+    ),
+    "chunks of 600": (
+        "Llama 4",
+        {"attention_chunk_size": 600, "floor_scale": 8192, "max_position_embeddings": 1024},
+        (90, 599, 600, 601, 930),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REPORTED)
+def test_rows_of_hundreds_of_tokens_around_such_a_length(case: str, tmp_path: Path) -> None:
+    """Behind a shared system turn, in one batch and in one for each row."""
+    name, changes, lengths = REPORTED[case]
+    config = ARCHITECTURES[name]()
+    for key, value in changes.items():
+        setattr(config, key, value)
+    if case == "a trained length of 300":
+        config.rope_parameters = {**config.rope_parameters, "original_max_position_embeddings": 300}
+    model = make_from(config, tmp_path)
+    chance = random.Random(1)
+    prefix = [chance.randrange(3, 400) for _ in range(40)]
+    ids = [prefix + [chance.randrange(3, 400) for _ in range(length - 40)] for length in lengths]
+    expected, _ = full_pass(model, ids)
+    for batch_tokens in (4096, 1):
+        encoder = encoder_of(tmp_path, batch_tokens=batch_tokens)
+        assert_equal_states(encoder.encode(ids, LAYERS).values, expected[:, LAYERS])
+        assert isinstance(encoder.runtime.forward, PackedPass)
 
 
 def test_a_shared_prefix_has_the_frequencies_of_short_rows(tmp_path: Path) -> None:

@@ -423,8 +423,12 @@ class Measured:
 
 
 def make(name: str, home: Path, tokenizer: Path | None = None) -> Any:
-    """Save a random model of an architecture with a tokenizer, and return it as transformers loads it in float32."""
-    config = ARCHITECTURES[name]()
+    """As `make_from`, of an architecture by name."""
+    return make_from(ARCHITECTURES[name](), home, tokenizer)
+
+
+def make_from(config: Any, home: Path, tokenizer: Path | None = None) -> Any:
+    """Save a random model of a config with a tokenizer, and return it as transformers loads it in float32."""
     pictures = hasattr(config, "vision_config")
     auto = transformers.AutoModelForImageTextToText if pictures else transformers.AutoModelForCausalLM
     torch.manual_seed(0)
