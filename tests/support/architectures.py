@@ -506,6 +506,7 @@ def measure(name: str, home: Path, tokenizer: Path | None = None) -> Measured:
     for runtime, layers, batch_tokens in ways:
         found = Encoder(replace(options, batch_tokens=batch_tokens), runtime).encode(ids, layers).values
         wanted = expected[:, layers]
+        assert np.isfinite(found).all()
         states = max(states, float((_norm(found - wanted) / _norm(wanted)).max()))
         scores = max(scores, _score_error(found, wanted))
     marks = [[False, *[True] * (len(row) - 1)] for row in ids]
