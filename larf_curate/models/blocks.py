@@ -40,14 +40,15 @@ def path_of_blocks(model: nn.Module, total: int) -> str:
     """The name of `find_blocks` in the model."""
     from torch import nn
 
-    candidates = [
+    candidates: list[tuple[int, int, str]] = [
         (-sum(parameter.numel() for parameter in module.parameters()), name.count("."), name)
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == total and not any(tower in name for tower in _TOWERS)
     ]
     if not candidates:
         raise ModelError(f"{type(model).__name__} holds no list of {total} blocks that larf-curate can find")
-    return min(candidates)[2]
+    _, _, path = min(candidates)
+    return path
 
 
 def decoder_of(model: Any) -> Any:

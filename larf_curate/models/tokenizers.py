@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,26 +35,37 @@ def load_tokenizer(options: ModelOptions, source: Source, arguments: dict[str, A
     """
     from transformers import AutoTokenizer
 
-    home: str | Path = source.path
-    if source.adapter and has_tokenizer(source.adapter):
-        # Left out, transformers would ask on the terminal whether to run the adapter's code.
-        home, arguments = source.adapter, {"trust_remote_code": options.trust_remote_code}
+    # An adapter's own comes first. Left out, transformers would ask on the terminal whether to run the adapter's code.
+    trust = {"trust_remote_code": options.trust_remote_code}
+    own = [(source.adapter, trust)] if source.adapter and has_tokenizer(source.adapter) else []
+    homes: list[tuple[str | Path, dict[str, Any]]] = [*own, (source.path, arguments)]
     try:
-        tokenizer = AutoTokenizer.from_pretrained(home, **arguments)
+        tokenizer = AutoTokenizer.from_pretrained(homes[0][0], **homes[0][1])
+        if options.chat_template is not None:
+            tokenizer.chat_template = options.chat_template
+            _say_foreign_marks(tokenizer, options)
+        elif not tokenizer.chat_template:
+            tokenizer.chat_template = _template_elsewhere(homes)
     except Exception as error:  # a dozen kinds of tokenizer have errors of their own
         if "trust_remote_code" in str(error):
             raise
-        raise ModelError(_unreadable(options.model, home, error)) from error
-    if options.chat_template is not None:
-        tokenizer.chat_template = options.chat_template
-        _say_foreign_marks(tokenizer, options)
-    elif not tokenizer.chat_template:
-        tokenizer.chat_template = processor_template(home, arguments.get("revision"))
+        raise ModelError(_unreadable(options.model, homes[0][0], error)) from error
     if isinstance(tokenizer.chat_template, dict) and "default" not in tokenizer.chat_template:
         tokenizer.chat_template = _with_default(tokenizer, options.model)
     Renderer(tokenizer, options.max_tokens).check_template()
     tokenizer.model_max_length = int(1e30)  # the renderer cuts; the tokenizer need not warn
     return tokenizer
+
+
+def _template_elsewhere(homes: Sequence[tuple[str | Path, dict[str, Any]]]) -> Any:
+    """The chat template of a tokenizer that has none: its processor's, or that of an adapter's base."""
+    from transformers import AutoTokenizer
+
+    for number, (home, arguments) in enumerate(homes):
+        template = AutoTokenizer.from_pretrained(home, **arguments).chat_template if number else None
+        if template := template or processor_template(home, arguments.get("revision")):
+            return template
+    return None
 
 
 def require_embeddings(tokenizer: Any, rows: int, model: str) -> None:

@@ -59,6 +59,12 @@ def test_an_adapter_brings_its_own_tokenizer(tmp_path: Path) -> None:
     assert load(tmp_path / "adapter", 0).tokenizer.chat_template == CHATML
 
 
+def test_an_adapter_s_tokenizer_without_a_chat_template_takes_the_base_s(tiny_model: Path, tmp_path: Path) -> None:
+    make_adapter(tiny_model, tmp_path)
+    make_tokenizer(tmp_path, None)
+    assert load(tmp_path, 0).tokenizer.chat_template == CHATML
+
+
 def test_an_adapter_on_an_adapter_is_stacked_or_refused(tiny_model: Path, tmp_path: Path) -> None:
     below = make_adapter(tiny_model, tmp_path / "below").merge_and_unload()
     both = make_adapter(tmp_path / "below", tmp_path / "above", model=below)

@@ -71,7 +71,7 @@ def test_a_wrong_value_of_an_option_is_told_with_its_line(option: Option) -> Non
 # The digest by which scored shards are found again --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted((FIT_OPTIONS.keys() & VALUES.keys()) - {"revision"}))
+@pytest.mark.parametrize("name", sorted((FIT_OPTIONS.keys() & VALUES.keys()) - {"revision", "base"}))
 def test_shards_are_found_again_unless_an_option_changes_scores(name: str, tiny_model: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"question": "Why?", "answer": "Because."}\n')
