@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .batching import Batch, Row, plan_padded_batches
 from .hooks import RunningBatch, running
-from .limits import Limits
+from .limits import Limits, limits_of
 from .memory import to_device
 from .readout import Readout
 
@@ -27,20 +27,23 @@ class PaddedPass:
     Args:
         loaded: the model; the caller holds its lock.
         alone: one row in each batch: the model's own full pass, and the measure of every other way to run it.
-        limits: how long rows may be; none are known by default.
+        limits: how long rows may be; by default what the model's config says.
 
     Attributes:
         name: of this way to run a model.
         threaded: whether several batches may run at the same time.
     """
 
+    name = "padded"
     threaded = False
 
     def __init__(self, loaded: LoadedModel, *, alone: bool = False, limits: Limits | None = None) -> None:
         self.loaded = loaded
         self.alone = alone
-        self.name = "one by one" if alone else "padded"
-        self.limits = limits or Limits()
+        if alone:
+            self.name = "one by one"
+        decoder = loaded.model.config.get_text_config(decoder=True)
+        self.limits = limits_of(decoder, len(loaded.blocks)) if limits is None else limits
         self._readout: Readout | None = None
 
     @property

@@ -74,7 +74,8 @@ class Runtime:
         numbers: tuple[list[int], list[int]] = ([], [])
         for number, length in enumerate(lengths):
             numbers[length > limit].append(number)
-        return [(forward, numbers[0]), (PaddedPass(self.loaded, alone=True), numbers[1])]
+        plain = type(forward) if isinstance(forward, PaddedPass) else PaddedPass
+        return [(forward, numbers[0]), (plain(self.loaded, alone=True), numbers[1])]
 
 
 # One copy of each model in a process ----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import ModelError, one_line
 from .fused import fused_blocks
-from .limits import Limits, limits_of
+from .limits import limits_of
 from .memory import is_out_of_memory
 from .packed_batch import PackingSettings
 from .packing import PackedPass
@@ -41,10 +41,11 @@ def fastest_pass(loaded: LoadedModel, settings: PackingSettings | None = None) -
     expected = _states_alone(loaded, rows)
     packed = PackedPass(loaded, settings=settings)
     if not _gives(packed, rows, expected):
-        padded = PaddedPass(loaded, limits=_limits(loaded))
+        padded = PaddedPass(loaded)
         return padded if _gives(padded, rows, expected) else PaddedPass(loaded, alone=True)
     options = packed.attention_options()
-    packed.limits = _limits(loaded, [each.window for each in options.values()])
+    decoder = loaded.model.config.get_text_config(decoder=True)
+    packed.limits = limits_of(decoder, len(loaded.blocks), [each.window for each in options.values()])
     blocks = fused_blocks(loaded.blocks, options)
     if not blocks:
         return packed
@@ -76,10 +77,6 @@ def trial_rows(loaded: LoadedModel, lengths: Sequence[int]) -> list[list[int]]:
     draw, ids = np.random.default_rng(0), range(min(3, vocabulary - 1), min(400, vocabulary))
     prefix, *own = ([int(token) for token in draw.choice(ids, length)] for length in [_PREFIX, *lengths])
     return [prefix + row for row in own]
-
-
-def _limits(loaded: LoadedModel, asked_windows: Sequence[int | None] = ()) -> Limits:
-    return limits_of(loaded.model.config.get_text_config(decoder=True), len(loaded.blocks), asked_windows)
 
 
 def _readout(loaded: LoadedModel) -> LastTokenStates:

@@ -58,7 +58,11 @@ def encoder_of(home: Path, forward: type[PackedPass | PaddedPass] | None = None,
     """An encoder; with `forward`, on a pass that knows no limits, as if the config had said nothing."""
     chosen = ModelOptions(str(home), **options)
     loaded = load_model(chosen, max(LAYERS), CPU)
-    return Encoder(chosen, Runtime(loaded, forward and forward(loaded)))
+    if forward is None:
+        return Encoder(chosen, Runtime(loaded))
+    return Encoder(
+        chosen, Runtime(loaded, PaddedPass(loaded, limits=Limits()) if forward is PaddedPass else forward(loaded))
+    )
 
 
 @pytest.mark.parametrize(

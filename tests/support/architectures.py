@@ -500,7 +500,7 @@ def measure(name: str, home: Path, tokenizer: Path | None = None) -> Measured:
     states, scores = 0.0, 0.0
     whole = Runtime(load_model(options, None, CPU))
     cut = Runtime(load_model(options, total // 2, CPU))
-    padded = Runtime(cut.loaded, PaddedPass(cut.loaded, limits=cut.forward.limits))
+    padded = Runtime(cut.loaded, PaddedPass(cut.loaded))
     every = [0, total // 2, total - 1]
     ways = ((whole, every, 200), (whole, every, 4096), (cut, every[:2], 4096), (padded, every[:2], 4096))
     for runtime, layers, batch_tokens in ways:
