@@ -16,8 +16,9 @@ from .arms import SMALL, UNTRAINED
 from .request import ValidationRequest
 
 _CHARACTERS_PER_TOKEN = 4
-_SHARE = 0.35  # of the matrix rate; what training and answering reach on the machines measured
-_PROMPT_TOKENS = 40
+_SHARE = 0.5  # of the matrix rate; what training and answering reach on the machines measured
+_PROMPT_TOKENS = 20  # beside what all prompts share
+_REFUSAL_TOKENS = 16  # after which most answers to harmful prompts have refused
 _LOOKED_AT = 200  # rows
 _QUANTISED = {"int8": 1.0, "nf4": 0.52}  # bytes a weight
 
@@ -141,11 +142,13 @@ def _seconds(request: ValidationRequest, shape: Shape, tokens: int, prompts: int
     rate = _SHARE * matrix_rate(device, find_dtype(request.model.dtype, device))
     per_token = 2.0 * shape.parameters / rate
     models = len(request.trained) + 1
+    whole = request.answer_tokens
+    answer = whole if request.whole_answers else (whole + min(whole, _REFUSAL_TOKENS)) / 2
     passes = 2 if request.training.method == "lora" else 3
     return {
         "training": passes * per_token * tokens,
-        "asking": per_token * prompts * (request.answer_tokens + _PROMPT_TOKENS) * models,
-        "judging": 0.5 * per_token * prompts * (request.answer_tokens + _PROMPT_TOKENS) * models,
+        "asking": per_token * prompts * (answer + _PROMPT_TOKENS) * models,
+        "judging": 0.5 * per_token * prompts * (answer + _PROMPT_TOKENS) * models,
     }
 
 
