@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,7 @@ def as_scores(scores: Iterable[float | None]) -> NDArray[np.floating]:
         ThresholdError: they are not numbers, or not one a row.
     """
     listed = scores if isinstance(scores, np.ndarray) else list(scores)
+    _refuse_others(listed)
     # A float32 column stays one: widened whole it would take twice its size again.
     dtype = np.float32 if getattr(listed, "dtype", None) == np.float32 else np.float64
     try:
@@ -51,6 +53,21 @@ def as_scores(scores: Iterable[float | None]) -> NDArray[np.floating]:
     if array.ndim != 1:
         raise ThresholdError(f"scores must be one number a row, not an array of shape {array.shape}")
     return array
+
+
+def _refuse_others(scores: NDArray[Any] | list[Any]) -> None:
+    """Texts and truth values, which numpy would take for numbers.
+
+    Raises:
+        ThresholdError: there is one.
+    """
+    if isinstance(scores, np.ndarray) and scores.dtype.kind in "fiu":
+        return
+    for row, score in enumerate(scores):
+        if isinstance(score, str | bytes | bool | np.bool_):
+            raise ThresholdError(
+                f"scores must be numbers, with NaN or None where there is none: row {row} has {score!r}"
+            )
 
 
 def batches(chunks: Chunks) -> Iterator[NDArray[np.float64]]:

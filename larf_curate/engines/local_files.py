@@ -146,4 +146,9 @@ def score_chunks(source: Source) -> Callable[[], Iterator[NDArray[np.float64]]]:
             f"{source.name} has no column {SCORE!r}: score it first (larf-curate score). "
             f"It has: {', '.join(source.schema.names)}"
         )
-    return lambda: map(scores_of, source.tables(ROWS_AT_ONCE))
+
+    def chunks() -> Iterator[NDArray[np.float64]]:
+        for first_row, table in _with_first_rows(source.tables(ROWS_AT_ONCE)):
+            yield scores_of(table, first_row=first_row)
+
+    return chunks

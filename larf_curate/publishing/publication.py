@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from ..deciding.layout import RECIPE, without_directories
+from ..errors import PublishError
 from ..models.options import OPTIONS
 from ..pushing import Files
 from .build_report import build_report
@@ -41,7 +42,10 @@ def publish_files(results: Results, repo: str, *, removed: bool = False, example
 
     Raises:
         DataError: a file cannot be read.
+        PublishError: no row is kept, and `datasets` loads no dataset without rows.
     """
+    if not results.rows.kept:
+        raise PublishError(f"{results.home} keeps no row: there is no dataset to publish")
     report = build_report(results).without_directories()
     plots = draw_plots(report)
     recipe = public_recipe(results.recipe) if results.recipe else None

@@ -17,12 +17,12 @@ from ..deciding.ranking import Chunks
 from ..deciding.splitting import described_scorer
 from ..deciding.summary import OutcomeCounts, Summary
 from ..deciding.thresholds import Threshold
-from ..errors import DataError, LarfError, RowFormatError
+from ..errors import DataError, LarfError, RowFormatError, ThresholdError
 from ..json_fields import read_limited
 from ..rows.conversions import Row
 from ..rows.formats import RowFormat, resolve_format
 from ..scoring.artifact import read_spec
-from ..scoring.columns import SCORE
+from ..scoring.columns import SCORE, scores_of
 from ..scoring.spec import ScorerSpec
 from ..sources.json_values import rows_of
 from ..written import links_below
@@ -117,8 +117,13 @@ class Results:
 
         def chunks() -> Iterator[NDArray[np.float64]]:
             for outcome in chosen:
+                first_row = 0
                 for table in self.tables(outcome, [column]):
-                    yield table[column].cast(pa.float64()).to_numpy()
+                    try:
+                        yield scores_of(table, column, first_row)
+                    except ThresholdError as error:
+                        raise DataError(f"{self.home / outcome}: {error}") from error
+                    first_row += len(table)
 
         return chunks
 

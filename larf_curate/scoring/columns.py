@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ThresholdError
@@ -70,17 +72,38 @@ def is_larf_column(name: str) -> bool:
     return _ANY.fullmatch(name) is not None
 
 
-def scores_of(table: pa.Table, column: str = SCORE) -> NDArray[np.float64]:
+def scores_of(table: pa.Table, column: str = SCORE, first_row: int = 0) -> NDArray[np.float64]:
     """A column of scores, NaN where null: float64 [rows].
 
+    Args:
+        table: scored rows.
+        column: that holds the scores.
+        first_row: the number of the table's first row in its dataset, for errors.
+
     Raises:
-        ThresholdError: it holds no numbers.
+        ThresholdError: it holds anything else than finite numbers, NaN and null.
     """
+    import numpy as np
     import pyarrow as pa
 
-    try:
-        scores = table[column].cast(pa.float64())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        raise ThresholdError(f"the column {column!r} holds {table[column].type}, not numbers") from None
-    values: NDArray[np.float64] = scores.to_numpy()
+    from ..sources.json_values import is_json
+
+    scores, kind = table[column], table[column].type
+    if is_json(kind):  # where a JSON file mixes whole numbers with others, or with what is no number
+        listed = [json.loads(value) if value is not None else None for value in scores.cast(pa.string()).to_pylist()]
+        first = next((place for place, value in enumerate(listed) if type(value) not in (int, float, NoneType)), None)
+        if first is not None:
+            shown = repr(listed[first])[:60]
+            raise ThresholdError(f"the column {column!r} holds what is no number (row {first_row + first}: {shown})")
+        scores, kind = pa.chunked_array([pa.array(listed, pa.float64())]), pa.float64()
+    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
+        first = next((place for place, value in enumerate(table[column]) if value.is_valid), 0)
+        shown = repr(table[column][first].as_py())[:60] if len(table) else ""
+        raise ThresholdError(f"the column {column!r} holds {kind}, not numbers (row {first_row + first}: {shown})")
+    values: NDArray[np.float64] = scores.cast(pa.float64()).to_numpy()
+    if np.isinf(values).any():
+        place = int(np.argmax(np.isinf(values)))
+        raise ThresholdError(
+            f"the column {column!r} holds {values[place]} in row {first_row + place}: a score is finite"
+        )
     return values
