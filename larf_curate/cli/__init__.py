@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
@@ -45,7 +49,8 @@ def main() -> None:
     """The entry point. It exits with 0: done, 1: data or model cannot be used, 2: wrong usage, 130: interrupted."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers would warn about it
     try:
-        app(prog_name="larf-curate")
+        with _ended_like_ctrl_c():
+            app(prog_name="larf-curate")
     except SystemExit as ended:
         if ended.code == _INTERRUPTED:  # typer turns Ctrl-C into this, and says nothing
             _fail("interrupted; nothing was left half written", _INTERRUPTED)
@@ -58,6 +63,27 @@ def main() -> None:
         if os.environ.get("LARF_CURATE_DEBUG"):
             raise
         _fail(f"{type(error).__name__}: {error} (a defect of larf-curate; LARF_CURATE_DEBUG=1 shows where)", 1)
+
+
+@contextlib.contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM, which systems and job queues send, leave things as Ctrl-C does: cleaned up, and with a word."""
+    process = os.getpid()
+
+    def interrupt(*_: object) -> None:
+        if os.getpid() == process:
+            raise KeyboardInterrupt
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked worker, whose pool ends it so
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _fail(message: str, code: int) -> None:

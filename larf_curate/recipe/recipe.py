@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -120,7 +121,10 @@ class Recipe(Section):
                 if trust_remote_code:
                     model = replace(model, trust_remote_code=True)
                 say(self.validate_.run(Path(self.output), model).verdict)
-            write_report(self.output)
+            if os.access(self.output, os.W_OK):
+                write_report(self.output)
+            else:
+                say(f"{self.output} cannot be written: the report stays as it is")
             if publish is not None:
                 pushed = push_run(
                     self.output, publish.destination(), removed=publish.removed, examples=publish.examples

@@ -8,6 +8,7 @@ names (rundir).
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -26,7 +27,7 @@ from .executors import StagePlan, chain, start_ray
 from .job import Job, make_job
 from .request import RunRequest
 from .rundir import OWN, finished_result, locked, make_directories, move_results_into_place, save_submitted_jobs
-from .shards import Plan, missing, plan_shards
+from .shards import Plan, missing, plan_shards, unseal_scored
 from .signals import first_failure, logs_in_environment, refuse_nested_run
 from .slurm import any_unfinished, login_node_environment
 from .stages import stages_of
@@ -60,6 +61,10 @@ def run(request: RunRequest) -> Summary | Submitted:
     if note := reading_note(row_format, schema.names, text_columns(schema)):
         say(note)
     home = request.directory
+    if home.is_dir() and not os.access(home, os.W_OK):  # one that is finished can still be looked at
+        plan = plan_shards(request.source, request.shard_rows)
+        if (result := finished_result(home, request.result_digest(request.scorer_digest(), plan))) is not None:
+            return result
     with locked(home):
         work = home / OWN / "work"
         move_results_into_place(home, work)  # a run may have been killed while it did that
@@ -67,9 +72,10 @@ def run(request: RunRequest) -> Summary | Submitted:
         if not plan.rows:
             raise DataError(f"{plan.name} holds no rows")
         job = make_job(request, plan, work)
-        if (result := finished_result(job)) is not None:
+        if (result := finished_result(home, job.run.digest)) is not None:
             return result
         make_directories(job)
+        unseal_scored(plan, Path(job.scored), job.pending)
         job.save(plan, request.recipe)
         stages = stages_of(job, plan, request.executor.tasks)
         if request.executor.kind == "slurm":
@@ -155,7 +161,7 @@ def _submit(request: RunRequest, stages: Sequence[StagePlan], job: Job) -> tuple
 
 
 def _result(job: Job) -> Summary:
-    summary = finished_result(job)
+    summary = finished_result(Path(job.home), job.run.digest)
     if summary is None:
         failure = first_failure(Path(job.logs))
         raise failure or LarfError(f"the run ended without a result; its logs are in {job.logs}")

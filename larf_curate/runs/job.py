@@ -19,7 +19,7 @@ from ..deciding.summary import ExecutorRecord, PlannedRun, ScorerRecord, SourceR
 from ..deciding.thresholds import Threshold
 from ..scoring.artifact import CONFIG, read_artifact, write_artifact
 from .request import RunRequest
-from .shards import Plan, missing
+from .shards import Plan, changed_shards, missing
 
 _run_numbers = itertools.count(1)  # of this process: two within one second must not share their logs
 
@@ -118,7 +118,7 @@ def make_job(request: RunRequest, plan: Plan, work: Path) -> Job:
         scorer=str(scorer),
         fit=None if (scorer / CONFIG).is_file() else request.fit,
         scored=str(scored),
-        pending=missing(plan, scored),
+        pending=sorted({*missing(plan, scored), *changed_shards(plan, scored, work.parent / "scored.json")}),
         format=request.format,
         options=dict(request.options),
         threads=request.executor.threads,

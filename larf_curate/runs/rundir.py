@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
 from ..atomic import write_text
 from ..deciding.layout import OUTCOMES, RECIPE, SUMMARY
-from ..deciding.summary import Summary
+from ..deciding.summary import OutcomeCounts, Summary
 from ..errors import DataError, LarfError, OutputError
 from ..written import RECORD, claim, forget_missing, refuse_foreign, refuse_strangers
 from .job import Job
@@ -22,6 +24,10 @@ from .slurm import unfinished_jobs
 
 OWN = ".larf"  # marks a run directory, and holds what only runs need
 _JOBS = "slurm.json"
+# As `scratch_path` calls what is not written yet.
+_UNFINISHED = re.compile(r"\.{1,2}\d{6}-[0-9a-f]{16}\.(parquet|sha256)(\.[0-9a-f]{16})?")
+    r"\.{1,2}\d{6}-[0-9a-f]{16}\.(parquet|sha256)(\.[0-9a-f]{16})?"
+)  # as `scratch_path` calls them
 _RESULTS = (*OUTCOMES, RECIPE, SUMMARY)
 _USED = (*_RESULTS, OWN, RECORD, "scorer", "scored")
 """What a run reads and writes in its directory. In the logs each run has a new directory."""
@@ -135,24 +141,43 @@ def make_directories(job: Job) -> None:
     refuse_foreign(Path(job.home), _RESULTS)
     try:
         shutil.rmtree(job.work, ignore_errors=True)
-        for unfinished in Path(job.scored).glob(".*.parquet.*"):
-            unfinished.unlink(missing_ok=True)
+        for unfinished in Path(job.scored).glob(".*"):
+            if _UNFINISHED.fullmatch(unfinished.name):
+                unfinished.unlink(missing_ok=True)
         for directory in (job.work, job.scored, job.logs):
             Path(directory).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{job.home} cannot be written: {error.strerror or error}") from error
 
 
-def finished_result(job: Job) -> Summary | None:
-    """The result of an earlier run of the same recipe on the same rows, if it is there."""
-    home = Path(job.home)
+def finished_result(home: Path, digest: str) -> Summary | None:
+    """The result of an earlier run of the same recipe on the same rows, if all of it is there.
+
+    Args:
+        home: the run directory.
+        digest: of everything that decides the result.
+    """
     try:
         summary = Summary.from_json((home / SUMMARY).read_text(encoding="utf-8"))
     except (OSError, DataError):
         return None
-    whole = all((home / outcome).is_dir() for outcome in OUTCOMES)
-    same = summary.run is not None and summary.run.digest == job.run.digest
-    return summary if whole and same else None
+    same = summary.run is not None and summary.run.digest == digest
+    return summary if same and _are_whole(home, summary) else None
+
+
+def _are_whole(home: Path, summary: Summary) -> bool:
+    """Whether the rows that a summary counts are there: what was cut short or lost is split again."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for outcome, expected in asdict(summary.outcomes or OutcomeCounts()).items():
+        try:
+            there = sum(pq.read_metadata(path).num_rows for path in (home / outcome).glob("*.parquet"))
+        except (OSError, pa.ArrowException):
+            return False
+        if there != expected or not (home / outcome).is_dir():
+            return False
+    return True
 
 
 def move_results_into_place(home: Path, work: Path) -> None:

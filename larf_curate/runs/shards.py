@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,10 @@ from ..sources.file_readers import read_file
 from ..sources.tables import DataFile, Source, files_from, files_json, overlap, schema_from, schema_text, share
 
 _FEWEST, _MOST, _ABOUT = 256, 16_384, 256
+_CHECKSUM = ".sha256"
+
+Stamp = tuple[int, int, int, int]
+"""Size, time of change, time of change of the entry, and inode of a file."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +46,29 @@ class Shard:
     def file_name(self) -> str:
         return f"{self.index:06d}-{self.digest}.parquet"
 
+    @property
+    def checksum_name(self) -> str:
+        """The file that holds the checksum of the scored shard, beside it."""
+        return f"{self.index:06d}-{self.digest}{_CHECKSUM}"
+
 
 @dataclass(frozen=True)
 class Plan:
-    """A source and its shards, as every worker of a run knows them: nobody scans the files twice."""
+    """A source and its shards, as every worker of a run knows them: nobody scans the files twice.
+
+    Attributes:
+        name, schema, files: of the source.
+        shard_rows: of each shard but the last.
+        shards: in the order of their rows.
+        stamps: of each file when its digest was taken, by its path.
+    """
 
     name: str
     schema: pa.Schema
     files: tuple[DataFile, ...]
     shard_rows: int
     shards: tuple[Shard, ...]
+    stamps: Mapping[str, Stamp] = field(default_factory=dict)
 
     @cached_property
     def source(self) -> Source:
@@ -82,7 +99,14 @@ class Plan:
                 table = next(pieces, None)
                 if table is None or len(table) != shard.rows:
                     raise DataError(f"{self.name} changed while it was read: run the recipe again")
+                self._require_unchanged(shard)
                 yield shard, table
+
+    def _require_unchanged(self, shard: Shard) -> None:
+        """Make sure that the rows of a shard that were read just now are those that its digest stands for."""
+        for file in overlap(self.files, shard.first, shard.first + shard.rows):
+            if file.path in self.stamps and _stamp_of(file.path) != self.stamps[file.path]:
+                raise DataError(f"{file.path} changed while it was read: run the recipe again")
 
     def to_json(self) -> str:
         return json.dumps(
@@ -93,6 +117,7 @@ class Plan:
                 "files": files_json(self.files),
                 "shard_rows": self.shard_rows,
                 "digests": [shard.digest for shard in self.shards],
+                "stamps": self.stamps,
             }
         )
 
@@ -101,7 +126,9 @@ class Plan:
         values = json.loads(text)
         size, rows = values["shard_rows"], values["rows"]
         shards = [Shard(i, i * size, min(size, rows - i * size), digest) for i, digest in enumerate(values["digests"])]
-        return cls(values["name"], schema_from(values["schema"]), files_from(values["files"]), size, tuple(shards))
+        schema, files = schema_from(values["schema"]), files_from(values["files"])
+        stamps = {path: tuple(stamp) for path, stamp in values["stamps"].items()}
+        return cls(values["name"], schema, files, size, tuple(shards), stamps)
 
 
 def plan_shards(source: Source, shard_rows: int | None = None, known: Path | None = None) -> Plan:
@@ -111,10 +138,15 @@ def plan_shards(source: Source, shard_rows: int | None = None, known: Path | Non
         source: what to divide.
         shard_rows: rows of a shard; by itself about a 256th of all, 256 to 16,384, always a power of two, so that it
             rarely changes when rows are added.
-        known: a file that keeps the digests between runs, by path, size and time of change.
+        known: a file that keeps the digests between runs, by path and `Stamp`.
+
+    Raises:
+        DataError: a file cannot be read, or was written to meanwhile.
     """
     size = shard_rows or min(_MOST, max(_FEWEST, 1 << (max(1, source.rows) // _ABOUT).bit_length()))
-    digests = _file_digests([file.path for file in source.files], known)
+    digested = digest_files([file.path for file in source.files], known)
+    digests = {path: digest for path, (_, digest) in digested.items()}
+    stamps = {str(Path(path).absolute()): stamp for path, (stamp, _) in digested.items()}
     schema = schema_text(source.schema)
     shards = []
     for index, first in enumerate(range(0, source.rows, size)):
@@ -126,7 +158,7 @@ def plan_shards(source: Source, shard_rows: int | None = None, known: Path | Non
         ]
         shards.append(Shard(index, first, rows, digest_of([schema, pieces])[:16]))
     absolute = tuple(replace(file, path=str(Path(file.path).absolute())) for file in source.files)
-    return Plan(source.name, source.schema, absolute, size, tuple(shards))
+    return Plan(source.name, source.schema, absolute, size, tuple(shards), stamps)
 
 
 def _neighbours(shards: Iterable[Shard]) -> Iterator[list[Shard]]:
@@ -140,7 +172,29 @@ def _neighbours(shards: Iterable[Shard]) -> Iterator[list[Shard]]:
         yield run
 
 
-def _file_digests(paths: Iterable[str], known: Path | None) -> dict[str, str]:
+def _stamp_of(path: str) -> Stamp:
+    """What changes when a file is written to or replaced, even where its size and time are set back.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        state = Path(path).stat()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    return (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
+
+
+def digest_files(paths: Iterable[str], known: Path | None) -> dict[str, tuple[Stamp, str]]:
+    """The stamp and the sha256 of each file.
+
+    Args:
+        paths: of the files.
+        known: a file that keeps them between runs; only a file whose stamp is another is read.
+
+    Raises:
+        DataError: a file cannot be read, or was written to meanwhile.
+    """
     try:
         before = json.loads(known.read_text(encoding="utf-8")) if known else {}
     except (OSError, ValueError):
@@ -148,19 +202,20 @@ def _file_digests(paths: Iterable[str], known: Path | None) -> dict[str, str]:
     before = before if isinstance(before, dict) and all(isinstance(entry, dict) for entry in before.values()) else {}
     after: dict[str, Any] = {}
     for path in dict.fromkeys(paths):
+        stamp = _stamp_of(path)
+        if before.get(path, {}).get("stamp") == list(stamp) and "sha256" in before[path]:
+            after[path] = before[path]
+            continue
         try:
-            state = Path(path).stat()
-            stamp = [state.st_size, state.st_mtime_ns]
-            if before.get(path, {}).get("stamp") == stamp and "sha256" in before[path]:
-                after[path] = before[path]
-                continue
             with Path(path).open("rb") as file:
-                after[path] = {"stamp": stamp, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+                after[path] = {"stamp": list(stamp), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
         except OSError as error:
             raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+        if _stamp_of(path) != stamp:
+            raise DataError(f"{path} was written to while it was read: let that end, and run the recipe again")
     if known and after != before:
         write_text(known, json.dumps(after))
-    return {path: entry["sha256"] for path, entry in after.items()}
+    return {path: (tuple(entry["stamp"]), entry["sha256"]) for path, entry in after.items()}
 
 
 def digest_of(value: object) -> str:
@@ -172,9 +227,56 @@ def digest_of(value: object) -> str:
 
 
 def missing(plan: Plan, home: Path) -> list[int]:
-    """Indexes of the shards that no run has finished. A file has its name only once all of it is on disk."""
+    """Indexes of the shards that no run has finished.
+
+    A shard is finished once its checksum is there too; a file has its name only once all of it is on disk.
+    """
     there = {entry.name for entry in os.scandir(home)} if home.is_dir() else set()
-    return [shard.index for shard in plan.shards if shard.file_name not in there]
+    return [shard.index for shard in plan.shards if not {shard.file_name, shard.checksum_name} <= there]
+
+
+def seal_scored(home: Path, file_name: str) -> None:
+    """Give a scored shard its name, once its checksum lies beside it in the form of `sha256sum`.
+
+    Args:
+        home: the directory of scored shards, in which the shard has its name after a dot.
+        file_name: the name.
+
+    Raises:
+        OutputError: the checksum cannot be written. DataError: the shard cannot be read.
+    """
+    hidden = home / f".{file_name}"
+    ((_, digest),) = digest_files([str(hidden)], None).values()
+    write_text((home / file_name).with_suffix(_CHECKSUM), f"{digest}  {file_name}\n")
+    hidden.replace(home / file_name)
+
+
+def unseal_scored(plan: Plan, home: Path, indexes: Iterable[int]) -> None:
+    """Take the checksums of some shards away, so that they count as missing and are scored again."""
+    for index in indexes:
+        (home / plan.shards[index].checksum_name).unlink(missing_ok=True)
+
+
+def changed_shards(plan: Plan, home: Path, known: Path | None = None) -> list[int]:
+    """Indexes of the shards whose content is no longer what was scored: cut short, exchanged, or put there by others.
+
+    Args:
+        plan: of the source.
+        home: the directory of scored shards.
+        known: a file that keeps their digests between runs; see `digest_files`.
+    """
+    lacking = set(missing(plan, home))
+    there = {str(home / shard.file_name): shard for shard in plan.shards if shard.index not in lacking}
+    changed = []
+    for path, (_, digest) in digest_files(there, known).items():
+        shard = there[path]
+        try:
+            sealed = (home / shard.checksum_name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            sealed = ""
+        if sealed != f"{digest}  {shard.file_name}\n":
+            changed.append(shard.index)
+    return changed
 
 
 def read_scored(home: Path, shard: Shard, columns: list[str] | None = None) -> pa.Table:

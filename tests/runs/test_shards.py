@@ -17,7 +17,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from larf_curate.errors import DataError, LarfError
-from larf_curate.runs.shards import Plan, Shard, missing, plan_shards, read_scored, scored_chunks
+from larf_curate.runs.shards import (
+    Plan,
+    Shard,
+    changed_shards,
+    missing,
+    plan_shards,
+    read_scored,
+    scored_chunks,
+    seal_scored,
+)
 from larf_curate.sources import json_files
 from larf_curate.sources.file_readers import read_file
 from larf_curate.sources.files import open_source
@@ -187,6 +196,40 @@ def test_digests_are_remembered_until_a_file_changes(tmp_path, monkeypatch):
     assert sorted(path.name for path in known.parent.iterdir()) == ["files.json"]
 
 
+@pytest.mark.parametrize("way", ["in place", "another file"])
+def test_a_file_of_the_same_size_and_time_is_read_again(way, tmp_path):
+    known = tmp_path / "files.json"
+    source = in_files(tmp_path / "in", [100])
+    path = tmp_path / "in" / "0.parquet"
+    before, state = plan_shards(source, 50, known).digest, path.stat()
+    target = path if way == "in place" else tmp_path / "other.parquet"
+    target.write_bytes(path.read_bytes()[:-4] + b"ABCD")
+    os.utime(target, ns=(state.st_atime_ns, state.st_mtime_ns))
+    target.replace(path)
+    assert plan_shards(source, 50, known).digest != before
+
+
+def test_a_source_that_changes_after_the_plan_is_told(tmp_path):
+    plan = plan_shards(in_files(tmp_path / "in", [100]), 50)
+    path = tmp_path / "in" / "0.parquet"
+    path.write_bytes(path.read_bytes())
+    with pytest.raises(DataError, match=r"0\.parquet changed while it was read"):
+        next(Plan.from_json(plan.to_json()).tables(plan.shards))
+
+
+def test_a_source_that_changes_while_its_digest_is_taken_is_told(tmp_path, monkeypatch):
+    source, whole = in_files(tmp_path / "in", [100]), hashlib.file_digest
+
+    def meanwhile(file, *rest):
+        digest = whole(file, *rest)
+        Path(file.name).write_bytes(b"new")
+        return digest
+
+    monkeypatch.setattr(hashlib, "file_digest", meanwhile)
+    with pytest.raises(DataError, match="was written to while it was read"):
+        plan_shards(source, 50)
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -347,7 +390,8 @@ def scored_home(tmp_path: Path) -> tuple[Plan, Path]:
     for shard in plan.shards:
         scores = [None if i % 10 == 0 else float(i) for i in range(shard.first, shard.first + shard.rows)]
         table = pa.table({"i": range(shard.rows), "larf_score": pa.array(scores, pa.float32())})
-        pq.write_table(table, home / shard.file_name)
+        pq.write_table(table, home / f".{shard.file_name}")
+        seal_scored(home, shard.file_name)
     return plan, home
 
 
@@ -371,6 +415,24 @@ def test_only_whole_shards_are_not_missing(tmp_path):
     (home / plan.shards[2].file_name).rename(home / f"000002-{'0' * 16}.parquet")  # of other content
     assert missing(plan, home) == [1, 2]
     assert missing(plan, tmp_path / "nowhere") == [0, 1, 2]
+
+
+def test_what_was_exchanged_or_put_there_is_found(tmp_path):
+    plan, home = scored_home(tmp_path)
+    known = tmp_path / "known.json"
+    assert changed_shards(plan, home, known) == []
+    first, second = (home / shard.file_name for shard in plan.shards[:2])
+    content, other = first.read_bytes(), second.read_bytes()
+    state = first.stat()
+    first.write_bytes(content[:-4] + b"ABCD")
+    os.utime(first, ns=(state.st_atime_ns, state.st_mtime_ns))  # of the same size and time
+    assert changed_shards(plan, home, known) == [0]
+    first.write_bytes(other)
+    second.write_bytes(content)
+    assert changed_shards(plan, home, known) == [0, 1]
+    for shard, path in zip(plan.shards, (first, second), strict=False):  # with its own checksum, too
+        (home / shard.checksum_name).write_text(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  another.parquet\n")
+    assert changed_shards(plan, home, known) == [0, 1]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "rows", "gone", "page"])
