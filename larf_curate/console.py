@@ -45,7 +45,7 @@ def show_summary(summary: Summary, console: Console | None = None) -> None:
     for fault in summary.faults:
         console.print(Text(visible(str(fault), 300), style="dim"))
     if summary.execution:
-        console.print(Text(f"scored in {summary.execution}", style="dim"))
+        console.print(Text(visible(f"scored in {summary.execution}", 500), style="dim"))
     if summary.threshold is not None and summary.threshold.value is not None:
         console.print(_threshold_line(summary.threshold))
     if summary.quantiles:
@@ -89,7 +89,7 @@ def _threshold_line(threshold: Threshold) -> Text:
 def _quantiles_table(quantiles: Mapping[str, float]) -> Table:
     table = Table(title="score: higher is closer to the unsafe references", box=box.SIMPLE_HEAD)
     for name in quantiles:
-        table.add_column(name, justify="right")
+        table.add_column(Text(visible(name, 40)), justify="right")
     table.add_row(*map(signed, quantiles.values()))
     return table
 
@@ -190,7 +190,7 @@ def show_layers(profile: LayerProfile, console: Console | None = None) -> None:
     scales = [f"{scale:g}" for scale in sorted(profile.scales)]
     names = [*scales, "kappa", "95%", "first", *methods]
     for name in ("block", *names):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(Text(visible(name, 200, lines=True)), justify="right", no_wrap=True)
     for block in profile.blocks:
         figures = [str(block.refusals[scale]) for scale in scales]
         figures += [f"{block.kappa:.0f}", f"{block.low:.0f}..{block.high:.0f}", f"{block.first:.0%}"]
@@ -200,8 +200,8 @@ def show_layers(profile: LayerProfile, console: Console | None = None) -> None:
     console.print(table)
     console.print(f"the model as it is refuses {profile.unscaled} of {profile.prompts}")
     for line in profile.agreement():
-        console.print(line)
-    console.print(Text(profile.verdict(), style="bold"))
+        console.print(Text(visible(line, 1000)))
+    console.print(Text(visible(profile.verdict(), 1000), style="bold"))
 
 
 def show_validation_plan(plan: ValidationPlan, console: Console | None = None) -> None:
@@ -262,4 +262,5 @@ def show_push(pushed: Pushed, *, dry_run: bool, console: Console | None = None) 
         console.print(f"\nnothing was sent to {pushed.repo}")
     else:
         # An address that is broken across lines cannot be clicked.
-        console.print(Text(f"{'published' if pushed.changed else 'nothing had changed'}: {pushed.url}"), soft_wrap=True)
+        line = f"{'published' if pushed.changed else 'nothing had changed'}: {pushed.url}"
+        console.print(Text(visible(line, 2000)), soft_wrap=True)

@@ -8,8 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
+from .inert import visible
+
 _PATIENCE = 1.0  # seconds before anything is shown
 _LOG_EVERY = 30.0  # seconds between lines in a log
+_LONGEST = 10_000  # characters of a line
 
 Update = Callable[[int], None]
 
@@ -27,8 +30,13 @@ def shown_on(stream: TextIO) -> Iterator[None]:
 
 
 def say(line: str) -> None:
-    """One line to whoever watches, beside the bar if there is one."""
-    print(line, file=_stream(), flush=True)
+    """One line to whoever watches, beside the bar if there is one; whatever comes from data in it is text."""
+    print(visible(line, _LONGEST, lines=True), file=_stream(), flush=True)
+
+
+def tell(line: str) -> None:
+    """One line of a command's result, on standard output; whatever comes from data in it is text."""
+    print(visible(line, _LONGEST, lines=True))
 
 
 def _stream() -> TextIO:

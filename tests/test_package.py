@@ -53,8 +53,8 @@ def test_public_names_are_there_with_an_example_each():
 # Which room imports which -------------------------------------------------------------------------------------------
 
 FLOW = [
-    {"errors", "cache", "json_fields", "packaged"},
-    {"atomic", "inert", "progress"},
+    {"errors", "cache", "inert", "json_fields", "packaged"},
+    {"atomic", "progress"},
     {"hub", "written"},
     {"pushing"},
     {"rows", "sources"},

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..progress import tell
 from .usage import RunDirectory
 
 
@@ -21,10 +22,10 @@ def report(
 
     written = write_report(run)
     show_report(written)
-    print(f"written to {run}: report.json, plots/")
+    tell(f"written to {run}: report.json, plots/")
     if html is not None:
         write_page(run, html, written)
-        print(f"written: {html}; open it in a browser")
+        tell(f"written: {html}; open it in a browser")
 
 
 def push(

@@ -10,6 +10,7 @@ import typer
 
 from ..errors import ThresholdError
 from ..models.options import RunOptions
+from ..progress import tell
 from .model_options import with_run_options
 from .usage import Columns, Config, Field, Format, Join, Split, reading_of, refuse_unscored, wrong_usage
 
@@ -44,14 +45,14 @@ def score(
     judge = None if guard is None else _guard(guard)
     summary = score_file(open_source(data, split, config=config, field=field), fitted, out)
     show_summary(summary)
-    print(f"scored rows written to {out}")
+    tell(f"scored rows written to {out}")
     if judge is not None:
         from ..cache import clear_caches
         from ..engines.guard_column import add_guard_column
 
         clear_caches()  # the scorer's model makes room for the guard
         unsafe = add_guard_column(out, judge, reading_of(format, columns, join))
-        print(f"{unsafe:,} answers are unsafe, says {judge.name}: column guard_unsafe")
+        tell(f"{unsafe:,} answers are unsafe, says {judge.name}: column guard_unsafe")
     refuse_unscored(summary)
 
 
@@ -107,7 +108,7 @@ def filter_(
             format=reading_of(format, columns, None),
         )
     )
-    print(f"written to {out}: kept/ removed/ unscorable/")
+    tell(f"written to {out}: kept/ removed/ unscorable/")
 
 
 def _harmless_scores(harmless: str | None, scorer: str | None) -> Iterable[float | None]:

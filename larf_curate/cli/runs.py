@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..models.options import OPTIONS
+from ..progress import tell
 from .usage import refuse_unscored
 
 
@@ -34,9 +35,9 @@ def run(
     outcome = loaded.run(trust_remote_code=trust_remote_code)
     if isinstance(outcome, Submitted):
         jobs = ", ".join(outcome.jobs)
-        print(f"submitted to Slurm: jobs {jobs}; run the recipe again to see the result, or to go on")
+        tell(f"submitted to Slurm: jobs {jobs}; run the recipe again to see the result, or to go on")
         return
     show_summary(outcome)
-    print(f"written to {loaded.output}: kept/ removed/ unscorable/ (Parquet), report.json, plots/")
+    tell(f"written to {loaded.output}: kept/ removed/ unscorable/ (Parquet), report.json, plots/")
     refuse_unscored(outcome)
-    print(f"next: larf-curate report {loaded.output} --html report.html, and look through what was removed")
+    tell(f"next: larf-curate report {loaded.output} --html report.html, and look through what was removed")

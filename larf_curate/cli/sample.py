@@ -11,6 +11,7 @@ import typer
 
 from ..errors import ThresholdError
 from ..models import demo as demo_model
+from ..progress import tell
 from .usage import parse_blocks, wrong_usage
 
 
@@ -37,5 +38,5 @@ def demo(
         scored = Path(scratch) / "scored.parquet"
         score_file(open_source(str(rows)), fitted, scored)
         show_summary(split_file(open_source(str(scored)), threshold, out))
-    print(f"written to {out}: kept/ removed/ unscorable/ (Parquet)")
-    print(f'next: from datasets import load_dataset; load_dataset("{out}/kept", split="train")')
+    tell(f"written to {out}: kept/ removed/ unscorable/ (Parquet)")
+    tell(f'next: from datasets import load_dataset; load_dataset("{out}/kept", split="train")')

@@ -10,6 +10,7 @@ import typer
 
 from ..errors import ModelError, ReferencesError
 from ..models.options import FitOptions
+from ..progress import tell
 from ..scoring.formula_names import Formula
 from .model_options import with_fit_options
 from .usage import Model, parse_blocks, wrong_usage
@@ -83,7 +84,7 @@ def fit(
         **options,
     )
     scorer.save_pretrained(out)
-    print(f"scorer written to {out}")
+    tell(f"scorer written to {out}")
 
 
 @with_fit_options
@@ -147,9 +148,9 @@ def layers(
         write_bytes(out, profile.to_json().encode())
         picture = out.with_suffix(".png")
         write_bytes(picture, draw_search(profile))
-        print(f"written: {out}, {picture}")
+        tell(f"written: {out}, {picture}")
     if profile.best is not None:
-        print(f"next: larf-curate fit {model} --layer {profile.best} --out my-scorer")
+        tell(f"next: larf-curate fit {model} --layer {profile.best} --out my-scorer")
 
 
 def endpoint_judge(url: str | None, model: str | None, key_variable: str | None) -> Judge | None:

@@ -26,8 +26,6 @@ OWN = ".larf"  # marks a run directory, and holds what only runs need
 _JOBS = "slurm.json"
 # As `scratch_path` calls what is not written yet.
 _UNFINISHED = re.compile(r"\.{1,2}\d{6}-[0-9a-f]{16}\.(parquet|sha256)(\.[0-9a-f]{16})?")
-    r"\.{1,2}\d{6}-[0-9a-f]{16}\.(parquet|sha256)(\.[0-9a-f]{16})?"
-)  # as `scratch_path` calls them
 _RESULTS = (*OUTCOMES, RECIPE, SUMMARY)
 _USED = (*_RESULTS, OWN, RECORD, "scorer", "scored")
 """What a run reads and writes in its directory. In the logs each run has a new directory."""
