@@ -50,6 +50,23 @@ def markdown(text: str, width: int = 200) -> Markup:
     return Markup(escaped)  # noqa: S704 - this is what makes it safe
 
 
+def code_span(text: str, width: int = 200) -> Markup:
+    r"""A text as code in one line of Markdown: renderers that make links of bare addresses leave code alone.
+
+    Nothing can be escaped in code. So the characters that end a cell of a table, open a tag or a comment, or begin a
+    template are written as `\uXXXX`.
+
+    >>> print(code_span("www.example.org | <b>`x`"))
+    ``www.example.org \u007c \u003cb>`x` ``
+    """
+    shown = re.sub(r"[|<{}]", lambda found: f"\\u{ord(found[0]):04x}", visible(text, width).strip())
+    if not shown:
+        return Markup()
+    ticks = "`" * (max((len(run) for run in re.findall("`+", shown)), default=0) + 1)
+    before, after = (" " if shown[end] == "`" else "" for end in (0, -1))
+    return Markup(f"{ticks}{before or after}{shown}{after or before}{ticks}")  # noqa: S704 - as above
+
+
 def fenced(text: str, language: str = "", width: int = 100_000) -> Markup:
     """A Markdown code block that nothing in the text can end."""
     body = visible(text, width, lines=True).rstrip("\n")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
 
 README = "README.md"
+_LONGEST_CARD = 4 << 20  # bytes
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 Files = Mapping[str, bytes | Path]
@@ -207,8 +208,13 @@ class _Push:
         there = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
         card = None
         if README in there:
+            if there[README].size > _LONGEST_CARD:
+                raise PublishError(f"{README} of {self.repo} is longer than {_LONGEST_CARD:,} bytes: shorten it")
             path = self.api.hf_hub_download(self.repo, README, repo_type=self.kind, revision=head)
-            card = Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+            content = Path(path).read_bytes()
+            if b"\0" in content:  # UTF-16, most likely: what is added in UTF-8 could not be read in it
+                raise PublishError(f"{README} of {self.repo} is no UTF-8 text: write it anew in UTF-8")
+            card = content.decode("utf-8", errors="surrogateescape")
         return head, there, self._files(card)
 
     def _files(self, card: str | None) -> Files:

@@ -53,7 +53,7 @@ def test_public_names_are_there_with_an_example_each():
 # Which room imports which -------------------------------------------------------------------------------------------
 
 FLOW = [
-    {"errors", "cache", "inert", "json_fields", "packaged"},
+    {"errors", "cache", "inert", "json_fields", "packaged", "safe_yaml"},
     {"atomic", "progress"},
     {"hub", "written"},
     {"pushing"},

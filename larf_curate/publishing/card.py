@@ -16,7 +16,8 @@ from markupsafe import Markup
 
 from ..deciding.excerpts import Excerpt, signed
 from ..errors import PublishError, one_line
-from ..inert import fenced, markdown
+from ..inert import code_span, fenced, markdown
+from ..safe_yaml import load_yaml
 from .drawing import Plot
 from .report import Report
 from .validation_words import validation_in_words
@@ -107,14 +108,15 @@ def split_card(text: str) -> tuple[Metadata, str]:
     Raises:
         PublishError: the text between the dashes is no YAML mapping.
     """
+    text = text.removeprefix("\ufeff")  # a byte order mark, before which no dashes would be found
     front = _FRONT.match(text)
     if front is None:
         return {}, text
     try:
-        metadata = yaml.safe_load(front[1]) or {}
+        metadata = load_yaml(front[1]) or {}
         if not isinstance(metadata, dict):
             raise TypeError("no mapping")
-    except (yaml.YAMLError, TypeError) as error:
+    except (yaml.YAMLError, ValueError, TypeError) as error:
         reason = one_line(error)[:200]
         raise PublishError(f"the metadata of the repository's README.md cannot be read ({reason}): mend it") from None
     return metadata, text[front.end() :]
@@ -199,6 +201,7 @@ def _template(name: str) -> jinja2.Template:
         "score": lambda value: _own(signed(value)),
         "figure": lambda value, column: _own(f"{value:,.0f}" if column == "larf_tokens" else signed(value)),
         "text": markdown,
+        "span": code_span,
         "path": _own,
         "code": fenced,
     }

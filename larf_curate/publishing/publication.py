@@ -12,6 +12,7 @@ from ..deciding.layout import RECIPE, without_directories
 from ..errors import PublishError
 from ..models.options import OPTIONS
 from ..pushing import Files
+from ..safe_yaml import load_yaml
 from .build_report import build_report
 from .card import HOME, CardRequest
 from .excerpts import highest_rows
@@ -66,14 +67,14 @@ def publish_files(results: Results, repo: str, *, removed: bool = False, example
 
 def hub_source(recipe: str | None) -> str | None:
     """The Hub id of the dataset that a resolved recipe names: one that it pins to a commit."""
-    source = (yaml.safe_load(recipe) or {}).get("source", {}) if recipe else {}
+    source = (load_yaml(recipe) or {}).get("source", {}) if recipe else {}
     path, revision = str(source.get("path")), str(source.get("revision"))
     return path if _HUB_ID.fullmatch(path) and _COMMIT.fullmatch(revision) else None
 
 
 def public_recipe(recipe: str) -> str:
     """The parts of a recipe that decide the result; where it ran (executor, devices) may hold secrets."""
-    sections = yaml.safe_load(recipe)
+    sections = load_yaml(recipe)
     kept = {name: sections[name] for name in ("source", "scorer", "threshold", "output") if name in sections}
     elsewhere = {option.name for option in OPTIONS.values() if not option.about.changes_scores}
     kept["scorer"] = {name: value for name, value in kept["scorer"].items() if name not in elsewhere}

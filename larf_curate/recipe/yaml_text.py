@@ -10,6 +10,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ..errors import RecipeError, one_line
+from ..safe_yaml import load_yaml
+
+_LONGEST_FAULT = 500  # characters
 
 Model = TypeVar("Model", bound=BaseModel)
 Places = dict[tuple[Hashable, ...], str]
@@ -28,8 +31,8 @@ def parse(text: str, name: str) -> tuple[dict[str, Any], Places]:
     """
     places: Places = {}
     try:
+        values = load_yaml(text)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{name}, line {mark.line + 1}" if mark else name
@@ -76,7 +79,7 @@ def override(
     if not equals or not all(keys):
         raise RecipeError("--set: write it as section.key=value")
     try:
-        value = yaml.safe_load(text)
+        value = load_yaml(text)
     except (yaml.YAMLError, ValueError, KeyError, TypeError, RecursionError):
         raise RecipeError(f"{label}: the value is not YAML") from None
     section: Any = values
@@ -105,7 +108,8 @@ def validated(model: type[Model], values: dict[str, Any], places: Places, name: 
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        lines = [_describe(model, fault, places, name) for fault in error.errors(include_url=False)]
+        faults = error.errors(include_url=False)[:100]
+        lines = [_describe(model, fault, places, name)[:_LONGEST_FAULT] for fault in faults]
         raise RecipeError("; ".join(dict.fromkeys(lines[:3])) + (" ..." if len(lines) > 3 else "")) from None
 
 

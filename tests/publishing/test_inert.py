@@ -102,7 +102,6 @@ def hostile_run(make_run):
         SCORER,
         model=HOSTILE[2],
         version=HOSTILE[6],
-        formula=HOSTILE[16],
         references=ReferencesRecord(HOSTILE[0], HOSTILE[11], 3, 0, {}, tuple(HOSTILE[:29])),
         separation=Separation(0.5, 3, HOSTILE[22]),
     )
