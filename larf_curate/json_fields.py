@@ -14,6 +14,8 @@ from typing import Any, NoReturn
 LONGEST = 20_000
 """Characters of a text: names, methods, findings. Only a chat template may be longer."""
 _DEEPEST = 12
+DEEPEST_VALUE = 100
+"""Levels of a value in a row: what reads, renders and writes it calls itself for each."""
 _LARGEST = 2**53  # whole numbers that every JSON reader keeps
 
 
@@ -44,6 +46,27 @@ def read_limited(path: Path, most: int) -> bytes:
     if len(content) > most:
         raise ValueError(f"{path.name} is longer than {most:,} bytes")
     return content
+
+
+class Undecoded(str):
+    """JSON that is nested too deep to be read: its text, which is written again as it is and is no text of a row."""
+
+    __slots__ = ()
+
+
+def is_deep(value: Any, most: int = DEEPEST_VALUE) -> bool:
+    """Whether lists and objects lie in each other more than `most` deep.
+
+    >>> is_deep([[[]]], 2), is_deep([[], []], 2)
+    (True, False)
+    """
+    level = [value]
+    for _ in range(most + 1):
+        lists = (part if isinstance(part, list) else part.values() for part in level if isinstance(part, list | dict))
+        level = [item for part in lists for item in part if isinstance(item, list | dict)]
+        if not level:
+            return False
+    return True
 
 
 def _refuse_constant(name: str) -> NoReturn:

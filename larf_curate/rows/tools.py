@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -87,7 +88,8 @@ def number_calls(messages: list[Message]) -> None:
     A result without an id of its own answers the oldest call that has no result yet.
     """
     renamed: dict[str, str] = {}
-    unanswered: list[str] = []
+    unanswered: deque[str] = deque()  # with some that are answered by now
+    done: set[str] = set()
     calls = (call for message in messages for call in message.get("tool_calls", ()))
     numbers = {id(call): f"call{number:05d}" for number, call in enumerate(calls)}
     for message in messages:
@@ -95,10 +97,12 @@ def number_calls(messages: list[Message]) -> None:
             renamed[call["id"]] = call["id"] = numbers[id(call)]
             unanswered.append(call["id"])
         if message["role"] == "tool":
+            while unanswered and unanswered[0] in done:
+                unanswered.popleft()
             answered = renamed.get(message.get("tool_call_id", ""), unanswered[0] if unanswered else None)
             if answered is not None:
                 message["tool_call_id"] = answered
-                unanswered = [name for name in unanswered if name != answered]
+                done.add(answered)
 
 
 def tools_of(value: Any) -> tuple[tuple[dict[str, Any], ...], str]:

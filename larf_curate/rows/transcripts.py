@@ -76,7 +76,8 @@ def template_in(text: str) -> str | None:
     for template in TEMPLATES[1:]:
         if template.begins.search(text):
             return template.name
-    return TEMPLATES[0].name if re.search(r"(?:\A|\n\n)Human: .*\n\nAssistant:", text, re.DOTALL) else None
+    human = re.search(r"(?:\A|\n\n)Human: ", text)
+    return TEMPLATES[0].name if human and text.find("\n\nAssistant:", human.end()) >= 0 else None
 
 
 def _split(text: str, template: Template) -> list[Message]:
@@ -87,6 +88,7 @@ def _split(text: str, template: Template) -> list[Message]:
     if before and template is TEMPLATES[0]:
         return []
     turns: list[Message] = [{"role": "system", "content": before}] if before else []
+    inputs: list[str] = []
     for match, end in zip(matches, [*(match.start() for match in matches[1:]), len(text)], strict=True):
         role = template.role(match["role"])
         if role is None:
@@ -94,13 +96,22 @@ def _split(text: str, template: Template) -> list[Message]:
         content = text[match.end() : end]
         content = content.split(template.ends)[0] if template.ends else content
         if turns and turns[-1]["role"] == role == "user" and match["role"].lower() == "input":
-            turns[-1]["content"] += "\n" + content.strip()
+            inputs.append(content.strip())
             continue
+        _join_inputs(turns, inputs)
         if not turns and (system := _SYSTEM.match(content)):
             turns.append({"role": "system", "content": system["text"].strip()})
             content = content[system.end() :]
         turns.append({"role": role, "content": content.strip()})
+    _join_inputs(turns, inputs)
     return turns
+
+
+def _join_inputs(turns: list[Message], inputs: list[str]) -> None:
+    """Add the inputs that follow a request to it, all at once: one by one, many would take a time that is quadratic."""
+    if inputs:
+        turns[-1]["content"] = "\n".join([turns[-1]["content"], *inputs])
+        inputs.clear()
 
 
 _SYSTEM = re.compile(r"\s*<<SYS>>(?P<text>.*?)<</SYS>>", re.DOTALL)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import Issue, Unscorable
+from ..json_fields import Undecoded, is_deep
 
 _KINDS = ((list | tuple, "a list"), (Mapping, "an object"), (bytes, "bytes"))
 
@@ -32,6 +33,8 @@ def text_of(value: Any, column: str = "") -> str:
     >>> text_of(42), text_of(True), text_of(None)
     ('42', 'True', '')
     """
+    if isinstance(value, Undecoded):
+        raise Unscorable(Issue.WRONG_TYPE, f"column {column!r} is nested too deep" if column else "nested too deep")
     if isinstance(value, str):
         return value
     if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -81,12 +84,15 @@ def parse_json(text: str) -> Any:
     """JSON out of a row.
 
     Raises:
-        ValueError: it is none, or nested deeper than Python reads.
+        ValueError: it is none, or nested too deep.
     """
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except RecursionError as error:
         raise ValueError(str(error)) from None
+    if isinstance(value, list | dict) and is_deep(value):
+        raise ValueError("it is nested too deep")
+    return value
 
 
 def structure_of(value: Any) -> tuple[Any, bool]:
@@ -94,9 +100,14 @@ def structure_of(value: Any) -> tuple[Any, bool]:
 
     A blank string counts as null. Any other value is returned unchanged.
 
+    Raises:
+        Unscorable: it is nested too deep.
+
     >>> structure_of('[{"role": "user"}]'), structure_of("Hi?"), structure_of(" ")
     (([{'role': 'user'}], True), ('Hi?', False), (None, False))
     """
+    if isinstance(value, Undecoded):
+        raise Unscorable(Issue.WRONG_TYPE, "a list or an object is nested too deep")
     if not isinstance(value, str):
         return value, False
     if not value.strip():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-_ITEM = re.compile(r"^\s*(?:[-*\u2022\u2013]|\(?\d{1,2}[.)])\s+\S", re.MULTILINE)
+# Blanks alone before a bullet, no line ends: each line is looked at once, however many are empty.
+_ITEM = re.compile(r"^[^\S\n]*(?:[-*\u2022\u2013]|\(?\d{1,2}[.)])\s+\S", re.MULTILINE)
 _END = re.compile(r"""[.!?:;\u2026\u3002\uff01\uff1f)\]}"'\u201d\u2019`|*>\d]\s*$""")
 
 

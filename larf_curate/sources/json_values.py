@@ -8,6 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from ..json_fields import Undecoded, is_deep
+
 Convert = Callable[[Any], Any]
 
 
@@ -82,11 +84,17 @@ def array_of(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
 
 
 def _decode(value: Any) -> Any:
-    return json.loads(value) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    try:
+        decoded = json.loads(value)
+    except RecursionError:
+        return Undecoded(value)
+    return Undecoded(value) if isinstance(decoded, list | dict) and is_deep(decoded) else decoded
 
 
 def _encode(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False)
+    return str(value) if isinstance(value, Undecoded) else json.dumps(value, ensure_ascii=False)
 
 
 def _walk(kind: pa.DataType, convert: Convert) -> Convert | None:

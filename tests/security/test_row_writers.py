@@ -1,17 +1,27 @@
-"""Whoever writes rows cannot make a score of what is none."""
+"""Whoever writes rows cannot make a score of what is none, nor stop a run by one row."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.commands import larf
 
-from larf_curate import Threshold
+from larf_curate import Threshold, inert
+from larf_curate.errors import Unscorable
+from larf_curate.publishing.card import split_card
+from larf_curate.rows import parts, transcripts, values, wording
+from larf_curate.rows.formats import resolve_format
+from larf_curate.rows.turns import turns_of
+from larf_curate.sources.json_values import array_of, rows_of
 
 # Scores that are none ------------------------------------------------------------------------------------------------
 
@@ -64,3 +74,76 @@ def test_scores_in_text_files_are_refused(tmp_path: Path) -> None:
 def test_a_threshold_takes_numbers_alone(scores: list[object]) -> None:
     with pytest.raises(ValueError, match="numbers"):
         Threshold.drop_top(1).fit(scores)
+
+
+# One row that stops everything ---------------------------------------------------------------------------------------
+
+PIECES = [
+    "\n", " ", "\t", "a", "- ", "1. ", "1", "* ", "`", "#", "\n- ", "\n1. ", "<|im_start|>user\n", "[INST]", "<s>",
+    "'''", "\n### Instruction:\n", "\n### Input:\n", "\n\nHuman: ", "\n\nAssistant:", "### Human: ", "<<SYS>>",
+    "<image>\n",
+    "I'm sorry, ", "i can't ", "as an ai ", '"', ' "', ". ", "{", "[", "{instruction}", "-\n", "<image> ", "\r\n",
+    "\u2028",
+]  # fmt: skip
+READERS: dict[str, Callable[[str], object]] = {
+    "list items": wording.list_items,
+    "ends": wording.ends_complete,
+    "refusal": wording.refuses,
+    "transcript": transcripts.turns_in_text,
+    "template": transcripts.template_in,
+    "placeholder": parts.has_placeholder,
+    "structure": values.structure_of,
+    "visible": lambda text: inert.visible(text, 300),
+    "markdown": inert.markdown,
+    "code span": inert.code_span,
+    "card": lambda text: split_card(text[:100_000]),
+}
+SMALL, LARGE = 1 << 16, 1 << 20
+
+
+def seconds(reader: Callable[[str], object], text: str) -> float:
+    start = time.process_time()
+    with contextlib.suppress(ValueError):
+        reader(text)
+    return time.process_time() - start
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_megabyte_takes_as_long_as_its_parts(name: str) -> None:
+    """Sixteen times the text may take 64 times as long on a busy machine; a quadratic reader would take 256 times."""
+    start = "### Instruction:\n" if name == "transcript" else ""
+    for piece in PIECES:
+        small, large = ((start + piece * (size // len(piece) + 1))[:size] for size in (SMALL, LARGE))
+        before = max(seconds(READERS[name], small), 0.002)
+        assert seconds(READERS[name], large) < 4 * LARGE / SMALL * before, (name, piece)
+
+
+def conversation_of_calls(count: int) -> list[dict[str, Any]]:
+    call = {"type": "function", "function": {"name": "f", "arguments": {}}}
+    turn = {"role": "assistant", "content": "", "tool_calls": [call] * count}
+    results = [{"role": "tool", "content": "1"}] * count
+    return [{"role": "user", "content": "q"}, turn, *results, {"role": "assistant", "content": "done"}]
+
+
+def test_many_calls_take_as_long_as_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(count: int) -> float:
+        return seconds(lambda _: turns_of(conversation_of_calls(count)), "")
+
+    measured(10)
+    assert measured(16_000) < 4 * 8 * max(measured(2_000), 0.01)
+    results = [turn for turn in turns_of(conversation_of_calls(5)) if turn["role"] == "tool"]
+    assert [turn["tool_call_id"] for turn in results] == [f"call{number:05d}" for number in range(5)]
+
+
+@pytest.mark.parametrize("depth", [150, 100_000])
+def test_json_that_is_nested_deep_is_a_row_without_a_score_and_stays_as_it_is(depth: int) -> None:
+    deep, plain = "[" * depth + "]" * depth, json.dumps([{"role": "user", "content": "q"}])
+    column = pa.ExtensionArray.from_storage(pa.json_(), pa.array([deep, plain]))
+    rows = rows_of(pa.table({"messages": column}), ["messages"])
+    row_format = resolve_format("auto", ["messages"])
+    with pytest.raises(Unscorable, match="nested too deep"):
+        row_format.convert(rows[0])
+    assert rows[1]["messages"][0]["content"] == "q"
+    assert array_of([row["messages"] for row in rows], pa.json_()).storage.to_pylist() == [deep, plain]
+    with contextlib.suppress(Unscorable):  # a text in which the same stands
+        row_format.convert({"messages": deep})
