@@ -9,6 +9,7 @@ import typer
 
 from ..errors import ModelError
 from ..models.options import FitOptions
+from ..progress import tell
 from .model_options import with_fit_options
 from .scorers import endpoint_judge
 from .usage import RunDirectory, wrong_usage
@@ -104,7 +105,7 @@ def validate(
     found = run_validation(request)
     files = write_validation(found, run, out)
     show_validation(found)
-    print(f"written: {', '.join(map(str, files))}")
+    tell(f"written: {', '.join(map(str, files))}")
 
 
 def _names(text: str) -> list[str]:
