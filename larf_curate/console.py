@@ -123,7 +123,8 @@ def _two_columns(lines: Iterator[tuple[str, str]]) -> Table:
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for name, value in lines:
-        table.add_row(name, Text(visible(value, 500)))
+        indent = " " * (len(name) - len(name.lstrip(" ")))
+        table.add_row(Text(indent + visible(name, 60)), Text(visible(value, 500)))
     return table
 
 
@@ -237,7 +238,7 @@ def show_validation(found: Validation, console: Console | None = None) -> None:
     for number, heading in enumerate(HEADINGS):
         table.add_column(heading, justify="right" if number else "left")
     for line in validation_table(found):
-        table.add_row(*map(Text, line))
+        table.add_row(*(Text(visible(cell, 200)) for cell in line))
     console.print(table)
     console.print(_two_columns(line for line in describe_validation(found) if line[0] != "verdict"))
     console.print(Text(visible(found.verdict, 2000), style="bold"))
