@@ -61,7 +61,7 @@ def is_deep(value: Any, most: int = DEEPEST_VALUE) -> bool:
     (True, False)
     """
     level = [value]
-    for _ in range(most + 1):
+    for _ in range(most):
         lists = (part if isinstance(part, list) else part.values() for part in level if isinstance(part, list | dict))
         level = [item for part in lists for item in part if isinstance(item, list | dict)]
         if not level:

@@ -131,6 +131,11 @@ class Threshold:
         Raises:
             ThresholdError: they are not numbers, or not one a row.
         """
+        if isinstance(scores, Mapping) or hasattr(scores, "column_names"):
+            raise ThresholdError(
+                "fit takes scores, not a dataset: threshold.split(dataset) fits to all its splits, and divides them; "
+                'or give one column, threshold.fit(dataset["larf_score"])'
+            )
         array = as_scores(scores)
         return self.fit_chunks(lambda: [array])
 
@@ -193,6 +198,11 @@ class Threshold:
         Raises:
             ThresholdError: not fitted, or there is no score and `unscorable` is "separate", neither kept nor removed.
         """
+        if isinstance(score, Mapping | list | tuple | np.ndarray):
+            raise ThresholdError(
+                'keep decides on one score: dataset.filter(threshold.keep, input_columns="larf_score", '
+                "with_indices=True), without batched; or threshold.split(dataset)"
+            )
         outcome = self.outcome(score, row)
         if outcome == "unscorable":
             raise ThresholdError(

@@ -28,13 +28,37 @@ def read_rows(batch: Mapping[str, Any], row_format: RowFormat) -> tuple[list[Row
 
 
 def require_mapping(batch: object) -> None:
-    """Refuse what a dataset in the format of Arrow, pandas or polars hands over.
+    """Refuse what a dataset in the format of Arrow, pandas or polars hands over, and single columns.
 
     Raises:
         RowFormatError: it is no mapping.
     """
+    if isinstance(batch, str | list) or batch is None:
+        raise RowFormatError("a scorer chooses the columns that it reads by itself: leave input_columns= out of map")
     if not isinstance(batch, Mapping):
         raise RowFormatError(f"rows come as {type(batch).__name__}, not as mappings: call .with_format(None) first")
+
+
+def rank_of(numbers: tuple[object, ...], *, batched: bool) -> int | None:
+    """The number of the worker process, among what `map` passes beside the rows; an index of a row is none.
+
+    With `with_indices` and `with_rank` the rank comes last. One number alone beside a single row may be either; it is
+    taken for an index, since an index must never choose a device.
+
+    >>> rank_of(([5, 6], 1), batched=True), rank_of((1,), batched=True), rank_of(([5, 6],), batched=True)
+    (1, 1, None)
+    >>> rank_of((7, 1), batched=False), rank_of((7,), batched=False)
+    (1, None)
+    """
+    if len(numbers) < 2 and not batched:
+        return None
+    last = numbers[-1] if numbers else None
+    return last if isinstance(last, int) else None
+
+
+def is_first(numbers: tuple[object, ...]) -> bool:
+    """Whether these rows may be the first ones of the first process, by what `map` passes beside them."""
+    return not numbers or not isinstance(numbers[-1], int) or numbers[-1] == 0
 
 
 def text_names(batch: Any) -> list[str]:

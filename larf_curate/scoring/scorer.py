@@ -28,7 +28,7 @@ from .fitting import harmless_rows
 from .formula_names import Formula
 from .formulas import FittedFormula
 from .influence_measure import InfluenceMeasure
-from .map_batches import map_result, read_rows, require_mapping, text_names
+from .map_batches import is_first, map_result, rank_of, read_rows, require_mapping, text_names
 from .margin_fitting import direction_of
 from .model_check import require_fitted_model
 from .push_scorer import push_scorer
@@ -306,7 +306,7 @@ class LARFScorer:
         names = list(columns) if columns is not None else columns_of(rows)
         return self._annotate(rows, self.row_format(names), rank, progress)
 
-    def __call__(self, batch: Mapping[str, Any], rank: int | None = None) -> Mapping[str, Any]:
+    def __call__(self, batch: Mapping[str, Any], *numbers: object) -> Mapping[str, Any]:
         """For `Dataset.map`: batched or not, streaming or not, any `num_proc`, `with_rank`. Adds the larf columns.
 
         All larf columns that the rows have are replaced, those of an earlier scorer's layers too; see `map_result`.
@@ -316,9 +316,10 @@ class LARFScorer:
         """
         require_mapping(batch)
         row_format = self.row_format(batch)
-        if not rank:
-            say_once(reading_note(row_format, batch, text_names(batch)))
         rows, batched = read_rows(batch, row_format)
+        if is_first(numbers):
+            say_once(reading_note(row_format, batch, text_names(batch)))
+        rank = rank_of(numbers, batched=batched)
         return map_result(self._annotate(rows, row_format, rank), batch, batched=batched)
 
     def _annotate(

@@ -207,3 +207,25 @@ def test_parts_are_shown_in_one_line() -> None:
     assert repr(Threshold.drop_top(2).split(stream_of(make_dataset(), "shards"))) == (
         "<4 kept, 2 removed, 2 unscorable; Threshold.drop_top(2): 2 of 8 rows, above 0.1>"
     )
+
+
+# What people pass by mistake -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"with_indices": True}, {"batched": True}], ids=str)
+@pytest.mark.parametrize("columns", [None, "larf_score"])
+def test_a_filter_by_keep_works_or_says_how(options: dict[str, bool], columns: str | None) -> None:
+    dataset = Dataset.from_dict({"larf_score": [0.1, 0.3, 0.2]})
+    threshold = Threshold.drop_top(1).fit(dataset["larf_score"][:])
+    if columns and not options.get("batched"):
+        assert dataset.filter(threshold.keep, input_columns=columns, **options)["larf_score"][:] == [0.1, 0.2]
+        return
+    with pytest.raises(ThresholdError, match=r'input_columns="larf_score".*threshold\.split\(dataset\)'):
+        dataset.filter(threshold.keep, input_columns=columns, **options)
+
+
+def test_fit_takes_scores_and_says_so() -> None:
+    dataset = Dataset.from_dict({"larf_score": [0.1, 0.3, 0.2]})
+    for given in (dataset, DatasetDict({"train": dataset})):
+        with pytest.raises(ThresholdError, match=r"threshold\.split\(dataset\)"):
+            Threshold.drop_top(1).fit(given)  # type: ignore[arg-type]

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset, Features, Value
 
-from larf_curate.errors import Issue
+from larf_curate.errors import Issue, RowFormatError
 from larf_curate.rows.formats import resolve_format
 from larf_curate.scoring.columns import ScoreColumns
-from larf_curate.scoring.map_batches import map_result, read_rows
+from larf_curate.scoring.map_batches import map_result, read_rows, require_mapping
 from larf_curate.scoring.scores import Scores
 
 LAYERS = (1, 3)
@@ -129,3 +129,9 @@ def test_a_batch_gives_plain_lists_that_arrow_reads_with_their_types() -> None:
     }
     assert {name: pa.array(column).type for name, column in columns.items()} == ScoreColumns(LAYERS).arrow()
     assert pa.array(columns["larf_tokens"], pa.int64()).type == pa.int64()
+
+
+def test_single_columns_are_refused_with_the_fix() -> None:
+    for batch in (["a text", "another"], "a text", None):
+        with pytest.raises(RowFormatError, match="leave input_columns= out"):
+            require_mapping(batch)
