@@ -57,7 +57,7 @@ def code_span(text: str, width: int = 200) -> Markup:
     template are written as `\uXXXX`.
 
     >>> print(code_span("www.example.org | <b>`x`"))
-    ``www.example.org \u007c \u003cb>`x` ``
+    `` www.example.org \u007c \u003cb>`x` ``
     """
     shown = re.sub(r"[|<{}]", lambda found: f"\\u{ord(found[0]):04x}", visible(text, width).strip())
     if not shown:
