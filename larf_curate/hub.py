@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 _T = TypeVar("_T")
+_LONGEST_WAIT = 300.0  # seconds
 
 
 def hub_errors() -> tuple[type[Exception], ...]:
@@ -41,12 +42,15 @@ class HubClient:
 
         return HfApi()
 
-    def call(self, action: Callable[[], _T], repo: str) -> _T:
+    def call(self, action: Callable[[], _T], repo: str, again_on: Container[int] = ()) -> _T:
         """Return what `action` returns; try again if the Hub is busy (429, 5xx) or the connection breaks.
+
+        Where the Hub says how long to wait (`Retry-After`), that is waited for, up to five minutes.
 
         Args:
             action: calls the Hub's API. It may be called several times, so it must not matter how far a try came.
             repo: the repository that errors name.
+            again_on: other statuses after which it is tried again, since a new try begins with what is there by then.
 
         Raises:
             PublishError: the Hub refuses, or stays out of reach.
@@ -62,12 +66,15 @@ class HubClient:
                 if not isinstance(error, hub_errors()):
                     raise
                 status = getattr(error.response, "status_code", None) if isinstance(error, HfHubHTTPError) else None
-                temporary = _is_busy(status) if status is not None else _is_connection_error(error)
+                busy = status is not None and (_is_busy(status) or status in again_on)
+                temporary = busy or (status is None and _is_connection_error(error))
                 if wait is None or not temporary:
                     raise PublishError(self._explain(error, status, repo)) from error
+                seconds = max(wait, _asked_to_wait(error))
                 reason = status or type(error).__name__
-                say(f"the Hub is busy or out of reach ({reason}): trying again in {wait:g} s")
-                time.sleep(wait)
+                what = f"{repo} was changed meanwhile" if status in again_on else "the Hub is busy or out of reach"
+                say(f"{what} ({reason}): trying again in {seconds:g} s")
+                time.sleep(seconds)
         raise AssertionError("the last try returns or raises")
 
     def require_token(self) -> None:
@@ -100,10 +107,21 @@ class HubClient:
             "rights",
             409: changed,
             412: changed,
+            413: f"the Hub takes no files of this size for {repo} (413): nothing was written; publish less",
+            422: f"the Hub does not accept what was sent for {repo} (422): {one_line(error)}; nothing was written",
         }
         if status in explanations:
             return explanations[status]
         return f"the Hub cannot be used for {repo}: {one_line(error)}"
+
+
+def _asked_to_wait(error: Exception) -> float:
+    """Seconds that the Hub asks to wait, at most `_LONGEST_WAIT`; 0 where it does not say."""
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    try:
+        return min(max(0.0, float(headers.get("Retry-After", 0))), _LONGEST_WAIT)
+    except ValueError:  # a date, which the Hub does not send
+        return 0.0
 
 
 def _is_busy(status: int) -> bool:

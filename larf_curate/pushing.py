@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from .errors import PublishError
-from .hub import HubClient
+from .hub import HubClient, hub_errors
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -88,7 +89,8 @@ def push_files(
     """Bring a repository to hold some files, in one commit: either all of them arrive, or none does.
 
     Only files that differ are sent, and nothing at all where none does; a push that was cut off is finished by the
-    next. If someone else commits meanwhile, nothing is written.
+    next. If someone else commits meanwhile, it looks at what is there again. A repository that was made for a push that
+    then fails is taken back, as long as nothing is in it.
 
     Args:
         client: how the Hub is called.
@@ -110,8 +112,9 @@ def push_files(
     push = _Push(client.api, destination, render, title, folder, token)
     push.plan_new()  # refuses a file that holds the token, before a repository is made
     try:
-        return client.call(push.plan if dry_run else push.send, destination.repo)
+        return client.call(push.plan if dry_run else push.send, destination.repo, again_on=(412,))
     except PublishError:
+        push.take_back()
         if dry_run and token is None:  # a private repository cannot be looked into: compare with nothing
             return push.plan_new()
         raise
@@ -188,6 +191,15 @@ class _Push:
             create_pr=wanted.create_pr and target == wanted.revision,
         )
         return replace(pushed, url=str(commit.pr_url or commit.commit_url))
+
+    def take_back(self) -> None:
+        """Delete the repository that an earlier try has made, if it is still empty: nobody asked for an empty one."""
+        if not self.created:
+            return
+        with contextlib.suppress(*hub_errors()):
+            tree = self.api.list_repo_tree(self.repo, recursive=True, repo_type=self.kind)
+            if {entry.path for entry in tree} <= {".gitattributes"}:
+                self.api.delete_repo(self.repo, repo_type=self.kind)
 
     def _target(self) -> str | None:
         """The branch, or the pull request that an earlier push has opened."""

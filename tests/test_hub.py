@@ -36,6 +36,14 @@ def test_what_passes_is_tried_again_after_the_waits(failure, hub, waited, capsys
     assert [line.endswith(f"trying again in {wait} s") for line, wait in zip(said, (3, 5), strict=True)] == [True] * 2
 
 
+@pytest.mark.parametrize(("asked", "expected"), [(30, 30.0), (1, 3.0), (100_000, 300.0), ("soon", 3.0)])
+def test_it_waits_as_long_as_the_hub_asks(asked, expected, hub, waited):
+    HubClient().api.create_repo(REPO, repo_type="dataset")
+    hub.fail_how, hub.fail_at, hub.retry_after = 429, {len(hub.requests) + 1}, asked
+    assert look(HubClient(waits=(3.0,))) == REPO
+    assert waited == [expected]
+
+
 def test_a_hub_that_stays_busy_is_given_up(hub, waited):
     hub.fail_at = set(range(1, 100))
     with pytest.raises(PublishError, match="answers 503 after 3 tries"):
@@ -55,6 +63,8 @@ def test_a_hub_that_stays_busy_is_given_up(hub, waited):
         (404, "acme/data is not there, or not for this token (404)"),
         (409, "changed by someone else during the push (409): nothing was written"),
         (412, "changed by someone else during the push (412): nothing was written"),
+        (413, "takes no files of this size for acme/data (413): nothing was written"),
+        (422, "does not accept what was sent for acme/data (422)"),
         (418, "the Hub cannot be used for acme/data"),
     ],
 )

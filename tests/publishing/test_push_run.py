@@ -230,3 +230,38 @@ def test_pull_requests_and_branches(push, hub: Hub):
     push(revision="trial", removed=True)
     assert hub.repos[REPO].files == before
     assert REMOVED in hub.repos[REPO].branches["trial"]
+
+
+# A push that comes to nothing, or late --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [(413, "files of this size"), (422, "does not accept"), (403, "write access")]
+)
+def test_a_repository_that_was_made_in_vain_is_taken_back(status, words, publication, hub: Hub):
+    hub.fail_next, hub.fail_next_how = {"/commit/": 1}, status
+    with pytest.raises(PublishError, match=words):
+        push_publication(publication, Destination(REPO), HubClient(waits=()))
+    assert REPO not in hub.repos
+
+
+def test_a_repository_that_was_there_stays(publication, hub: Hub):
+    HfApi().create_repo(REPO, repo_type="dataset")
+    hub.fail_next, hub.fail_next_how = {"/commit/": 1}, 413
+    with pytest.raises(PublishError, match="files of this size"):
+        push_publication(publication, Destination(REPO), HubClient(waits=()))
+    assert REPO in hub.repos
+
+
+def test_a_push_that_somebody_else_came_before_looks_again(publication, hub: Hub, capsys):
+    HfApi().create_repo(REPO, repo_type="dataset")
+    upload("README.md", OWN_CARD.encode())
+    hub.fail_next, hub.fail_next_how = {"/commit/": 2}, 412
+    push_publication(publication, Destination(REPO), HubClient(waits=(0.0, 0.0)))
+    assert is_whole(hub.repos[REPO].files)
+    assert "Words of my own." in hub.repos[REPO].files["README.md"].decode()
+    assert capsys.readouterr().err.count("was changed meanwhile (412)") == 2
+    upload("larf/stale.txt", b"x")
+    hub.fail_next = {"/commit/": 9}
+    with pytest.raises(PublishError, match="changed by someone else"):
+        push_publication(publication, Destination(REPO), HubClient(waits=(0.0, 0.0)))

@@ -70,13 +70,13 @@ def test_an_alias_in_place_of_a_value_is_refused_in_a_line() -> None:
     assert len(str(told.value)) < 2_000
 
 
-def upload(content: bytes) -> None:
-    HfApi().create_repo("acme/clean", repo_type="dataset", exist_ok=True)
-    HfApi().upload_file(path_or_fileobj=content, path_in_repo="README.md", repo_id="acme/clean", repo_type="dataset")
+def upload(hub: Hub, content: bytes) -> None:
+    HfApi().create_repo("acme/clean", repo_type="dataset")
+    hub.repos["acme/clean"].files["README.md"] = content
 
 
 def test_metadata_behind_a_byte_order_mark_stays(plain_run: Path, hub: Hub) -> None:
-    upload("\ufeff---\nlicense: mit\npretty_name: Mine\n---\n\n# Words of mine\n".encode())
+    upload(hub, "\ufeff---\nlicense: mit\npretty_name: Mine\n---\n\n# Words of mine\n".encode())
     push_run(plain_run, Destination("acme/clean"))
     metadata, body = split_card(hub.repos["acme/clean"].files["README.md"].decode())
     assert (metadata["license"], metadata["pretty_name"]) == ("mit", "Mine")
@@ -89,7 +89,7 @@ def test_metadata_behind_a_byte_order_mark_stays(plain_run: Path, hub: Hub) -> N
     ids=["UTF-16", "7 MB", "bomb"],
 )
 def test_a_readme_that_cannot_be_kept_whole_is_refused_and_stays(plain_run: Path, hub: Hub, content: bytes) -> None:
-    upload(content)
+    upload(hub, content)
     before = dict(hub.repos["acme/clean"].files)
     with pytest.raises(PublishError, match=r"README\.md") as told:
         push_run(plain_run, Destination("acme/clean"))
