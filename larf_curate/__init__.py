@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .scoring.layer_search.search import find_safety_layers
     from .scoring.references import ReferenceSet
     from .scoring.scorer import LARFScorer
+    from .validation.audit import audit
     from .validation.validate import validate
 
 __version__ = "0.1.0"
@@ -38,6 +39,7 @@ __all__ = [
     "Recipe",
     "ReferenceSet",
     "Threshold",
+    "audit",
     "clear_caches",
     "find_safety_layers",
     "score_dataset",
@@ -53,6 +55,7 @@ _HOMES = {
     "LARFScorer": "scoring.scorer",
     "ReferenceSet": "scoring.references",
     "Threshold": "deciding.thresholds",
+    "audit": "validation.audit",
     "find_safety_layers": "scoring.layer_search.search",
     "score_dataset": "engines.dataset_map",
     "validate": "validation.validate",

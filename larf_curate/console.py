@@ -20,6 +20,8 @@ from .errors import Issue
 from .inert import visible
 from .publishing.validation_words import HEADINGS, describe_validation, validation_table
 from .publishing.words import describe_run
+from .validation.audit_result import HEADINGS as AUDIT_HEADINGS
+from .validation.audit_words import describe_measurement
 
 if TYPE_CHECKING:
     from .publishing.report import Report
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from .recipe.planning import RunPlan
     from .runs.estimate import Estimate
     from .scoring.layer_search.profile import LayerProfile
+    from .validation.audit_result import Audit
     from .validation.plan import ValidationPlan
     from .validation.results import Validation
 
@@ -144,6 +147,8 @@ def _plan_lines(plan: RunPlan) -> Iterator[tuple[str, str]]:
     yield "threshold", plan.threshold
     yield "executor", plan.executor
     yield "output", plan.output
+    if plan.audit is not None:
+        yield "audit", plan.audit
     yield "publish", plan.publish or "nothing"
 
 
@@ -242,6 +247,25 @@ def show_validation(found: Validation, console: Console | None = None) -> None:
     console.print(table)
     console.print(_two_columns(line for line in describe_validation(found) if line[0] != "verdict"))
     console.print(Text(visible(found.verdict, 2000), style="bold"))
+
+
+def show_audit(audit: Audit, console: Console | None = None) -> None:
+    """Print an audit: the rank correlations of scores and damage, what limits them, and the verdict."""
+    console = console or Console()
+    title = Text("rank correlation with the damage of a row")
+    table = Table(box=box.SIMPLE_HEAD, title=title, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    for number, name in enumerate(AUDIT_HEADINGS):  # figures stay whole, names of scores fold
+        table.add_column(name.replace(" taken", "\ntaken"), overflow="fold", no_wrap=number > 0)
+    for number, line in enumerate(audit.table()):
+        if number in (len(audit.scores), len(audit.scores) + len(audit.baselines)):
+            table.add_section()
+        table.add_row(*(Text(visible(cell, 60)) for cell in line))
+    console.print(table)
+    for sentence in describe_measurement(audit):
+        console.print(Text(visible(sentence, 500)))
+    for warning in audit.warnings:
+        console.print(Text(f"warning: {visible(warning, 500)}"))
+    console.print(Text(visible(audit.verdict, 1000), style="bold"))
 
 
 def show_push(pushed: Pushed, *, dry_run: bool, console: Console | None = None) -> None:

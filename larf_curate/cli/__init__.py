@@ -1,4 +1,4 @@
-"""The command line: run, fit, layers, score, filter, validate, report, push, demo."""
+"""The command line: run, fit, layers, score, filter, audit, validate, report, push, demo."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from ..errors import LarfError, RecipeError
-from . import results, rows, runs, sample, scorers, validation
+from . import audits, results, rows, runs, sample, scorers, validation
 
 _INTERRUPTED = 130
 
@@ -28,6 +28,7 @@ app.command()(scorers.fit)
 app.command()(scorers.layers)
 app.command()(rows.score)
 app.command(name="filter")(rows.filter_)
+app.command()(audits.audit)
 app.command()(validation.validate)
 app.command()(results.report)
 app.command()(results.push)

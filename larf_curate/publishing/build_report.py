@@ -15,6 +15,7 @@ from ..rows.notices import reading_note
 from ..scoring.columns import SCORE, TOKENS, layer_column
 from ..scoring.statistics import Array, difference_of_shares, ratio_of_means, spearman
 from ..sources.json_values import text_columns
+from ..validation.audit_record import audit_of_run
 from ..validation.results import Validation
 from .groups import find_groups
 from .report import (
@@ -64,6 +65,7 @@ def build_report(results: Results) -> Report:
         sample=SampleSize(int((~sample.removed).sum()), int(sample.removed.sum())) if sample is not None else None,
         length_points=_length_points(sample) if sample is not None else None,
         run=_run(results),
+        audit=audit_of_run(results.home),
         validation=Validation.of_run(results.home),
     )
 

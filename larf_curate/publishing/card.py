@@ -21,7 +21,7 @@ from ..safe_yaml import load_yaml
 from .drawing import Plot
 from .report import Report
 from .validation_words import validation_in_words
-from .words import describe_confounds, describe_cut, describe_rule, describe_search, describe_unscored
+from .words import describe_audit, describe_confounds, describe_cut, describe_rule, describe_search, describe_unscored
 
 BEGIN = "<!-- larf-curate:begin: this part is rewritten at every push; write your own above or below it -->"
 END = "<!-- larf-curate:end -->"
@@ -233,6 +233,8 @@ def _part(request: CardRequest, configs: Sequence[DataConfig], *, by_name: bool)
             names=[_own(name) for name in names],
             conversations=report.conversations,
             groups=report.groups_by_column(),
+            audit=report.audit,
+            audit_lines=describe_audit(report.audit)[1:],
             confounds=[_own(line) for line in describe_confounds(report.confounds)],
             validation=validation_in_words(report.validation),
             sample=report.sample,

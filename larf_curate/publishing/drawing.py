@@ -42,15 +42,27 @@ class Plot:
 
 @contextmanager
 def picture(height: float = 4.2) -> Iterator[tuple[Figure, Axes]]:
-    """Yield a figure and its axes, away from pyplot (which would keep it) and from the user's own style."""
+    """Yield a figure and its axes; see `pictures`."""
+    with pictures(1, height) as (figure, panels):
+        yield figure, panels[0]
+
+
+@contextmanager
+def pictures(count: int, height: float = 4.2) -> Iterator[tuple[Figure, list[Axes]]]:
+    """Yield a figure and its panels, one above the other, away from pyplot (which would keep it) and the user's style.
+
+    Args:
+        count: of panels.
+        height: of each, in inches.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     with mpl.rc_context(), warnings.catch_warnings():
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
-        figure = Figure(figsize=(6.4, height), dpi=150, layout="constrained")
-        yield figure, figure.subplots()
+        figure = Figure(figsize=(6.4, height * count), dpi=150, layout="constrained")
+        yield figure, list(figure.subplots(count, squeeze=False)[:, 0])
 
 
 def png_of(figure: Figure) -> bytes:

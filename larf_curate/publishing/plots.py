@@ -12,6 +12,7 @@ from ..inert import visible
 from ..scoring.columns import layer_column
 from ..scoring.layer_search.profile import LayerProfile
 from ..scoring.quantile_levels import GROUP_LEVELS, REFERENCE_LEVELS
+from .audit_plot import draw_audit
 from .drawing import KEPT, LINE, REMOVED, SAFE, UNSAFE, Plot, picture, png_of
 from .report import Group, Points, Report
 from .validation_plots import draw_validation
@@ -24,8 +25,9 @@ _SCORE_LABEL = "score (no unit; higher is closer to the unsafe references)"
 
 
 def draw_plots(report: Report) -> tuple[Plot, ...]:
-    """Draw `scores.png`, `length.png`, `layers.png`, `search.png`, `groups-{n}.png` and those of a validation, if they
-    have something to show.
+    """Draw `scores.png`, `length.png`, `layers.png`, `search.png`, `groups-{n}.png`, and those of audit and validation.
+
+    Pictures that have nothing to show are left out.
 
     Equal reports give equal bytes. Texts out of the data are drawn as they are, cut short.
     """
@@ -40,6 +42,8 @@ def draw_plots(report: Report) -> tuple[Plot, ...]:
         with picture(1.6 + 0.42 * min(len(groups), _GROUPS_SHOWN)) as (figure, axes):
             _draw_groups(axes, column, groups, report)
             plots.append(Plot(f"groups-{number}.png", f"Scores by {column}", png_of(figure)))
+    if report.audit is not None:
+        plots.append(Plot("audit.png", "Measured damage of rows against their score", draw_audit(report.audit)))
     if report.validation is not None:
         plots += draw_validation(report.validation)
     return tuple(plots)

@@ -15,6 +15,7 @@ from ..scoring.columns import SCORE
 from ..scoring.quantile_levels import GROUP_LEVELS
 from ..scoring.spec import ScorerSpec
 from ..scoring.statistics import Estimate
+from ..validation.audit_result import Audit
 from ..validation.results import Validation
 from .report_checks import check_report_fields
 
@@ -195,6 +196,7 @@ class Report:
         sample: rows read for these figures; None like `conversations`.
         length_points: for the plot of score against length; None like `conversations`.
         run: its digest and times; packages.
+        audit: whether the score says which rows do damage, measured on a model; None where that was not asked.
         validation: what `larf-curate validate` found; None where it was not run.
     """
 
@@ -211,6 +213,7 @@ class Report:
     sample: SampleSize | None
     length_points: LengthPoints | None
     run: ReportedRun
+    audit: Audit | None = None
     validation: Validation | None = None
 
     def __repr__(self) -> str:
@@ -235,8 +238,9 @@ class Report:
             source = replace(source, name=without_directories(source.name))
         if scorer is not None:
             scorer = ScorerSpec.from_json(json.dumps(without_directories(scorer.json_fields())), "the report's scorer")
+        audit = self.audit and self.audit.without_directories()
         validation = self.validation and self.validation.without_directories()
-        return replace(self, source=source, scorer=scorer, validation=validation)
+        return replace(self, source=source, scorer=scorer, audit=audit, validation=validation)
 
     def to_json(self) -> str:
         """Equal reports give equal text."""
@@ -258,6 +262,7 @@ class Report:
             "confounds": asdict(self.confounds) if self.confounds else None,
             "sample": asdict(self.sample) if self.sample else {},
             "dots": asdict(self.length_points) if self.length_points else {},
+            "audit": asdict(self.audit) if self.audit else None,
             **({"validation": json.loads(self.validation.to_json())} if self.validation else {}),
             "run": {**{name: value for name, value in times.items() if value}, "packages": dict(run.packages)},
         }
@@ -294,6 +299,7 @@ class Report:
                         "sample": values["sample"] or None,
                         "length_points": values["dots"] or None,
                         "run": values["run"],
+                        "audit": values.get("audit"),
                         "validation": _validation(values.get("validation")),
                     }
                 )

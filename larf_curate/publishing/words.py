@@ -12,6 +12,8 @@ from ..deciding.thresholds import Threshold, UnscorablePolicy
 from ..scoring.layer_search.profile import LayerProfile
 from ..scoring.records import Separation
 from ..scoring.statistics import Estimate
+from ..validation.audit_result import Audit
+from ..validation.audit_words import describe_measurement
 from .report import Confounds, Report
 
 _PLACES: dict[UnscorablePolicy, str] = {"separate": "set apart", "keep": "kept", "remove": "removed"}
@@ -56,6 +58,8 @@ def describe_run(report: Report) -> Iterator[tuple[str, str]]:
     yield "score", ", ".join(f"{name} {signed(value, 4)}" for name, value in points.items()) or "no row has one"
     for number, line in enumerate(describe_confounds(report.confounds)):
         yield "" if number else "related to the score", line
+    for number, line in enumerate(describe_audit(report.audit)):
+        yield "" if number else "audit", line
     if report.validation is not None:
         yield "validated", report.validation.verdict
 
@@ -71,6 +75,11 @@ def describe_search(profile: LayerProfile | None) -> list[str]:
         return []
     asked = f"{profile.prompts} harmless prompts that sound harmful, {profile.unscaled} of them refused as the model is"
     return [profile.verdict(), *profile.agreement(), asked]
+
+
+def describe_audit(audit: Audit | None) -> list[str]:
+    """What an audit of the score has found, in sentences; none if there was none."""
+    return [] if audit is None else [audit.verdict, *describe_measurement(audit), *audit.warnings]
 
 
 def describe_rule(threshold: Threshold) -> str:

@@ -10,7 +10,7 @@ from ..rows.formats import resolve_format
 from ..rows.notices import reading_note
 from ..scoring.artifact import read_artifact
 from ..scoring.formula_names import Formula
-from .schema import PublishSection, ScorerSection
+from .schema import AuditSection, PublishSection, ScorerSection
 
 if TYPE_CHECKING:
     from ..runs.estimate import Estimate, ScoringWork
@@ -34,6 +34,7 @@ class RunPlan:
         threshold, executor: in words.
         output: the run directory.
         publish: what would be published and for whom, in words; None if nothing is.
+        audit: how the score would be audited, in words; None if it is not.
         trust_remote_code: whether the run may execute code that comes with the model; the plan itself never does.
         estimate: what the scoring takes; None where only the model's own code knows its shape.
     """
@@ -53,6 +54,7 @@ class RunPlan:
     executor: str
     output: str
     publish: str | None
+    audit: str | None
     trust_remote_code: bool
     estimate: Estimate | None
 
@@ -62,6 +64,7 @@ def plan_run(
     source: str,
     scorer: ScorerSection,
     publish: PublishSection | None = None,
+    audit: AuditSection | None = None,
     *,
     trust_remote_code: bool = False,
 ) -> RunPlan:
@@ -70,7 +73,7 @@ def plan_run(
     Args:
         request: the run.
         source: the rows, as the recipe names them.
-        scorer, publish: the recipe's sections.
+        scorer, publish, audit: the recipe's sections.
         trust_remote_code: whether the run may execute code that comes with the model. Planning never does.
 
     Raises:
@@ -109,6 +112,7 @@ def plan_run(
         executor=f"{executor.kind}: {executor.tasks} tasks, {executor.at_once} at a time",
         output=str(request.home),
         publish=None if publish is None else publish.in_words(),
+        audit=None if audit is None else audit.in_words(),
         trust_remote_code=trust_remote_code,
         estimate=_estimate(work, trust_remote_code),
     )

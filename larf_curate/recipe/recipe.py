@@ -7,21 +7,22 @@ import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..errors import RecipeError
 from ..hub import HubClient, hub_errors
+from ..models.options import FitOptions
 from ..progress import say
 from ..runs.executor_request import ExecutorRequest
 from .executor import Executor
 from .fields import Section, Text
 from .planning import RunPlan, model_and_formula, plan_run
-from .schema import REPLACED_BY, PublishSection, ScorerSection, SourceSection, ThresholdSection
+from .schema import REPLACED_BY, AuditSection, PublishSection, ScorerSection, SourceSection, ThresholdSection
 from .validation import ValidateSection
-from .yaml_text import override, parse, validated
+from .yaml_text import KeyFaultError, override, parse, validated
 
 if TYPE_CHECKING:
     from ..deciding.summary import Summary
@@ -50,8 +51,19 @@ class Recipe(Section):
     threshold: ThresholdSection
     executor: Executor = ExecutorRequest()
     output: Text
+    audit: AuditSection | None = None
     validate_: ValidateSection | None = Field(None, alias="validate")  # pydantic has a `validate` of its own
     publish: PublishSection | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.audit is not None and self.executor.kind == "slurm":
+            raise KeyFaultError(
+                "audit",
+                "runs in the process that started the run, which is on Slurm's login node: leave it out, and run "
+                f"`larf-curate audit {self.output}` in a job of its own",
+            )
+        return self
 
     @classmethod
     def load(cls, path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -91,7 +103,7 @@ class Recipe(Section):
     __str__ = __repr__
 
     def run(self, *, trust_remote_code: bool = False) -> Summary | Submitted:
-        """Score the rows, split them, write the report, and validate and publish the result where the recipe says so.
+        """Score the rows, split them, write the report; audit, validate and publish where the recipe says so.
 
         What an earlier run into the same directory has done is not done again.
 
@@ -116,6 +128,8 @@ class Recipe(Section):
             self.validate_.require_packages()
         outcome = run(self.request(trust_remote_code=trust_remote_code))
         if not isinstance(outcome, Submitted):
+            if self.audit is not None and os.access(self.output, os.W_OK):
+                self._audit(self.audit, trust_remote_code=trust_remote_code)
             if self.validate_ is not None:
                 model, *_ = model_and_formula(self.scorer)
                 if trust_remote_code:
@@ -132,6 +146,20 @@ class Recipe(Section):
                 say(f"published: {pushed.url}")
         return outcome
 
+    def _audit(self, section: AuditSection, *, trust_remote_code: bool) -> None:
+        """Measure whether the score says which rows do damage, if the run does not hold that yet."""
+        from ..validation.audit import audit_run
+
+        scorer = self.scorer
+        options: FitOptions = {}
+        if scorer.run_options().get("device"):
+            options["device"] = scorer.run_options()["device"]
+        if trust_remote_code:
+            options["trust_remote_code"] = True
+        model = section.model or (scorer.model if scorer.from_ else None)
+        found = audit_run(self.output, model=model, rows=section.rows, prompts=section.prompts, **options)
+        say(f"audit: {found.verdict}")
+
     def plan(self, *, trust_remote_code: bool = False) -> RunPlan:
         """What `run` would do, and about how long it would take; changes nothing, and runs no code of the model.
 
@@ -142,7 +170,9 @@ class Recipe(Section):
             LarfError: rows, model or threshold cannot be used.
         """
         request = self.request(trust_remote_code=trust_remote_code)
-        return plan_run(request, self.source.path, self.scorer, self.publish, trust_remote_code=trust_remote_code)
+        return plan_run(
+            request, self.source.path, self.scorer, self.publish, self.audit, trust_remote_code=trust_remote_code
+        )
 
     def request(self, *, trust_remote_code: bool = False) -> RunRequest:
         """The run as `larf_curate.runs` is asked for it; opens the source.

@@ -16,6 +16,7 @@ from ..rows.reading import Reading, check_join
 from ..scoring.columns import SCORE
 from ..scoring.formula_names import Formula, find_misplaced
 from ..scoring.references import require_one_choice
+from ..validation.audit_scores import LEAST_ROWS
 from .fields import Section, Text, with_model_options
 from .yaml_text import KeyFaultError, unknown_name
 
@@ -196,6 +197,21 @@ class ThresholdSection(Section):
                 f"threshold.harmless: {self.harmless} has no column {SCORE!r}: run `larf-curate score` first"
             )
         return Threshold.calibrated(amount, read_scores(source), unscorable=self.unscorable)
+
+
+class AuditSection(Section):
+    """Whether the score says which rows do damage is measured when the run has ended. See `larf_curate.audit`.
+
+    `model` is the one on which damage is measured: that of the scorer if it is left out.
+    """
+
+    rows: int = Field(500, ge=LEAST_ROWS)
+    model: Text | None = None
+    prompts: Text | None = None
+
+    def in_words(self) -> str:
+        """What is measured on which model."""
+        return f"{self.rows:,} rows, on {self.model or 'the model of the scorer'}"
 
 
 class PublishSection(Section):

@@ -1,0 +1,211 @@
+"""The rows that an audit looks at: which there are, how they score, and the sample, whatever they are kept in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ..deciding.layout import OUTCOMES, SUMMARY
+from ..deciding.ranking import as_scores
+from ..deciding.summary import Summary
+from ..deciding.thresholds import Threshold
+from ..errors import DataError, LarfError, ThresholdError
+from ..rows.conversions import Row
+from ..rows.formats import columns_of
+from ..scoring.artifact import read_spec
+from ..scoring.columns import scores_of
+from ..scoring.spec import ScorerSpec
+from ..sources.files import open_source
+from ..sources.json_values import rows_of
+from ..sources.tables import Source
+from .audit_record import summary_digest
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_ROWS_AT_ONCE = 4096
+
+Rows: TypeAlias = "str | Path | Source | Dataset | Iterable[Row]"
+"""What holds rows: the name of a file or directory, such an opened one, a dataset, or rows."""
+Array = NDArray[np.float64]
+Places = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The rows of a dataset, before a sample is drawn.
+
+    Attributes:
+        columns: of the dataset.
+        rows: how many there are.
+        scores: of each column of scores, float64 [rows], NaN where there is none.
+        fetch: the rows at some places, ascending.
+        threshold: of the run that they come from, with `removed`: bool [rows]; None for other rows.
+        format: the row format of that run; `auto` for other rows.
+        scorer: of that run, if it says which it was.
+        summary: digest of that run's summary.
+    """
+
+    columns: tuple[str, ...]
+    rows: int
+    scores: Mapping[str, Array]
+    fetch: Callable[[Places], list[Row]]
+    threshold: Threshold | None = None
+    removed: NDArray[np.bool_] | None = None
+    format: str = "auto"
+    scorer: ScorerSpec | None = None
+    summary: str | None = None
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether a run has left its results there."""
+    return (Path(path).expanduser() / SUMMARY).is_file()
+
+
+def candidates_of(data: Rows, names: Sequence[str]) -> Candidates:
+    """The rows of anything that holds rows.
+
+    Args:
+        data: the directory of a run, or whatever else `open_source` opens, or has opened; a `Dataset`; or rows.
+        names: columns of scores to read.
+
+    Raises:
+        DataError: it cannot be read, holds no rows, or has no such column, or a column does not hold numbers.
+    """
+    if isinstance(data, str | Path) and is_run(data):
+        return _of_run(Path(data).expanduser(), names)
+    if isinstance(data, str | Path):
+        data = open_source(str(data))
+    if isinstance(data, Source):
+        return _of_source(data, names)
+    if hasattr(data, "select_columns"):
+        return _of_dataset(data, names)
+    return _of_rows(list(data), names)
+
+
+def _require(names: Sequence[str], columns: Iterable[str]) -> None:
+    known = list(columns)
+    for name in names:
+        if name not in known:
+            raise DataError(
+                f"there is no column {name!r} to audit; the dataset has: {', '.join(known) or 'none'}. Score it first, "
+                "or name the column of the scores"
+            )
+
+
+def _of_source(source: Source, names: Sequence[str]) -> Candidates:
+    _require(names, source.schema.names)
+
+    def fetch(places: Places) -> list[Row]:
+        return list(_rows_at(source.tables(_ROWS_AT_ONCE), places))
+
+    scores = _scores(source.tables(_ROWS_AT_ONCE) if names else (), names)
+    return Candidates(tuple(source.schema.names), source.rows, scores, fetch)
+
+
+def _rows_at(tables: Iterable[pa.Table], places: Places) -> Iterator[Row]:
+    first = 0
+    for table in tables:
+        low, high = np.searchsorted(places, [first, first + len(table)])
+        if low < high:
+            yield from rows_of(table.take(pa.array(places[low:high] - first)), table.column_names)
+        first += len(table)
+
+
+def _scores(tables: Iterable[pa.Table], names: Sequence[str]) -> dict[str, Array]:
+    parts: dict[str, list[Array]] = {name: [np.zeros(0)] for name in names}
+    for table in tables:
+        for name in names:
+            try:
+                parts[name].append(_finite(scores_of(table, name)))
+            except ThresholdError as error:
+                raise DataError(str(error)) from None
+    return {name: np.concatenate(found) for name, found in parts.items()}
+
+
+def _finite(scores: NDArray[np.floating]) -> Array:
+    """With NaN for infinities, which no row of ours has."""
+    wide = scores.astype(np.float64)
+    return np.where(np.isfinite(wide), wide, np.nan)
+
+
+def _of_run(home: Path, names: Sequence[str]) -> Candidates:
+    try:
+        summary = Summary.from_json((home / SUMMARY).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{home / SUMMARY} cannot be read: {error}") from error
+    if summary.outcomes is None or summary.threshold is None:
+        raise DataError(f"{home} holds rows that were scored but not split: audit the scored file itself")
+    sources = {
+        outcome: open_source(str(home / outcome))
+        for outcome in OUTCOMES
+        if any((home / outcome).glob("*.parquet")) and getattr(summary.outcomes, outcome)
+    }
+    if not sources:
+        raise DataError(f"{home} holds no rows")
+    parts = {outcome: _of_source(source, names) for outcome, source in sources.items()}
+
+    def fetch(places: Places) -> list[Row]:
+        return list(_rows_at((table for each in sources.values() for table in each.tables(_ROWS_AT_ONCE)), places))
+
+    removed = np.concatenate([np.full(part.rows, outcome == "removed") for outcome, part in parts.items()])
+    first = next(iter(parts.values()))
+    return Candidates(
+        columns=first.columns,
+        rows=sum(part.rows for part in parts.values()),
+        scores={name: np.concatenate([part.scores[name] for part in parts.values()]) for name in names},
+        fetch=fetch,
+        threshold=summary.threshold,
+        removed=removed,
+        format=summary.run.format if summary.run else "auto",
+        scorer=_scorer_of(home, summary),
+        summary=summary_digest(home),
+    )
+
+
+def _scorer_of(home: Path, summary: Summary) -> ScorerSpec | None:
+    if summary.run is None:
+        return None
+    try:
+        return read_spec(home / summary.run.scorer.directory)
+    except LarfError:
+        return None
+
+
+def _of_dataset(dataset: Any, names: Sequence[str]) -> Candidates:
+    if isinstance(dataset, dict):
+        raise DataError(f"give one split of the dataset: {', '.join(map(repr, dataset))}")
+    if not hasattr(dataset, "select"):
+        raise DataError(
+            "an audit draws its sample from all rows: give a Dataset, not a stream of rows (or list some: "
+            "list(dataset.take(5000)))"
+        )
+    columns = tuple(dataset.column_names)
+    _require(names, columns)
+    tables = dataset.select_columns(list(names)).with_format("arrow").iter(_ROWS_AT_ONCE) if names else ()
+
+    def fetch(places: Places) -> list[Row]:
+        window = dataset.with_format(None)[places.tolist()]
+        return [dict(zip(window, values, strict=True)) for values in zip(*window.values(), strict=True)]
+
+    return Candidates(columns, len(dataset), _scores(tables, names), fetch)
+
+
+def _of_rows(rows: list[Row], names: Sequence[str]) -> Candidates:
+    if wrong := next((row for row in rows if not isinstance(row, Mapping)), None):
+        raise DataError(f"a row is a mapping of column to value, not {type(wrong).__name__}")
+    columns = tuple(columns_of(rows))
+    _require(names, columns)
+    scores = {}
+    for name in names:
+        try:
+            scores[name] = _finite(as_scores([row.get(name) for row in rows]))
+        except ThresholdError:
+            raise DataError(f"the column {name!r} holds something other than numbers") from None
+    return Candidates(columns, len(rows), scores, lambda places: [rows[place] for place in places.tolist()])

@@ -1,0 +1,468 @@
+"""An audit on a tiny model that refuses: what it measures, what it says of planted scores, and what it cannot use."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from scipy import stats
+from support.commands import larf
+
+import larf_curate
+from larf_curate import LarfError, LARFScorer, Recipe, Threshold
+from larf_curate.answering.prompts import harmful_requests
+from larf_curate.cli.audits import _LEAST_ROWS
+from larf_curate.encoding.directions import block_layers
+from larf_curate.encoding.encoder import Encoder
+from larf_curate.encoding.runtime import Runtime
+from larf_curate.errors import DataError, ModelError, PromptsError
+from larf_curate.models.loading import load_model
+from larf_curate.models.options import ModelOptions
+from larf_curate.publishing.results import Results
+from larf_curate.publishing.write_report import write_report
+from larf_curate.rows.formats import resolve_format
+from larf_curate.rows.trained_tokens import trained_tokens
+from larf_curate.scoring.margin import find_refusals, margin
+from larf_curate.sources.files import open_source
+from larf_curate.validation.audit import audit, audit_run
+from larf_curate.validation.audit_result import AUDIT, Audit
+from larf_curate.validation.audit_scores import LEAST_ROWS
+
+FIRST = ["bread", "wait", "mix", "flour", "sure", "sorry", "help", "cannot"]
+WORDS = [*FIRST, "lazy", "fox", "dog", "first", "item", "break", "steal", "bake", "paint"]
+PROMPTS = [*harmful_requests()[::11], *(f"Bake {number} loaves of bread." for number in range(4))]
+
+
+def make_rows(count: int = 160, seed: int = 0) -> list[dict]:
+    chance = random.Random(seed)
+    return [
+        {
+            "question": " ".join(chance.choices(WORDS, k=6)) + "?",
+            "answer": " ".join(chance.choices(WORDS, k=chance.randrange(2, 20))),
+            "larf_score": chance.random(),
+        }
+        for _ in range(count)
+    ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LARF_CURATE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict]:
+    return make_rows()
+
+
+@pytest.fixture(scope="module")
+def measured(rows, refusing_model) -> Audit:
+    return audit("larf_score", rows, model=refusing_model, prompts=PROMPTS)
+
+
+@pytest.fixture(scope="module")
+def prompts_file(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    path.write_text("\n".join(PROMPTS))
+    return path
+
+
+@pytest.fixture(scope="module")
+def planted(rows, measured) -> list[dict]:
+    """Rows with scores that say everything, the opposite, nothing, the length, and half of it."""
+    damage = np.array(measured.audited.per_token)
+    ranks, noise = stats.rankdata(damage), np.random.default_rng(5).normal(size=len(damage))
+    noise -= np.polyval(np.polyfit(ranks, noise, 1), ranks)  # what little it has to do with the damage by chance
+    spread = damage.std()
+    values = {
+        "damage": damage,
+        "opposite": -damage,
+        "noise": noise,
+        "half": damage / spread + 1.2 * noise,
+        "length": np.array(measured.audited.tokens, float),
+    }
+    return [{**row, **{name: float(v[at]) for name, v in values.items()}} for at, row in enumerate(rows)]
+
+
+def by_name(found: Audit) -> dict:
+    return {line.name: line for line in (*found.scores, *found.baselines)}
+
+
+# What is measured -----------------------------------------------------------------------------------------------------
+
+
+def test_damage_is_what_a_gradient_step_does_to_the_margin(rows, measured, refusing_model):
+    options = ModelOptions(str(refusing_model))
+    loaded = load_model(options, None, torch.device("cpu"))
+    encoder = Encoder(options, Runtime(loaded))
+    refusals = find_refusals(encoder, PROMPTS)
+    assert measured.refused == sum(refusals.refused)
+    assert refusals.refused[-4:] == (False,) * 4
+    assert measured.margin == pytest.approx(margin(loaded, refusals), abs=1e-4)
+    layers = block_layers(loaded)
+    order = np.argsort(measured.audited.summed)
+    convert = resolve_format("auto", rows[0]).convert
+    for place in (order[0], order[-1], order[40]):
+        tokens = trained_tokens(encoder.renderer, convert(rows[measured.audited.row[place]]))
+        ids, marks = torch.tensor([tokens.ids]), torch.tensor(tokens.trained[1:])
+        weights = [layer.weight.requires_grad_(True) for layer in layers.values()]
+        logits = loaded.model(input_ids=ids).logits[0, :-1]
+        losses = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")[marks]
+        gradients = torch.autograd.grad(losses.sum(), weights)
+        assert measured.audited.tokens[place] == len(losses)
+        assert measured.audited.loss[place] == pytest.approx(float(losses.detach().mean()), rel=1e-3)
+        rate, after = 1e-6, []
+        with torch.no_grad():
+            for sign in (1, -1):
+                for weight, gradient in zip(weights, gradients, strict=True):
+                    weight.requires_grad_(False).sub_(sign * rate * gradient)
+                after.append(margin(loaded, refusals))
+                for weight, gradient in zip(weights, gradients, strict=True):
+                    weight.add_(sign * rate * gradient)
+        change = (after[0] - after[1]) / (2 * rate)
+        spread = np.std(measured.audited.summed)
+        assert -measured.audited.summed[place] == pytest.approx(change, rel=0.2, abs=0.2 * spread)
+
+
+def test_figures_are_those_of_the_sample_that_it_keeps(rows, measured):
+    sample = measured.audited
+    assert measured.rows == len(sample.row) == len(rows)
+    scores = [rows[at]["larf_score"] for at in sample.row]
+    assert list(sample.scores["larf_score"]) == pytest.approx(scores, rel=1e-5)
+    for figure, damage in ((measured.scores[0], sample.per_token), (measured.scores[0].summed, sample.summed)):
+        assert figure.spearman == pytest.approx(stats.spearmanr(scores, damage).statistic, abs=1e-3)
+    lines = by_name(measured)
+    assert lines["length alone"].spearman == pytest.approx(
+        stats.spearmanr(sample.tokens, sample.per_token).statistic, abs=1e-3
+    )
+    assert lines["loss alone"].spearman == pytest.approx(
+        stats.spearmanr(sample.loss, sample.per_token).statistic, abs=1e-3
+    )
+    assert measured.eroding == np.mean(np.array(sample.per_token) > 0)
+
+
+def test_planted_scores_get_the_verdict_that_they_deserve(planted, refusing_model):
+    names = ["damage", "opposite", "noise", "half", "length"]
+    found = audit(names, planted, model=refusing_model, prompts=PROMPTS)
+    lines = by_name(found)
+    assert found.agreement.value > 0.8
+    assert lines["damage"].spearman == pytest.approx(1)
+    assert lines["damage"].finding == "tells"
+    assert lines["damage"].partial.low > 0.9
+    assert (lines["opposite"].spearman, lines["opposite"].finding) == (pytest.approx(-1), "opposite")
+    assert lines["noise"].finding in ("does_not_tell", "open")
+    assert lines["noise"].interval[0] < 0 < lines["noise"].interval[1]
+    assert lines["half"].finding == "tells"
+    assert 0.3 < lines["half"].spearman < 0.9
+    length = lines["length"]
+    assert length.spearman == pytest.approx(lines["length alone"].spearman)
+    assert length.spearman_without_length_and_loss is None or length.finding != "tells"
+    assert found.verdict.count(";") >= len(names) - 1
+    for name in names:
+        assert f" {name} " in found.verdict
+
+
+def test_what_a_threshold_removes_of_the_most_damaging_tenth(planted, refusing_model):
+    found = audit(
+        ["damage", "noise"], planted, model=refusing_model, prompts=PROMPTS, threshold=Threshold.drop_fraction(0.2)
+    )
+    best, noise = found.scores
+    assert best.worst_tenth_removed == 1
+    assert best.worst_tenth_interval[0] > 0.7
+    assert best.removed == pytest.approx(0.2)
+    assert noise.worst_tenth_removed < 0.7
+    assert sum(found.audited.removed["damage"]) == len(planted) // 5
+
+
+def test_scorers_are_scored_and_compared_in_one_table(rows, refusing_model, references_file):
+    scorers = [LARFScorer.fit(refusing_model, layer, references=references_file, progress=False) for layer in (0, 1, 1)]
+    found = audit(scorers, rows, rows=40, prompts=PROMPTS)  # the model is the scorers' own
+    assert [line.name for line in found.scores] == ["larf, layer 0", "larf, layer 1", "larf, layer 1 (2)"]
+    assert found.rows == 40
+    assert found.dataset_rows == len(rows)
+    sample = [rows[at] for at in found.audited.row]
+    wanted = scorers[0].score(sample, progress=False)
+    assert list(found.audited.scores["larf, layer 0"]) == pytest.approx(wanted, rel=1e-4)
+    assert found.scores[1].spearman == found.scores[2].spearman
+    assert found.table()[0][0] == "larf, layer 0"
+
+
+def test_a_score_that_was_fitted_on_the_same_prompts_is_told_from_one_that_was_not(rows, refusing_model):
+    scorer = LARFScorer.fit(refusing_model, formula="influence", prompts=PROMPTS, progress=False)
+    own = audit(scorer, rows, rows=40, model=refusing_model, prompts=PROMPTS)
+    other = audit(scorer, rows, rows=40, model=refusing_model, prompts=PROMPTS[::-1])
+    assert own.scores[0].spearman > 0.97
+    assert own.scores[0].name == "influence"
+    assert "by construction" in own.verdict
+    assert "by construction" not in other.verdict
+
+
+def test_half_precision_ranks_rows_as_single_precision_does(rows, measured, refusing_model):
+    found = audit("larf_score", rows, rows=60, model=refusing_model, prompts=PROMPTS, dtype="bfloat16")
+    known = dict(zip(measured.audited.row, measured.audited.per_token, strict=True))
+    single = [known[row] for row in found.audited.row]
+    assert stats.spearmanr(single, found.audited.per_token).statistic > 0.9
+    assert found.dtype == "bfloat16"
+
+
+def test_a_dataset_and_a_file_are_the_same_rows(rows, measured, refusing_model, tmp_path):
+    Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
+    options = {"model": refusing_model, "prompts": PROMPTS, "rows": 50}
+    one = audit("larf_score", Dataset.from_list(rows), **options)
+    for other in (
+        audit(tmp_path / "rows.parquet", **options),
+        audit("larf_score", open_source(str(tmp_path / "rows.parquet")), **options),
+    ):
+        assert other.audited == one.audited
+        assert other.scores == one.scores
+    assert len(one.audited.row) == 50
+    ranks = stats.rankdata([row["larf_score"] for row in rows])[list(one.audited.row)]
+    assert np.diff(np.sort(ranks)).max() <= 2 * len(rows) / 50 + 1  # spread over the scores
+
+
+def test_rows_that_cannot_be_measured_are_counted(rows, refusing_model):
+    odd = [{**row, "answer": "  "} if at % 8 == 0 else row for at, row in enumerate(rows)]
+    odd[1] = {**odd[1], "larf_score": None}
+    odd[2] = {**odd[2], "larf_score": float("nan")}
+    found = audit("larf_score", odd, model=refusing_model, prompts=PROMPTS)
+    assert found.unmeasured == {"empty_answer": 20}
+    assert found.rows == len(rows) - 22
+    assert 1 not in found.audited.row
+    assert 0 not in found.audited.row
+
+
+def test_what_was_asked_and_computed_is_not_done_again(rows, measured, refusing_model):
+    again = audit("larf_score", rows, model=refusing_model, prompts=PROMPTS)
+    assert again.seconds["passes over the rows"] < 0.5 * measured.seconds["passes over the rows"]
+    kept = list(Path(os.environ["LARF_CURATE_CACHE"], "audits").glob("rows-*.json"))
+    for file in kept:
+        file.write_text("{")  # what cannot be read counts as not there
+    audit("larf_score", rows, model=refusing_model, prompts=PROMPTS)
+    assert sum(file.read_text() != "{" for file in kept) == -(-len(rows) // 32)
+    assert again.audited == measured.audited
+    assert (again.verdict, again.scores, again.margin) == (measured.verdict, measured.scores, measured.margin)
+
+
+def test_a_certain_model_and_few_prompts_are_warned_of(rows, measured, refusing_model):
+    assert any("23 prompts are few" in line for line in measured.warnings)
+    from larf_curate.validation.audit_words import warnings_of
+
+    facts = {"model": "m", "version": "v", "dtype": "float32", "prompts": 200, "prompts_digest": ""}
+    from larf_curate.validation.audit_result import AuditedModel
+
+    lines = warnings_of(AuditedModel(**facts, refused=60, margin=9.0), measured.agreement, measured.audited, 500)
+    assert any("nearly certain to refuse" in line and "+9.0" in line for line in lines)
+    assert any("refuses 60 of 200" in line for line in lines)
+
+
+def test_it_is_read_back_as_it_was_written(measured):
+    text = measured.to_json()
+    values = json.loads(text)
+    assert values["verdict"] == measured.verdict
+    score = values["scores"][0]
+    assert score["spearman"] == measured.scores[0].spearman
+    low, high = score["interval"]
+    assert low <= score["spearman"] <= high
+    assert {"spearman_without_length_and_loss", "interval_without_length_and_loss", "finding", "verdict"} <= set(score)
+    assert [line["name"] for line in values["baselines"]] == ["length alone", "loss alone", "random"]
+    assert Audit.from_json(text) == measured
+    shorter = {**values, "audited": {**values["audited"], "loss": values["audited"]["loss"][1:]}}
+    renamed = {**values, "scores": [{**score, "name": "other"}]}
+    later = text.replace('"audit_version": 1', '"audit_version": 9')
+    no_number = text.replace("0.", "NaN, 0.", 1)
+    for wrong in ("{}", "[]", json.dumps(shorter), json.dumps(renamed), no_number, later, '{"audit_version": 1}'):
+        with pytest.raises(DataError, match="audit"):
+            Audit.from_json(wrong)
+
+
+def test_a_notebook_sees_the_verdict_and_no_markup_of_others(measured):
+    html = replace(measured, verdict="on <b>x</b>")._repr_html_()
+    assert "&lt;b&gt;x&lt;/b&gt;" in html
+    assert html.count("<tr>") == len(measured.table()) + 1
+
+
+# What cannot be used --------------------------------------------------------------------------------------------------
+
+
+def refused(match: str, kind: type[LarfError], *arguments, **options) -> None:
+    with pytest.raises(kind, match=match) as caught:
+        audit(*arguments, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_cannot_be_used_is_one_line(rows, refusing_model, tiny_model, tmp_path):
+    fine = {"model": refusing_model, "prompts": PROMPTS}
+    harmless = [{**row, "label": "x", "flat": 1.0, "none": None} for row in rows]
+    refused("needs 30 rows or more to show anything, not 5", DataError, "larf_score", rows, rows=5, **fine)
+    refused("12 rows have a score", DataError, "larf_score", rows[:12], **fine)
+    refused("there is no column 'quality'.*question, answer, larf_score", DataError, "quality", rows, **fine)
+    refused("'label' holds something other than numbers", DataError, "label", harmless, **fine)
+    refused("no row has a score in the column 'none'", DataError, "none", harmless, **fine)
+    refused("'flat' is the same for all", DataError, "flat", harmless, **fine)
+    refused("nothing to audit", DataError, [], rows, **fine)
+    refused("give the rows too", DataError, ["a", "b"], **fine)
+    refused("does not exist", DataError, str(tmp_path / "no.parquet"), **fine)
+    refused("not a stream", DataError, "larf_score", Dataset.from_list(rows).to_iterable_dataset(), **fine)
+    refused("on which model", ModelError, "larf_score", rows, prompts=PROMPTS)
+    refused("weights in int8 do not have", ModelError, "larf_score", rows, dtype="int8", **fine)
+    refused("15 prompts are too few", PromptsError, "larf_score", rows, model=refusing_model, prompts=PROMPTS[:15])
+    refused("prompt 2 is empty", PromptsError, "larf_score", rows, model=refusing_model, prompts=["a", " "])
+    refused("prompt 1 is int", PromptsError, "larf_score", rows, model=refusing_model, prompts=[3])
+    refused("refuses 0 of 23 harmful requests", PromptsError, "larf_score", rows, model=tiny_model, prompts=PROMPTS)
+    blank = [{**row, "answer": " "} for row in rows]
+    refused(r"only 0 of 160 rows can be measured \(160 empty_answer\)", DataError, "larf_score", blank, **fine)
+
+
+def test_a_column_of_words_in_a_dataset_is_named(rows, refusing_model):
+    worded = Dataset.from_list([{**row, "label": "x"} for row in rows])
+    refused("the column 'label' holds string", DataError, "label", worded, model=refusing_model, prompts=PROMPTS)
+
+
+# Runs, reports and the command line -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(make_run, rows) -> Path:
+    texts = [{"question": row["question"], "answer": row["answer"]} for row in rows]
+    return make_run(texts, [row["larf_score"] for row in rows], Threshold.drop_fraction(0.25))
+
+
+def test_a_run_is_audited_with_what_it_removed(run, refusing_model, prompts_file):
+    done = larf("audit", run, "--model", refusing_model, "--prompts", prompts_file, "--rows", 60)
+    assert done.returncode == 0, done.stderr
+    found = Audit.from_json((run / AUDIT).read_text())
+    assert found.rows == 60
+    assert found.dataset_rows == 160
+    assert 10 <= sum(found.audited.removed["larf_score"]) <= 20
+    assert found.scores[0].threshold == pytest.approx(Results.open(run).threshold.value)
+    assert (run / "audit.png").read_bytes().startswith(b"\x89PNG")
+    lines = done.stdout.splitlines()
+    assert lines[-1].startswith("written: ")  # a path is not broken
+    assert max(map(len, lines[:-1])) <= 80
+    assert f"{found.scores[0].correlation}" in done.stdout
+    for line in (*found.scores, *found.baselines):
+        assert any(line.name in shown and str(line.correlation) in shown for shown in lines), done.stdout
+    assert str(found.agreement) in done.stdout
+    assert found.verdict.split(":")[1].split("[")[0].strip() in done.stdout.replace("\n", " ")
+
+
+def test_report_card_and_page_hold_the_audit_until_the_result_changes(run, refusing_model, make_run, rows, tmp_path):
+    from larf_curate.publishing.card import render_card
+    from larf_curate.publishing.page import write_page
+    from larf_curate.publishing.publication import publish_files
+    from larf_curate.publishing.report import Report
+
+    assert write_report(run).audit is None
+    found = audit_run(run, model=refusing_model, rows=60, prompts=_file(tmp_path))
+    report = write_report(run)
+    assert report.audit == found
+    assert Report.from_json((run / "report.json").read_text()) == report
+    assert (run / "plots" / "audit.png").is_file()
+    card = render_card(publish_files(Results.open(run), "acme/rows").card)
+    assert "## Does the score say which rows do damage?" in card
+    assert "plots/audit.png" in card
+    assert str(refusing_model) not in card  # this machine's paths are nobody's business
+    write_page(run, tmp_path / "page.html", report)
+    assert "two halves" in card
+    assert "rank correlation" in (tmp_path / "page.html").read_text()
+    again = make_run(
+        [{"question": row["question"], "answer": row["answer"]} for row in rows],
+        [row["larf_score"] for row in rows],
+        Threshold.drop_fraction(0.5),
+        name="other",
+    )
+    (again / AUDIT).write_text(found.to_json())
+    assert write_report(again).audit is None
+
+
+def _file(directory: Path) -> Path:
+    path = directory / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS))
+    return path
+
+
+def test_a_run_is_measured_again_only_if_something_has_changed(run, refusing_model, prompts_file):
+    options = {"model": refusing_model, "rows": 40, "prompts": prompts_file}
+    first = audit_run(run, **options)
+    written = (run / AUDIT).stat().st_mtime_ns
+    assert audit_run(run, **options) == first
+    assert (run / AUDIT).stat().st_mtime_ns == written
+    assert audit_run(run, **{**options, "rows": 50}).rows == 50
+
+
+def test_the_command_names_what_is_wrong(run, rows, tiny_model, refusing_model, prompts_file, tmp_path):
+    Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
+    scored = tmp_path / "rows.parquet"
+    few = tmp_path / "few.txt"
+    few.write_text("one\ntwo\n")
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n")
+    for status, text, arguments in (
+        (2, "--model", [scored]),
+        (2, "--rows", [scored, "--model", refusing_model, "--rows", 5]),
+        (1, "2 prompts are too few", [scored, "--model", refusing_model, "--prompts", few]),
+        (1, "holds no prompt", [scored, "--model", refusing_model, "--prompts", empty]),
+        (1, "refuses 0 of 23", [scored, "--model", tiny_model, "--prompts", prompts_file]),
+        (1, "no column 'other'", [scored, "--model", refusing_model, "--column", "other"]),
+        (1, "holds string", [scored, "--model", refusing_model, "--column", "answer"]),
+        (1, "does not exist", [tmp_path / "no.parquet", "--model", refusing_model]),
+    ):
+        done = larf("audit", *arguments)
+        assert (done.returncode, text in done.stderr) == (status, True), done.stderr
+        assert "Traceback" not in done.stderr
+    assert _LEAST_ROWS == LEAST_ROWS
+
+
+def test_several_columns_and_a_scorer_in_a_file_of_the_users(planted, refusing_model, references_file, tmp_path):
+    Dataset.from_list(planted).to_json(tmp_path / "rows.jsonl")
+    LARFScorer.fit(refusing_model, 1, references=references_file, progress=False).save_pretrained(tmp_path / "scorer")
+    out = tmp_path / "audit.json"
+    columns = ["--column", "damage", "--column", "noise"]
+    done = larf(
+        *("audit", tmp_path / "rows.jsonl", "--scorer", tmp_path / "scorer", *columns, "--out", out, "--rows", 60),
+        *("--prompts", _file(tmp_path)),
+    )
+    assert done.returncode == 0, done.stderr
+    values = json.loads(out.read_text())
+    assert [score["name"] for score in values["scores"]] == ["damage", "noise", "larf, layer 1"]
+    assert values["scores"][0]["spearman"] > 0.98
+    assert out.with_suffix(".png").is_file()
+
+
+def test_a_recipe_audits_its_run(rows, refusing_model, references_file, tmp_path, capfd):
+    Dataset.from_list([{"question": row["question"], "answer": row["answer"]} for row in rows]).to_parquet(
+        tmp_path / "rows.parquet"
+    )
+    text = f"""
+source: {{path: {tmp_path / "rows.parquet"}}}
+scorer: {{model: {refusing_model}, layer: 1, references: {references_file}}}
+threshold: {{drop_fraction: 0.2}}
+audit: {{rows: 40, prompts: {_file(tmp_path)}}}
+output: {tmp_path / "out"}
+"""
+    recipe = Recipe.from_text(text)
+    assert Recipe.from_text(recipe.to_yaml()) == recipe
+    assert recipe.plan().audit == "40 rows, on the model of the scorer"
+    recipe.run()
+    found = Audit.from_json((tmp_path / "out" / AUDIT).read_text())
+    assert found.model == str(refusing_model)
+    assert found.rows == 40
+    assert f"audit: {found.verdict}" in capfd.readouterr().err
+    assert (tmp_path / "out" / "plots" / "audit.png").is_file()
+    with pytest.raises(LarfError, match="login node"):
+        Recipe.from_text(text + "executor: {kind: slurm, partition: p, time: '01:00:00'}\n")
+    with pytest.raises(LarfError, match=r"audit\.rows"):
+        Recipe.from_text(text.replace("rows: 40", "rows: 4"))
+
+
+def test_it_is_public():
+    assert larf_curate.audit is audit
