@@ -15,22 +15,26 @@ import random
 import statistics
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
-from transformers import AutoModel, LlamaConfig
+from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
 from floor import matrix_rate, operations, timed
 
+from larf_curate.encoding.directions import Factors, WeightDirection, block_layers
 from larf_curate.encoding.encoder import Encoder
 from larf_curate.encoding.runtime import Runtime
 from larf_curate.models.blocks import find_blocks
 from larf_curate.models.devices import find_device
 from larf_curate.models.loading import LoadedModel
 from larf_curate.models.options import ModelOptions
+from larf_curate.scoring.influence import token_influence
 
 SHAPES = {
     False: {
@@ -61,6 +65,7 @@ def main() -> None:
     parser.add_argument("--layer", type=int)
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--plain", type=int, default=100, help="rows that the authors' way runs on")
+    parser.add_argument("--influence", type=int, default=200, help="rows that influence runs on; 0 leaves it out")
     parser.add_argument("--batch-tokens", type=int)
     parser.add_argument("--tiny", action="store_true")
     options = parser.parse_args()
@@ -81,6 +86,30 @@ def main() -> None:
     seconds = median_seconds(lambda: encoder.encode(rows, [layer]), device, PASSES)
     ours = report("ours", rows, seconds, rate, layer, config, device)
     print(f"ours is {ours / plain:.1f} times as fast a token: {encoder.encode(rows[:1], [layer]).execution}")
+    model = encoder = None  # their memory is wanted
+    if options.influence:
+        influence(rows[: options.influence], config, device, dtype, ours)
+
+
+def influence(
+    rows: list[list[int]], config: LlamaConfig, device: torch.device, dtype: torch.dtype, larf: float
+) -> None:
+    """Time the derivative of every row's loss along a random direction of rank 4; `larf`: tokens a second of states."""
+    model = random_model(config, device, dtype, AutoModelForCausalLM)
+    encoder = encoder_of(model, config.num_hidden_layers - 1, device, dtype, None)
+    draw = np.random.default_rng(0)
+    factors = {}
+    for name, layer in block_layers(encoder.loaded).items():
+        outputs, inputs = layer.weight.shape
+        left, right = draw.standard_normal((outputs, 4)), draw.standard_normal((4, inputs))
+        factors[name] = Factors(left.astype(np.float32), right.astype(np.float32))
+    direction = WeightDirection(factors)
+    direction = direction.scaled(1 / direction.norm)
+    trained = [[place >= len(row) // 2 for place in range(len(row))] for row in rows]
+    run = partial(token_influence, encoder.runtime, rows, trained, direction, 0.003)
+    seconds = median_seconds(run, device, 1)
+    speed = sum(map(len, rows)) / seconds
+    print(f"influence: {speed:.0f} tokens/s, {larf / speed:.1f} times the time of ours: {run().execution}")
 
 
 def conversations(count: int, vocabulary: int) -> list[list[int]]:
@@ -91,12 +120,12 @@ def conversations(count: int, vocabulary: int) -> list[list[int]]:
     return [shared + [draw.randrange(vocabulary) for _ in range(length)] for length in lengths]
 
 
-def random_model(config: LlamaConfig, device: torch.device, dtype: torch.dtype) -> Any:
+def random_model(config: LlamaConfig, device: torch.device, dtype: torch.dtype, kind: Any = AutoModel) -> Any:
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         with device:
-            return AutoModel.from_config(config).eval().requires_grad_(False)
+            return kind.from_config(config).eval().requires_grad_(False)
     finally:
         torch.set_default_dtype(before)
 

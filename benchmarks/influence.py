@@ -13,6 +13,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,8 @@ def main() -> None:
     few = rendered[: chosen.backward_rows]
     tokens = sum(len(row.ids) for row in rendered) / sum(len(row.ids) for row in few)
     times["a backward pass a row"] = timed(lambda: backward(encoder.loaded.model, few), 1) * tokens
-    print(
-        f"{len(rows)} rows, {sum(len(row.ids) for row in rendered):,} tokens, {sum(r.count for r in rendered):,} trained"
-    )
+    total, trained = sum(len(row.ids) for row in rendered), sum(row.count for row in rendered)
+    print(f"{len(rows)} rows, {total:,} tokens, {trained:,} of them trained")
     print(f"matrix rate {rate / 1e9:.0f} GFLOP/s, {torch.get_num_threads()} threads")
     for name, seconds in times.items():
         print(f"{name:24} {seconds:7.2f} s  {seconds / times['LARF']:6.2f} times LARF")
@@ -83,7 +83,7 @@ def operations(loaded: Any, rows: list[TrainedTokens]) -> float:
     ordered = sorted(tuple(row.ids) for row in rows)
     shared = sum(
         next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
-        for first, second in zip(ordered, ordered[1:], strict=False)
+        for first, second in pairwise(ordered)
     )
     tokens = sum(map(len, ordered)) - shared
     attention = 2 * loaded.total_blocks * loaded.hidden_size * sum(len(row) ** 2 for row in ordered)
