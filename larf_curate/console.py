@@ -20,6 +20,7 @@ from .errors import Issue
 from .inert import visible
 from .publishing.validation_words import HEADINGS, describe_validation, validation_table
 from .publishing.words import describe_run
+from .scoring.formula_names import MEANINGS
 from .validation.audit_result import HEADINGS as AUDIT_HEADINGS
 from .validation.audit_words import describe_measurement
 
@@ -52,7 +53,8 @@ def show_summary(summary: Summary, console: Console | None = None) -> None:
     if summary.threshold is not None and summary.threshold.value is not None:
         console.print(_threshold_line(summary.threshold))
     if summary.quantiles:
-        console.print(_quantiles_table(summary.quantiles))
+        formula = summary.run.formula if summary.run else "larf"
+        console.print(_quantiles_table(summary.quantiles, MEANINGS[formula]))
     if summary.highest:
         console.print(_highest_table(summary, console.width))
         if summary.references:
@@ -89,8 +91,8 @@ def _threshold_line(threshold: Threshold) -> Text:
     return Text(line)
 
 
-def _quantiles_table(quantiles: Mapping[str, float]) -> Table:
-    table = Table(title="score: higher is closer to the unsafe references", box=box.SIMPLE_HEAD)
+def _quantiles_table(quantiles: Mapping[str, float], meaning: str) -> Table:
+    table = Table(title=f"score: higher means {meaning}", box=box.SIMPLE_HEAD)
     for name in quantiles:
         table.add_column(Text(visible(name, 40)), justify="right")
     table.add_row(*map(signed, quantiles.values()))
@@ -137,7 +139,10 @@ def _plan_lines(plan: RunPlan) -> Iterator[tuple[str, str]]:
     yield "shards", f"{plan.shards:,} of {plan.shard_rows:,} rows; {scored_shards:,} are scored already"
     searched = "auto: searched for first, once, which takes minutes to hours; below, all blocks are reckoned with"
     read = f"layer {', '.join(map(str, plan.layers)) or searched}"
-    yield "model", f"{plan.model}, {'formula influence: two passes' if plan.formula == 'influence' else read}"
+    yield (
+        "model",
+        f"{plan.model}, {read if plan.formula in ('larf', 'subspace') else f'formula {plan.formula}: two passes'}",
+    )
     if plan.trust_remote_code:
         yield "code", "the run executes code that comes with the model, as you asked; this plan did not"
     if plan.estimate is None:

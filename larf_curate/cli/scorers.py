@@ -39,12 +39,16 @@ def fit(
     ] = False,
     formula: Annotated[
         Formula,
-        typer.Option(help="larf, subspace: states beside references; influence: what a row does to refusing."),
+        typer.Option(
+            help="larf, subspace: states beside references; influence: what a row does to refusing; loss_gap: losses "
+            "under two models."
+        ),
     ] = "larf",
     prompts: Annotated[
         Path | None,
         typer.Option(help="influence: harmful requests as text, CSV, TSV or JSON; packaged if not given."),
     ] = None,
+    other: Annotated[str | None, typer.Option(help="loss_gap: the second model.", metavar="MODEL")] = None,
     top_k: Annotated[int | None, typer.Option(help="larf: pairs that count for a row; all if not given.")] = None,
     rank: Annotated[
         int | None,
@@ -63,13 +67,13 @@ def fit(
 
     given = {"layer": layer, "references": references, "unsafe": unsafe, "safe": safe}
     with wrong_usage(ModelError, "--formula"):
-        require_suitable(formula, {**given, "top_k": top_k, "prompts": prompts})
+        require_suitable(formula, {**given, "top_k": top_k, "rank": rank, "prompts": prompts, "other": other})
     with wrong_usage(ReferencesError):
         require_one_choice(references, unsafe, safe)
     blocks: list[int] | Literal["auto"] | None = (
         None if layer is None else "auto" if layer == "auto" else parse_blocks(layer)
     )
-    pairs = None if formula == "influence" else choose_references(references, unsafe, safe)
+    pairs = None if layer is None else choose_references(references, unsafe, safe)
     if strict and pairs is not None:
         pairs.lint().raise_for_findings()
     require_writable(out)
@@ -79,6 +83,7 @@ def fit(
         references=pairs,
         formula=formula,
         prompts=prompts,
+        other=other,
         top_k=top_k,
         rank=rank,
         **options,

@@ -19,6 +19,7 @@ from ..errors import PublishError, one_line
 from ..inert import code_span, fenced, markdown
 from ..safe_yaml import load_yaml
 from .drawing import Plot
+from .formula_words import formula_words
 from .report import Report
 from .validation_words import validation_in_words
 from .words import describe_audit, describe_confounds, describe_cut, describe_rule, describe_search, describe_unscored
@@ -203,6 +204,7 @@ def _template(name: str) -> jinja2.Template:
         "text": markdown,
         "span": code_span,
         "path": _own,
+        "own": _own,
         "code": fenced,
     }
     text = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
@@ -222,6 +224,7 @@ def _part(request: CardRequest, configs: Sequence[DataConfig], *, by_name: bool)
             source_name=request.source or (source.name if source else "a dataset"),
             source_format=(source.format if source else None) or "unknown",
             scorer=report.scorer,
+            formula=formula_words(report.scorer),
             search=[markdown(line, 1000) for line in describe_search(report.scorer.search if report.scorer else None)],
             threshold=threshold,
             rule=_own(describe_rule(threshold)),

@@ -10,6 +10,7 @@ import numpy as np
 from ..deciding.excerpts import signed
 from ..inert import visible
 from ..scoring.columns import layer_column
+from ..scoring.formula_names import MEANINGS
 from ..scoring.layer_search.profile import LayerProfile
 from ..scoring.quantile_levels import GROUP_LEVELS, REFERENCE_LEVELS
 from .audit_plot import draw_audit
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _GROUPS_SHOWN = 12
-_SCORE_LABEL = "score (no unit; higher is closer to the unsafe references)"
 
 
 def draw_plots(report: Report) -> tuple[Plot, ...]:
@@ -82,16 +82,18 @@ def _draw_scores(axes: Axes, report: Report) -> None:
         below += counts
     _draw_references(axes, report, float(below.max()))
     _mark_threshold(axes.axvline, report)
-    axes.set_xlabel(_SCORE_LABEL)
+    meaning = MEANINGS[report.scorer.formula if report.scorer else "larf"]
+    axes.set_xlabel(f"score (no unit; higher: {meaning})")
     axes.set_ylabel("rows per bin")
 
 
 def _draw_references(axes: Axes, report: Report, height: float) -> None:
     """Where the scorer's reference answers score: two curves of the height of the highest bar."""
-    if report.scorer is None:
+    quantiles = report.scorer.quantiles if report.scorer else None
+    if quantiles is None:
         return
-    for side, colour, style in (("unsafe", UNSAFE, "-"), ("safe", SAFE, "-.")):
-        known: tuple[float, ...] = getattr(report.scorer.quantiles, side)
+    sides = (("unsafe", quantiles.unsafe, UNSAFE, "-"), ("safe", quantiles.safe, SAFE, "-."))
+    for side, known, colour, style in sides:
         # As many scores as the quantiles tell of, evenly between them; smoothed by Silverman's rule.
         scores = np.interp(np.linspace(0, 1, 200), REFERENCE_LEVELS, known)
         width = max(1.06 * float(scores.std()) * len(scores) ** -0.2, 1e-9)

@@ -49,7 +49,7 @@ def describe_run(report: Report) -> Iterator[tuple[str, str]]:
             yield "layer search", line
         if scorer.separation is not None:
             yield "separation", describe_separation(scorer.separation)
-        yield from scorer.margin_facts()
+        yield from scorer.loss_facts()
     yield "removed", f"{describe_rule(report.threshold)}: {describe_cut(report.threshold)}"
     yield "rows without a score", describe_unscored(report)
     for issue, count in report.issues.items():

@@ -92,7 +92,7 @@ def plan_run(
         rows=pending_rows,
         model=model,
         layers=layers,
-        passes=2 if formula == "influence" else 1,
+        passes=1 if formula in ("larf", "subspace") else 2,
         workers=executor.at_once,
         threads=executor.threads,
     )

@@ -27,7 +27,7 @@ REPLACED_BY = {
 }
 """Keys that go when an override sets another: one that names a rule means that one alone."""
 
-_FITTING = ("references", "unsafe", "safe", "formula", "prompts", "top_k", "rank")
+_FITTING = ("references", "unsafe", "safe", "formula", "prompts", "other", "top_k", "rank")
 """Keys of the section `scorer` that are arguments of `LARFScorer.fit`, beside the model, its options and the layer."""
 
 
@@ -94,6 +94,7 @@ class ScorerSection(Section):
     strict_references: bool = False
     formula: Formula = "larf"
     prompts: Text | None = None
+    other: Text | None = None
     top_k: int | None = Field(None, ge=1)
     rank: int | None = Field(None, ge=1)
 
@@ -117,8 +118,8 @@ class ScorerSection(Section):
                 if name in fit_alone & self.model_fields_set:
                     raise KeyFaultError(name, "belongs to fitting; a scorer that comes `from` somewhere is fitted")
             return self
-        if self.model is None or (self.layer is None and self.formula != "influence"):
-            raise ValueError("give model and layer, or from (a fitted scorer); formula influence needs no layer")
+        if self.model is None or (self.layer is None and self.formula in ("larf", "subspace")):
+            raise ValueError("give model and layer, or from (a fitted scorer); influence and loss_gap need no layer")
         if misplaced := find_misplaced(self.formula, vars(self)):
             raise KeyFaultError(*misplaced)
         try:

@@ -72,6 +72,8 @@ class RunRequest:
             return hashlib.sha256(read_config(self.scorer, self.revision)).hexdigest()[:16]
         if self.fit.get("formula") == "influence":
             fitted_on = choose_prompts(self.fit.get("prompts")).digest
+        elif self.fit.get("other"):
+            fitted_on = locate(self.fit["other"], None).version
         else:
             fitted_on = choose_references(*(self.fit.get(name) for name in ("references", "unsafe", "safe"))).digest
         decisive = {name: value for name, value in self.fit.items() if name not in _NOT_DECISIVE}

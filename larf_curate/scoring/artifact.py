@@ -96,9 +96,11 @@ def read_artifact(name: str | Path, revision: str | None = None) -> tuple[Scorer
 
 
 def _fit_together(spec: ScorerSpec, tensors: Tensors) -> bool:
-    """Whether the tensors are those that a scorer like this has: states of references, or factors of a direction."""
+    """Whether the tensors are those that a scorer like this has: states of references, factors, or losses."""
     if "check" not in tensors:
         return False
+    if spec.other is not None:
+        return "other_check" in tensors and tensors["other_check"].shape == tensors["check"].shape
     if spec.margin is not None:
         left = {name: array for name, array in tensors.items() if name.endswith(".left")}
         right = {name: tensors.get(name.removesuffix(".left") + ".right") for name in left}

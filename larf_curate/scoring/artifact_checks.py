@@ -76,6 +76,8 @@ _FIELDS: Mapping[str, Check] = {
     "separation.method": text,
     "quantiles.unsafe": _quantiles,
     "quantiles.safe": _quantiles,
+    "other.model": text,
+    "other.version": text,
     "margin.prompts": text,
     "margin.digest": text,
     "margin.asked": _at_least(1),

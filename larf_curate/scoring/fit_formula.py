@@ -13,6 +13,7 @@ from .artifact import Tensors
 from .fitting import fit_references
 from .formula_names import Formula, require_suitable
 from .layer_search.search import safety_layer
+from .loss_gap import fit_loss_gap
 from .margin_fitting import choose_prompts, fit_margin
 from .references import ReferenceSet, choose_references
 from .spec import ScorerSpec
@@ -32,6 +33,7 @@ class FitRequest:
     safe: str | Path | None = None
     formula: Formula = "larf"
     prompts: Sequence[str] | str | Path | None = None
+    other: str | Path | None = None
     top_k: int | None = None
     rank: int | None = None
 
@@ -54,6 +56,8 @@ def fit_formula(
     require_suitable(request.formula, vars(request))
     if request.formula == "influence":
         return fit_margin(options, choose_prompts(request.prompts), request.rank, progress=progress)
+    if request.other is not None:
+        return fit_loss_gap(options, str(request.other))
     pairs = choose_references(request.references, request.unsafe, request.safe)
     search, layers = None, tuple[int, ...]()
     if isinstance(request.layer, str):

@@ -7,10 +7,18 @@ from typing import Any, Literal, get_args
 
 from ..errors import ModelError
 
-Formula = Literal["larf", "subspace", "influence"]
+Formula = Literal["larf", "subspace", "influence", "loss_gap"]
+
+MEANINGS: dict[str, str] = {
+    "larf": "closer to the unsafe references",
+    "subspace": "closer to the unsafe references",
+    "influence": "training on it wears refusals away more",
+    "loss_gap": "its loss rises more from the first model to the second",
+}
+"""For each formula, what is true of a row with a higher score."""
 
 _OF_STATES = ("layer", "references", "unsafe", "safe", "top_k")
-_OF_INFLUENCE = ("prompts",)
+_BELONG_TO = {"prompts": "influence", "other": "loss_gap"}
 
 
 def find_misplaced(formula: str, values: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -25,15 +33,20 @@ def find_misplaced(formula: str, values: Mapping[str, Any]) -> tuple[str, str] |
     """
     if formula not in get_args(Formula):
         return "formula", f"must be one of {', '.join(get_args(Formula))}, not {formula!r}"
-    if formula == "influence":
-        present = [name for name in _OF_STATES if values.get(name) is not None]
-        why = "does not belong to formula influence, which reads no states: leave it out"
-        return (present[0], why) if present else None
-    if present := [name for name in _OF_INFLUENCE if values.get(name) is not None]:
-        return present[0], f"belongs to formula influence, not to {formula}"
-    if formula == "subspace" and values.get("top_k") is not None:
+    given = {name for name, value in values.items() if value is not None}
+    for name, owner in _BELONG_TO.items():
+        if name in given and formula != owner:
+            return name, f"belongs to formula {owner}, not to {formula}"
+    if formula in ("influence", "loss_gap"):
+        for name in (*_OF_STATES, *(("rank",) if formula == "loss_gap" else ())):
+            if name in given:
+                return name, f"does not belong to formula {formula}, which reads no states: leave it out"
+        if formula == "loss_gap" and "other" not in given:
+            return "other", "is missing: formula loss_gap compares with a second model"
+        return None
+    if formula == "subspace" and "top_k" in given:
         return "top_k", "belongs to formula larf; the subspace formula has rank"
-    if values.get("layer") is None:
+    if "layer" not in given:
         return "layer", f"is missing: formula {formula} reads a block, several, or auto (search first)"
     return None
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 import re
 
 from ..inert import markdown
+from .formula_names import MEANINGS
 from .spec import ScorerSpec
 
 MARK = "<!-- larf-curate: rewritten at every push; take this line out to keep your own card -->"
+
+
+_CONTENTS = {"influence": "a direction in the model's weights", "loss_gap": "the names of two models"}
+"""What a scorer holds; reference states if its formula is not here."""
 
 
 def render_model_card(spec: ScorerSpec, repo: str) -> str:
@@ -18,15 +23,14 @@ def render_model_card(spec: ScorerSpec, repo: str) -> str:
     top = f", top {spec.top_k}" if spec.top_k else ""
     cut = f"at most {spec.max_tokens:,} tokens of a row, longer ones: {markdown(spec.overflow)}"
     layers = ", ".join(map(str, spec.layers))
-    meaning = "closer to the unsafe references" if layers else "training on the row wears refusals away more"
-    content = "reference states" if layers else "a direction in the model's weights"
+    content = _CONTENTS.get(spec.formula, "reference states")
     rows = {
         "model": f"{markdown(model)}, {markdown(spec.version)}",
         **({"layer": f"{layers} of 0..{spec.blocks - 1} (output of that block, counted from 0)"} if layers else {}),
         **({"layer search": markdown(spec.search.verdict(), 1000)} if spec.search else {}),
         "formula": f"{markdown(spec.formula)}, version {spec.formula_version}{top}",
         "precision": f"{markdown(spec.dtype)}; {cut}",
-        **{name: markdown(value) for name, value in (*spec.reference_facts(), *spec.margin_facts())},
+        **{name: markdown(value) for name, value in (*spec.reference_facts(), *spec.loss_facts())},
         **{f"linter {number}": markdown(finding) for number, finding in enumerate(spec.findings, 1)},
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
@@ -55,7 +59,7 @@ holds {content} and settings, not the model: that is loaded from where its name 
 from larf_curate import LARFScorer
 
 scorer = LARFScorer.from_pretrained("{repo}")
-ds = ds.map(scorer, batched=True)  # adds larf_score: higher: {meaning}
+ds = ds.map(scorer, batched=True)  # adds larf_score: higher: {MEANINGS[spec.formula]}
 ```
 
 A score belongs to this model and to what the scorer was fitted on; another model ranks rows otherwise. It is no

@@ -101,7 +101,7 @@ def _check(spec: ScorerSpec, expected: NDArray[np.float32], encoder: Encoder) ->
     if encoder.renderer.template_digest != spec.template_digest:
         raise ScorerError(f"{spec.model} has another chat template than the one this scorer was fitted with")
     loaded = encoder.loaded
-    if spec.margin is not None:
+    if not spec.layers:
         losses = check_losses(encoder)
         if losses.shape == expected.shape and np.abs(losses - expected).max() <= _most_apart(spec, loaded):
             return

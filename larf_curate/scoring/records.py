@@ -124,18 +124,30 @@ class MarginRecord:
         return findings
 
 
+@dataclass(frozen=True)
+class OtherModel:
+    """The second model of `formula="loss_gap"`: its name, and the commit (or digest) of its weights."""
+
+    model: str
+    version: str
+
+
 def records_of(values: Mapping[str, Any]) -> dict[str, Any]:
     """The records in a scorer's JSON, by name; None for those that its formula does not have.
 
     Raises:
         ValueError, TypeError, KeyError, AttributeError: they are of another shape, or do not suit the formula.
     """
-    margin = values.get("margin")
-    if (values["formula"] == "influence") != (margin is not None):
-        raise ValueError(f"formula {values['formula']!r} with{'out' if margin is None else ''} a margin")
-    if margin is not None:
-        absent = dict.fromkeys(("references", "separation", "quantiles"))
-        return {**absent, "margin": MarginRecord(**{**margin, "openings": tuple(margin["openings"])})}
+    margin, other = values.get("margin"), values.get("other")
+    for name, formula, record in (("margin", "influence", margin), ("other model", "loss_gap", other)):
+        if (values["formula"] == formula) != (record is not None):
+            raise ValueError(f"formula {values['formula']!r} with{'out' if record is None else ''} a record of {name}")
+    if margin is not None or other is not None:
+        return {
+            **dict.fromkeys(("references", "separation", "quantiles")),
+            "margin": margin and MarginRecord(**{**margin, "openings": tuple(margin["openings"])}),
+            "other": other and OtherModel(**other),
+        }
     references, quantiles = values["references"], values["quantiles"]
     return {
         "references": ReferencesRecord(**{**references, "findings": tuple(references["findings"])}),

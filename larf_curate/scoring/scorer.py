@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from ..encoding.directions import WeightDirection
-from ..encoding.encoder import get_encoder
 from ..errors import RowFormatError
 from ..models.options import FitOptions, ModelOptions, RunOptions, check_run_options
 from ..progress import progress as show_progress
@@ -27,16 +25,13 @@ from .fit_formula import FitRequest, Layer, fit_formula
 from .fitting import harmless_rows
 from .formula_names import Formula
 from .formulas import FittedFormula
-from .influence_measure import InfluenceMeasure
+from .load_measure import load_measure
 from .map_batches import is_first, map_result, rank_of, read_rows, require_mapping, text_names
-from .margin_fitting import direction_of
-from .model_check import require_fitted_model
 from .push_scorer import push_scorer
 from .references import ReferenceSet
 from .remarks import say_once
 from .scores import Scores
 from .spec import ScorerSpec
-from .state_measure import StateMeasure
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -83,6 +78,7 @@ class LARFScorer:
         safe: str | Path | None = None,
         formula: Formula = "larf",
         prompts: Sequence[str] | str | Path | None = None,
+        other: str | Path | None = None,
         top_k: int | None = None,
         rank: int | None = None,
         progress: bool = True,
@@ -101,8 +97,9 @@ class LARFScorer:
                 hours, once a model).
             references: pairs, or a JSONL file of them; the packaged ones by default.
             unsafe, safe: two files instead, paired by their order.
-            formula: `larf`, `subspace` or `influence`.
+            formula: `larf`, `subspace`, `influence` or `loss_gap`.
             prompts: for `influence`, harmful requests, or a file of them; the packaged 200 by default.
+            other: for `loss_gap`, the second model; a row scores high if its loss is higher there.
             top_k: for `larf`, how many of the most telling pairs count for a row; None takes all of them.
             rank: for `subspace`, the directions kept a side (16 by default); for `influence`, those kept of each
                 weight matrix (as many as it takes by default).
@@ -123,6 +120,7 @@ class LARFScorer:
             safe=safe,
             formula=formula,
             prompts=prompts,
+            other=other,
             top_k=top_k,
             rank=rank,
         )
@@ -329,22 +327,10 @@ class LARFScorer:
         rank: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Scores:
-        return annotate_rows(rows, row_format, self._measure(rank), progress)
-
-    def _measure(self, rank: int | None = None) -> StateMeasure | InfluenceMeasure:
-        """How conversations become scores, with the model of this process."""
-        highest = max(self.layers) if self.layers else None
-        encoder = get_encoder(self.spec.model_options(self._options), highest, rank)
-        require_fitted_model(self.spec, self._tensors["check"], encoder)
-        if self.spec.margin is not None:
-            return InfluenceMeasure(encoder, self._direction, self.spec.margin.step)
-        return StateMeasure(encoder, self._formula, self.layers)
+        measure = load_measure(self.spec, self._tensors, self._options, rank, lambda: self._formula)
+        return annotate_rows(rows, row_format, measure, progress)
 
     @cached_property
     def _formula(self) -> FittedFormula:
         spec = self.spec
         return FittedFormula(spec.formula, self._tensors["unsafe"], self._tensors["safe"], spec.top_k, spec.rank)
-
-    @cached_property
-    def _direction(self) -> WeightDirection:
-        return direction_of(self._tensors)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, get_args
 
 from ..errors import ScorerError
@@ -20,7 +20,7 @@ from .columns import ScoreColumns
 from .formula_names import Formula
 from .formulas import VERSION
 from .layer_search.profile import LayerProfile
-from .records import MarginRecord, ReferenceQuantiles, ReferencesRecord, Separation, records_of
+from .records import MarginRecord, OtherModel, ReferenceQuantiles, ReferencesRecord, Separation, records_of
 
 FORMAT_VERSION = 2
 
@@ -41,6 +41,7 @@ class ScorerSpec(EncodingOptions):
         separation: how well it tells apart what it was not fitted on; None likewise.
         quantiles: of the scores of the references; None likewise.
         margin: what `influence` was fitted on; None for the others.
+        other: the second model of `loss_gap`; None for the others.
         packages: versions of the libraries it was fitted with, by name.
         search: the search that found the layer, without its decisions; None where the layer was given.
         join: what stands between a request and its input in the rows it scores; see `rows.reading.Reading`.
@@ -61,6 +62,7 @@ class ScorerSpec(EncodingOptions):
     separation: Separation | None = None
     quantiles: ReferenceQuantiles | None = None
     margin: MarginRecord | None = None
+    other: OtherModel | None = None
     search: LayerProfile | None = None
     join: str = SEPARATOR
     formula_version: int = VERSION
@@ -82,6 +84,12 @@ class ScorerSpec(EncodingOptions):
         }
         return ModelOptions(**{**kept, **where, **run})
 
+    def other_options(self, run: RunOptions) -> ModelOptions:
+        """How to load the second model of `loss_gap`: as the first, but for where it is."""
+        assert self.other is not None
+        first = self.model_options(run)
+        return replace(first, model=self.other.model, revision=commit_of(self.other.version))
+
     def summary(self) -> str:
         """A few lines: model, layers, formula, separation, and what the linter says of the references."""
         where = f", layer {', '.join(map(str, self.layers))} of 0..{self.blocks - 1}" if self.layers else ""
@@ -93,7 +101,7 @@ class ScorerSpec(EncodingOptions):
             lines.append(f"references: {self.references.name}, {self.references.pairs} pairs fitted")
         if self.separation is not None:
             lines.append(f"separation of unseen pairs: {self.separation}")
-        lines += [f"{name}: {value}" for name, value in self.margin_facts()]
+        lines += [f"{name}: {value}" for name, value in self.loss_facts()]
         return "\n".join(lines + [f"linter: {finding}" for finding in self.findings])
 
     @property
@@ -112,8 +120,10 @@ class ScorerSpec(EncodingOptions):
             ("separation of pairs it was not fitted on", str(self.separation)),
         ]
 
-    def margin_facts(self) -> list[tuple[str, str]]:
-        """What `influence` was fitted on, as names and values; none for another formula."""
+    def loss_facts(self) -> list[tuple[str, str]]:
+        """What a formula over losses was fitted on, as names and values; none for a formula over states."""
+        if self.other is not None:
+            return [("second model", f"{self.other.model} ({self.other.version[:24]})")]
         m = self.margin
         if m is None:
             return []
@@ -131,7 +141,7 @@ class ScorerSpec(EncodingOptions):
     @property
     def kinds(self) -> ScoreColumns:
         """The columns that this scorer adds."""
-        return ScoreColumns(self.layers, summed=self.formula == "influence")
+        return ScoreColumns(self.layers, summed=self.formula in ("influence", "loss_gap"))
 
     def to_json(self) -> str:
         values = asdict(self)
@@ -160,7 +170,7 @@ class ScorerSpec(EncodingOptions):
                 )
             # Fields that came later: scorers from before have their default. A default in place of any other might not
             # be what the scorer was fitted with.
-            later = {"search", "join", "margin"}
+            later = {"search", "join", "margin", "other"}
             if missing := {field.name for field in fields(cls)} - later - set(values):
                 raise KeyError(", ".join(sorted(missing)))
             check_spec_fields(values)
