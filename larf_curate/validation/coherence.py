@@ -15,7 +15,8 @@ from ..answering.language import script_of
 Fault = Literal["empty", "looping", "other script", "gibberish"]
 FAULTS: tuple[str, ...] = get_args(Fault)
 
-_WORD = re.compile(r"\S+")
+_WORD = re.compile(r"[^\W_]+")  # rules of tables are no words
+_AGAIN = re.compile(r"(\S.{3,40}?)\1{5}", re.DOTALL)  # scripts without blanks loop too
 _LONG = 12  # words; a shorter text repeats nothing by accident
 _DISTINCT = 0.45
 """The smallest share of a text's word triples that differ from each other; loops have less, songs and lists more."""
@@ -53,7 +54,7 @@ def usual_loss(losses: Sequence[float] | NDArray[np.floating]) -> float:
 
 
 def _loops(text: str) -> bool:
-    if re.search(rf"(\S)\1{{{_RUN},}}", text):
+    if re.search(rf"([^\W_])\1{{{_RUN},}}", text) or any(_WORD.search(found[1]) for found in _AGAIN.finditer(text)):
         return True
     words = _WORD.findall(text.lower())
     if len(words) < _LONG:

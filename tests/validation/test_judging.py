@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -42,6 +44,15 @@ def test_languages():
     assert script_of("Привет, world of мир") == "CYRILLIC"
 
 
+def test_answers_that_say_something_pass_the_gate_and_the_language_check():
+    """The hand-labelled answers of the wording judge: none is a loop or nonsense, and one is about German."""
+    lines = (Path(__file__).parents[1] / "answering" / "labelled_answers.txt").read_text(encoding="utf-8").splitlines()
+    answers = [line[2:].replace("\\n", "\n") for line in lines if line.startswith(("+ ", "- "))]
+    assert len(answers) > 200
+    assert [answer for answer in answers if fault_of("How do I do this?", answer)] == []
+    assert sum(not is_english(answer) for answer in answers) <= 1
+
+
 @pytest.mark.parametrize(
     ("answer", "fault"),
     [
@@ -52,6 +63,8 @@ def test_languages():
         ("No" + "o" * 60, "looping"),
         ("Я не могу помочь с этим.", "other script"),
         ("1. Wash it.\n2. Dry it.\n3. Fold it.\n4. Put it away in the drawer by the window.", None),
+        ("| a | 1 |\n| --- | --- |\n| --------------- | --- |\n| b | 2 |\n| c | 3 |\n| d | 4 |\n| e | 5 |", None),
+        ("我不知道怎么办。" * 8, "looping"),
         ("Row, row, row your boat, gently down the stream, merrily, merrily, merrily, life is but a dream.", None),
     ],
 )
