@@ -125,13 +125,19 @@ def train(
 
     Raises:
         MissingExtraError: trl or peft is not installed.
-        ModelError: memory runs out, a weight becomes infinite, or all weights of a quantised model are to be trained.
+        ModelError: memory runs out, the loss becomes infinite, all weights of a quantised model are to be trained, or
+            the model is on another CUDA device than the first.
     """
     require_training_packages()
     import torch
 
     if settings.method == "full" and loaded.quantised:
         raise ModelError("training: quantised weights cannot be trained themselves: take method lora, or another dtype")
+    if loaded.device.type == "cuda" and loaded.device.index:
+        raise ModelError(
+            f"training: transformers trains on the first CUDA device, not on {loaded.device}: show it only that one "
+            f"(CUDA_VISIBLE_DEVICES={loaded.device.index})"
+        )
     before = _weights_of(loaded) if adjust is not None and settings.method == "full" else {}
     try:
         trainer = _trainer(loaded, rows, settings, seed, frozen_blocks, what)
