@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from ..encoding.memory import release_memory
 from ..encoding.runtime import Runtime, unload_models
 from ..models.devices import find_device
-from ..progress import say
+from ..progress import progress, say
 from .arms import UNTRAINED
 from .finished import FinishedArms
 from .judged import JudgedModel, judge_models, losses_before_training
@@ -40,9 +40,11 @@ def run_validation(request: ValidationRequest) -> Validation:
     unload_models()  # a scorer's model, of which this process keeps a copy, would take the room of the trained one
     study = prepare(request, finished)
     measured = [study.untrained]
-    for number, (name, seed) in enumerate(request.trained, 1):
-        say(f"validate: {name}, seed {seed} (model {number} of {len(request.trained)})")
-        measured.append(_measure_arm(study, finished, name, seed))
+    with progress(len(request.trained), "validate", unit="model") as update:
+        for number, (name, seed) in enumerate(request.trained, 1):
+            say(f"validate: {name}, seed {seed} (model {number} of {len(request.trained)})")
+            measured.append(_measure_arm(study, finished, name, seed))
+            update(1)
     return _sum_up(study, measured)
 
 
