@@ -167,6 +167,7 @@ def _trainer(
     what: str,
 ) -> Any:
     from datasets import Dataset
+    from transformers import PrinterCallback
     from trl import SFTConfig
 
     from .weighted_loss import WeightedCollator, WeightedTrainer
@@ -217,7 +218,7 @@ def _trainer(
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return WeightedTrainer(
+        trainer = WeightedTrainer(
             model=loaded.model,
             args=arguments,
             data_collator=WeightedCollator(0 if pad is None else int(pad)),
@@ -226,6 +227,8 @@ def _trainer(
             callbacks=[progress_callback(what)],
             peft_config=_lora(loaded, settings, frozen_blocks) if settings.method == "lora" else None,
         )
+        trainer.remove_callback(PrinterCallback)  # which prints a dictionary on standard output
+        return trainer
 
 
 def _rows_at_once(rows: Sequence[TrainingRow], batch: int, tokens: int) -> int:

@@ -54,7 +54,7 @@ def test_the_loss_of_the_first_step_is_ours_by_hand(loaded, method, weight):
     assert train(loaded, mixed, settings, seed=0).loss == pytest.approx(wanted, rel=1e-4)
 
 
-def test_steps_and_micro_batches(loaded):
+def test_steps_and_micro_batches(loaded, capfd):
     """Rows that do not fit at once are accumulated: the loss of a step is that of all of its tokens."""
     long = [TrainingRow(row.ids * 40, row.weights * 40) for row in rows(4)]
     settings = TrainingSettings(rank=2, learning_rate=1e-9, epochs=2, batch_rows=4)
@@ -62,6 +62,7 @@ def test_steps_and_micro_batches(loaded):
     done = train(loaded, long, settings, seed=0)
     assert (done.steps, settings.steps(4)) == (2, 2)
     assert done.loss == pytest.approx(wanted, rel=1e-4)
+    assert "train_runtime" not in capfd.readouterr().out  # standard output is for results
 
 
 def test_a_trained_model_is_better_at_its_rows_and_a_seed_repeats_it(tiny_model, loaded):
