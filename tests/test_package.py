@@ -24,15 +24,18 @@ def loaded_by(code: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
+@pytest.mark.process
 def test_import_costs_nothing():
     assert loaded_by("import larf_curate; larf_curate.__version__; dir(larf_curate)") & HEAVY == set()
 
 
+@pytest.mark.process
 def test_importing_rows_encoding_and_scoring_loads_no_framework():
     found = loaded_by("from larf_curate import LARFScorer, ReferenceSet, Threshold")
     assert found & {"torch", "transformers", "datasets", "datatrove"} == set()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["score", "--help"], ["fit", "--help"]], ids=" ".join)
 def test_help_is_quick(arguments):
     code = f"import sys; sys.argv[1:] = {arguments}\nfrom larf_curate.cli import main\n"

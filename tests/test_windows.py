@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 HIDDEN = """
 import os, signal, sys
 import datasets, datatrove.executor.local, datatrove.executor.ray, datatrove.executor.slurm, torch, transformers
@@ -37,6 +39,7 @@ def run(script: str) -> str:
     return done.stdout
 
 
+@pytest.mark.process
 def test_every_module_can_be_imported():
     run(
         "import importlib, pkgutil, larf_curate\n"
@@ -45,6 +48,7 @@ def test_every_module_can_be_imported():
     )
 
 
+@pytest.mark.process
 def test_a_recipe_says_that_it_needs_posix(tiny_scorer, tmp_path: Path):
     tiny_scorer.save_pretrained(tmp_path / "scorer")
     (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "q", "completion": "a"}) + "\n")

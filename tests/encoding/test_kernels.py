@@ -11,6 +11,7 @@ import torch
 
 from larf_curate.encoding import kernels
 
+pytestmark = pytest.mark.process  # the compiler's
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
 
 

@@ -594,6 +594,7 @@ def number_together(_: int) -> int | None:
     return process_number()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("library", ["multiprocess", "multiprocessing"])
 def test_the_workers_of_a_pool_are_numbered(library):
     import multiprocessing

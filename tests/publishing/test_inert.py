@@ -203,6 +203,7 @@ def test_hostile_texts_in_the_page_source(hostile_run):
     assert all(source.startswith("data:image/png;base64,") for source in sources)
 
 
+@pytest.mark.process
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 def test_hostile_texts_in_a_browser(hostile_run, tmp_path):
     write_page(hostile_run, tmp_path / "page.html")
@@ -221,6 +222,7 @@ def test_hostile_texts_in_a_browser(hostile_run, tmp_path):
     assert found["text"].strip() == visible(best.answer, 1000, lines=True).strip()
 
 
+@pytest.mark.process
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 def test_the_page_in_a_browser(plain_run, tmp_path):
     write_page(plain_run, tmp_path / "page.html")
@@ -295,6 +297,7 @@ CONTRAST = """
 """
 
 
+@pytest.mark.process
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 @pytest.mark.parametrize("mode", ["dark", "light"])
 def test_every_text_of_the_page_can_be_read_in_both_modes_at_both_widths(make_run, tmp_path, mode):
@@ -325,6 +328,7 @@ def test_every_text_of_the_page_can_be_read_in_both_modes_at_both_widths(make_ru
     assert (phone["headings"], desk["headings"]) == ("none", "table-header-group")
 
 
+@pytest.mark.process
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 def test_what_the_page_says_of_a_row_follows_the_slider(make_run, tmp_path):
     rows, scores = sample_rows()

@@ -481,6 +481,7 @@ def test_scoring_again_replaces_the_columns(tiny_scorer: LARFScorer) -> None:
     assert_scored(again, tiny_scorer, ROWS["alpaca"])
 
 
+@pytest.mark.process
 def test_two_processes_agree_with_one(tiny_scorer: LARFScorer) -> None:
     rows = ROWS["messages"] * 3
     for way in ({"batched": True, "batch_size": 2}, {"with_rank": True}):

@@ -17,6 +17,7 @@ from larf_curate.atomic import new_directory, write_text
 from larf_curate.encoding import kernels
 from larf_curate.encoding.private_library import load_private
 
+pytestmark = pytest.mark.process  # the compiler's
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
 
 
