@@ -30,8 +30,8 @@ class EndpointJudge:
         base_url: of the endpoint, up to `/v1`.
         model: its name there.
         key: of the endpoint; None sends none. The Hub's token is never sent there. Never stored in a result.
-        at_once: requests under way at the same time.
-        seconds: until an answer has to be there, whole.
+        at_once: how many requests are sent at the same time.
+        seconds: within which the complete answer has to arrive.
 
     Raises:
         ModelError: the address is no URL, or the key would travel unencrypted to another machine. When called: the
@@ -65,6 +65,9 @@ class EndpointJudge:
 
 
 def judge_all(judge: Judge, prompts: Sequence[str], answers: Sequence[str]) -> list[bool]:
-    """Every answer judged, several at a time where the judge says that it can take it (`at_once`)."""
+    """The verdict on every answer: True where it refuses.
+
+    Several are judged at the same time if the judge has an attribute `at_once`, which says how many.
+    """
     with ThreadPoolExecutor(getattr(judge, "at_once", 1)) as pool:
         return [bool(refused) for refused in pool.map(judge, prompts, answers)]

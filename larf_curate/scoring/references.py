@@ -1,4 +1,4 @@
-"""Reference pairs: the same request complied with and refused; and the linter that says whether they serve."""
+"""Reference pairs: the same request with an answer that complies and one that refuses; and a linter for them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,13 @@ class ReferencePair:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing the linter has to say: `kind`, the figures in words, and the pairs (from 1) it concerns."""
+    """One problem that the linter has found.
+
+    Attributes:
+        kind: of problem, in a few words.
+        message: the figures, as a sentence.
+        pairs: the pairs that it concerns, counted from 1; empty where it concerns all.
+    """
 
     kind: str
     message: str
@@ -136,7 +142,10 @@ class ReferenceSet:
         return _where(self.pairs, lambda pair: pair.unsafe.prompt.strip() != pair.safe.prompt.strip())
 
     def lint(self) -> LintReport:
-        """Judge whether the score would measure compliance, or merely what else sets the two sides apart."""
+        """Check that the two sides differ in compliance, and not in length, format or anything else.
+
+        A score that is fitted on sides that differ in length, for example, would measure length.
+        """
         sides = [[pair.unsafe.answer for pair in self.pairs], [pair.safe.answer for pair in self.pairs]]
         lengths = [[len(answer) for answer in side] for side in sides]
         ratios = [math.log(u / s) for u, s in zip(*lengths, strict=True)]

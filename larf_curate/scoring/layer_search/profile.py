@@ -1,4 +1,4 @@
-"""How refusals move when each block is scaled, in figures: delta, kappa, intervals, ranks, and whether any stands out.
+"""How the number of refusals changes when each block is scaled: delta, kappa, intervals and a significance test.
 
 Formulas: delta of block i at amplitude a is the number of prompts refused with its weights times 1 + a, less those
 refused with them times 1 - a (LARF, arXiv 2507.18631). kappa is the largest delta / a over the amplitudes up to 0.2
@@ -24,18 +24,23 @@ SCALES = (0.7, 0.8, 0.9, 1.1, 1.2, 1.3)
 _KAPPA_UP_TO = 0.2
 _RESAMPLES = 2_000
 _SIGNIFICANT = 0.05
-_CLOSE = 2  # blocks apart that still count as the same place
+_CLOSE = 2  # methods agree if their blocks are at most this far apart
 
 Decisions = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class BlockProfile:
-    """One block: refusals by scale, delta by amplitude, kappa with its 95% interval, and its place among the others.
+    """What was measured of one block.
 
     Attributes:
-        first: in what share (0 to 1) of the resampled prompt sets it has the highest kappa.
-        apart: False where kappa is not below the highest one's in 95% of them: it cannot be told from the best.
+        block: its number, from 0.
+        refusals: by scale, the number of prompts that were refused.
+        delta: by amplitude; see the formulas above.
+        kappa, low, high: the largest delta / a, and its 95% interval.
+        first: the share (0 to 1) of resampled prompt sets in which this block has the highest kappa.
+        apart: whether kappa is below that of the best block in at least 95% of them; if not, the two cannot be told
+            apart.
     """
 
     block: int
@@ -58,9 +63,9 @@ class LayerProfile:
         judge, max_new_tokens: how an answer was decided to refuse, and how much of it was generated.
         unscaled: prompts that the model refuses as it is.
         blocks: those searched.
-        p_value: how often chance alone (plus and minus exchanged prompt by prompt) gives so high a kappa anywhere.
+        p_value: of a permutation test: how often chance alone gives any block a kappa as high as the highest here.
         best: the block with the highest kappa; None where none stands out.
-        locators: other methods' figure for every block of the model, by their name; higher is more.
+        locators: by the name of another method, its figure for every block of the model; the highest marks its choice.
         decisions: for each block and scale, one character a prompt: 1 refused, 0 not.
     """
 
@@ -111,7 +116,7 @@ class LayerProfile:
         return text
 
     def agreement(self) -> list[str]:
-        """One sentence for each other method: where it looks, and whether that is the same place."""
+        """One sentence for each other method: its block, and whether that agrees with the search."""
         lines = []
         for name, block in self.located.items():
             line = f"{name} is highest at block {block}"
@@ -178,10 +183,10 @@ def analyse(
 ) -> tuple[tuple[BlockProfile, ...], float, int | None]:
     """Profiles of the blocks, the p-value of the highest kappa, and the block that has it, if it stands out.
 
-    Intervals are percentiles of a bootstrap over prompts, paired: every block and scale sees the same resampled
-    prompts. The p-value is a permutation test: where a block's scale says nothing about refusals, its plus and minus
-    may be exchanged prompt by prompt (in all blocks at once, since they answer the same prompts); the highest kappa of
-    all blocks is compared, so that looking at many blocks costs what it should.
+    Intervals are percentiles of a paired bootstrap over prompts: every block and scale sees the same resampled prompts.
+    The p-value comes from a permutation test. If scaling has no effect on refusals, the decisions at 1 + a and at 1 - a
+    can be exchanged for any prompt (in all blocks at once, since they answer the same prompts). The highest kappa of
+    all blocks is compared with the highest after such exchanges, which corrects for testing many blocks.
 
     Args:
         decisions: [blocks, scales, prompts], True where refused.
@@ -194,7 +199,7 @@ def analyse(
     order = [round(scale - 1, 6) for scale in scales]
     moved = np.stack(
         [decisions[:, order.index(a)].astype(np.int8) - decisions[:, order.index(-a)] for a in sizes], axis=1
-    ).astype(np.float64)  # [blocks, amplitudes, prompts]: 1 refused at 1 + a only, -1 at 1 - a only
+    ).astype(np.float64)  # [blocks, amplitudes, prompts]: 1 if refused at 1 + a only, -1 if at 1 - a only, else 0
     small = [at for at, a in enumerate(sizes) if a <= _KAPPA_UP_TO + 1e-9] or list(range(len(sizes)))
     divisors = np.array([sizes[at] for at in small])
 
@@ -208,10 +213,10 @@ def analyse(
     kappa = kappas(np.ones((1, prompts)))[0]
     drawn = kappas(draw.multinomial(prompts, np.full(prompts, 1 / prompts), size=_RESAMPLES))
     low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
-    leads = drawn >= drawn.max(axis=1, keepdims=True) - 1e-9
-    first = (leads / leads.sum(axis=1, keepdims=True)).mean(axis=0)  # a tie is shared
+    is_highest = drawn >= drawn.max(axis=1, keepdims=True) - 1e-9
+    first = (is_highest / is_highest.sum(axis=1, keepdims=True)).mean(axis=0)  # blocks that tie share the place
     top = int(np.argmax(kappa))
-    behind = np.quantile(drawn[:, [top]] - drawn, 0.05, axis=0)
+    least_lead = np.quantile(drawn[:, [top]] - drawn, 0.05, axis=0)  # of the best block over each
     by_chance = kappas(draw.choice((-1.0, 1.0), size=(_RESAMPLES, prompts))).max(axis=1)
     p_value = float((1 + (by_chance >= kappa[top] - 1e-9).sum()) / (1 + _RESAMPLES))
     deltas = moved.sum(axis=2).astype(int)
@@ -224,7 +229,7 @@ def analyse(
             low=float(low[at]),
             high=float(high[at]),
             first=float(first[at]),
-            apart=bool(behind[at] > 0),
+            apart=bool(least_lead[at] > 0),
         )
         for at, block in enumerate(blocks)
     )
