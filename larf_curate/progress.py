@@ -44,15 +44,25 @@ def _stream() -> TextIO:
 
 
 @contextlib.contextmanager
-def progress(total: int, what: str, *, unit: str = "row", show: bool = True) -> Iterator[Update]:
-    """Yields a function to call with the number of rows (or other units) just done; shows rate and time left."""
+def progress(
+    total: int, what: str, *, unit: str = "row", show: bool = True, patience: float = _PATIENCE
+) -> Iterator[Update]:
+    """Yields a function to call with the number of rows (or other units) just done; shows rate and time left.
+
+    Args:
+        total: how many there are.
+        what: is done with them, in a word.
+        unit: what is counted.
+        show: False for silence.
+        patience: seconds before a bar is shown.
+    """
     if not show:
         yield lambda _: None
     elif _stream().isatty() or "ipykernel" in sys.modules:
         from tqdm.auto import tqdm
 
         with tqdm(
-            total=total, desc=what, unit=unit, delay=_PATIENCE, smoothing=0.05, file=_shown[-1] if _shown else None
+            total=total, desc=what, unit=unit, delay=patience, smoothing=0.05, file=_shown[-1] if _shown else None
         ) as bar:
 
             def update(count: int) -> None:

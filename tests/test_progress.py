@@ -74,8 +74,7 @@ class Terminal(io.StringIO):
 def test_a_terminal_gets_a_bar(monkeypatch):
     out = Terminal()
     monkeypatch.setattr(sys, "stderr", out)
-    monkeypatch.setattr(module, "_PATIENCE", 0)
-    with progress(40, "scoring") as update:
+    with progress(40, "scoring", patience=0) as update:
         update(10)
         update(30)
     last = out.getvalue().split("\r")[-1]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ..models.loading import LoadedModel
 
-_LOGITS_AT_ONCE = 16 * 2**20
+LOGITS_AT_ONCE = 16 * 2**20
 """Logits in memory for each thread: 64 MiB in float32. A vocabulary has 50 to 260 thousand entries."""
 
 
@@ -28,12 +28,14 @@ class LossHead:
 
     Args:
         loaded: the model with its head; whoever calls holds its lock.
+        logits_at_once: how many logits may be in memory for each thread.
 
     Raises:
         ModelError: the model was loaded without its head.
     """
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, logits_at_once: int = LOGITS_AT_ONCE) -> None:
+        self._logits_at_once = logits_at_once
         self._model = loaded.model
         self._decoder = decoder_of(loaded.model)
         if not loaded.has_head:
@@ -70,7 +72,7 @@ class LossHead:
         import torch
 
         vocabulary = self._model.config.get_text_config(decoder=True).vocab_size
-        size = max(1, _LOGITS_AT_ONCE // vocabulary)
+        size = max(1, self._logits_at_once // vocabulary)
         losses = []
         for some_states, some_targets in zip(torch.split(states, size), torch.split(targets, size), strict=True):
             self._current.states = some_states[None]

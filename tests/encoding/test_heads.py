@@ -8,7 +8,6 @@ import transformers
 from support.models import SIZES, make_model
 from support.states import ARCHITECTURES, CPU
 
-from larf_curate.encoding import heads
 from larf_curate.encoding.heads import LossHead
 from larf_curate.errors import ModelError
 from larf_curate.models.loading import load_model
@@ -22,12 +21,11 @@ MODELS = {**ARCHITECTURES, **SCALED}
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_losses_are_those_of_transformers_with_labels(name, tmp_path, monkeypatch):
+def test_losses_are_those_of_transformers_with_labels(name, tmp_path):
     home = make_model(tmp_path, MODELS[name]())
     loaded = load_model(ModelOptions(str(home)), None, CPU)
     ids = torch.tensor([[5, 9, 300, 17, 4, 250, 11, 8, 77]])
-    monkeypatch.setattr(heads, "_LOGITS_AT_ONCE", 3 * 512)  # pieces of three tokens
-    head, decoded = LossHead(loaded), []
+    head, decoded = LossHead(loaded, logits_at_once=3 * 512), []  # pieces of three tokens
     with torch.inference_mode(), head.installed(decoded.append):
         whole = loaded.model(input_ids=ids, use_cache=False).logits  # the model itself gives what it gives without
         found = head.losses(decoded[0][0, :-1], ids[0, 1:])
