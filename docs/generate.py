@@ -9,6 +9,7 @@ A generated part stands between `<!-- generated: NAME ... -->` and `<!-- end of 
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
 import json
 import re
@@ -168,6 +169,45 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines)
 
 
+def pages() -> str:
+    """Every page with its title and its first sentence."""
+    lines = []
+    for path in sorted(HERE.glob("*.md")):
+        title, _, rest = path.read_text(encoding="utf-8").partition("\n")
+        first = re.split(r"(?<=[.:])\s", " ".join(rest.split()), maxsplit=1)[0].rstrip(":")
+        if path.name != "README.md":
+            lines.append(f"- [{title.removeprefix('# ')}]({path.name}): {first.rstrip('.')}.")
+    return "\n".join(lines)
+
+
+def api() -> str:
+    """Every public name with its signature and its docstring."""
+    import larf_curate
+    import larf_curate.datatrove
+
+    parts = []
+    for module in (larf_curate, larf_curate.datatrove):
+        parts.append(f"## `{module.__name__}`")
+        for name in module.__all__:
+            if module is larf_curate or name not in larf_curate.__all__:
+                parts += _described(name, getattr(module, name), "###")
+    return "\n\n".join(parts)
+
+
+def _described(name: str, value: Any, heading: str) -> Iterator[str]:
+    yield f"{heading} `{name}`"
+    with contextlib.suppress(ValueError, TypeError):
+        if not (inspect.isclass(value) and issubclass(value, Exception)):
+            written = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(value)))
+            yield f"```python\n{name}{written}\n```"
+    yield f"```text\n{inspect.cleandoc(inspect.getdoc(value) or '')}\n```"
+    if inspect.isclass(value):
+        for method, function in vars(value).items():
+            plain = getattr(function, "__func__", function)
+            if not method.startswith("_") and inspect.isfunction(plain):
+                yield from _described(f"{name}.{method}", getattr(value, method), "####")
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "rooms": rooms,
     "commands": commands,
@@ -175,6 +215,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "formats": formats,
     "columns": columns,
     "roles": roles,
+    "pages": pages,
+    "api": api,
 }
 
 

@@ -36,8 +36,10 @@ def clear_caches() -> None:
 
 
 def cache_directory() -> Path:
-    """`$LARF_CURATE_CACHE`, else `larf_curate` under the user's cache directory."""
+    """`$LARF_CURATE_CACHE`, else `larf_curate` in `$HF_HOME`, else in the user's cache directory."""
     if own := os.environ.get("LARF_CURATE_CACHE"):
         return Path(own).expanduser()
+    if hub := os.environ.get("HF_HOME"):
+        return Path(hub).expanduser() / "larf_curate"
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "larf_curate"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -120,6 +120,11 @@ def _highest_table(summary: Summary, width: int) -> Table:
 def show_plan(plan: RunPlan, console: Console | None = None) -> None:
     """Print what a recipe would do: rows, shards, model, memory, time."""
     (console or Console()).print(_two_columns(_plan_lines(plan)))
+
+
+def show_facts(facts: Iterable[tuple[str, str]], console: Console | None = None) -> None:
+    """Print names and values, one a line."""
+    (console or Console()).print(_two_columns(iter(facts)))
 
 
 def _two_columns(lines: Iterator[tuple[str, str]]) -> Table:
@@ -287,8 +292,8 @@ def show_push(pushed: Pushed, *, dry_run: bool, console: Console | None = None) 
         console.print(f"{len(pushed.unchanged)} files are there already")
     if dry_run:
         console.print("the card:\n")
-        for line in pushed.card.splitlines():
-            console.print(Text(visible(line, 10_000)), soft_wrap=True)
+        # To the byte, but for control characters: nothing is wrapped, and blanks at the front of a line stay.
+        print(visible(pushed.card, len(pushed.card) * 6 + 1, lines=True), file=console.file)
         console.print(f"\nnothing was sent to {pushed.repo}")
     else:
         # An address that is broken across lines cannot be clicked.

@@ -25,6 +25,13 @@ def hub_errors() -> tuple[type[Exception], ...]:
     return (httpx.HTTPError, HFValidationError, OSError)
 
 
+def offline() -> bool:
+    """Whether the user has told the Hub's client not to use the network."""
+    from huggingface_hub.constants import is_offline_mode
+
+    return is_offline_mode()
+
+
 @dataclass(frozen=True)
 class HubClient:
     """Calls to the Hub that are tried again where that can help, and whose errors say in one line what to do.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
+from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
@@ -73,3 +74,26 @@ def fenced(text: str, language: str = "", width: int = 100_000) -> Markup:
     longest = max((len(run) for run in re.findall("`+", body)), default=0)
     fence = "`" * max(3, longest + 1)
     return Markup(f"{fence}{language}\n{body}\n{fence}")  # noqa: S704
+
+
+def html_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], width: int = 500) -> str:
+    r"""A table for a notebook's cell. It takes the notebook's own colours, and nothing in its texts acts.
+
+    >>> html_table("a <b>", ("x",), [["<script>"]]).count("<script>")
+    0
+
+    Args:
+        title: stands above it.
+        head: names of the columns; empty for none.
+        rows: texts, one for each column.
+        width: characters of a text at most.
+    """
+
+    def cells(texts: Sequence[str], tag: str) -> str:
+        style = ' style="text-align: left; vertical-align: top; white-space: pre-wrap"'
+        shown = (html.escape(visible(text, width, lines=True)) for text in texts)
+        return f"<tr>{''.join(f'<{tag}{style}>{text}</{tag}>' for text in shown)}</tr>"
+
+    first = f"<thead>{cells(head, 'th')}</thead>" if head else ""
+    body = "".join(cells(row, "td") for row in rows)
+    return f"<p><b>{html.escape(visible(title, width))}</b></p><table>{first}<tbody>{body}</tbody></table>"

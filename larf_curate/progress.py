@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -29,9 +31,30 @@ def shown_on(stream: TextIO) -> Iterator[None]:
         _shown.pop()
 
 
+LOGGER = logging.getLogger("larf_curate")
+"""Everything that is said goes through this logger, at INFO; what only a search for a fault needs, at DEBUG.
+
+At WARNING nothing is said and no bar is shown; `larf-curate -q` and `-v` set WARNING and DEBUG.
+"""
+
+
+class _Shown(logging.Handler):
+    """Prints a record where progress is shown."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # A notebook shows standard error as if something had gone wrong.
+        stream = sys.stdout if "ipykernel" in sys.modules and not _shown else _stream()
+        print(self.format(record), file=stream, flush=True)
+
+
+LOGGER.addHandler(_Shown())
+LOGGER.setLevel(logging.INFO)
+LOGGER.propagate = False  # a root logger with a handler of its own would print every line twice
+
+
 def say(line: str) -> None:
     """One line to whoever watches, beside the bar if there is one; whatever comes from data in it is text."""
-    print(visible(line, _LONGEST, lines=True), file=_stream(), flush=True)
+    LOGGER.info("%s", visible(line, _LONGEST, lines=True))
 
 
 def tell(line: str) -> None:
@@ -41,6 +64,12 @@ def tell(line: str) -> None:
 
 def _stream() -> TextIO:
     return _shown[-1] if _shown else sys.stderr
+
+
+def bars_wanted() -> bool:
+    """Whether a bar may be drawn: on a terminal or in a notebook, unless the user has switched the Hub's bars off."""
+    switched_off = os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS", "").upper() in ("1", "ON", "YES", "TRUE")
+    return not switched_off and (_stream().isatty() or "ipykernel" in sys.modules)
 
 
 @contextlib.contextmanager
@@ -56,9 +85,9 @@ def progress(
         show: False for silence.
         patience: seconds before a bar is shown.
     """
-    if not show:
+    if not show or not LOGGER.isEnabledFor(logging.INFO):
         yield lambda _: None
-    elif _stream().isatty() or "ipykernel" in sys.modules:
+    elif bars_wanted():
         from tqdm.auto import tqdm
 
         with tqdm(
@@ -83,9 +112,10 @@ class _Log:
         now = time.monotonic()
         if now - self.last_line >= _LOG_EVERY:
             self.last_line = now
-            rate = self.done / (now - self.started)
-            left = _clock((self.total - self.done) / rate) if rate else "?"
-            say(f"{self.what}: {self.done}/{self.total} {self.unit}s, {rate:.1f} {self.unit}s/s, {left} left")
+            line = f"{self.what}: {self.done}/{self.total} {self.unit}s"
+            if rate := self.done / (now - self.started):
+                line += f", {rate:.1f} {self.unit}s/s, {_clock((self.total - self.done) / rate)} left"
+            say(line)
 
 
 def _clock(seconds: float) -> str:
@@ -101,19 +131,19 @@ _hub_bars: list[bool] = []
 def quiet() -> Iterator[None]:
     """Without transformers' loading bars and reports: cutting a model leaves weights unused, and that is meant."""
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     _hub_bars.append(not are_progress_bars_disabled())
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         _hub_bars.pop()
-        logging.set_verbosity(level)
+        transformers_logging.set_verbosity(level)
         if bars:
-            logging.enable_progress_bar()
+            transformers_logging.enable_progress_bar()
 
 
 @contextlib.contextmanager
@@ -121,7 +151,7 @@ def downloads_shown() -> Iterator[None]:
     """Within `quiet`: with the Hub's bars of files on their way, which transformers switches off beside its own."""
     from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 
-    shown = bool(_hub_bars) and _hub_bars[-1]
+    shown = bool(_hub_bars) and _hub_bars[-1] and bars_wanted()
     if shown:
         enable_progress_bars()
     try:

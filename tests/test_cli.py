@@ -5,8 +5,12 @@ Most commands are called in this process; what only a process of its own can sho
 
 from __future__ import annotations
 
+import csv
+import importlib.metadata
+import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -543,3 +547,63 @@ def test_the_demo(tmp_path):
     assert "highest scores" in done.stdout
     assert 'load_dataset("result/kept", split="train")' in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["result"]
+
+
+# What hands expect --------------------------------------------------------------------------------------------------
+
+
+def test_every_command_has_short_help_and_can_be_quiet_or_verbose():
+    names = re.findall(r"^│ ([a-z]+) ", larf("-h").stdout, re.MULTILINE)
+    assert {"run", "fit", "score", "filter", "report", "push", "layers", "demo", "env"} <= set(names)
+    for name in names:
+        shown = larf(name, "-h", env={"COLUMNS": "120"})
+        assert shown.returncode == 0
+        assert "--quiet" in shown.stdout
+        assert "--verbose" in shown.stdout
+
+
+def test_quiet_prints_the_result_alone_and_json_is_one_object(scorer, rows, tmp_path):
+    loud = larf("score", rows, "--scorer", scorer, "--out", tmp_path / "a.jsonl")
+    quiet = larf("score", rows, "--scorer", scorer, "--out", tmp_path / "b.jsonl", "-q", "--json")
+    assert (loud.returncode, quiet.returncode) == (0, 0), loud.stderr + quiet.stderr
+    assert quiet.stderr == ""
+    summary = json.loads(quiet.stdout)
+    count = len((tmp_path / "a.jsonl").read_text().splitlines())
+    assert (summary["rows"], len(summary["references"]["unsafe"])) == (count, 21)
+    assert (tmp_path / "b.jsonl").read_bytes() == (tmp_path / "a.jsonl").read_bytes()
+    assert "unsafe" in loud.stdout
+
+
+def test_rows_come_from_standard_input_and_go_to_standard_output(scorer, rows, tmp_path, monkeypatch):
+    larf("score", rows, "--scorer", scorer, "--out", tmp_path / "a.jsonl")
+    lines = Path(rows).read_bytes()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    done = larf("score", "-", "--scorer", scorer, "--out", "-", "--limit", 2)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == (tmp_path / "a.jsonl").read_text().splitlines()[:2]
+    assert "in all" in done.stderr
+    refused = larf("score", "-", "--scorer", scorer, "--out", "-", "--json")
+    assert refused.returncode == 2
+
+
+def test_scored_rows_as_csv(scorer, rows, tmp_path):
+    done = larf("score", rows, "--scorer", scorer, "--out", tmp_path / "a.csv")
+    assert done.returncode == 0, done.stderr
+    larf("score", rows, "--scorer", scorer, "--out", tmp_path / "a.jsonl")
+    with (tmp_path / "a.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    for row, line in zip(found, (tmp_path / "a.jsonl").read_text().splitlines(), strict=True):
+        expected = json.loads(line)
+        assert row["question"] == expected["question"]
+        assert row["larf_score"] == ("" if expected["larf_score"] is None else str(expected["larf_score"]))
+
+
+def test_env_tells_no_secret(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("NO_COLOR", "1")
+    shown, found = larf("env"), json.loads(larf("env", "--json").stdout)
+    assert found["packages"]["torch"] == importlib.metadata.version("torch")
+    assert (found["settings"]["NO_COLOR"], found["hub_token"]) == ("1", True)
+    assert "hf_secret" not in shown.stdout + json.dumps(found)
+    assert "\x1b[" not in shown.stdout
+    assert found["cache"] in larf("env", "--caches", env={"COLUMNS": "300"}).stdout

@@ -7,8 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, runtime_checkable
 
 from ..errors import ModelError
-from ..rows.wording import refuses
+from ..rows.wording import looks_english, refuses
 from .endpoint import Endpoint
+
+_LEAST_ENGLISH = 0.5  # of the prompts: code, names and other terse ones do not look like any language
 
 
 @runtime_checkable
@@ -19,8 +21,22 @@ class Judge(Protocol):
 
 
 def by_wording(_prompt: str, answer: str, /) -> bool:
-    """The packaged judge: `refuses`."""
+    """The packaged judge: `refuses`. It reads English alone; see `require_english`."""
     return refuses(answer)
+
+
+def require_english(judge: Judge, prompts: Sequence[str]) -> None:
+    """Refuse to let the packaged judge count refusals that it cannot read.
+
+    Raises:
+        ModelError: it is to judge answers to prompts most of which are not English.
+    """
+    if judge is by_wording and (share := looks_english(prompts)) < _LEAST_ENGLISH:
+        raise ModelError(
+            f"the judge by wording reads English, and {1 - share:.0%} of the {len(prompts)} prompts do not look like "
+            "it: answers in another language would count as no refusals; give a judge (--judge-url and --judge-model, "
+            "or any function)"
+        )
 
 
 class EndpointJudge:

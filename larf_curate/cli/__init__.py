@@ -1,4 +1,4 @@
-"""The command line: run, fit, layers, score, filter, audit, validate, report, push, demo."""
+"""The command line: run, fit, layers, score, filter, audit, validate, report, push, demo, env."""
 
 from __future__ import annotations
 
@@ -13,26 +13,29 @@ from typing import Annotated
 import typer
 
 from ..errors import LarfError, RecipeError
-from . import audits, results, rows, runs, sample, scorers, validation
+from ..progress import LOGGER
+from . import about, audits, results, rows, runs, sample, scorers, validation
+from .habits import CONTEXT, with_habits
 
 _INTERRUPTED = 130
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
+    context_settings=CONTEXT,
     pretty_exceptions_enable=False,
     help="Find the rows of a fine-tuning dataset that would erode an aligned model's refusals, and remove them.",
 )
-app.command()(runs.run)
-app.command()(scorers.fit)
-app.command()(scorers.layers)
-app.command()(rows.score)
-app.command(name="filter")(rows.filter_)
-app.command()(audits.audit)
-app.command()(validation.validate)
-app.command()(results.report)
-app.command()(results.push)
-app.command()(sample.demo)
+app.command()(with_habits(runs.run))
+app.command()(with_habits(scorers.fit))
+app.command()(with_habits(scorers.layers))
+app.command()(with_habits(rows.score))
+app.command(name="filter")(with_habits(rows.filter_))
+app.command()(with_habits(audits.audit))
+app.command()(with_habits(validation.validate))
+app.command()(with_habits(results.report))
+app.command()(with_habits(results.push))
+app.command()(with_habits(sample.demo))
+app.command()(with_habits(about.env))
 
 
 @app.callback(invoke_without_command=True)
@@ -49,6 +52,7 @@ def _version(
 def main() -> None:
     """The entry point. It exits with 0: done, 1: data or model cannot be used, 2: wrong usage, 130: interrupted."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers would warn about it
+    level = LOGGER.level
     try:
         with _ended_like_ctrl_c():
             app(prog_name="larf-curate")
@@ -64,6 +68,8 @@ def main() -> None:
         if os.environ.get("LARF_CURATE_DEBUG"):
             raise
         _fail(f"{type(error).__name__}: {error} (a defect of larf-curate; LARF_CURATE_DEBUG=1 shows where)", 1)
+    finally:
+        LOGGER.setLevel(level)  # of a process that goes on
 
 
 @contextlib.contextmanager

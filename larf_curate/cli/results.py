@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ..errors import PublishError
 from ..progress import tell
-from .usage import RunDirectory
+from .usage import Json, RunDirectory, wrong_usage
 
 
 def report(
     run: RunDirectory,
     html: Annotated[Path | None, typer.Option(help="Write one page to look through, which needs no network.")] = None,
+    json: Json = False,
 ) -> None:
     """Show what was removed and why, and what the score measures on these rows; writes report.json and plots/."""
     from ..console import show_report
@@ -21,10 +25,14 @@ def report(
     from ..publishing.write_report import write_report
 
     written = write_report(run)
+    if html is not None:
+        write_page(run, html, written)
+    if json:
+        print(written.to_json())
+        return
     show_report(written)
     tell(f"written to {run}: report.json, plots/")
     if html is not None:
-        write_page(run, html, written)
         tell(f"written: {html}; open it in a browser")
 
 
@@ -37,11 +45,17 @@ def push(
     revision: Annotated[str | None, typer.Option(help="Branch; made if it is not there.")] = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show files, sizes and the card; send nothing.")] = False,
+    json: Json = False,
 ) -> None:
     """Publish a run as a dataset on the Hub: data, score card, plots, report and recipe in one commit."""
     from ..console import show_push
     from ..publishing.push_run import push_run
     from ..pushing import Destination
 
-    destination = Destination(repo, private=private, revision=revision, create_pr=create_pr)
-    show_push(push_run(run, destination, removed=removed, examples=examples, dry_run=dry_run), dry_run=dry_run)
+    with wrong_usage(PublishError, "--repo"):
+        destination = Destination(repo, private=private, revision=revision, create_pr=create_pr)
+    pushed = push_run(run, destination, removed=removed, examples=examples, dry_run=dry_run)
+    if json:
+        print(dumps({**asdict(pushed), "sent": bool(pushed.changed) and not dry_run}, indent=2))
+    else:
+        show_push(pushed, dry_run=dry_run)

@@ -12,7 +12,21 @@ from ..errors import ThresholdError
 from ..models.options import RunOptions
 from ..progress import tell
 from .model_options import with_run_options
-from .usage import Columns, Config, Field, Format, Join, Split, reading_of, refuse_unscored, wrong_usage
+from .usage import (
+    STANDARD,
+    Columns,
+    Config,
+    Field,
+    Format,
+    Join,
+    Json,
+    Split,
+    reading_of,
+    refuse_unscored,
+    rows_from,
+    rows_to,
+    wrong_usage,
+)
 
 if TYPE_CHECKING:
     from ..validation.guards import GuardJudge
@@ -20,9 +34,15 @@ if TYPE_CHECKING:
 
 @with_run_options
 def score(
-    data: Annotated[str, typer.Argument(help="File, directory, saved dataset, or Hub id.")],
+    data: Annotated[
+        str, typer.Argument(help="File, directory, saved dataset, or Hub id; - for JSON lines on standard input.")
+    ],
     scorer: Annotated[str, typer.Option(help="Fitted scorer: directory or Hub id.")],
-    out: Annotated[Path, typer.Option(help="Where the scored rows go: .parquet or .jsonl.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="Where the scored rows go: .parquet, .jsonl or .csv; - for JSON lines on standard output."),
+    ],
+    limit: Annotated[int | None, typer.Option(min=1, help="Score only so many rows, from the first on.")] = None,
     split: Split = None,
     format: Format = "auto",  # noqa: A002 - the option's name
     config: Config = None,
@@ -33,26 +53,40 @@ def score(
         str | None,
         typer.Option(help="Guard model (Llama Guard, WildGuard, ...) whose verdict is the column guard_unsafe."),
     ] = None,
+    json: Json = False,
     **options: Unpack[RunOptions],
 ) -> None:
     """Score every row of a dataset, and write it with its larf columns."""
+    from rich.console import Console
+
     from ..console import show_summary
     from ..engines.local_files import score_file
     from ..scoring.scorer import LARFScorer
     from ..sources.files import open_source
 
     fitted = LARFScorer.from_pretrained(scorer, format=reading_of(format, columns, join), **options)
+    if json and str(out) == STANDARD:
+        raise typer.BadParameter("--json and --out - both want standard output")
     judge = None if guard is None else _guard(guard)
-    summary = score_file(open_source(data, split, config=config, field=field), fitted, out)
-    show_summary(summary)
-    tell(f"scored rows written to {out}")
-    if judge is not None:
-        from ..cache import clear_caches
-        from ..engines.guard_column import add_guard_column
+    unsafe = None
+    with rows_from(data) as name, rows_to(out) as path:
+        source = open_source(name, split, config=config, field=field)
+        summary = score_file(source if limit is None else source.first(limit), fitted, path)
+        if judge is not None:
+            from ..cache import clear_caches
+            from ..engines.guard_column import add_guard_column
 
-        clear_caches()  # the scorer's model makes room for the guard
-        unsafe = add_guard_column(out, judge, reading_of(format, columns, join))
-        tell(f"{unsafe:,} answers are unsafe, says {judge.name}: column guard_unsafe")
+            clear_caches()  # the scorer's model makes room for the guard
+            unsafe = add_guard_column(path, judge, reading_of(format, columns, join))
+    if json:
+        print(summary.to_json())
+    elif str(out) == STANDARD:
+        show_summary(summary, Console(stderr=True))
+    else:
+        show_summary(summary)
+        tell(f"scored rows written to {out}")
+        if judge is not None:
+            tell(f"{unsafe:,} answers are unsafe, says {judge.name}: column guard_unsafe")
     refuse_unscored(summary)
 
 
@@ -64,7 +98,12 @@ def _guard(model: str) -> GuardJudge:
 
 
 def filter_(
-    data: Annotated[str, typer.Argument(help="Scored rows: file, directory, saved dataset, or Hub id.")],
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="Scored rows: file, directory, saved dataset, or Hub id; - for JSON lines on standard input."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Directory for kept/, removed/ and unscorable/.")],
     max_score: Annotated[float | None, typer.Option(help="Remove rows that score above this.")] = None,
     drop_top: Annotated[int | None, typer.Option(help="Remove this many of the highest.")] = None,
@@ -82,6 +121,7 @@ def filter_(
     config: Config = None,
     field: Field = None,
     columns: Columns = None,
+    json: Json = False,
 ) -> None:
     """Split scored rows by a threshold: kept, removed, unscorable."""
     from ..console import show_summary
@@ -100,14 +140,13 @@ def filter_(
             threshold = Threshold.calibrated(calibrated, _harmless_scores(harmless, scorer), unscorable=unscorable)
         else:
             threshold = getattr(Threshold, chosen[0])(rules[chosen[0]], unscorable=unscorable)
-    show_summary(
-        split_file(
-            open_source(data, split, config=config, field=field),
-            threshold,
-            out,
-            format=reading_of(format, columns, None),
-        )
-    )
+    with rows_from(data) as name:
+        source = open_source(name, split, config=config, field=field)
+        summary = split_file(source, threshold, out, format=reading_of(format, columns, None))
+    if json:
+        print(summary.to_json())
+        return
+    show_summary(summary)
     tell(f"written to {out}: kept/ removed/ unscorable/")
 
 

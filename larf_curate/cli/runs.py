@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +11,7 @@ import typer
 
 from ..models.options import OPTIONS
 from ..progress import tell
-from .usage import refuse_unscored
+from .usage import Json, refuse_unscored
 
 
 def run(
@@ -22,6 +24,7 @@ def run(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help=OPTIONS["trust_remote_code"].about.help)
     ] = False,
+    json: Json = False,
 ) -> None:
     """Run a recipe: score a dataset and split it, here, on Ray or on Slurm. Run again after a crash, it goes on."""
     from ..console import show_plan, show_summary
@@ -30,12 +33,23 @@ def run(
 
     loaded = Recipe.load(recipe, overrides or ())
     if dry_run:
-        show_plan(loaded.plan(trust_remote_code=trust_remote_code))
+        plan = loaded.plan(trust_remote_code=trust_remote_code)
+        if json:
+            print(dumps(asdict(plan), indent=2))
+        else:
+            show_plan(plan)
         return
     outcome = loaded.run(trust_remote_code=trust_remote_code)
     if isinstance(outcome, Submitted):
+        if json:
+            print(dumps({"jobs": outcome.jobs}))
+            return
         jobs = ", ".join(outcome.jobs)
         tell(f"submitted to Slurm: jobs {jobs}; run the recipe again to see the result, or to go on")
+        return
+    if json:
+        print(outcome.to_json())
+        refuse_unscored(outcome)
         return
     show_summary(outcome)
     tell(f"written to {loaded.output}: kept/ removed/ unscorable/ (Parquet), report.json, plots/")

@@ -10,10 +10,10 @@ import typer
 
 from ..errors import ModelError, ReferencesError
 from ..models.options import FitOptions
-from ..progress import tell
+from ..progress import say, tell
 from ..scoring.formula_names import Formula
 from .model_options import with_fit_options
-from .usage import Model, parse_blocks, wrong_usage
+from .usage import Json, Model, parse_blocks, wrong_usage
 
 if TYPE_CHECKING:
     from ..answering.judges import Judge
@@ -57,6 +57,7 @@ def fit(
             "as it takes if not given."
         ),
     ] = None,
+    json: Json = False,
     **options: Unpack[FitOptions],
 ) -> None:
     """Fit a scorer to a model: on reference pairs at a block, or (influence) on harmful requests that it refuses."""
@@ -89,7 +90,10 @@ def fit(
         **options,
     )
     scorer.save_pretrained(out)
-    tell(f"scorer written to {out}")
+    if json:
+        print(scorer.spec.to_json())
+    else:
+        tell(f"scorer written to {out}")
 
 
 @with_fit_options
@@ -121,6 +125,7 @@ def layers(
     resume: Annotated[
         Path | None, typer.Option(help="File that keeps the answers' verdicts; in the cache else.")
     ] = None,
+    json: Json = False,
     **options: Unpack[FitOptions],
 ) -> None:
     """Find the safety-sensitive block: scale one after the other, and count which harmless prompts are refused then."""
@@ -146,15 +151,18 @@ def layers(
         resume=resume,
         **options,
     )
-    show_layers(profile)
+    if json:
+        print(profile.to_json())
+    else:
+        show_layers(profile)
     if out is not None:
         from ..publishing.plots import draw_search
 
         write_bytes(out, profile.to_json().encode())
         picture = out.with_suffix(".png")
         write_bytes(picture, draw_search(profile))
-        tell(f"written: {out}, {picture}")
-    if profile.best is not None:
+        say(f"written: {out}, {picture}")
+    if profile.best is not None and not json:
         tell(f"next: larf-curate fit {model} --layer {profile.best} --out my-scorer")
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -31,7 +34,40 @@ Join = Annotated[
     str | None,
     typer.Option(help="Between a request and its input, or a template with {instruction} and {input}. Default: \\\\n"),
 ]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, and nothing else.")]
 RunDirectory = Annotated[Path, typer.Argument(help="Directory that `run` or `filter` has written.")]
+
+
+STANDARD = "-"
+"""In place of a file's name: standard input or output, as JSON lines."""
+
+
+@contextlib.contextmanager
+def rows_from(data: str) -> Iterator[str]:
+    """The name of a dataset as it is typed; for `-`, that of a file that holds what came on standard input."""
+    if data != STANDARD:
+        yield data
+        return
+    with TemporaryDirectory() as scratch:
+        path = Path(scratch) / "stdin.jsonl"
+        with path.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        yield str(path)
+
+
+@contextlib.contextmanager
+def rows_to(out: Path) -> Iterator[Path]:
+    """Where rows are written; for `-`, a file that goes to standard output when all of it is written."""
+    if str(out) != STANDARD:
+        yield out
+        return
+    with TemporaryDirectory() as scratch:
+        path = Path(scratch) / "stdout.jsonl"
+        yield path
+        with path.open("rb") as file:
+            sys.stdout.flush()
+            shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
 
 
 def reading_of(name: str, columns: list[str] | None, join: str | None) -> str:

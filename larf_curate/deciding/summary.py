@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from ..errors import DataError, one_line
+from ..inert import html_table
 from ..json_fields import parse_json
 from ..scoring.records import ReferenceQuantiles
 from .excerpts import Excerpt, signed
@@ -169,6 +170,10 @@ class Summary:
         if "median" in self.quantiles:
             text += f"; median score {signed(self.quantiles['median'], 4)}"
         return f"Summary({text})"
+
+    def _repr_html_(self) -> str:
+        rows = [[signed(row.score), str(row.row), row.prompt, row.answer] for row in self.highest]
+        return html_table(f"{self!r}; highest scores", ("score", "row", "asked", "answered"), rows, 240)
 
     def to_json(self) -> str:
         """One JSON object, as `larf_summary.json` holds it."""

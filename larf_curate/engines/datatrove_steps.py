@@ -98,7 +98,7 @@ class LARFAnnotator(PipelineStep):
                 columns |= dict.fromkeys(columns_of(rows))
                 _limit_threads(self.threads)
                 scorer = scorer or self._load_scorer()
-                scores = scorer.annotate(rows, columns, rank=process_number())
+                scores = scorer.annotate(rows, columns, rank=process_number(), progress=self.rows_done)
                 _attach(scores, batch)
             if scores.execution and not execution:
                 execution = scores.execution
@@ -108,6 +108,9 @@ class LARFAnnotator(PipelineStep):
                     step.stat_update(f"issue_{issue}")
                 step.stat_update("larf_tokens", value=document.metadata[TOKENS] or 0)
                 yield document
+
+    def rows_done(self, count: int) -> None:
+        """Called with the number of rows that were just scored, long before their batch is."""
 
     def _load_scorer(self) -> LARFScorer:
         if isinstance(self.scorer, LARFScorer):

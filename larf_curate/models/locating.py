@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MissingExtraError, ModelError
-from ..hub import hub_errors
+from ..hub import hub_errors, offline
 from . import demo
 
 _ADAPTER = "adapter_config.json"
@@ -117,7 +117,8 @@ def _cached_source(name: str, branch: str, gguf: str, base: str | None) -> Sourc
     try:
         home = Path(snapshot_download(name, revision=branch, local_files_only=True))
     except hub_errors() as error:
-        raise ModelError(f"{name}: the Hub cannot be reached, and the cache does not hold this model") from error
+        why = "HF_HUB_OFFLINE is set" if offline() else "the Hub cannot be reached"
+        raise ModelError(f"{name}: {why}, and the cache does not hold this model") from error
     if gguf:
         return Source(str(home), home.name, {"gguf_file": gguf})
     return _directory_source(home, home.name, base)

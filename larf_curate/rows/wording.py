@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 # Blanks alone before a bullet, no line ends: each line is looked at once, however many are empty.
 _ITEM = re.compile(r"^[^\S\n]*(?:[-*\u2022\u2013]|\(?\d{1,2}[.)])\s+\S", re.MULTILINE)
@@ -115,3 +116,34 @@ def settled(start: str) -> bool | None:
 
 def _normalised(answer: str) -> str:
     return " ".join(_QUOTED.sub(" ", " ".join(answer[:_OPENING].translate(_QUOTES).split())).split())
+
+
+# Languages ---------------------------------------------------------------------------------------------------------
+
+_COMMON = frozenset(
+    re.findall(
+        r"\w+",
+        "a about an and any are as at be best by can could do does for from get give how i if in is it kill like "
+        "make me most my not of on or should some tell than that the their them there these they this to use was we "
+        "what when where which who why will with without would write you your explain describe help list name",
+    )
+)
+"""Words without which hardly an English request goes; too few are words of another language to matter."""
+
+
+def looks_english(texts: Iterable[str]) -> float:
+    """The share (0 to 1) of texts that look like English: Latin letters, and at least one of its commonest words.
+
+    >>> looks_english(["How do I kill a process?", "Wie beende ich das?", "\u5982\u4f55\u7ec8\u6b62\uff1f", "Hi!"])
+    0.25
+    """
+    found = [_is_english(text) for text in texts]
+    return sum(found) / len(found) if found else 0.0
+
+
+def _is_english(text: str) -> bool:
+    letters = [character for character in text if character.isalpha()]
+    if not letters or sum(character.isascii() for character in letters) < 0.9 * len(letters):
+        return False
+    words = re.findall(r"[a-z']+", text.lower())
+    return sum(word in _COMMON for word in words) >= max(1, len(words) // 8)

@@ -31,7 +31,7 @@ from .shards import Plan, missing, plan_shards, unseal_scored
 from .signals import first_failure, logs_in_environment, refuse_nested_run
 from .slurm import any_unfinished, login_node_environment
 from .stages import stages_of
-from .watching import rows_left, stderr_to, watched_stage
+from .watching import rows_scored, stderr_to, watched_stage
 
 _SECONDS = 2.0  # between two looks at Slurm's jobs
 
@@ -133,7 +133,7 @@ def _run_on_slurm(request: RunRequest, stages: Sequence[StagePlan], plan: Plan, 
         scored = 0
         while any_unfinished(jobs):
             time.sleep(_SECONDS)
-            scored_now = rows - rows_left(plan, job)
+            scored_now = max(scored, rows_scored(rows, plan, job))
             update(scored_now - scored)
             scored = scored_now
     if job.fit and (Path(job.scorer) / CONFIG).is_file():

@@ -24,6 +24,7 @@ from .slurm import unfinished_jobs
 
 OWN = ".larf"  # marks a run directory, and holds what only runs need
 _JOBS = "slurm.json"
+_COUNTS = "rows-scored"  # in the logs of a run: a file for each worker
 # As `scratch_path` calls what is not written yet.
 _UNFINISHED = re.compile(r"\.{1,2}\d{6}-[0-9a-f]{16}\.(parquet|sha256)(\.[0-9a-f]{16})?")
 _RESULTS = (*OUTCOMES, RECIPE, SUMMARY)
@@ -207,3 +208,19 @@ def move_results_into_place(home: Path, work: Path) -> None:
     except OSError as error:
         raise OutputError(f"{home} cannot be written: {error.strerror or error}") from error
     shutil.rmtree(work, ignore_errors=True)
+
+
+def count_file(logs: Path, worker: str) -> Path:
+    """Where a worker of a run writes how many rows it has scored."""
+    folder = logs / _COUNTS
+    folder.mkdir(exist_ok=True)
+    return folder / worker
+
+
+def counted_rows(logs: Path) -> int:
+    """How many rows the workers of a run have scored, those of unfinished shards too."""
+    counts = 0
+    for file in (logs / _COUNTS).glob("*"):
+        with contextlib.suppress(OSError, ValueError):  # being written just now
+            counts += int(file.read_text())
+    return counts

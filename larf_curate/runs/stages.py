@@ -5,12 +5,16 @@ Each step knows one path, that of the job; whatever it needs it finds there, on 
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import socket
 import time
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from datatrove.data import Document
@@ -35,11 +39,12 @@ from ..sources.tables import conform
 from ..sources.writing import TableWriter, write_file
 from .executors import StagePlan
 from .job import Job, job_at
-from .rundir import move_results_into_place
+from .rundir import count_file, move_results_into_place
 from .shards import Plan, Shard, missing, read_scored, scored_chunks, seal_scored
 from .signals import task_records
 
 _BATCH = 4096  # rows sorted by length and scored together, or a shard where that is less
+_SECONDS = 0.5  # between two counts of the rows that a worker has scored
 _THRESHOLD, _PARTS = "threshold.json", "parts"  # in the directory of unfinished results
 
 
@@ -51,7 +56,7 @@ def stages_of(job: Job, plan: Plan, tasks: int) -> list[StagePlan]:
         stages.append(StagePlan("fit", [FitScorer(job.path)], 1, model=True))
     if job.pending:
         options = check_run_options(job.options)
-        annotate = LARFAnnotator(job.scorer, batch_size=_BATCH, format=job.format, threads=job.threads, **options)
+        annotate = ScoreRows(job, batch_size=_BATCH, format=job.format, threads=job.threads, **options)
         pipeline = [ReadShards(job.path), annotate, WriteShards(job.path)]
         stages.append(StagePlan("score", pipeline, min(tasks, len(job.pending)), model=True))
     threshold, split, finish = FindThreshold(job.path), SplitShards(job.path), Finish(job.path, tasks)
@@ -123,6 +128,23 @@ class ReadShards(PipelineStep):
             for document in documents_of(table, plan.name, shard.first, shard.file_name, job.format):
                 self.stat_update(StatHints.total)
                 yield document
+
+
+class ScoreRows(LARFAnnotator):
+    """Scores rows, and keeps count of them in a file for the driver: a shard is done only when all of it is."""
+
+    def __init__(self, job: Job, **arguments: Any) -> None:
+        super().__init__(job.scorer, **arguments)
+        self.logs = job.logs
+        self._count, self._told = 0, 0.0
+
+    def rows_done(self, count: int) -> None:
+        self._count += count
+        now = time.monotonic()
+        if now - self._told >= _SECONDS:
+            self._told = now
+            with contextlib.suppress(OSError):
+                count_file(Path(self.logs), f"{socket.gethostname()}-{os.getpid()}").write_text(str(self._count))
 
 
 class WriteShards(Stage):

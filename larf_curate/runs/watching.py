@@ -13,6 +13,7 @@ from pathlib import Path
 from ..errors import LarfError
 from ..progress import Update, progress, shown_on
 from .job import Job
+from .rundir import counted_rows
 from .shards import Plan, missing
 from .signals import first_failure, killed_task
 
@@ -67,7 +68,7 @@ def watched_stage(rows: int, plan: Plan, job: Job) -> Iterator[None]:
         while not over:
             over = stage_over.wait(_SECONDS)  # when it is over, the bar still has to reach its end
             if rows:
-                scored_now = rows - rows_left(plan, job)
+                scored_now = max(scored, rows_scored(rows, plan, job))
                 update(scored_now - scored)
                 scored = scored_now
             if not over and in_main_thread and not reasons and (reason := _reason_to_stop(Path(job.logs))):
@@ -101,6 +102,8 @@ def _reason_to_stop(logs: Path) -> LarfError | None:
     return None
 
 
-def rows_left(plan: Plan, job: Job) -> int:
-    """How many of the rows to score are not yet in a shard that is whole."""
-    return plan.rows_in(set(missing(plan, Path(job.scored))) & set(job.pending))
+def rows_scored(rows: int, plan: Plan, job: Job) -> int:
+    """How many of the `rows` to score are done: in shards that are whole, or counted by the workers."""
+    left = plan.rows_in(set(missing(plan, Path(job.scored))) & set(job.pending))
+    # A task that was requeued counts some rows twice; the last ones are done when they are written.
+    return max(rows - left, min(counted_rows(Path(job.logs)), rows - min(left, 1)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from ..errors import RowFormatError
 from ..models.options import FitOptions, ModelOptions, RunOptions, check_run_options
 from ..progress import progress as show_progress
+from ..progress import say
 from ..rows.conversions import Row
 from ..rows.formats import FormatLike, RowFormat, check_format, columns_of, resolve_format
 from ..rows.notices import reading_note
@@ -26,6 +26,7 @@ from .fitting import harmless_rows
 from .formula_names import Formula
 from .formulas import FittedFormula
 from .load_measure import load_measure
+from .looking import ShownInNotebooks
 from .map_batches import is_first, map_result, rank_of, read_rows, require_mapping, text_names
 from .push_scorer import push_scorer
 from .references import ReferenceSet
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-class LARFScorer:
+class LARFScorer(ShownInNotebooks):
     """Scores rows by how much training on them may wear away a model's refusals: higher is worse.
 
     By the formula `larf` it is how much closer a row lies to unsafe than to safe reference answers at a block of the
@@ -103,7 +104,7 @@ class LARFScorer:
             top_k: for `larf`, how many of the most telling pairs count for a row; None takes all of them.
             rank: for `subspace`, the directions kept a side (16 by default); for `influence`, those kept of each
                 weight matrix (as many as it takes by default).
-            progress: show how far it is, and at the end print the `summary` to standard error; False for neither.
+            progress: show how far it is, and at the end print the `summary`; False for neither.
             **options: how the model is loaded and run; see `ModelOptions`.
 
         Raises:
@@ -127,7 +128,7 @@ class LARFScorer:
         spec, tensors = fit_formula(chosen, request, options, progress=progress)
         scorer = cls(spec, tensors, options=chosen.not_kept())
         if progress:
-            print(scorer.summary(), file=sys.stderr)
+            say(scorer.summary())
         return scorer
 
     @classmethod
@@ -225,8 +226,7 @@ class LARFScorer:
     def harmless_scores(self) -> NDArray[np.float32]:
         """Scores of the package's ordinary sample rows, for `Threshold.calibrated`; float32 [rows].
 
-        They are computed when they are first asked for: the model is loaded for it. Rows that are too long for a model
-        of short context are left out.
+        Computed when they are first asked for, by the model. Rows too long for one of short context are left out.
         """
         return self._harmless_scores.copy()
 

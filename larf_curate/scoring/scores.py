@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import Issue
+from ..inert import html_table
 from .columns import ISSUE, SCORE, SUM, TOKENS, ScoreColumns, layer_column
 
 if TYPE_CHECKING:
@@ -64,6 +65,13 @@ class Scores:
         issues = Counter(issue.value for issue in self.issues if issue is not None)
         counted = "".join(f"; {count} {issue}" for issue, count in sorted(issues.items()))
         return f"<Scores of {len(self.score)} rows: {len(scored)} scored{span}{counted}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ["" if np.isnan(score) else f"{score:+.5f}", str(tokens or ""), issue.value if issue else ""]
+            for score, tokens, issue in zip(self.score[:20], self.tokens, self.issues, strict=False)
+        ]
+        return html_table(repr(self), (SCORE, TOKENS, ISSUE), rows)
 
     def columns(self) -> dict[str, list[Any]]:
         """Plain lists by column name, with null for NaN, in the order of `ScoreColumns.dtypes`."""

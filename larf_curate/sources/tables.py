@@ -55,6 +55,10 @@ class Source:
     def rows(self) -> int:
         return sum(file.rows for file in self.files)
 
+    def first(self, rows: int) -> Source:
+        """The same source, as if it ended after so many rows."""
+        return replace(self, files=tuple(overlap(self.files, 0, rows)))
+
     def tables(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[pa.Table]:
         """Rows `start` to `stop`, in tables of `size` rows but for the last, across the borders of files."""
         waiting: list[pa.Table] = []

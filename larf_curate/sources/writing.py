@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import os
 import tempfile
@@ -24,9 +25,10 @@ _GROUP_BYTES = 64 << 20
 
 
 class TableWriter:
-    """Writes tables of one schema to `.parquet` or `.jsonl`.
+    """Writes tables of one schema to `.parquet`, `.jsonl` or `.csv`.
 
-    A Parquet file without rows has its columns and no row group: `datasets` cannot read an empty one.
+    In a CSV file, what is not a single value is JSON, and null is an empty field. A Parquet file without rows has its
+    columns and no row group: `datasets` cannot read an empty one.
     """
 
     def __init__(self, path: Path, schema: pa.Schema, kind: str | None = None) -> None:
@@ -35,6 +37,10 @@ class TableWriter:
         self._rows, self._bytes = 0, 0
         self._parquet = pq.ParquetWriter(path, schema) if (kind or path.suffix) == ".parquet" else None
         self._lines = None if self._parquet else path.open("w", encoding="utf-8", newline="\n")
+        self._csv = None
+        if self._lines is not None and (kind or path.suffix) == ".csv":
+            self._csv = csv.writer(self._lines, lineterminator="\n")
+            self._csv.writerow(schema.names)
 
     def write(self, table: pa.Table) -> None:
         """Add rows; those of a Parquet file may be written later."""
@@ -47,7 +53,10 @@ class TableWriter:
         elif self._lines is not None:
             for row in rows_of(table, table.column_names):
                 try:
-                    self._lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+                    if self._csv is not None:
+                        self._csv.writerow([_field(row[name]) for name in table.column_names])
+                    else:
+                        self._lines.write(json.dumps(row, ensure_ascii=False) + "\n")
                 except TypeError as error:  # dates, bytes
                     raise OutputError(f"JSON cannot hold these columns ({error}); write .parquet") from error
 
@@ -67,6 +76,10 @@ class TableWriter:
                     file.close()
 
 
+def _field(value: object) -> object:
+    return value if value is None or isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False)
+
+
 @contextlib.contextmanager
 def write_file(path: Path, schema: pa.Schema) -> Iterator[TableWriter]:
     """A file that appears under its name when all of it is written, or not at all.
@@ -74,8 +87,8 @@ def write_file(path: Path, schema: pa.Schema) -> Iterator[TableWriter]:
     Raises:
         OutputError: it cannot be written there, or not in that format.
     """
-    if path.suffix not in (".parquet", ".jsonl"):
-        raise OutputError(f"cannot write {path.name}: give it the ending .parquet or .jsonl")
+    if path.suffix not in (".parquet", ".jsonl", ".csv"):
+        raise OutputError(f"cannot write {path.name}: give it the ending .parquet, .jsonl or .csv")
     with scratch_path(path, directory=False) as scratch:
         if path.is_dir():  # reported before the rows are scored, not when the file is renamed
             raise OutputError(f"{path} cannot be written: it is a directory")

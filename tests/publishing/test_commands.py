@@ -96,3 +96,17 @@ def test_wrong_publish_sections(tmp_path, section):
     assert "publish" in done.stderr
     assert "line 5" in done.stderr
     assert "hf_x" not in done.stderr
+
+
+def test_a_repository_without_a_namespace_is_wrong_usage(plain_run):
+    done = larf("push", plain_run, "--repo", "alpaca-larf")
+    assert done.returncode == 2
+    assert "namespace/name" in done.stderr
+
+
+def test_what_a_dry_run_prints_is_the_card(hub, plain_run):
+    dry = larf("push", plain_run, "--repo", "acme/clean", "--dry-run", "-q")
+    told = json.loads(larf("push", plain_run, "--repo", "acme/clean", "--dry-run", "--json").stdout)
+    assert told["sent"] is False
+    assert told["card"] in dry.stdout
+    assert "  path: " in told["card"], "no line of it is indented: the test tests nothing"

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from ...encoding.encoder import Encoder
 from ...errors import ReferencesError
+from ...progress import Update
+from ...progress import progress as show_progress
 from ..fitting import sample_rows
 from ..formulas import FittedFormula, normalise
 from ..references import ReferencePair, ReferenceSet
@@ -16,7 +18,7 @@ from ..references import ReferencePair, ReferenceSet
 _PROMPTS = 60  # of a kind
 
 
-def angle_gap(encoder: Encoder, references: ReferenceSet) -> list[float]:
+def angle_gap(encoder: Encoder, references: ReferenceSet, *, progress: bool = False) -> list[float]:
     """By block, how much wider the angle is between a normal and a malicious prompt than between two normal ones.
 
     Degrees, of the states at which the answer begins, averaged over all pairs (Safety Layers, ICLR 2025).
@@ -24,10 +26,13 @@ def angle_gap(encoder: Encoder, references: ReferenceSet) -> list[float]:
     Args:
         encoder: with all blocks of its model.
         references: their requests are the malicious prompts; the normal ones are the packaged sample rows'.
+        progress: show how far it is.
     """
     normal = [row["instruction"] for row in sample_rows() if not row["input"] and row["category"] != "obedient"]
     harmful = list(dict.fromkeys(pair.safe.prompt for pair in references.pairs))
-    kinds = [_prompt_states(encoder, spread(prompts, _PROMPTS)) for prompts in (normal, harmful)]
+    asked = [spread(prompts, _PROMPTS) for prompts in (normal, harmful)]
+    with show_progress(sum(map(len, asked)), "angle gap", unit="prompt", show=progress) as update:
+        kinds = [_prompt_states(encoder, prompts, update) for prompts in asked]
     plain, malicious = (np.swapaxes(normalise(states), 0, 1) for states in kinds)  # [blocks, prompts, hidden]
     distinct = ~np.eye(plain.shape[1], dtype=bool)
     among = _degrees(plain @ plain.swapaxes(1, 2))[:, distinct].mean(axis=1)
@@ -35,7 +40,7 @@ def angle_gap(encoder: Encoder, references: ReferenceSet) -> list[float]:
     return [float(gap) for gap in between - among]
 
 
-def separation(encoder: Encoder, references: ReferenceSet) -> list[float]:
+def separation(encoder: Encoder, references: ReferenceSet, *, progress: bool = False) -> list[float]:
     """By block, how far apart the score puts unsafe and safe answers that it was not fitted on.
 
     In standard deviations (Cohen's d): unlike an AUC it does not end at 1 where separation is complete. On the
@@ -48,7 +53,8 @@ def separation(encoder: Encoder, references: ReferenceSet) -> list[float]:
     fitted, unseen = list(references.fitted), list(references.held_back)
     if not unseen:
         unseen, fitted = fitted[3::4], [pair for number, pair in enumerate(fitted) if number % 4 != 3]
-    fitted_states, unseen_states = _pair_states(encoder, fitted, unseen)
+    with show_progress(2 * (len(fitted) + len(unseen)), "separation", unit="reference", show=progress) as update:
+        fitted_states, unseen_states = _pair_states(encoder, update, fitted, unseen)
     if len(fitted_states) < 1 or len(unseen_states) < 2:
         raise ReferencesError(
             f"of {len(references.pairs)} reference pairs, {len(fitted_states)} to fit on and {len(unseen_states)} to "
@@ -68,17 +74,17 @@ def spread(items: Sequence[str], count: int) -> list[str]:
     return [items[at] for at in sorted({int(at) for at in np.linspace(0, len(items) - 1, min(count, len(items)))})]
 
 
-def _prompt_states(encoder: Encoder, prompts: Sequence[str]) -> NDArray[np.float32]:
+def _prompt_states(encoder: Encoder, prompts: Sequence[str], progress: Update) -> NDArray[np.float32]:
     """States [prompts, blocks, hidden size] of those that this model can encode."""
-    states = encoder.states_of_prompts(prompts, range(encoder.loaded.total_blocks))
+    states = encoder.states_of_prompts(prompts, range(encoder.loaded.total_blocks), progress)
     return states.values[[issue is None for issue in states.issues]]
 
 
-def _pair_states(encoder: Encoder, *groups: Sequence[ReferencePair]) -> list[NDArray[np.float32]]:
+def _pair_states(encoder: Encoder, progress: Update, *groups: Sequence[ReferencePair]) -> list[NDArray[np.float32]]:
     """For each group, states [pairs, 2 (unsafe, safe), blocks, hidden size] of the pairs that can be encoded whole."""
     blocks = range(encoder.loaded.total_blocks)
     sides = [side for pairs in groups for pair in pairs for side in (pair.unsafe, pair.safe)]
-    states = encoder.states_of(sides, blocks)
+    states = encoder.states_of(sides, blocks, progress)
     encoded = np.array([issue is None or not issue.unscorable for issue in states.issues], bool).reshape(-1, 2)
     usable = encoded[:, 0] & encoded[:, 1]
     by_pair = states.values.reshape(len(usable), 2, len(blocks), encoder.loaded.hidden_size)

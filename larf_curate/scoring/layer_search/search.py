@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
-from ...answering.judges import Judge, by_wording, judge_all
+from ...answering.judges import Judge, by_wording, judge_all, require_english
 from ...answering.prompts import over_rejection_prompts, read_prompts
 from ...answering.scaling import scaled
 from ...cache import cache_directory
@@ -88,6 +88,7 @@ def find_safety_layers(
     asked = list(dict.fromkeys(asked))
     if len(asked) < 2:
         raise ModelError(f"a search needs prompts, and {len(asked)} can show nothing; 100 or more are advisable")
+    require_english(judge, asked)
     config = ModelOptions.of(model, **options)
     loaded = load_model(config, None, find_device(config.device))
     chosen = sorted(set(range(loaded.total_blocks) if blocks is None else blocks))
@@ -160,7 +161,7 @@ class _Search:
             key = f"{name}, {references.digest}"
             if key not in self.ledger.located:
                 self._say(f"layers: a quick look first: {name} ...")
-                self.ledger.add_locator(key, locator(self.encoder, references))
+                self.ledger.add_locator(key, locator(self.encoder, references, progress=self.progress))
             located[name] = self.ledger.located[key]
         return located
 

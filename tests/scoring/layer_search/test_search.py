@@ -300,3 +300,15 @@ def test_located_blocks_are_those_of_a_plain_computation(tiny_model: Path, refer
         between = [np.degrees(np.arccos(np.clip(a @ b, -1, 1))) for a in plain[:, block] for b in bad[:, block]]
         assert gap == pytest.approx(np.mean(between) - np.mean(among), abs=2e-3), block
     assert len(profile.locators["separation of references (d)"]) == 5
+
+
+def test_the_judge_by_wording_refuses_to_count_what_it_cannot_read(tiny_model: Path) -> None:
+    prompts = ["Wie beende ich einen Prozess?", "Wo kann ich meine Zeit totschlagen?", "Comment tuer un processus ?"]
+    with pytest.raises(ModelError, match=r"reads English, and 100% of the 3 prompts.*--judge-url"):
+        search(tiny_model, prompts=prompts, blocks=[0], scales=(0.9, 1.1), max_new_tokens=1)
+
+    def never(_prompt: str, _answer: str) -> bool:
+        return False
+
+    found = search(tiny_model, prompts=prompts, blocks=[0], scales=(0.9, 1.1), max_new_tokens=1, judge=never)
+    assert found.prompts == 3

@@ -1,0 +1,38 @@
+"""What every command takes beside its own options, as hands expect: -h, -q and -v."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from ..progress import LOGGER
+
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+_QUIET = typer.Option("-q", "--quiet", help="Print results and errors alone: no progress, no remarks.")
+_VERBOSE = typer.Option("-v", "--verbose", help="Say more: what was loaded, and how long that took.")
+
+
+def with_habits(command: Callable[..., None]) -> Callable[..., None]:
+    """The same command with `-q` and `-v`."""
+    signature = inspect.signature(command, eval_str=True)
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option])
+        for name, option in (("quiet", _QUIET), ("verbose", _VERBOSE))
+    ]
+
+    @functools.wraps(command)
+    def told(*arguments: Any, quiet: bool = False, verbose: bool = False, **options: Any) -> None:
+        if quiet or verbose:
+            LOGGER.setLevel(logging.WARNING if quiet else logging.DEBUG)
+        command(*arguments, **options)
+
+    parameters = [*signature.parameters.values(), *added]
+    told.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined] # inspect reads it first
+    told.__annotations__ = {one.name: one.annotation for one in parameters}
+    return told

@@ -1,0 +1,125 @@
+"""What the pages show is run: commands, recipes, Python and the notebook, with a tiny model in place of a large one."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+from support.commands import larf
+
+import larf_curate
+from larf_curate import LARFScorer
+
+ROOT = Path(__file__).parents[1]
+FENCED = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+PAGES = ["README.md", *(f"docs/{name}.md" for name in ("datatrove", "layers", "publishing", "recipes", "references"))]
+SEARCH = re.compile(r"^larf-curate layers|--layer auto")  # minutes on any model: tests/scoring/layer_search has them
+ROWS = [{"instruction": f"Say {number}.", "output": f"{number} it is. " * (1 + number % 7)} for number in range(40)]
+
+
+@pytest.fixture
+def place(
+    tmp_path: Path, tiny_model: Path, tiny_scorer: LARFScorer, references_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A directory with the files that pages name, in which every model is the tiny one and every dataset these rows."""
+    monkeypatch.chdir(tmp_path)
+    text = "".join(json.dumps(row) + "\n" for row in ROWS)
+    Path("rows").mkdir()
+    for name in ("alpaca.jsonl", "rows.jsonl", "rows/part.jsonl"):
+        Path(name).write_text(text)
+    tiny_scorer.save_pretrained("my-scorer")
+    fit = LARFScorer.fit.__func__  # type: ignore[attr-defined]
+
+    def fit_tiny(cls: type[LARFScorer], model: object, layer: object, **options: Any) -> LARFScorer:
+        return fit(cls, tiny_model, 1, references=references_file, progress=False)
+
+    monkeypatch.setattr(LARFScorer, "fit", classmethod(fit_tiny))
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: Dataset.from_list(ROWS))
+    return tmp_path
+
+
+def small(text: str, model: Path, references: Path) -> str:
+    """What a page shows, for fewer rows, which lie in a file here, and for the tiny model."""
+    text = re.sub(r"(drop_top(?:: |=|\()|--drop-top )\d+", r"\g<1>5", text)
+    for large, tiny in (
+        ("yahma/alpaca-cleaned, split: train", "rows.jsonl"),
+        ("model: meta-llama/Llama-3.1-8B-Instruct, layer: 12", f"model: {model}, layer: 1, references: {references}"),
+        ("tasks: 8", "tasks: 1"),
+    ):
+        text = text.replace(large, tiny)
+    return text
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_shows_can_be_typed(
+    page: str, place: Path, hub: object, tiny_model: Path, references_file: Path
+) -> None:
+    blocks = FENCED.findall((ROOT / page).read_text(encoding="utf-8"))
+    if page.endswith("publishing.md"):  # begins where recipes.md ends
+        blocks = [*FENCED.findall((ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")), *blocks]
+    names: dict[str, Any] = {}
+    ran = 0
+    for language, shown in blocks:
+        code = small(shown, tiny_model, references_file)
+        if language == "yaml":
+            Path("recipe.yaml").write_text(code)
+        elif language == "python":
+            exec(compile(code, page, "exec"), names)  # the page's blocks go on from one another
+        elif language == "console":
+            for line in re.findall(r"^\$ (.+)$", code, re.MULTILINE):
+                if line.startswith("larf-curate") and not SEARCH.search(line):
+                    done = larf(*shlex.split(line, comments=True)[1:])
+                    assert done.returncode == 0, f"{line}\n{done.stderr}"
+        ran += language in ("python", "console")
+    assert ran or page.endswith("references.md")
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in (ROOT / "docs").glob("*.md")))
+def test_python_in_a_page_compiles_and_imports_what_is_public(page: str) -> None:
+    for language, code in FENCED.findall((ROOT / "docs" / page).read_text(encoding="utf-8")):
+        if language == "python" and page != "api.md":
+            for node in ast.walk(ast.parse(code)):
+                if isinstance(node, ast.ImportFrom) and node.module == "larf_curate":
+                    assert {alias.name for alias in node.names} <= set(larf_curate.__all__)
+
+
+def test_the_notebook_runs_from_top_to_bottom(place: Path) -> None:
+    cells = json.loads((ROOT / "docs" / "notebook.ipynb").read_text(encoding="utf-8"))["cells"]
+    names: dict[str, Any] = {}
+    shown = []
+    for cell in cells:
+        if cell["cell_type"] != "code":
+            continue
+        assert cell["outputs"] == [], "outputs are of one machine and one day: clear them"
+        tree = ast.parse("".join(cell["source"]))
+        last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+        exec(compile(tree, "notebook", "exec"), names)
+        if isinstance(last, ast.Expr):
+            shown.append(eval(compile(ast.Expression(last.value), "notebook", "eval"), names))
+    scorer = next(value for value in shown if isinstance(value, LARFScorer))
+    assert "separation of unseen pairs" in scorer._repr_html_()
+    look = names["scorer"].report(names["ds"], names["Threshold"].drop_top(2))
+    assert [row.outcome for row in look.rows[:3]] == ["removed", "removed", "kept"]
+    scores = sorted(names["ds"]["larf_score"], reverse=True)
+    assert [row.score for row in look.rows] == pytest.approx(scores)
+    assert look._repr_html_().count("<tr>") == 1 + len(scores)
+
+
+def test_what_a_notebook_shows_cannot_act(tiny_scorer: LARFScorer) -> None:
+    hostile = "<img src=x onerror=alert(1)><script>alert(1)</script>"
+    rows = [{"question": hostile, "answer": f"{hostile} {number}"} for number in range(4)]
+    look = tiny_scorer.report(Dataset.from_list(rows), larf_curate.Threshold.drop_top(1))
+    html = look._repr_html_() + tiny_scorer.annotate(rows)._repr_html_()
+    assert "&lt;script&gt;" in html
+    assert "<script" not in html
+    assert "<img" not in html
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
