@@ -199,6 +199,7 @@ def _described(name: str, value: Any, heading: str) -> Iterator[str]:
     with contextlib.suppress(ValueError, TypeError):
         if not (inspect.isclass(value) and issubclass(value, Exception)):
             written = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(value)))
+            written = re.sub(r" at 0x[0-9a-f]+", "", written)  # of functions: another one in every process
             yield f"```python\n{name}{written}\n```"
     yield f"```text\n{inspect.cleandoc(inspect.getdoc(value) or '')}\n```"
     if inspect.isclass(value):
