@@ -346,7 +346,7 @@ def test_output_that_cannot_be_written(tiny_model, references_file, scorer, rows
         larf("score", rows, "--scorer", scorer, "--out", blocked / "out.parquet"),
         larf("filter", scored, "--drop-top", 1, "--out", blocked / "out"),
         larf("fit", tiny_model, "--layer", 1, "--references", references_file, "--out", blocked / "s"),
-        larf("score", rows, "--scorer", scorer, "--out", tmp_path / "out.csv"),
+        larf("score", rows, "--scorer", scorer, "--out", tmp_path / "out.xlsx"),
         larf("filter", scored, "--drop-top", 1, "--out", tmp_path),
     ):
         assert_one_clear_line(done)
@@ -580,7 +580,10 @@ def test_rows_come_from_standard_input_and_go_to_standard_output(scorer, rows, t
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
     done = larf("score", "-", "--scorer", scorer, "--out", "-", "--limit", 2)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == (tmp_path / "a.jsonl").read_text().splitlines()[:2]
+    expected = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()[:2]]
+    assert [json.loads(line) for line in done.stdout.splitlines()] == [
+        {name: pytest.approx(value, abs=1e-6) for name, value in row.items()} for row in expected
+    ]
     assert "in all" in done.stderr
     refused = larf("score", "-", "--scorer", scorer, "--out", "-", "--json")
     assert refused.returncode == 2

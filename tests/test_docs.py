@@ -213,7 +213,7 @@ def test_private_names_of_others_are_all_listed_in_contributing() -> None:
     assert {name: path.name for name, path in private.items() if f"`{name}`" not in listed} == {}
 
 
-NEED_A_MODEL = {"LARFScorer", "find_safety_layers", "score_dataset", "validate"}
+NEED_A_MODEL = {"LARFScorer", "audit", "find_safety_layers", "score_dataset", "validate"}
 
 
 @pytest.mark.parametrize("name", larf_curate.__all__)

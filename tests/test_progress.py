@@ -91,11 +91,14 @@ def test_a_terminal_gets_no_bar_for_short_work(monkeypatch):
     assert out.getvalue().strip() == ""
 
 
-def test_bars_of_downloads_are_there_while_weights_are_read_and_no_others() -> None:
+def test_bars_of_downloads_are_there_while_weights_are_read_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub.utils import are_progress_bars_disabled
     from transformers.utils import logging
 
     assert not are_progress_bars_disabled()
+    with module.quiet(), module.downloads_shown():
+        assert are_progress_bars_disabled(), "a bar in a log"
+    monkeypatch.setattr("sys.stderr", Terminal())
     with module.quiet():
         assert are_progress_bars_disabled()
         with module.downloads_shown():
