@@ -352,7 +352,7 @@ def test_a_run_is_audited_with_what_it_removed(run, refusing_model, prompts_file
     for line in (*found.scores, *found.baselines):
         assert any(line.name in shown and str(line.correlation) in shown for shown in lines), done.stdout
     assert str(found.agreement) in done.stdout
-    assert found.verdict.split(":")[1].split("[")[0].strip() in done.stdout.replace("\n", " ")
+    assert found.verdict.split(":")[1].split("[")[0].strip() in " ".join(done.stdout.split())
 
 
 def test_report_card_and_page_hold_the_audit_until_the_result_changes(run, refusing_model, make_run, rows, tmp_path):
