@@ -11,6 +11,7 @@ import pyarrow as pa
 from ..errors import LarfError
 from ..json_fields import parse_json
 from ..scoring.columns import ISSUE, SCORE, is_larf_column, scores_of
+from ..scoring.public_names import public_spec
 from ..scoring.spec import ScorerSpec
 from ..sources.json_values import rows_of
 from ..sources.tables import conform
@@ -39,7 +40,8 @@ def _metadata(schema: pa.Schema, spec: ScorerSpec) -> dict[bytes, bytes]:
         features = {n: feature for n, feature in described["info"]["features"].items() if not is_larf_column(n)}
         described["info"]["features"] = {**features, **spec.kinds.features()}
         kept[b"huggingface"] = json.dumps(described).encode()
-    scorer = {key: value for key, value in spec.json_fields().items() if key not in ("chat_template", "packages")}
+    fields = public_spec(spec).json_fields()
+    scorer = {key: value for key, value in fields.items() if key not in ("chat_template", "packages")}
     return {**kept, METADATA_KEY: json.dumps(without_directories(scorer), sort_keys=True).encode()}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -13,6 +14,7 @@ from ..errors import PublishError
 from ..models.options import OPTIONS
 from ..pushing import Files
 from ..safe_yaml import load_yaml
+from ..scoring.public_names import public_id, public_name
 from .build_report import build_report
 from .card import HOME, CardRequest
 from .excerpts import highest_rows
@@ -22,6 +24,12 @@ from .results import Results
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_PATHS = {
+    "source": {"path"},
+    "scorer": {"model", "from", "references", "unsafe", "safe", "prompts", "other", "chat_template"},
+    "threshold": {"harmless"},
+}
+"""Keys of a recipe that name files of this machine, or repositories on the Hub."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,13 @@ def publish_files(results: Results, repo: str, *, removed: bool = False, example
     return Publication(files, CardRequest(repo, report, plots, recipe, outcomes, source, {}, shown))
 
 
+def _public(key: str, value: Any, *, pinned: bool) -> Any:
+    """The value of a key that names files or a repository; a chat template that is no path stays."""
+    if not isinstance(value, str) or (key == "chat_template" and "{" in value):
+        return value
+    return public_id(value, pinned=pinned) if key in ("path", "model", "from") else public_name(value)
+
+
 def hub_source(recipe: str | None) -> str | None:
     """The Hub id of the dataset that a resolved recipe names: one that it pins to a commit."""
     source = (load_yaml(recipe) or {}).get("source", {}) if recipe else {}
@@ -78,4 +93,13 @@ def public_recipe(recipe: str) -> str:
     kept = {name: sections[name] for name in ("source", "scorer", "threshold", "output") if name in sections}
     elsewhere = {option.name for option in OPTIONS.values() if not option.about.changes_scores}
     kept["scorer"] = {name: value for name, value in kept["scorer"].items() if name not in elsewhere}
+    for section, names in _PATHS.items():
+        values = kept.get(section)
+        if isinstance(values, dict):
+            pinned = bool(_COMMIT.fullmatch(str(values.get("revision"))))
+            kept[section] = {
+                name: _public(name, value, pinned=pinned) if name in names else value for name, value in values.items()
+            }
+    if isinstance(kept.get("output"), str):
+        kept["output"] = public_name(kept["output"])
     return str(yaml.safe_dump(without_directories(kept), sort_keys=False, allow_unicode=False))

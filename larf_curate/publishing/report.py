@@ -12,6 +12,7 @@ from ..deciding.thresholds import Threshold
 from ..errors import DataError, LarfError, one_line
 from ..json_fields import parse_json
 from ..scoring.columns import SCORE
+from ..scoring.public_names import public_id, public_spec
 from ..scoring.quantile_levels import GROUP_LEVELS
 from ..scoring.spec import ScorerSpec
 from ..scoring.statistics import Estimate
@@ -235,9 +236,10 @@ class Report:
         """Fit to be published: with names of files in place of this machine's paths."""
         source, scorer = self.source, self.scorer
         if source is not None:
-            source = replace(source, name=without_directories(source.name))
+            source = replace(source, name=public_id(source.name))
         if scorer is not None:
-            scorer = ScorerSpec.from_json(json.dumps(without_directories(scorer.json_fields())), "the report's scorer")
+            fields = without_directories(public_spec(scorer).json_fields())
+            scorer = ScorerSpec.from_json(json.dumps(fields), "the report's scorer")
         audit = self.audit and self.audit.without_directories()
         validation = self.validation and self.validation.without_directories()
         return replace(self, source=source, scorer=scorer, audit=audit, validation=validation)

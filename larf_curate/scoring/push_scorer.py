@@ -6,6 +6,7 @@ from ..hub import HubClient
 from ..pushing import README, Destination, Files, push_files
 from .artifact import Tensors, artifact_files
 from .model_card import MARK, render_model_card
+from .public_names import public_spec
 from .spec import ScorerSpec
 
 
@@ -13,10 +14,11 @@ def push_scorer(spec: ScorerSpec, tensors: Tensors, repo_id: str, private: bool 
     """See `LARFScorer.push_to_hub`; returns the commit's address."""
     client = HubClient()
     destination = Destination(client.with_namespace(repo_id), "model", private, revision)
-    files = artifact_files(spec, tensors)
+    public = public_spec(spec)
+    files = artifact_files(public, tensors)
 
     def render(card: str | None) -> Files:
         ours = card is None or MARK in card
-        return {**files, README: render_model_card(spec, destination.repo).encode()} if ours else files
+        return {**files, README: render_model_card(public, destination.repo).encode()} if ours else files
 
     return push_files(client, destination, render, title="Fitted LARF scorer").url

@@ -1,0 +1,105 @@
+"""Whoever reads what is published learns nothing of the machine, the user and the directories that it came from."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from support.hub import GOOD_TOKEN
+from support.loopback_hub import Hub
+from support.made_runs import SCORER, run_maker, sample_rows
+from test_scorer_publishers import RUN, SEARCH
+
+from larf_curate.deciding.layout import SUMMARY
+from larf_curate.publishing.publication import public_recipe
+from larf_curate.publishing.push_run import push_run
+from larf_curate.pushing import Destination
+from larf_curate.scoring.push_scorer import push_scorer
+
+DIRECTORY = "confidential-project"
+SPELLINGS = {
+    "absolute": f"/srv/{DIRECTORY}/in/rows.jsonl",
+    "relative": f"{DIRECTORY}/rows.jsonl",
+    "relative directory": f"{DIRECTORY}/in/rows",
+    "below": f"./{DIRECTORY}/rows.jsonl",
+    "above": f"../{DIRECTORY}/rows.jsonl",
+    "home": f"~/{DIRECTORY}/rows.jsonl",
+    "joined": f"{DIRECTORY}/a.jsonl + {DIRECTORY}/b.jsonl",
+    "pattern": f"{DIRECTORY}/*.jsonl",
+    "Windows": rf"C:\Users\{DIRECTORY}\rows.jsonl",
+    "Windows, relative": rf"{DIRECTORY}\rows.jsonl",
+    "network": rf"\\{DIRECTORY}\share\rows.jsonl",
+    "address": f"https://me:pass@host.{DIRECTORY}.example/dir/rows.jsonl",
+    "signed": f"https://store.example/rows.jsonl?X-Signature={DIRECTORY}#{DIRECTORY}",
+    "file address": f"file:///{DIRECTORY}/rows.jsonl",
+    "ends in a slash": f"/srv/{DIRECTORY}/rows/",
+}
+
+
+def assert_nowhere(files: dict[str, bytes], *secrets: str) -> None:
+    for path, content in files.items():
+        for secret in secrets:
+            assert secret.encode() not in content, (path, secret)
+            assert secret not in path
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_published_run_tells_nothing_of_its_machine(spelling: str, tmp_path: Path, hub: Hub) -> None:
+    name = SPELLINGS[spelling]
+    home = tmp_path / DIRECTORY
+    home.mkdir()
+    spec = replace(
+        SCORER,
+        model=name,
+        version="local-0123456789abcdef",
+        references=replace(SCORER.references, name=name),
+        search=replace(SEARCH, model=name),
+    )
+    run = run_maker(home)(*sample_rows(), scorer=spec)
+    summary = json.loads((run / SUMMARY).read_text())
+    summary["run"] = {**RUN, "source": {**RUN["source"], "name": name}, "model": name}
+    (run / SUMMARY).write_text(json.dumps(summary))
+    recipe = {
+        "source": {"path": name},
+        "scorer": {"model": name, "references": name, "layer": 3, "chat_template": name, "device": DIRECTORY},
+        "threshold": {"calibrated": 0.1, "harmless": name},
+        "executor": {"kind": "slurm", "partition": DIRECTORY},
+        "output": str(run),
+    }
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    push_run(run, Destination("acme/clean"), removed=True, examples=3)
+    published = hub.repos["acme/clean"].files
+    assert len(published) > 6
+    # Shorter names stand in any compressed file by chance.
+    names = [name for name in (*tmp_path.parts[1:], socket.gethostname(), getpass.getuser()) if len(name) > 4]
+    assert_nowhere(published, DIRECTORY, str(Path.home()), GOOD_TOKEN, *names)
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_published_scorer_tells_nothing_of_its_machine(spelling: str, tiny_scorer, hub: Hub) -> None:
+    name = SPELLINGS[spelling]
+    spec = replace(
+        tiny_scorer.spec,
+        model=name,
+        references=replace(tiny_scorer.spec.references, name=name),
+        search=replace(SEARCH, model=name),
+    )
+    push_scorer(spec, tiny_scorer._tensors, "acme/scorer", None, None)
+    assert_nowhere(hub.repos["acme/scorer"].files, DIRECTORY, str(Path.home()), GOOD_TOKEN)
+
+
+def test_names_on_the_hub_stay() -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    recipe = {
+        "source": {"path": "acme/rows", "revision": commit},
+        "scorer": {"model": "acme/model", "layer": 3, "revision": commit, "chat_template": "{{ messages }} a/b"},
+        "threshold": {"drop_top": 1},
+        "output": "runs/first",
+    }
+    public = yaml.safe_load(public_recipe(yaml.safe_dump(recipe)))
+    assert public == {**recipe, "output": "first"}
