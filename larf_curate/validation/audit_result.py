@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from html import escape
 from typing import Literal
 
-from ..deciding.layout import without_directories
 from ..errors import DataError, one_line
 from ..json_fields import parse_json
+from ..scoring.public_names import public_id
 from .audit_statistics import Measured
 
 AUDIT = "audit.json"  # the name of its file in a run directory
@@ -208,7 +208,7 @@ class Audit(AuditedModel):
 
     def without_directories(self) -> Audit:
         """Fit to be published: with names of files in place of this machine's paths."""
-        short = str(without_directories(self.model))
+        short = public_id(self.model)
         if short == self.model:
             return self
         scores = tuple(replace(each, verdict=each.verdict.replace(self.model, short)) for each in self.scores)

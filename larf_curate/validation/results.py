@@ -13,6 +13,7 @@ from typing import Any
 from ..deciding.layout import SUMMARY, without_directories
 from ..errors import DataError, one_line
 from ..json_fields import parse_json
+from ..scoring.public_names import public_id
 from .bootstrap import Figure
 from .words import MEANINGS
 
@@ -159,7 +160,8 @@ class Validation:
     def without_directories(self) -> Validation:
         """Fit to be published: with names of files in place of this machine's paths."""
         record = self.record
-        names = {name: without_directories(getattr(record, name)) for name in ("source", "model", "base_model")}
+        named = {name: getattr(record, name) for name in ("source", "model", "base_model")}
+        names = {name: value and public_id(value) for name, value in named.items()}
         judges = tuple(replace(judge, name=_without_paths(judge.name)) for judge in self.judges)
         return replace(self, record=replace(record, **names), judges=judges)
 
