@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
+
+from .errors import OutputError
+
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 registered: list[Callable[[], object]] = []
 """What empties each cache of this process, in the order in which their modules were imported."""
@@ -36,10 +42,40 @@ def clear_caches() -> None:
 
 
 def cache_directory() -> Path:
-    """`$LARF_CURATE_CACHE`, else `larf_curate` in `$HF_HOME`, else in the user's cache directory."""
+    """`$LARF_CURATE_CACHE`, else `larf_curate` in `$HF_HOME`, else in the user's cache directory.
+
+    Models and measurements are read from it, so it has to be the user's own: what another user has made in a `$HF_HOME`
+    that is shared is passed over. The usual one is made unwritable for others; whoever names a directory has chosen who
+    may write to it.
+
+    Raises:
+        OutputError: the one that `$LARF_CURATE_CACHE` names belongs to another user.
+    """
     if own := os.environ.get("LARF_CURATE_CACHE"):
-        return Path(own).expanduser()
-    if hub := os.environ.get("HF_HOME"):
-        return Path(hub).expanduser() / "larf_curate"
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "larf_curate"
+        named = Path(own).expanduser()
+        if _belongs_to_another(named):
+            raise OutputError(f"the cache {named} belongs to another user: set LARF_CURATE_CACHE to one of your own")
+        return named
+    hub, base = os.environ.get("HF_HOME"), os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = Path(hub or base).expanduser() / "larf_curate"
+    if hub and _belongs_to_another(home):
+        home = Path(base).expanduser() / "larf_curate"
+    _keep_private(home)
+    return home
+
+
+def _belongs_to_another(home: Path) -> bool:
+    """Whether a directory is there and another user's; root may run where everything belongs to somebody."""
+    user = os.geteuid() if hasattr(os, "geteuid") else 0
+    try:
+        return user != 0 and home.stat().st_uid not in (0, user)
+    except OSError:  # it is not there yet
+        return False
+
+
+def _keep_private(home: Path) -> None:
+    """Take others' right to write to a directory of this user away."""
+    with contextlib.suppress(OSError):  # it is not there yet
+        status = home.stat()
+        if hasattr(os, "geteuid") and status.st_uid == os.geteuid() and status.st_mode & _WRITABLE_BY_OTHERS:
+            home.chmod(stat.S_IMODE(status.st_mode) & ~_WRITABLE_BY_OTHERS)

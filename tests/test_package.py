@@ -56,8 +56,8 @@ def test_public_names_are_there_with_an_example_each():
 # Which room imports which -------------------------------------------------------------------------------------------
 
 FLOW = [
-    {"errors", "cache", "inert", "json_fields", "packaged", "safe_yaml"},
-    {"atomic", "progress"},
+    {"errors", "inert", "json_fields", "packaged", "safe_yaml"},
+    {"atomic", "cache", "progress"},
     {"hub", "written"},
     {"pushing"},
     {"rows", "sources"},

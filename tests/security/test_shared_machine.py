@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from larf_curate.atomic import new_directory, write_text
+from larf_curate.cache import cache_directory
 from larf_curate.encoding import kernels
 from larf_curate.encoding.private_library import load_private
+from larf_curate.errors import OutputError
 
 pytestmark = pytest.mark.process  # the compiler's
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
@@ -178,3 +180,58 @@ def test_a_directory_of_somebody_else_is_not_used(
     assert built.times == 1
     assert not ran.exists()
     assert [path.read_bytes() for path in home.iterdir()] == [planted]
+
+
+# The rest of the cache ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LARF_CURATE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    return tmp_path / "cache"
+
+
+def test_nobody_else_can_write_to_the_usual_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LARF_CURATE_CACHE", "HF_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "larf_curate").mkdir()
+    for before, after in ((0o777, 0o755), (0o770, 0o750), (0o700, 0o700)):
+        (tmp_path / "larf_curate").chmod(before)
+        assert mode(cache_directory()) == after
+
+
+def test_a_directory_that_is_named_keeps_its_mode(cache_home: Path) -> None:
+    cache_home.chmod(0o777)
+    assert mode(cache_directory()) == 0o777
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a directory away")
+def test_the_cache_of_another_user_is_refused(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.chown(cache_home, 12345, 12345)
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    with pytest.raises(OutputError, match="belongs to another user: set LARF_CURATE_CACHE"):
+        cache_directory()
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert cache_directory() == cache_home
+
+
+def test_the_default_cache_is_the_user_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LARF_CURATE_CACHE", "HF_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "not there"))
+    assert cache_directory() == tmp_path / "not there" / "larf_curate"
+    assert list(tmp_path.iterdir()) == [], "looking makes nothing"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a directory away")
+def test_a_shared_home_of_the_hub_gives_each_user_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LARF_CURATE_CACHE", raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "shared"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "mine"))
+    assert cache_directory() == tmp_path / "shared" / "larf_curate"
+    (tmp_path / "shared" / "larf_curate").mkdir(parents=True)
+    os.chown(tmp_path / "shared" / "larf_curate", 12345, 12345)
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    assert cache_directory() == tmp_path / "mine" / "larf_curate"
