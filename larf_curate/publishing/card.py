@@ -70,6 +70,7 @@ class CardRequest:
         outcomes: which rows are published, kept ones first.
         source: Hub id of the dataset that was filtered, and the metadata of its card; None, {} where there is none.
         examples: removed rows to show.
+        scorer: whether the fitted scorer is published too, in `larf/scorer/`.
     """
 
     repo: str
@@ -80,6 +81,7 @@ class CardRequest:
     source: str | None = None
     source_metadata: Metadata = field(default_factory=dict)
     examples: Sequence[Excerpt] = ()
+    scorer: bool = False
 
 
 def render_card(request: CardRequest, existing: str | None = None) -> str:
@@ -244,6 +246,8 @@ def _part(request: CardRequest, configs: Sequence[DataConfig], *, by_name: bool)
             examples=request.examples,
             loading=_loading(request.repo, configs, by_name=by_name),
             recipe=request.recipe,
+            scorer_is_there=request.scorer,
+            source_is_public=request.source is not None,
             version=report.run.packages.get("larf-curate"),
             citation=CITATION,
         )

@@ -10,11 +10,13 @@ from typing import Any
 import yaml
 
 from ..deciding.layout import RECIPE, without_directories
-from ..errors import PublishError
+from ..errors import PublishError, ScorerError
 from ..models.options import OPTIONS
+from ..progress import say
 from ..pushing import Files
 from ..safe_yaml import load_yaml
-from ..scoring.public_names import public_id, public_name
+from ..scoring.artifact import artifact_files, read_artifact
+from ..scoring.public_names import public_id, public_name, public_spec
 from .build_report import build_report
 from .card import HOME, CardRequest
 from .excerpts import highest_rows
@@ -24,6 +26,8 @@ from .results import Results
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+SCORER = "scorer"
+"""The directory of the fitted scorer, beside the data."""
 _PATHS = {
     "source": {"path"},
     "scorer": {"model", "from", "references", "unsafe", "safe", "prompts", "other", "chat_template"},
@@ -57,11 +61,13 @@ def publish_files(results: Results, repo: str, *, removed: bool = False, example
         raise PublishError(f"{results.home} keeps no row: there is no dataset to publish")
     report = build_report(results).without_directories()
     plots = draw_plots(report)
-    recipe = public_recipe(results.recipe) if results.recipe else None
+    scorer = _scorer_files(results)
+    recipe = public_recipe(results.recipe, scorer=f"{HOME}/{SCORER}" if scorer else None) if results.recipe else None
     others = {"removed": results.rows.removed, "unscorable": results.rows.unscorable} if removed else {}
     outcomes = ["kept", *(outcome for outcome, rows in others.items() if rows)]
     files: dict[str, bytes | Path] = {f"{HOME}/{REPORT}": report.to_json().encode()}
     files |= {f"{HOME}/plots/{plot.name}": plot.png for plot in plots}
+    files |= {f"{HOME}/{SCORER}/{name}": content for name, content in scorer.items()}
     if recipe:
         files[f"{HOME}/{RECIPE}"] = recipe.encode()
     for outcome in outcomes:
@@ -70,7 +76,20 @@ def publish_files(results: Results, repo: str, *, removed: bool = False, example
             files[f"{HOME}/{outcome}/train-{number:05d}-of-{len(paths):05d}.parquet"] = path
     shown = highest_rows(results, "removed", examples) if examples else []
     source = hub_source(results.recipe)
-    return Publication(files, CardRequest(repo, report, plots, recipe, outcomes, source, {}, shown))
+    return Publication(files, CardRequest(repo, report, plots, recipe, outcomes, source, {}, shown, bool(scorer)))
+
+
+def _scorer_files(results: Results) -> dict[str, bytes]:
+    """The files of the fitted scorer of a run by their names, so that whoever reads its recipe can run it."""
+    run = results.summary.run
+    if run is None:
+        return {}
+    try:
+        spec, tensors = read_artifact(results.home / run.scorer.directory)
+    except ScorerError as error:
+        say(f"the scorer is not published with the rows: {error}")
+        return {}
+    return artifact_files(public_spec(spec), tensors)
 
 
 def _public(key: str, value: Any, *, pinned: bool) -> Any:
@@ -87,8 +106,13 @@ def hub_source(recipe: str | None) -> str | None:
     return path if _HUB_ID.fullmatch(path) and _COMMIT.fullmatch(revision) else None
 
 
-def public_recipe(recipe: str) -> str:
-    """The parts of a recipe that decide the result; where it ran (executor, devices) may hold secrets."""
+def public_recipe(recipe: str, scorer: str | None = None) -> str:
+    """The parts of a recipe that decide the result; where it ran (executor, devices) may hold secrets.
+
+    Args:
+        recipe: its text.
+        scorer: where the fitted scorer is published; a recipe that took one from a directory takes it from there.
+    """
     sections = load_yaml(recipe)
     kept = {name: sections[name] for name in ("source", "scorer", "threshold", "output") if name in sections}
     elsewhere = {option.name for option in OPTIONS.values() if not option.about.changes_scores}
@@ -100,6 +124,9 @@ def public_recipe(recipe: str) -> str:
             kept[section] = {
                 name: _public(name, value, pinned=pinned) if name in names else value for name, value in values.items()
             }
+    fitted = kept["scorer"].get("from")
+    if scorer and fitted and not _COMMIT.fullmatch(str(kept["scorer"].get("revision"))):
+        kept["scorer"]["from"] = scorer
     if isinstance(kept.get("output"), str):
         kept["output"] = public_name(kept["output"])
     return str(yaml.safe_dump(without_directories(kept), sort_keys=False, allow_unicode=False))

@@ -9,6 +9,7 @@ from support import commands
 from support.commands import Finished
 from support.made_runs import sample_rows
 
+from larf_curate import LARFScorer
 from larf_curate.publishing.report import Report
 
 
@@ -71,6 +72,10 @@ def test_a_recipe_that_publishes(hub, tiny_model, references_file, tmp_path, mon
     files = hub.repos["acme/clean"].files
     assert "published: http" in done.stderr
     assert {"larf/plots/layers.png", "larf/removed/train-00000-of-00001.parquet"} <= set(files)
+    for name in ("larf_scorer.json", "larf_scorer.safetensors"):
+        (tmp_path / "theirs").mkdir(exist_ok=True)
+        (tmp_path / "theirs" / name).write_bytes(files[f"larf/scorer/{name}"])
+    assert LARFScorer.from_pretrained(tmp_path / "theirs").layers == (1, 3)
     card = files["README.md"].decode()
     assert "54 of the 60 rows of rows\\.jsonl" in card
     assert "## Examples of removed rows" in card

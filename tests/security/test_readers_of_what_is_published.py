@@ -103,3 +103,11 @@ def test_names_on_the_hub_stay() -> None:
     }
     public = yaml.safe_load(public_recipe(yaml.safe_dump(recipe)))
     assert public == {**recipe, "output": "first"}
+    for fitted, expected in (
+        ("/srv/scorer", "larf/scorer"),
+        ("mine/scorer", "larf/scorer"),
+        ("acme/scorer", "acme/scorer"),
+    ):
+        revision = {"revision": commit} if fitted == expected else {}
+        text = yaml.safe_dump({**recipe, "scorer": {"from": fitted, **revision}})
+        assert yaml.safe_load(public_recipe(text, scorer=there))["scorer"]["from"] == expected
