@@ -110,4 +110,4 @@ def test_names_on_the_hub_stay() -> None:
     ):
         revision = {"revision": commit} if fitted == expected else {}
         text = yaml.safe_dump({**recipe, "scorer": {"from": fitted, **revision}})
-        assert yaml.safe_load(public_recipe(text, scorer=there))["scorer"]["from"] == expected
+        assert yaml.safe_load(public_recipe(text, scorer="larf/scorer"))["scorer"]["from"] == expected
