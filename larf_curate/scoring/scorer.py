@@ -166,6 +166,7 @@ class LARFScorer(ShownInNotebooks):
 
         If the Hub is busy or the connection breaks, it is tried again. If nothing has changed, nothing is sent, and the
         address is that of the repository. A card that is there and was not written by this method stays as it is.
+        Of a model in a directory only its last name is sent: who loads the scorer says where it is, with `model=`.
 
         Args:
             repo_id: namespace/name, or a name of your own; the repository is made if it is not there.

@@ -24,6 +24,7 @@ from larf_curate.encoding import runtime
 from larf_curate.encoding.runtime import unload_models
 from larf_curate.errors import ModelError, OutputError, ScorerError
 from larf_curate.scoring.model_card import render_model_card
+from larf_curate.scoring.public_names import public_spec
 from larf_curate.scoring.records import Separation
 
 CONFIG, TENSORS = "larf_scorer.json", "larf_scorer.safetensors"
@@ -312,8 +313,8 @@ def test_push_to_the_hub_and_back(saved: Path, hub: Hub, monkeypatch: pytest.Mon
             LARFScorer.from_pretrained("acme/larf-tiny")
     with pytest.raises(ScorerError, match="scorer acme/none"):
         LARFScorer.from_pretrained("acme/none")
-    again = LARFScorer.from_pretrained("acme/larf-tiny")
-    assert again.spec == scorer.spec
+    again = LARFScorer.from_pretrained("acme/larf-tiny", model=scorer.spec.model)
+    assert again.spec == public_spec(scorer.spec)  # where the model is on this machine is nobody's business
     rows = [{"question": "How deep is the lake?", "answer": "Twelve metres."}]
     assert np.isfinite(scorer.score(rows)).all()
     np.testing.assert_array_equal(again.score(rows), scorer.score(rows))
