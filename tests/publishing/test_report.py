@@ -227,6 +227,7 @@ KEYS = {
     "rows": {"rows", "scored", "kept", "removed", "unscorable"},
     "issues": {"empty_answer"},
     "source": None,
+    "audit": None,
     "scorer": {field.name for field in fields(ScorerSpec)} - {"chat_template"},
     "threshold": {"rule", "amount", "value", "rows", "removed", "unscorable", "tied", "harmless", "nulls"}
     | {"spared_score", "spared_from"},

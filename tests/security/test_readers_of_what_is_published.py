@@ -8,6 +8,7 @@ import socket
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from support.hub import GOOD_TOKEN
@@ -19,7 +20,12 @@ from larf_curate.deciding.layout import SUMMARY
 from larf_curate.publishing.publication import public_recipe
 from larf_curate.publishing.push_run import push_run
 from larf_curate.pushing import Destination
+from larf_curate.scoring.artifact import read_artifact, write_artifact
+from larf_curate.scoring.formulas import FittedFormula
+from larf_curate.scoring.public_names import public_spec
 from larf_curate.scoring.push_scorer import push_scorer
+from larf_curate.scoring.separation import measure_separation, reference_quantiles
+from larf_curate.scoring.spec import ScorerSpec
 
 DIRECTORY = "confidential-project"
 SPELLINGS = {
@@ -111,3 +117,43 @@ def test_names_on_the_hub_stay() -> None:
         revision = {"revision": commit} if fitted == expected else {}
         text = yaml.safe_dump({**recipe, "scorer": {"from": fitted, **revision}})
         assert yaml.safe_load(public_recipe(text, scorer="larf/scorer"))["scorer"]["from"] == expected
+
+
+def made_scorer(model: str) -> tuple[ScorerSpec, dict[str, np.ndarray]]:
+    """A scorer of eight pairs of random states, whose figures are those of its states."""
+    draw = np.random.default_rng(0)
+    tensors = {side: draw.normal(size=(8, 1, 48)).astype(np.float32) for side in ("unsafe", "safe")}
+    tensors["check"] = draw.normal(size=(1, 48)).astype(np.float32)
+    fitted = FittedFormula("larf", tensors["unsafe"], tensors["safe"])
+    none = {f"held_{side}": tensors[side][:0] for side in ("unsafe", "safe")}
+    spec = replace(
+        SCORER,
+        model=model,
+        version="local-0123456789abcdef",
+        references=replace(SCORER.references, pairs=8, held_back=0, name=f"{model}.jsonl"),
+        separation=measure_separation({**tensors, **none}, fitted, "larf", None, 16),
+        quantiles=reference_quantiles(tensors, fitted),
+    )
+    return spec, tensors
+
+
+def test_the_scorer_of_a_run_is_published_with_it_and_can_be_loaded(plain_run: Path, tmp_path: Path, hub: Hub) -> None:
+    spec, tensors = made_scorer(f"/srv/{DIRECTORY}/model")
+    write_artifact(plain_run / "scorer" / "0123", spec, tensors)
+    summary = json.loads((plain_run / SUMMARY).read_text()) | {"run": RUN}
+    (plain_run / SUMMARY).write_text(json.dumps(summary))
+    recipe = {"source": {"path": "rows.jsonl"}, "scorer": {"from": f"/srv/{DIRECTORY}/scorer"}, "threshold": {}}
+    (plain_run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    for _ in range(2):
+        push_run(plain_run, Destination("acme/clean"))
+    assert len(hub.repos["acme/clean"].commits) == 1, "the same scorer is the same files"
+    published = hub.repos["acme/clean"].files
+    for name in ("larf_scorer.json", "larf_scorer.safetensors"):
+        (tmp_path / name).write_bytes(published[f"larf/scorer/{name}"])
+    read, states = read_artifact(tmp_path)
+    assert read == public_spec(spec)
+    assert read.model == "model"
+    assert np.array_equal(states["unsafe"], tensors["unsafe"])
+    assert yaml.safe_load(published["larf/recipe.yaml"])["scorer"] == {"from": "larf/scorer"}
+    assert "fitted, is in `larf/scorer/`" in published["README.md"].decode()
+    assert_nowhere(published, DIRECTORY)
