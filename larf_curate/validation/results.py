@@ -160,10 +160,10 @@ class Validation:
     def without_directories(self) -> Validation:
         """Fit to be published: with names of files in place of this machine's paths."""
         record = self.record
-        named = {name: getattr(record, name) for name in ("source", "model", "base_model")}
-        names = {name: value and public_id(value) for name, value in named.items()}
+        base = record.base_model and public_id(record.base_model)
         judges = tuple(replace(judge, name=_without_paths(judge.name)) for judge in self.judges)
-        return replace(self, record=replace(record, **names), judges=judges)
+        named = replace(record, source=public_id(record.source), model=public_id(record.model), base_model=base)
+        return replace(self, record=named, judges=judges)
 
     def arm(self, name: str) -> ArmResult:
         """One of the arms.
