@@ -40,7 +40,10 @@ def score(
     scorer: Annotated[str, typer.Option(help="Fitted scorer: directory or Hub id.")],
     out: Annotated[
         Path,
-        typer.Option(help="Where the scored rows go: .parquet, .jsonl or .csv; - for JSON lines on standard output."),
+        typer.Option(
+            help="Where the scored rows go: .parquet, .jsonl or .csv; - for JSON lines on standard output; with "
+            "--split all a directory."
+        ),
     ],
     limit: Annotated[int | None, typer.Option(min=1, help="Score only so many rows, from the first on.")] = None,
     split: Split = None,

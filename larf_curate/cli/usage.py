@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..deciding.summary import Summary
 
 Model = Annotated[str, typer.Argument(help=OPTIONS["model"].about.help)]
-Split = Annotated[str | None, typer.Option(help="Split of a dataset that has several.")]
+Split = Annotated[str | None, typer.Option(help="Split of a dataset that has several; `all` keeps every split apart.")]
 Format = Annotated[str, typer.Option(help=f"Row format: auto, or one of: {', '.join(FORMATS)}.")]
 Config = Annotated[str | None, typer.Option(help="Configuration of a dataset that has several.")]
 Field = Annotated[str | None, typer.Option(help="Key of a JSON object under which its rows lie.")]

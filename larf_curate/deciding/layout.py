@@ -12,6 +12,32 @@ Outcome = Literal["kept", "removed", "unscorable"]
 OUTCOMES: tuple[str, ...] = get_args(Outcome)  # directories of Parquet files
 METADATA_KEY = b"larf_curate"  # in a Parquet schema's metadata: which scorer it was, as JSON
 
+_PART = re.compile(r"data/(?P<split>.+)-\d{5}-of-\d{5}\.parquet")
+
+
+def part_name(split: str, number: int = 0, count: int = 1) -> str:
+    """The name of one of `count` files of an outcome, below its directory; `load_dataset` knows the split by it.
+
+    >>> part_name("", 0, 2), part_name("test")
+    ('data-00000-of-00002.parquet', 'data/test-00000-of-00001.parquet')
+
+    Args:
+        split: of its rows; empty where splits are not kept apart.
+        number: of the file, from 0.
+        count: how many there are.
+    """
+    return f"{f'data/{split}' if split else 'data'}-{number:05d}-of-{count:05d}.parquet"
+
+
+def split_of(name: str) -> str:
+    """The split of a file's rows by the name that `part_name` gave it; empty where splits are not kept apart.
+
+    >>> split_of("data/train_sft-00000-of-00001.parquet"), split_of("data.parquet")
+    ('train_sft', '')
+    """
+    part = _PART.fullmatch(name)
+    return part["split"] if part else ""
+
 
 def without_directories(value: Any) -> Any:
     """Fit to be published: names of files in place of this machine's paths, in all that mappings and lists hold."""

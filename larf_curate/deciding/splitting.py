@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import pyarrow as pa
 
@@ -14,7 +14,7 @@ from ..scoring.columns import ISSUE, SCORE, is_larf_column, scores_of
 from ..scoring.public_names import public_spec
 from ..scoring.spec import ScorerSpec
 from ..sources.json_values import rows_of
-from ..sources.tables import conform
+from ..sources.tables import by_split, conform
 from .excerpts import excerpt_format
 from .layout import METADATA_KEY, without_directories
 from .summary import OutcomeCounts, Summary
@@ -65,17 +65,18 @@ def split_table(table: pa.Table, threshold: Threshold, first_row: int) -> dict[s
 def split_tables(
     tables: Iterable[tuple[int, pa.Table]],
     threshold: Threshold,
-    write: Callable[[str, pa.Table], None],
+    write: Callable[[str, str, pa.Table], None],
     format: str = "auto",  # noqa: A002 - the word users know
+    splits: Sequence[tuple[str, int]] = (),
 ) -> Summary:
-    """Hand every row of some scored tables to `write` under its outcome, whole and in order.
+    """Hand every row of some scored tables to `write` under its outcome and split, whole and in order.
 
     Args:
         tables: with the number of their first row in the dataset, from 0.
         threshold: fitted.
-        write: takes an outcome (kept, removed or unscorable) and rows of it, perhaps none; called for each table and
-            outcome.
+        write: takes an outcome (kept, removed or unscorable), a split, and rows of both, one or more.
         format: how to read the texts of the highest rows for the summary.
+        splits: see `Source.splits`; where there are none, the split is "".
 
     Returns:
         Counts and the highest rows; no quantiles, and no threshold.
@@ -90,8 +91,10 @@ def split_tables(
         read = row_format.columns(table.column_names) if row_format else table.column_names
         rows = rows_of(table, [*read, SCORE, ISSUE])
         tally.add(rows, row_format, scores_of(table), [row.get(ISSUE) for row in rows], first_row)
-        parts = split_table(table, threshold, first_row)
-        for outcome, part in parts.items():
-            write(outcome, part)
-        counts += OutcomeCounts(**{outcome: len(part) for outcome, part in parts.items()})
+        for split, first, piece in by_split(table, first_row, splits):
+            parts = split_table(piece, threshold, first)
+            for outcome, part in parts.items():
+                if len(part):
+                    write(outcome, split, part)
+            counts += OutcomeCounts(**{outcome: len(part) for outcome, part in parts.items()})
     return tally.summary(outcomes=counts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,20 +11,20 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ..deciding.layout import OUTCOMES, SUMMARY
+from ..deciding.layout import SUMMARY, part_name
 from ..deciding.quantiles import named_quantiles
 from ..deciding.splitting import described_scorer, scored_schema, split_tables
 from ..deciding.summary import Summary
 from ..deciding.tally import Tally
 from ..deciding.thresholds import Threshold
-from ..errors import DataError
+from ..errors import DataError, OutputError
 from ..progress import progress, say
 from ..rows.notices import reading_note
 from ..scoring.columns import SCORE, is_larf_column, scores_of
 from ..scoring.quantile_levels import SUMMARY_LEVELS
 from ..scoring.scorer import LARFScorer
 from ..sources.json_values import rows_of, text_columns
-from ..sources.tables import ROWS_AT_ONCE, Source
+from ..sources.tables import ROWS_AT_ONCE, Source, by_split
 from ..sources.writing import TableWriter, refuse_own_source, write_directory, write_file
 
 
@@ -34,7 +34,7 @@ def score_file(source: Source, scorer: LARFScorer, out: str | Path) -> Summary:
     Args:
         source: larf columns that it already has are replaced.
         scorer: a fitted scorer.
-        out: a `.parquet` or `.jsonl` file.
+        out: a `.parquet` or `.jsonl` file; a directory where the source keeps splits apart, which it has then too.
 
     Returns:
         Counts, quantiles of the scores, and the highest rows.
@@ -55,12 +55,12 @@ def score_file(source: Source, scorer: LARFScorer, out: str | Path) -> Summary:
     tally = Tally()
     chunks: list[NDArray[np.float32]] = []
     execution = ""
-    with write_file(Path(out), schema) as writer, progress(source.rows, "scoring") as update:
-        for table in source.tables(ROWS_AT_ONCE):
+    with _scored_output(source, Path(out), schema) as write, progress(source.rows, "scoring") as update:
+        for first_row, table in _with_first_rows(source.tables(ROWS_AT_ONCE)):
             rows = rows_of(table, columns_read)
             scores = scorer.annotate(rows, kept, progress=update)
             columns_out = [table[name] for name in kept] + list(scores.arrow().values())
-            writer.write(pa.table(columns_out, schema=schema))
+            write(pa.table(columns_out, schema=schema), first_row)
             tally.add(rows, row_format, scores.score, scores.issues)
             chunks.append(scores.score)
             execution = scores.execution or execution
@@ -69,6 +69,36 @@ def score_file(source: Source, scorer: LARFScorer, out: str | Path) -> Summary:
         execution=execution,
         references=scorer.spec.quantiles,
     )
+
+
+@contextmanager
+def _scored_output(source: Source, out: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table, int], None]]:
+    """A function that takes scored rows and the number of the first of them.
+
+    It writes one file, or a directory with files of each split where the source keeps splits apart.
+
+    Raises:
+        OutputError: `out` cannot be written.
+    """
+    if not source.splits:
+        with write_file(out, schema) as file:
+            yield lambda table, _: file.write(table)
+        return
+    if out.suffix in (".parquet", ".jsonl", ".csv") or str(out) == "-":
+        raise OutputError(f"{out.name} is one file, and --split all keeps splits apart: give the name of a directory")
+    with write_directory(out) as home, ExitStack() as stack:
+        writers: dict[str, TableWriter] = {}
+        for split, _ in source.splits:
+            path = home / part_name(split)
+            path.parent.mkdir(exist_ok=True)
+            writers[split] = stack.enter_context(closing(TableWriter(path, schema)))
+
+        def write(table: pa.Table, first_row: int) -> None:
+            for split, _, rows in by_split(table, first_row, source.splits):
+                writers[split].write(rows)
+
+        yield write
+        stack.close()  # files are whole once they are closed
 
 
 def split_file(
@@ -97,16 +127,25 @@ def split_file(
     refuse_own_source(source, Path(out))
     fitted = threshold.fit_chunks(score_chunks(source))
     with write_directory(Path(out)) as home, ExitStack() as stack:
-        writers: dict[str, TableWriter] = {}
-        for outcome in OUTCOMES:
-            (home / outcome).mkdir()
-            writers[outcome] = stack.enter_context(closing(TableWriter(home / outcome / "data.parquet", source.schema)))
+        writers: dict[Path, TableWriter] = {}
+
+        def writer(outcome: str, split: str) -> TableWriter:
+            path = home / outcome / (part_name(split) if split else "data.parquet")
+            if path not in writers:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                writers[path] = stack.enter_context(closing(TableWriter(path, source.schema)))
+            return writers[path]
+
         summary = split_tables(
             _with_first_rows(source.tables(ROWS_AT_ONCE)),
             fitted,
-            lambda outcome, rows: writers[outcome].write(rows),
+            lambda outcome, split, rows: writer(outcome, split).write(rows),
             format,
+            source.splits,
         )
+        for outcome, count in vars(summary.outcomes).items():
+            if not count:
+                writer(outcome, "")  # an empty file, which has the columns
         stack.close()  # files are whole once they are closed
         if summary.rows != source.rows:
             raise DataError(f"{source.name} changed while it was read: {source.rows} rows before, {summary.rows} now")

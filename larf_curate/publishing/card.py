@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,14 +49,21 @@ Metadata = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class DataConfig:
-    """One configuration of the dataset: its name, and the outcome whose rows it loads."""
+    """One configuration of the dataset: its name, the outcome whose rows it loads, and the splits that these have."""
 
     name: str
     outcome: str
+    splits: tuple[str, ...] = ("train",)
 
     def metadata(self) -> Metadata:
-        files = [{"split": "train", "path": f"{HOME}/{self.outcome}/*.parquet"}]
+        files = [{"split": split, "path": path} for split, path in self.paths().items()]
         return {"config_name": self.name, "data_files": files}
+
+    def paths(self) -> dict[str, str]:
+        """The pattern of the files of each split, in the repository."""
+        if self.splits == ("train",):
+            return {"train": f"{HOME}/{self.outcome}/*.parquet"}
+        return {split: f"{HOME}/{self.outcome}/{split}-*.parquet" for split in self.splits}
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,7 @@ class CardRequest:
         source: Hub id of the dataset that was filtered, and the metadata of its card; None, {} where there is none.
         examples: removed rows to show.
         scorer: whether the fitted scorer is published too, in `larf/scorer/`.
+        splits: of each outcome; `train` for one that is not named.
     """
 
     repo: str
@@ -82,6 +91,7 @@ class CardRequest:
     source_metadata: Metadata = field(default_factory=dict)
     examples: Sequence[Excerpt] = ()
     scorer: bool = False
+    splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def render_card(request: CardRequest, existing: str | None = None) -> str:
@@ -91,7 +101,7 @@ def render_card(request: CardRequest, existing: str | None = None) -> str:
         PublishError: the existing card's metadata cannot be read.
     """
     metadata, body = split_card(existing or "")
-    configs = _configs(metadata, request.outcomes)
+    configs = _configs(metadata, request)
     merged = _merge_metadata(metadata, request, configs, ours=existing is None or BEGIN in existing)
     part = f"{BEGIN}\n\n{_part(request, configs, by_name=_all_parquet(metadata))}\n\n{END}"
     start, stop = body.find(BEGIN), body.rfind(END)
@@ -128,7 +138,7 @@ def split_card(text: str) -> tuple[Metadata, str]:
 # Metadata -------------------------------------------------------------------------------------------------------------
 
 
-def _configs(metadata: Metadata, outcomes: Sequence[str]) -> list[DataConfig]:
+def _configs(metadata: Metadata, request: CardRequest) -> list[DataConfig]:
     """Our configs, one an outcome. Others keep their names: if one is taken, ours is called larf_..."""
     foreign = [config for config in _as_list(metadata.get("configs")) if not _is_ours(config)]
     taken = {config.get("config_name") for config in foreign if isinstance(config, dict)}
@@ -136,11 +146,11 @@ def _configs(metadata: Metadata, outcomes: Sequence[str]) -> list[DataConfig]:
     taken |= {info.get("config_name", "default") for info in infos}
     has_default = any(isinstance(config, dict) and config.get("default") for config in foreign)
     configs = []
-    for outcome in outcomes:
+    for outcome in request.outcomes:
         name = "default" if outcome == "kept" else outcome
         if name in taken or (outcome == "kept" and has_default):
             name = f"larf_{outcome}"
-        configs.append(DataConfig(name, outcome))
+        configs.append(DataConfig(name, outcome, request.splits.get(outcome, ("train",))))
     return configs
 
 
@@ -259,10 +269,12 @@ def _loading(repo: str, configs: Sequence[DataConfig], *, by_name: bool) -> str:
     """Python code that loads each config."""
     lines = ["from datasets import load_dataset", ""]
     for config in configs:
+        alone = config.splits == ("train",)
         if by_name:
             names = [repo] if config.name == "default" else [repo, config.name]
             arguments = ", ".join(f'"{name}"' for name in names)
         else:
-            arguments = f'"parquet", data_files="hf://datasets/{repo}/{HOME}/{config.outcome}/*.parquet"'
-        lines.append(f'{config.outcome} = load_dataset({arguments}, split="train")')
+            paths = {split: f"hf://datasets/{repo}/{path}" for split, path in config.paths().items()}
+            arguments = f'"parquet", data_files={json.dumps(paths["train"] if alone else paths)}'
+        lines.append(f"{config.outcome} = load_dataset({arguments}" + (', split="train")' if alone else ")"))
     return "\n".join(lines)

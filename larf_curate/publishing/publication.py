@@ -70,13 +70,16 @@ def publish_files(results: Results, repo: str, *, removed: bool = False, example
     files |= {f"{HOME}/{SCORER}/{name}": content for name, content in scorer.items()}
     if recipe:
         files[f"{HOME}/{RECIPE}"] = recipe.encode()
+    splits = {outcome: results.files_by_split(outcome) for outcome in outcomes}
     for outcome in outcomes:
-        paths = results.files[outcome]
-        for number, path in enumerate(paths):
-            files[f"{HOME}/{outcome}/train-{number:05d}-of-{len(paths):05d}.parquet"] = path
+        for split, paths in splits[outcome].items():
+            for number, path in enumerate(paths):
+                files[f"{HOME}/{outcome}/{split}-{number:05d}-of-{len(paths):05d}.parquet"] = path
     shown = highest_rows(results, "removed", examples) if examples else []
     source = hub_source(results.recipe)
-    return Publication(files, CardRequest(repo, report, plots, recipe, outcomes, source, {}, shown, bool(scorer)))
+    named = {outcome: tuple(found) for outcome, found in splits.items()}
+    card = CardRequest(repo, report, plots, recipe, outcomes, source, {}, shown, bool(scorer), named)
+    return Publication(files, card)
 
 
 def _scorer_files(results: Results) -> dict[str, bytes]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ..deciding.layout import OUTCOMES, RECIPE, SUMMARY
+from ..deciding.layout import OUTCOMES, RECIPE, SUMMARY, split_of
 from ..deciding.ranking import Chunks
 from ..deciding.splitting import described_scorer
 from ..deciding.summary import OutcomeCounts, Summary
@@ -78,7 +78,7 @@ class Results:
         files: dict[str, tuple[Path, ...]] = {}
         schema: pa.Schema | None = None
         for outcome, expected in asdict(rows).items():
-            files[outcome] = tuple(sorted((home / outcome).glob("*.parquet")))
+            files[outcome] = tuple(sorted((home / outcome).rglob("*.parquet")))
             there = 0
             for path in files[outcome]:
                 with _reading(path), pq.ParquetFile(path) as file:
@@ -103,6 +103,14 @@ class Results:
             recipe=recipe.read_text(encoding="utf-8") if recipe.is_file() else None,
             row_format=_row_format(summary, schema.names),
         )
+
+    def files_by_split(self, outcome: str) -> dict[str, list[Path]]:
+        """The files of an outcome by split, in their order; `train` holds all where splits were not kept apart."""
+        found: dict[str, list[Path]] = {}
+        for path in self.files[outcome]:
+            found.setdefault(split_of(path.relative_to(self.home / outcome).as_posix()), []).append(path)
+        # Beside files of splits, one without a split is empty: it is there for its columns.
+        return {"train": found[""]} if list(found) == [""] else {split: found[split] for split in found if split}
 
     def tables(self, outcome: str, columns: Sequence[str], rows: int = _SCORES_AT_ONCE) -> Iterator[pa.Table]:
         """All rows of an outcome in their order, at most `rows` at a time."""

@@ -212,8 +212,8 @@ def _choose(name: str, columns: list[str]) -> RowFormat:
         wanted = "; ".join(f"{candidate.name}: {', '.join(candidate.required)}" for candidate in detected)
         raise RowFormatError(
             f"the columns ({have}) fit no known row format{_hint(columns)}. Say which columns hold the parts "
-            f"(columns= or --map, for example query=prompt,reply=completion) of one of [{wanted}], or pass format= a "
-            "function that turns a row into chat messages"
+            f"(columns= or --map, for example query=prompt,reply=completion) of one of [{wanted}]; name a format "
+            "(format= or --format); or, in Python, pass format= a function that turns a row into chat messages"
         )
     if name not in FORMATS:
         raise RowFormatError(f"unknown row format {name!r}; known: {', '.join(FORMAT_NAMES)}")
@@ -237,7 +237,7 @@ def _hint(columns: Iterable[str]) -> str:
     if any(len(name.split()) > _HEADER_WORDS for name in columns):
         return " (is there no header line? The names of columns are read from the first line)"
     if "text" in columns:
-        return " (if the column 'text' holds whole conversations, written out by a template, pass format='text')"
+        return " (if 'text' holds whole conversations, written out by a template, pass format='text' or --format text)"
     plain = {name.strip().lower().replace(" ", "_"): name for name in columns}
     for candidate in fitting(plain):
         odd = [f"{plain[name]!r} as {name!r}" for name in candidate.required if plain[name] != name]

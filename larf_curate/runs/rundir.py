@@ -171,7 +171,7 @@ def _are_whole(home: Path, summary: Summary) -> bool:
 
     for outcome, expected in asdict(summary.outcomes or OutcomeCounts()).items():
         try:
-            there = sum(pq.read_metadata(path).num_rows for path in (home / outcome).glob("*.parquet"))
+            there = sum(pq.read_metadata(path).num_rows for path in (home / outcome).rglob("*.parquet"))
         except (OSError, pa.ArrowException):
             return False
         if there != expected or not (home / outcome).is_dir():
@@ -193,7 +193,7 @@ def move_results_into_place(home: Path, work: Path) -> None:
     refuse_foreign(home, _RESULTS)
     try:
         (home / SUMMARY).unlink(missing_ok=True)
-        parts = [path for outcome in OUTCOMES for path in (work / outcome).glob("*")]
+        parts = [path for outcome in OUTCOMES for path in (work / outcome).rglob("*") if path.is_file()]
         claim(home, [*(path.relative_to(work).as_posix() for path in parts), RECIPE, SUMMARY])
         for name in (*OUTCOMES, RECIPE):
             if not (work / name).exists():

@@ -84,7 +84,7 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        return digest_of([shard.digest for shard in self.shards])
+        return digest_of([*(shard.digest for shard in self.shards), *self.source.splits])
 
     def part(self, rank: int, tasks: int, indexes: Sequence[int] | None = None) -> list[Shard]:
         """One task's share of the shards (of those named): a run of neighbours, as even as can be."""

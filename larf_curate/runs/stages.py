@@ -22,7 +22,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.typeshelper import StatHints
 
 from ..atomic import new_directory, write_text
-from ..deciding.layout import RECIPE, SUMMARY
+from ..deciding.layout import RECIPE, SUMMARY, part_name
 from ..deciding.quantiles import named_quantiles
 from ..deciding.splitting import scored_schema, split_tables
 from ..deciding.summary import OutcomeCounts, RunRecord, Summary
@@ -199,19 +199,25 @@ class SplitShards(Stage):
         job, plan = job_at(self.job)
         work = Path(job.work)
         schema = scored_schema(plan.schema, read_artifact(job.scorer)[0])
-        writers: dict[str, TableWriter] = {}
+        writers: dict[Path, TableWriter] = {}
         with ExitStack() as stack:
 
-            def write(outcome: str, rows: pa.Table) -> None:
-                if not len(rows) and (rank or outcome in writers):
-                    return  # but the first task's file is there even where it is empty: it has the columns
-                if outcome not in writers:
-                    path = work / outcome / f"data-{rank:05d}-of-{tasks:05d}.parquet"
-                    writers[outcome] = stack.enter_context(write_file(path, schema))
-                writers[outcome].write(rows)
+            def writer(outcome: str, split: str) -> TableWriter:
+                path = work / outcome / part_name(split, rank, tasks)
+                if path not in writers:
+                    writers[path] = stack.enter_context(write_file(path, schema))
+                return writers[path]
 
-            tables = _scored_tables(plan.part(rank, tasks), Path(job.scored), schema)
-            summary = split_tables(tables, _fitted_threshold(work), write, job.format)
+            summary = split_tables(
+                _scored_tables(plan.part(rank, tasks), Path(job.scored), schema),
+                _fitted_threshold(work),
+                lambda outcome, split, rows: writer(outcome, split).write(rows),
+                job.format,
+                plan.source.splits,
+            )
+            for outcome, count in vars(summary.outcomes).items():
+                if not count and not rank:  # the first task's file is there even where it is empty: it has the columns
+                    writer(outcome, "")
         write_text(work / _PARTS / f"{rank:05d}.json", summary.to_json())
         for outcome, count in vars(summary.outcomes).items():
             self.stat_update(outcome, value=count)

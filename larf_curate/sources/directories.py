@@ -15,6 +15,8 @@ from .text_files import advice_for, family_of
 
 _NOT_ROWS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json"}
 _OWN_RESULT = "larf_summary.json"
+ALL_SPLITS = "all"
+"""In place of a split's name: every split, each kept apart from the others."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,14 @@ SPLIT = Choice("split", "--split")
 CONFIG = Choice("configuration", "--config")
 
 
-def files_in(directory: Path, split: str | None, config: str | None) -> list[Path]:
+def files_in(directory: Path, split: str | None, config: str | None) -> dict[str, list[Path]]:
     """The data files to read, all of one kind, in order. Whatever else lies there is named in one line.
+
+    They are given by the name of their split where splits are kept apart, and else under an empty name.
 
     Args:
         directory: of plain files, or a downloaded repository of the Hub.
-        split: which one; `train` where there are several and none is named.
+        split: which one, or `all`; `train` where there are several and none is named.
         config: which configuration of a repository's README, or which data set of LLaMA-Factory's.
 
     Raises:
@@ -67,7 +71,7 @@ def files_in(directory: Path, split: str | None, config: str | None) -> list[Pat
     registered = _registered(directory)
     if registered:
         name = CONFIG.pick(str(directory), list(registered), config, "")
-        return _one_kind(directory, [directory / registered[name]], [])
+        return {"": _one_kind(directory, [directory / registered[name]], [])}
     configs = _configs(directory)
     if config is not None and not configs:
         raise DataError(f"{directory} has no configurations, so there is no {config!r}; leave --config out")
@@ -78,8 +82,11 @@ def files_in(directory: Path, split: str | None, config: str | None) -> list[Pat
     if not splits:
         names = f" ({_listed(others)}: {advice_for(others[0])})" if others else ""
         raise DataError(f"{directory} holds no data files{names}")
+    if split == ALL_SPLITS and ALL_SPLITS not in splits:
+        read = set(_one_kind(directory, [file for files in splits.values() for file in files], others))
+        return {name: [file for file in files if file in read] for name, files in splits.items()}
     chosen = SPLIT.pick(str(directory), list(splits), split, "train")
-    return _one_kind(directory, splits[chosen], others)
+    return {"": _one_kind(directory, splits[chosen], others)}
 
 
 def _registered(directory: Path) -> dict[str, str]:

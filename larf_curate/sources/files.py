@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -38,7 +39,8 @@ def open_source(
 
     Args:
         name: path, pattern (`data/*.jsonl`), `owner/name` on the Hub, or `demo` for the packaged sample rows.
-        split: of a dataset that has several, also a slice (`train[:1000]`); `train` if it has one of that name.
+        split: of a dataset that has several, also a slice (`train[:1000]`); `train` if it has one of that name. `all`
+            reads every split and keeps them apart: what is written of them has the same splits.
         revision: branch, tag or commit on the Hub.
         config: configuration of a dataset that has several.
         field: key of a JSON object under which its rows lie.
@@ -54,7 +56,10 @@ def open_source(
             _refuse(name, config=config, field=field)
             return saved_dataset(path, split)
         if path.is_dir():
-            return _source_of(files_in(path, split, config), field)
+            files = files_in(path, split, config)
+            source = _source_of([file for listed in files.values() for file in listed], field)
+            split_of = {str(file): name for name, listed in files.items() for file in listed}
+            return replace(source, files=tuple(replace(file, split=split_of[file.path]) for file in source.files))
         if path.is_file():
             _refuse(name, split=split, config=config)
             return _source_of([path], field)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, one_line
 from .arrow_files import batches_of
-from .directories import CONFIG, SPLIT
+from .directories import ALL_SPLITS, CONFIG, SPLIT
 from .file_readers import read_file
 from .tables import DataFile, Source, overlap
 
@@ -67,6 +69,8 @@ def _source_of(name: str, dataset: Any, split: str | None) -> Source:
     from datasets import ReadInstruction
 
     splits = dataset if isinstance(dataset, dict) else {str(dataset.split or "train"): dataset}
+    if split == ALL_SPLITS and ALL_SPLITS not in splits:
+        return _all_splits(name, splits)
     if split is None:
         split = SPLIT.pick(name, list(splits), None, "train")
     try:
@@ -82,6 +86,16 @@ def _source_of(name: str, dataset: Any, split: str | None) -> Source:
         whole = _arrow_files(name, splits[part.splitname])
         files += overlap(whole, part.from_ or 0, sum(file.rows for file in whole) if part.to is None else part.to)
     return Source(name, splits[parts[0].splitname].features.arrow_schema, tuple(files), read_file)
+
+
+def _all_splits(name: str, splits: Mapping[str, Any]) -> Source:
+    """Every split, each kept apart from the others."""
+    first, *others = splits
+    for other in others:
+        if splits[other].features != splits[first].features:
+            raise DataError(f"{name}: the splits {first} and {other} have different columns: read one with --split")
+    files = [replace(file, split=split) for split, part in splits.items() for file in _arrow_files(name, part)]
+    return Source(name, splits[first].features.arrow_schema, tuple(files), read_file)
 
 
 def _arrow_files(name: str, dataset: Any) -> list[DataFile]:

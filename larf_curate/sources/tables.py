@@ -24,6 +24,7 @@ class DataFile:
         rows: how many of its rows belong to the dataset, from row `first` on.
         marks: (row, byte, line) of some rows' beginnings, where a reader may start.
         field: the key of a JSON object under which its rows lie; empty where they lie under none.
+        split: the split that its rows belong to, where splits are kept apart; else empty.
     """
 
     path: str
@@ -32,6 +33,7 @@ class DataFile:
     first: int = 0
     marks: tuple[tuple[int, int, int], ...] = ()
     field: str = ""
+    split: str = ""
 
 
 Reader = Callable[[DataFile, pa.Schema, int, int], Iterator[pa.Table]]
@@ -58,6 +60,15 @@ class Source:
     def first(self, rows: int) -> Source:
         """The same source, as if it ended after so many rows."""
         return replace(self, files=tuple(overlap(self.files, 0, rows)))
+
+    @property
+    def splits(self) -> tuple[tuple[str, int], ...]:
+        """The splits that are kept apart, in order, with the number of rows of each (none is empty)."""
+        counts: dict[str, int] = {}
+        for file in self.files:
+            if file.split and file.rows:
+                counts[file.split] = counts.get(file.split, 0) + file.rows
+        return tuple(counts.items())
 
     def tables(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[pa.Table]:
         """Rows `start` to `stop`, in tables of `size` rows but for the last, across the borders of files."""
@@ -94,6 +105,29 @@ def overlap(files: Iterable[DataFile], start: int, stop: int) -> Iterator[DataFi
         place += file.rows
         if low < high:
             yield replace(file, first=file.first + low, rows=high - low)
+
+
+def by_split(table: pa.Table, first_row: int, splits: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int, pa.Table]]:
+    """The rows of a table by the split that they belong to, each with the number of the first row in the source.
+
+    >>> pieces = by_split(pa.table({"x": [3, 4, 5]}), 3, [("train", 5), ("test", 9)])
+    >>> [(split, first, rows["x"].to_pylist()) for split, first, rows in pieces]
+    [('train', 3, [3, 4]), ('test', 5, [5])]
+
+    Args:
+        table: rows that follow one another in the source.
+        first_row: the number of the first of them, from 0.
+        splits: see `Source.splits`; where there are none, all rows belong to "".
+    """
+    if not splits:
+        yield "", first_row, table
+        return
+    begin = 0
+    for split, rows in splits:
+        low, high = max(first_row, begin), min(first_row + len(table), begin + rows)
+        if low < high:
+            yield split, low, table.slice(low - first_row, high - low)
+        begin += rows
 
 
 def schema_text(schema: pa.Schema) -> str:

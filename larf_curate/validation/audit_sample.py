@@ -21,6 +21,7 @@ from ..rows.formats import columns_of
 from ..scoring.artifact import read_spec
 from ..scoring.columns import scores_of
 from ..scoring.spec import ScorerSpec
+from ..sources.directories import ALL_SPLITS
 from ..sources.files import open_source
 from ..sources.json_values import rows_of
 from ..sources.tables import Source
@@ -143,9 +144,9 @@ def _of_run(home: Path, names: Sequence[str]) -> Candidates:
     if summary.outcomes is None or summary.threshold is None:
         raise DataError(f"{home} holds rows that were scored but not split: audit the scored file itself")
     sources = {
-        outcome: open_source(str(home / outcome))
+        outcome: open_source(str(home / outcome), ALL_SPLITS)
         for outcome in OUTCOMES
-        if any((home / outcome).glob("*.parquet")) and getattr(summary.outcomes, outcome)
+        if any((home / outcome).rglob("*.parquet")) and getattr(summary.outcomes, outcome)
     }
     if not sources:
         raise DataError(f"{home} holds no rows")

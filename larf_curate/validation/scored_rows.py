@@ -112,7 +112,7 @@ class ScoredRows:
 
 
 def _read(directory: Path) -> pa.Table | None:
-    files = sorted(directory.glob("*.parquet"))
+    files = sorted(directory.rglob("*.parquet"))
     return pa.concat_tables([pq.read_table(file) for file in files]) if files else None
 
 

@@ -112,6 +112,25 @@ def test_the_index_of_pandas_survives(tmp_path, tiny_scorer: LARFScorer):
     assert sorted(pd.concat(parts).index) == ["a", "b", "c"]
 
 
+def test_the_index_of_pandas_survives_a_recipe(tmp_path, tiny_scorer: LARFScorer, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_scorer.save_pretrained("scorer")
+    dates = pd.date_range("2024-02-01", periods=30, name="day", tz="Europe/Berlin")
+    frame = pd.DataFrame({"question": [f"What is {i}?" for i in range(30)], "answer": "It is so."}, index=dates)
+    frame.to_parquet("in.parquet")
+    recipe = {
+        "source": {"path": "in.parquet", "shard_rows": 8},
+        "scorer": {"from": "scorer"},
+        "threshold": {"drop_top": 5},
+        "output": "out",
+    }
+    Recipe.from_text(json.dumps(recipe)).run()
+    kept, removed = (pd.read_parquet(f"out/{outcome}") for outcome in ("kept", "removed"))
+    assert kept.index.name == removed.index.name == "day"
+    assert sorted([*kept.index, *removed.index]) == list(dates)
+    assert list(kept.columns[:3]) == ["question", "answer", "larf_score"]
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(max_size=4),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=3),

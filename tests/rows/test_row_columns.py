@@ -196,9 +196,9 @@ def test_names_of_columns_are_pairs(text):
         (["Instruction", "Output"], ["'Instruction' as 'instruction'", "'Output' as 'output'", "alpaca"]),
         (["question ", "answer"], ["'question ' as 'question'", "question-answer"]),
         (["instruction;output"], ["';'"]),
-        (["text", "label"], ["format='text'"]),
+        (["text", "label"], ["format='text'", "--format text"]),
         (["Write a poem about the sea", "The sea is wide."], ["no header line"]),
-        (["query", "reply"], ["--map", "query=prompt,reply=completion"]),
+        (["query", "reply"], ["--map", "query=prompt,reply=completion", "--format", "format= a function"]),
     ],
 )
 def test_headers_that_nearly_fit_get_a_hint(columns, words):
