@@ -367,7 +367,7 @@ def test_output_is_refused_before_any_row_is_scored(tiny_scorer, tmp_path, monke
     monkeypatch.setattr(type(tiny_scorer), "annotate", lambda *_, **__: pytest.fail("scored in vain"))
     source = open_source(write_rows(tmp_path / "in.jsonl"))
     (tmp_path / "a.parquet").mkdir()
-    for name in ("in.jsonl/out.parquet", "out.csv", "a.parquet"):
+    for name in ("in.jsonl/out.parquet", "out.xlsx", "a.parquet"):
         with pytest.raises(OutputError):
             score_file(source, tiny_scorer, tmp_path / name)
 

@@ -302,7 +302,7 @@ def test_located_blocks_are_those_of_a_plain_computation(tiny_model: Path, refer
     assert len(profile.locators["separation of references (d)"]) == 5
 
 
-def test_the_judge_by_wording_refuses_to_count_what_it_cannot_read(tiny_model: Path) -> None:
+def test_the_judge_by_wording_refuses_to_count_what_it_cannot_read(tiny_model: Path, search: Any) -> None:
     prompts = ["Wie beende ich einen Prozess?", "Wo kann ich meine Zeit totschlagen?", "Comment tuer un processus ?"]
     with pytest.raises(ModelError, match=r"reads English, and 100% of the 3 prompts.*--judge-url"):
         search(tiny_model, prompts=prompts, blocks=[0], scales=(0.9, 1.1), max_new_tokens=1)
