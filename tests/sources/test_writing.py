@@ -99,7 +99,7 @@ def test_a_full_disk_found_when_lines_are_flushed(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["out.xlsx", "out", "out.json", "out.jsonl.gz"])
 def test_other_endings_are_refused_before_any_work(name, tmp_path):
-    with pytest.raises(OutputError, match=r"\.parquet or \.jsonl"), write_file(tmp_path / name, SCHEMA):
+    with pytest.raises(OutputError, match=r"\.parquet, \.jsonl or \.csv"), write_file(tmp_path / name, SCHEMA):
         pytest.fail("there must be no work")
 
 
