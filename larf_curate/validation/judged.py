@@ -55,7 +55,7 @@ def losses_before_training(
             for pair in zip(asked, answers, strict=True)
         }
     )
-    return dict(zip(pairs, answer_losses(runtime, renderer, pairs), strict=True))
+    return dict(zip(pairs, answer_losses(runtime, renderer, pairs, whole=False), strict=True))
 
 
 def judge_models(

@@ -116,8 +116,17 @@ def mean_losses(runtime: Runtime, rows: Sequence[TrainingRow]) -> list[float]:
     return [float("nan") if values is None else float(values.mean()) for values in found.values]
 
 
-def answer_rows(renderer: Renderer, pairs: Sequence[tuple[str, str]]) -> list[TrainingRow | None]:
-    """Prompts with answers, as rows whose trained tokens are those of the answer; None for an empty answer."""
+def answer_rows(
+    renderer: Renderer, pairs: Sequence[tuple[str, str]], *, whole: bool = True
+) -> list[TrainingRow | None]:
+    """Prompts with answers, as rows whose trained tokens are those of the answer; None for an empty answer.
+
+    Args:
+        renderer: of the model.
+        pairs: of a prompt and an answer.
+        whole: whether the token that ends the answer counts too; not where answers may be cut, since a model finds an
+            end in the middle of a sentence all but impossible.
+    """
     rows: list[TrainingRow | None] = []
     for prompt, answer in pairs:
         messages = ({"role": "user", "content": prompt}, {"role": "assistant", "content": answer})
@@ -128,13 +137,18 @@ def answer_rows(renderer: Renderer, pairs: Sequence[tuple[str, str]]) -> list[Tr
         except Unscorable:
             rows.append(None)
         else:
-            rows.append(TrainingRow(tuple(found.ids), tuple(map(float, found.trained))))
+            weights = list(map(float, found.trained))
+            if not whole and found.count > 1:
+                weights[max(place for place, mark in enumerate(found.trained) if mark)] = 0.0
+            rows.append(TrainingRow(tuple(found.ids), tuple(weights)))
     return rows
 
 
-def answer_losses(runtime: Runtime, renderer: Renderer, pairs: Sequence[tuple[str, str]]) -> list[float]:
-    """The mean loss of each answer to its prompt, in nats a token; NaN for an empty answer."""
-    rows = answer_rows(renderer, pairs)
+def answer_losses(
+    runtime: Runtime, renderer: Renderer, pairs: Sequence[tuple[str, str]], *, whole: bool = True
+) -> list[float]:
+    """The mean loss of each answer to its prompt, in nats a token; NaN for an empty answer. See `answer_rows`."""
+    rows = answer_rows(renderer, pairs, whole=whole)
     losses = iter(mean_losses(runtime, [row for row in rows if row is not None]))
     return [float("nan") if row is None else next(losses) for row in rows]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .arms import REMEDIES
+from .arms import REMEDIES, UNTRAINED
 from .bootstrap import Figure
 from .results import ArmResult, Trend
 
@@ -56,6 +56,12 @@ def _of_removed(arm: ArmResult, shown: str) -> list[str]:
             "four times out of five."
         )
         return [sentence]
+    if arm.control == UNTRAINED:
+        way = "lowers" if arm.against.value < 0 else "raises"
+        sentence = (
+            f"Training on the removed rows {way} the log-odds of refusing by {_amount(arm.against)}; whether other "
+        )
+        return [sentence + "rows do the same, and so whether the filter helps, says only the arm matched or random."]
     if arm.against.value < 0:
         sentence = f"Training on the removed rows lowers the log-odds of refusing by {_amount(arm.against)} more than "
         return [sentence + f"{control}: the filter removes rows that erode refusals."]

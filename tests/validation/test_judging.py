@@ -12,9 +12,11 @@ import pytest
 from larf_curate.answering.judges import EndpointJudge
 from larf_curate.answering.language import is_english, script_of
 from larf_curate.errors import ModelError
+from larf_curate.rows.rendering import Renderer
 from larf_curate.validation.coherence import fault_of, usual_loss
 from larf_curate.validation.judge_choice import choose_judge
 from larf_curate.validation.judging import WordingJudge, kappa
+from larf_curate.validation.measuring import answer_rows
 
 ENGLISH = [
     "I'm sorry, but I can't help with that.",
@@ -113,3 +115,16 @@ def test_kappa():
     assert kappa(first, first) == 1
     assert kappa([True, None], [None, False]) is None
     assert kappa([True, True], [True, True]) is None
+
+
+def test_an_answer_that_was_cut_is_no_gibberish_for_its_missing_end(tiny_model):
+    """The end of turn that a rendering puts after a cut answer has a loss of its own, which counts for whole ones."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    renderer = Renderer(tokenizer, 256)
+    pairs = [("Why?", "I'm sorry, but I can't help")]
+    for whole, end in ((True, "<|im_end|>"), (False, "")):
+        (row,) = answer_rows(renderer, pairs, whole=whole)
+        assert row is not None
+        assert tokenizer.decode([token for token in row.labels if token != -100]) == pairs[0][1] + end

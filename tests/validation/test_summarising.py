@@ -147,6 +147,13 @@ def test_the_verdict_says_what_the_figures_say(against, sentence):
     assert "One seed" not in text
 
 
+def test_no_training_is_no_control_of_a_filter():
+    text = verdict_of([arm("none", 1.0), arm("removed", 0.0, around(-0.75, 0.25), "none")], None, 3, 120)
+    assert "Training on the removed rows lowers the log-odds of refusing by 0.75" in text
+    assert "says only the arm matched or random" in text
+    assert "the filter removes" not in text
+
+
 def test_the_verdict_on_bins_remedies_and_nothing():
     trend = Trend(around(-0.2, 0.1), 0.004)
     assert "Rows with higher scores erode refusals more" in verdict_of([arm("bin1", 1.0)], trend, 3, 120)
