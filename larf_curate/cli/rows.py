@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal, Unpack
 
 import typer
 
-from ..errors import ThresholdError
+from ..errors import ModelError, ThresholdError
 from ..models.options import RunOptions
 from ..progress import tell
+from ..scoring.formula_names import Turns
 from .model_options import with_run_options
 from .usage import (
     STANDARD,
@@ -21,10 +22,12 @@ from .usage import (
     Join,
     Json,
     Split,
+    Weight,
     reading_of,
     refuse_unscored,
     rows_from,
     rows_to,
+    weight_of,
     wrong_usage,
 )
 
@@ -52,6 +55,14 @@ def score(
     field: Field = None,
     columns: Columns = None,
     join: Join = None,
+    turns: Annotated[
+        Turns | None,
+        typer.Option(help="larf, subspace: score the last assistant turn, or all and count the worst (larf_turn)."),
+    ] = None,
+    spans: Annotated[
+        bool, typer.Option("--spans", help="influence: add larf_spans, the characters that do half of the damage.")
+    ] = False,
+    weight: Weight = None,
     guard: Annotated[
         str | None,
         typer.Option(help="Guard model (Llama Guard, WildGuard, ...) whose verdict is the column guard_unsafe."),
@@ -67,7 +78,10 @@ def score(
     from ..scoring.scorer import LARFScorer
     from ..sources.files import open_source
 
+    width = weight_of(weight)
     fitted = LARFScorer.from_pretrained(scorer, format=reading_of(format, columns, join), **options)
+    with wrong_usage(ModelError, "--spans" if spans else "--turns"):
+        fitted = fitted.with_options(turns=turns, spans=spans or None, weight=width)
     if json and str(out) == STANDARD:
         raise typer.BadParameter("--json and --out - both want standard output")
     judge = None if guard is None else _guard(guard)
@@ -124,6 +138,7 @@ def filter_(
     config: Config = None,
     field: Field = None,
     columns: Columns = None,
+    weight: Weight = None,
     json: Json = False,
 ) -> None:
     """Split scored rows by a threshold: kept, removed, unscorable."""
@@ -145,7 +160,8 @@ def filter_(
             threshold = getattr(Threshold, chosen[0])(rules[chosen[0]], unscorable=unscorable)
     with rows_from(data) as name:
         source = open_source(name, split, config=config, field=field)
-        summary = split_file(source, threshold, out, format=reading_of(format, columns, None))
+        reading = reading_of(format, columns, None)
+        summary = split_file(source, threshold, out, format=reading, weight=weight_of(weight))
     if json:
         print(summary.to_json())
         return

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import DataError, LarfError, RowFormatError
+from ..errors import DataError, LarfError, RowFormatError, ThresholdError
 from ..models.options import OPTIONS
 from ..progress import say
 from ..rows.formats import FORMATS
@@ -20,6 +20,7 @@ from ..rows.reading import Reading, check_join, parse_columns
 
 if TYPE_CHECKING:
     from ..deciding.summary import Summary
+    from ..scoring.weights import WeightRange
 
 Model = Annotated[str, typer.Argument(help=OPTIONS["model"].about.help)]
 Split = Annotated[str | None, typer.Option(help="Split of a dataset that has several; `all` keeps every split apart.")]
@@ -35,6 +36,13 @@ Join = Annotated[
     typer.Option(help="Between a request and its input, or a template with {instruction} and {input}. Default: \\\\n"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, and nothing else.")]
+Weight = Annotated[
+    str | None,
+    typer.Option(
+        help="Add larf_weight: 1 up to a lower score, 0 from an upper one, a straight line between.",
+        metavar="LOWER,UPPER",
+    ),
+]
 RunDirectory = Annotated[Path, typer.Argument(help="Directory that `run` or `filter` has written.")]
 
 
@@ -75,6 +83,14 @@ def reading_of(name: str, columns: list[str] | None, join: str | None) -> str:
     with wrong_usage(RowFormatError):
         names = parse_columns(columns or ())
         return Reading(name, names, None if join is None else check_join(join)).to_text()
+
+
+def weight_of(text: str | None) -> WeightRange | None:
+    """The two scores of `--weight`; None if it was not given."""
+    from ..scoring.weights import WeightRange
+
+    with wrong_usage(ThresholdError, "--weight"):
+        return None if text is None else WeightRange.from_text(text)
 
 
 def refuse_unscored(summary: Summary) -> None:

@@ -10,9 +10,10 @@ import pyarrow as pa
 
 from ..errors import LarfError
 from ..json_fields import parse_json
-from ..scoring.columns import ISSUE, SCORE, is_larf_column, scores_of
+from ..scoring.columns import ISSUE, SCORE, WEIGHT, is_larf_column, scores_of
 from ..scoring.public_names import public_spec
 from ..scoring.spec import ScorerSpec
+from ..scoring.weights import WeightRange
 from ..sources.json_values import rows_of
 from ..sources.tables import by_split, conform
 from .excerpts import excerpt_format
@@ -45,6 +46,29 @@ def _metadata(schema: pa.Schema, spec: ScorerSpec) -> dict[bytes, bytes]:
     return {**kept, METADATA_KEY: json.dumps(without_directories(scorer), sort_keys=True).encode()}
 
 
+def weighted_schema(schema: pa.Schema, weight: WeightRange | None) -> pa.Schema:
+    """The columns of scored rows with `larf_weight` as the last, in place of an earlier one; as they are for None."""
+    if weight is None:
+        return schema
+    metadata = dict(schema.metadata or {})
+    if b"huggingface" in metadata:
+        described = json.loads(metadata[b"huggingface"])
+        described["info"]["features"].pop(WEIGHT, None)
+        described["info"]["features"][WEIGHT] = {"dtype": "float32", "_type": "Value"}
+        metadata[b"huggingface"] = json.dumps(described).encode()
+    fields = [field for field in schema if field.name != WEIGHT]
+    return pa.schema([*fields, pa.field(WEIGHT, pa.float32())], metadata)
+
+
+def _weighted(table: pa.Table, weight: WeightRange | None) -> pa.Table:
+    """Scored rows with their training weights, null where they have no score; as they are for None."""
+    if weight is None:
+        return table
+    values = pa.array(weight.weights(scores_of(table)), pa.float32(), from_pandas=True)  # NaN becomes null
+    columns = [column for name, column in zip(table.column_names, table.columns, strict=True) if name != WEIGHT]
+    return pa.table([*columns, pa.chunked_array([values])], schema=weighted_schema(table.schema, weight))
+
+
 def described_scorer(schema: pa.Schema, where: str) -> ScorerSpec | None:
     """What the metadata of scored rows say of their scorer, without its chat template and packages; None if nothing."""
     text = (schema.metadata or {}).get(METADATA_KEY)
@@ -68,6 +92,7 @@ def split_tables(
     write: Callable[[str, str, pa.Table], None],
     format: str = "auto",  # noqa: A002 - the word users know
     splits: Sequence[tuple[str, int]] = (),
+    weight: WeightRange | None = None,
 ) -> Summary:
     """Hand every row of some scored tables to `write` under its outcome and split, whole and in order.
 
@@ -77,6 +102,7 @@ def split_tables(
         write: takes an outcome (kept, removed or unscorable), a split, and rows of both, one or more.
         format: how to read the texts of the highest rows for the summary.
         splits: see `Source.splits`; where there are none, the split is "".
+        weight: the scores between which the rows' training weights fall; see `weighted_schema`.
 
     Returns:
         Counts and the highest rows; no quantiles, and no threshold.
@@ -91,7 +117,7 @@ def split_tables(
         read = row_format.columns(table.column_names) if row_format else table.column_names
         rows = rows_of(table, [*read, SCORE, ISSUE])
         tally.add(rows, row_format, scores_of(table), [row.get(ISSUE) for row in rows], first_row)
-        for split, first, piece in by_split(table, first_row, splits):
+        for split, first, piece in by_split(_weighted(table, weight), first_row, splits):
             parts = split_table(piece, threshold, first)
             for outcome, part in parts.items():
                 if len(part):

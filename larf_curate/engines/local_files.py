@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..deciding.layout import SUMMARY, part_name
 from ..deciding.quantiles import named_quantiles
-from ..deciding.splitting import described_scorer, scored_schema, split_tables
+from ..deciding.splitting import described_scorer, scored_schema, split_tables, weighted_schema
 from ..deciding.summary import Summary
 from ..deciding.tally import Tally
 from ..deciding.thresholds import Threshold
@@ -23,6 +23,7 @@ from ..rows.notices import reading_note
 from ..scoring.columns import SCORE, is_larf_column, scores_of
 from ..scoring.quantile_levels import SUMMARY_LEVELS
 from ..scoring.scorer import LARFScorer
+from ..scoring.weights import WeightRange
 from ..sources.json_values import rows_of, text_columns
 from ..sources.tables import ROWS_AT_ONCE, Source, by_split
 from ..sources.writing import TableWriter, refuse_own_source, write_directory, write_file
@@ -107,6 +108,7 @@ def split_file(
     out: str | Path,
     *,
     format: str = "auto",  # noqa: A002 - the word users know
+    weight: WeightRange | None = None,
 ) -> Summary:
     """Split scored rows into `kept/`, `removed/` and `unscorable/` in the directory `out`, with a summary beside them.
 
@@ -118,6 +120,7 @@ def split_file(
             score go.
         out: a directory that does not exist, is empty, or holds an earlier result and nothing else, which is replaced.
         format: how to read the texts of the highest rows for the summary.
+        weight: the scores between which training weights fall: rows get the column `larf_weight`.
 
     Raises:
         DataError: there is no score column, or the source changed while it was read.
@@ -128,12 +131,13 @@ def split_file(
     fitted = threshold.fit_chunks(score_chunks(source))
     with write_directory(Path(out)) as home, ExitStack() as stack:
         writers: dict[Path, TableWriter] = {}
+        schema = weighted_schema(source.schema, weight)
 
         def writer(outcome: str, split: str) -> TableWriter:
             path = home / outcome / (part_name(split) if split else "data.parquet")
             if path not in writers:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                writers[path] = stack.enter_context(closing(TableWriter(path, source.schema)))
+                writers[path] = stack.enter_context(closing(TableWriter(path, schema)))
             return writers[path]
 
         summary = split_tables(
@@ -142,6 +146,7 @@ def split_file(
             lambda outcome, split, rows: writer(outcome, split).write(rows),
             format,
             source.splits,
+            weight,
         )
         for outcome, count in vars(summary.outcomes).items():
             if not count:

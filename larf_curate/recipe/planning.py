@@ -85,7 +85,8 @@ def plan_run(
     shards, pending = preview(request)
     pending_rows = shards.rows_in(pending)
     model, layers, formula = model_and_formula(scorer)
-    executor, threshold = request.executor, request.threshold
+    executor, threshold, weight = request.executor, request.threshold, request.weight
+    weighed = "" if weight is None else f"; weight 1 up to {weight.lower:g}, 0 from {weight.upper:g}"
     work = ScoringWork(
         source=request.source,
         format=request.format,
@@ -108,7 +109,7 @@ def plan_run(
         layers=layers,
         formula=formula,
         workers=executor.at_once,
-        threshold=f"{threshold.rule} {threshold.amount:g}; rows without a score: {threshold.unscorable}",
+        threshold=f"{threshold.rule} {threshold.amount:g}; rows without a score: {threshold.unscorable}{weighed}",
         executor=f"{executor.kind}: {executor.tasks} tasks, {executor.at_once} at a time",
         output=str(request.home),
         publish=None if publish is None else publish.in_words(),
@@ -148,5 +149,5 @@ def model_and_formula(scorer: ScorerSection) -> tuple[ModelOptions, tuple[int, .
     """
     if scorer.from_ is None:
         return ModelOptions.of(**scorer.model_options()), tuple(scorer.layers), scorer.formula
-    spec, _ = read_artifact(scorer.from_, scorer.revision)
+    spec = read_artifact(scorer.from_, scorer.revision)[0].changed(turns=scorer.turns, spans=scorer.spans)
     return spec.model_options(scorer.run_options()), spec.layers, spec.formula

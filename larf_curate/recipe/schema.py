@@ -8,14 +8,15 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ..deciding.thresholds import Rule, Threshold, UnscorablePolicy
-from ..errors import DataError, PublishError, ReferencesError, RowFormatError
+from ..errors import DataError, PublishError, ReferencesError, RowFormatError, ThresholdError
 from ..models.options import FIT_OPTIONS, RUN_OPTIONS, UNKEPT_OPTIONS, RunOptions, check_run_options
 from ..pushing import Destination
 from ..rows.formats import FORMAT_NAMES
 from ..rows.reading import Reading, check_join
 from ..scoring.columns import SCORE
-from ..scoring.formula_names import Formula, find_misplaced
+from ..scoring.formula_names import Formula, Turns, find_misplaced
 from ..scoring.references import require_one_choice
+from ..scoring.weights import WeightRange
 from ..validation.audit_scores import LEAST_ROWS
 from .fields import Section, Text, with_model_options
 from .yaml_text import KeyFaultError, unknown_name
@@ -80,8 +81,8 @@ class ScorerSection(Section):
     """How rows are scored: `from` a fitted scorer, or by one fitted now on `model` at `layer`.
 
     `layer: auto` searches the model first, once; see `find_safety_layers`. With `from`, `model` says where the same
-    weights are on this machine, and `revision` is the scorer's. The other keys are the arguments of `LARFScorer.fit`,
-    and the options of `ModelOptions`.
+    weights are on this machine, and `revision` is the scorer's. `turns` and `spans` are those of
+    `LARFScorer.with_options`. The other keys are the arguments of `LARFScorer.fit`, and the options of `ModelOptions`.
     """
 
     from_: Text | None = Field(None, alias="from")
@@ -97,6 +98,8 @@ class ScorerSection(Section):
     other: Text | None = None
     top_k: int | None = Field(None, ge=1)
     rank: int | None = Field(None, ge=1)
+    turns: Turns | None = None
+    spans: bool | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -152,14 +155,37 @@ class ScorerSection(Section):
         return {name: value for name in names if name in type(self).model_fields and (value := getattr(self, name))}
 
 
+class WeightSection(Section):
+    """The scores between which the training weights of rows fall from 1 to 0. See `WeightRange`."""
+
+    lower: float = Field(allow_inf_nan=False)
+    upper: float = Field(allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        try:
+            self.to_range()
+        except ThresholdError as error:
+            raise KeyFaultError("upper", str(error)) from None
+        return self
+
+    def to_range(self) -> WeightRange:
+        """The same as the scores are weighed by."""
+        return WeightRange(self.lower, self.upper)
+
+
 class ThresholdSection(Section):
-    """What is removed: one rule. See `Threshold`; `harmless` are scored rows for `calibrated`."""
+    """What is removed: one rule. See `Threshold`; `harmless` are scored rows for `calibrated`.
+
+    With `weight`, rows also get a training weight: the column `larf_weight`.
+    """
 
     max_score: float | None = Field(None, allow_inf_nan=False)
     drop_top: int | None = Field(None, ge=0)
     drop_fraction: float | None = Field(None, ge=0, le=1)
     calibrated: float | None = Field(None, gt=0, lt=1)
     harmless: Text | None = None
+    weight: WeightSection | None = None
     unscorable: UnscorablePolicy = "separate"
 
     @model_validator(mode="after")

@@ -197,6 +197,25 @@ def check_format(name: str) -> None:
         resolve_format(name, Reading.from_text(name).columns)
 
 
+def renamed(row_format: FormatLike, columns: Mapping[str, str] | None) -> FormatLike:
+    """A format that reads columns of other names.
+
+    Args:
+        row_format: see `FormatLike`.
+        columns: names of the dataset's columns, and which column of the format each one is; None for no change.
+
+    Raises:
+        RowFormatError: no format has that name, or a function is to read renamed columns.
+    """
+    if columns:
+        if callable(row_format):
+            raise RowFormatError("a function reads the columns as they are: leave columns= out")
+        row_format = replace(Reading.from_text(row_format), columns=columns).to_text()
+    if isinstance(row_format, str):  # a wrong name is reported here, not in the middle of a run
+        check_format(row_format)
+    return row_format
+
+
 def fitting(columns: Iterable[str]) -> list[RowFormat]:
     """Every row format that `auto` may take for these columns, in the order of detection."""
     available = set(columns)

@@ -54,7 +54,7 @@ class Reading:
             raise RowFormatError(f"{text!r} is no way to read rows") from None
 
 
-READING_VERSION = 2
+READING_VERSION = 3
 """Of how rows become conversations; part of what scored shards are named after, so that no two versions mix."""
 
 

@@ -6,17 +6,20 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 from ..errors import Issue, ModelError, Unscorable
+from .answer_characters import OwnText
 from .template_abilities import TemplateAbilities
 from .tools import Message
 from .turns import TRAIN, Conversation
 
 Overflow = Literal["truncate", "reject"]
 Item = TypeVar("Item")
+OWN = "own"
+"""Key of a message on its way to a template: the turns of the row that it is made of. Templates never see it."""
 
 # Some templates (Llama 3.2, SmolLM3) print today's date, and a score must not depend on the day it is computed. The
 # empty expression at the end keeps Jinja from trimming the template's own first line.
@@ -76,7 +79,9 @@ class Renderer:
         Raises:
             Unscorable: the template refuses the conversation.
         """
-        messages, tools = self._template.express(conversation)
+        numbered = enumerate(conversation.messages, -conversation.inserted)
+        own = tuple({**message, OWN: [OwnText(turn, message["content"])]} for turn, message in numbered)
+        messages, tools = self._template.express(replace(conversation, messages=own))
         try:
             return self._encode(messages, tools), messages, tools
         except Unscorable:  # templates that want the roles to alternate may take neighbours as one turn
@@ -138,7 +143,7 @@ class Renderer:
 
     def _encode(self, messages: list[Message], tools: list[dict[str, Any]] | None, **options: Any) -> list[int]:
         ids: list[int]
-        messages = [{key: value for key, value in message.items() if key != TRAIN} for message in messages]
+        messages = [{key: value for key, value in message.items() if key not in (TRAIN, OWN)} for message in messages]
         try:  # the tokenizer's own complaint about lone surrogates is a bare TypeError
             for message in messages:
                 message["content"].encode()
@@ -202,6 +207,7 @@ def _joined(messages: list[Message]) -> list[Message]:
                 **message,
                 **last,
                 "content": "\n\n".join(filter(None, (last["content"], message["content"]))),
+                OWN: [*last.get(OWN, ()), *message.get(OWN, ())],
             }
             if last.get(TRAIN, True) or message.get(TRAIN, True):
                 joined[-1].pop(TRAIN, None)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import Issue, Unscorable
-from .rendering import Renderer
+from .answer_characters import Characters, OwnText, answer_characters
+from .rendering import OWN, Renderer
 from .tools import Message
 from .turns import TRAIN, Conversation
 
@@ -24,12 +25,16 @@ class TrainedTokens:
         trained: for each of `ids`, whether a trainer computes its loss; never for the first, which nothing predicts.
         tokens: how many ids there were before truncation.
         issue: `truncated`, or None.
+        characters: for each of `ids`, what it stands for in the row's own turns; None where that was not asked for.
+        texts: of the row's assistant turns by number; empty likewise.
     """
 
     ids: list[int]
     trained: list[bool]
     tokens: int
     issue: Issue | None
+    characters: list[Characters | None] | None = None
+    texts: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -37,12 +42,17 @@ class TrainedTokens:
         return sum(self.trained)
 
 
-def trained_tokens(renderer: Renderer, conversation: Conversation) -> TrainedTokens:
+def trained_tokens(renderer: Renderer, conversation: Conversation, *, characters: bool = False) -> TrainedTokens:
     """The conversation as token ids, with the tokens of its assistant turns marked.
 
     Trained are the text of each assistant turn and the token that ends the turn, as trl (`assistant_only_loss`) and
     LLaMA-Factory train them; not the header of the turn, nor what the template prints between turns. A message with
     `train: False` is left out. Where the conversation exceeds `max_tokens` its middle is cut, and the marks with it.
+
+    Args:
+        renderer: of the model.
+        conversation: a row.
+        characters: also find out what each trained token stands for in the row's turns.
 
     Raises:
         Unscorable: as for `Renderer.render`; `no_trained_tokens` where no token is left to train on; `template_error`
@@ -51,15 +61,22 @@ def trained_tokens(renderer: Renderer, conversation: Conversation) -> TrainedTok
     """
     ids, messages, tools = renderer.encode_whole(conversation)
     marks = [False] * len(ids)
+    places: list[Characters | None] = [None] * len(ids)
+    texts: dict[int, str] = {}
     for message, start, stop in _answers(renderer, ids, messages, tools):
         if message.get(TRAIN, True):
             marks[start:stop] = [True] * (stop - start)
+            if characters:
+                own: list[OwnText] = message.get(OWN, [])
+                places[start:stop] = answer_characters(renderer.tokenizer, ids, start, stop, own)
+                texts |= {one.turn: one.text for one in own}
     marks[0] = False
     trained = renderer.fit_in(marks)
     if not any(trained):
         raise Unscorable(Issue.NO_TRAINED_TOKENS)
     issue = Issue.TRUNCATED if len(ids) > renderer.max_tokens else None
-    return TrainedTokens(renderer.fit_in(ids), trained, len(ids), issue)
+    kept = renderer.fit_in(places) if characters else None
+    return TrainedTokens(renderer.fit_in(ids), trained, len(ids), issue, kept, texts)
 
 
 def answer_places(renderer: Renderer, conversation: Conversation) -> list[tuple[int, int]]:

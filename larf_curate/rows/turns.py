@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import Issue, Unscorable
+from .endings import without_blank_end
 from .parts import content_of, has_placeholder
 from .tools import (
     Message,
@@ -35,15 +36,28 @@ class Conversation:
             `reasoning_content`, `functions` and `function_calls` (open-instruct's texts), and `train`: False where the
             dataset says that a trainer leaves the turn out.
         tools: specifications of the tools that may be called.
+        inserted: how many of the first messages are no turns of the row: 1 where a system text came from a column of
+            its own, else 0.
     """
 
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...] = ()
+    inserted: int = 0
 
     @property
     def prompt(self) -> str:
         """All turns before the last, as one text: what two answers to the same request share."""
         return "\n\n".join(str(message["content"]) for message in self.messages[:-1])
+
+    @property
+    def last_turn(self) -> int:
+        """The number of the last message among the row's turns, from 0."""
+        return len(self.messages) - 1 - self.inserted
+
+    def at_each_answer(self) -> list[Conversation]:
+        """The conversation up to each assistant turn that is trained and says something; the last one is the whole."""
+        ends = [place for place, message in enumerate(self.messages) if _is_answer(message)]
+        return [replace(self, messages=self.messages[: end + 1]) for end in ends]
 
     @property
     def answer(self) -> str:
@@ -158,6 +172,8 @@ def turns_of(value: Any, column: str = "") -> list[Message]:
 def conversation_of(messages: list[Message], system: str = "", tools: Any = None) -> Conversation:
     """Cut what follows the last assistant turn that is trained on, and refuse what has none or an empty one.
 
+    Assistant turns lose an end that teaches nothing (`without_blank_end`), so that no score can be moved by it.
+
     Raises:
         Unscorable: there is no such turn, or it says nothing.
     """
@@ -169,15 +185,29 @@ def conversation_of(messages: list[Message], system: str = "", tools: Any = None
         if answers:
             raise Unscorable(Issue.NO_TRAINED_TOKENS, "every assistant turn has weight 0")
         raise Unscorable(Issue.NO_ASSISTANT)
-    messages = messages[: trained[-1] + 1]
-    last = messages[-1]
-    if not last["content"].strip() and not last.get("tool_calls") and not last.get("function_calls"):
+    messages = [_without_blank_end(message) for message in messages[: trained[-1] + 1]]
+    if not _is_answer(messages[-1]):
         raise Unscorable(Issue.EMPTY_ANSWER, "the last assistant turn is empty")
     specifications, loose = tools_of(tools)
     system = join_texts(system, loose)
+    inserted = 0
     if system:
         if messages[0]["role"] == "system":
             messages[0] = {**messages[0], "content": join_texts(system, messages[0]["content"])}
         else:
             messages.insert(0, {"role": "system", "content": system})
-    return Conversation(tuple(messages), specifications)
+            inserted = 1
+    return Conversation(tuple(messages), specifications, inserted)
+
+
+def _without_blank_end(message: Message) -> Message:
+    if message["role"] != "assistant":
+        return message
+    texts: Message = {key: without_blank_end(message[key]) for key in ("content", "function_calls") if key in message}
+    return {**message, **texts}
+
+
+def _is_answer(message: Message) -> bool:
+    """Whether this is an assistant turn that is trained, and not empty."""
+    says = message["content"].strip() or message.get("tool_calls") or message.get("function_calls")
+    return message["role"] == "assistant" and message.get(TRAIN, True) and bool(says)

@@ -18,6 +18,8 @@ from ..deciding.layout import RECIPE
 from ..deciding.summary import ExecutorRecord, PlannedRun, ScorerRecord, SourceRecord
 from ..deciding.thresholds import Threshold
 from ..scoring.artifact import CONFIG, read_artifact, write_artifact
+from ..scoring.formula_names import Turns
+from ..scoring.weights import WeightRange
 from .request import RunRequest
 from .shards import Plan, changed_shards, missing
 
@@ -49,6 +51,9 @@ class Job:
         threads: CPU threads of one worker, 0 for all.
         threshold: not fitted to the scores yet.
         directory: the working directory, to which relative paths in the recipe refer.
+        turns: which assistant turns are scored; None as the scorer has it.
+        spans: whether rows get `larf_spans`; None as the scorer has it.
+        weight: the scores between which training weights fall; None for no weights.
         driver: None where workers outlive it.
         run: what the summary will say of the run.
     """
@@ -67,6 +72,9 @@ class Job:
     directory: str
     driver: Driver | None
     run: PlannedRun
+    turns: Turns | None = None
+    spans: bool | None = None
+    weight: WeightRange | None = None
 
     @property
     def path(self) -> str:
@@ -109,7 +117,7 @@ def make_job(request: RunRequest, plan: Plan, work: Path) -> Job:
     digest = request.scorer_digest()
     scorer, scored = home / "scorer" / digest, request.scored_directory(digest)
     if request.scorer is not None:
-        _copy_scorer(request.scorer, request.revision, scorer)
+        _copy_scorer(request, scorer)
     started = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
     return Job(
         home=str(home),
@@ -134,12 +142,15 @@ def make_job(request: RunRequest, plan: Plan, work: Path) -> Job:
             digest=request.result_digest(digest, plan),
             started=started,
         ),
+        turns=request.turns,
+        spans=request.spans,
+        weight=request.weight,
     )
 
 
-def _copy_scorer(name: str, revision: str | None, directory: Path) -> None:
+def _copy_scorer(request: RunRequest, directory: Path) -> None:
     """Beside what it scores: a run can be understood, and repeated, from its directory alone."""
-    if not (directory / CONFIG).is_file():
-        spec, tensors = read_artifact(name, revision)
+    if request.scorer is not None and not (directory / CONFIG).is_file():
+        spec, tensors = read_artifact(request.scorer, request.revision)
         with new_directory(directory) as scratch:
-            write_artifact(scratch, spec, tensors)
+            write_artifact(scratch, spec.changed(turns=request.turns, spans=request.spans), tensors)

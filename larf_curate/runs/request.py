@@ -13,10 +13,12 @@ from ..models.locating import locate
 from ..models.options import OPTIONS, RunOptions
 from ..rows.reading import READING_VERSION
 from ..scoring.artifact import read_config
+from ..scoring.formula_names import Turns
 from ..scoring.formulas import VERSION
 from ..scoring.margin_fitting import choose_prompts
 from ..scoring.references import choose_references
 from ..scoring.spec import FORMAT_VERSION
+from ..scoring.weights import WeightRange
 from ..sources.tables import Source
 from .executor_request import ExecutorRequest
 from .shards import Plan, digest_of
@@ -42,6 +44,9 @@ class RunRequest:
         executor: what runs the stages.
         home: the run directory.
         recipe: the resolved recipe, as text.
+        turns: which assistant turns are scored; None as the scorer has it.
+        spans: whether rows get `larf_spans`; None as the scorer has it.
+        weight: the scores between which training weights fall; None for no weights.
     """
 
     source: Source
@@ -55,6 +60,9 @@ class RunRequest:
     executor: ExecutorRequest
     home: Path
     recipe: str
+    turns: Turns | None = None
+    spans: bool | None = None
+    weight: WeightRange | None = None
 
     @property
     def directory(self) -> Path:
@@ -67,6 +75,11 @@ class RunRequest:
         Raises:
             LarfError: the scorer, its references or its model cannot be found.
         """
+        digest = self._digest_as_fitted()
+        changes = [self.turns, self.spans]
+        return digest if changes == [None, None] else digest_of([digest, *changes])[:16]
+
+    def _digest_as_fitted(self) -> str:
         if self.fit is None:
             assert self.scorer is not None
             return hashlib.sha256(read_config(self.scorer, self.revision)).hexdigest()[:16]
@@ -79,7 +92,8 @@ class RunRequest:
         decisive = {name: value for name, value in self.fit.items() if name not in _NOT_DECISIVE}
         template = template_text(self.fit.get("chat_template"))
         version = locate(self.fit["model"], self.fit.get("revision"), self.fit.get("base")).version
-        versions = [VERSION, FORMAT_VERSION]  # a scorer that can no longer be read is fitted anew, under another name
+        # A scorer that can no longer be read is fitted anew, under another name.
+        versions = [VERSION, FORMAT_VERSION, READING_VERSION]
         return digest_of([decisive, template, version, fitted_on, *versions])[:16]
 
     def scored_directory(self, scorer_digest: str) -> Path:
@@ -93,8 +107,9 @@ class RunRequest:
         return self.directory / "scored" / digest_of(affects)[:16]
 
     def result_digest(self, scorer_digest: str, plan: Plan) -> str:
-        """Of everything that decides which rows are kept; equal ones mean that there is nothing left to do."""
+        """Of everything that decides which rows are kept, and with what weight: equal ones leave nothing to do."""
         rule = self.threshold
         harmless = rule.value if rule.rule == "calibrated" else None
-        decisive = [rule.rule, rule.amount, harmless, rule.unscorable]
+        weight = None if self.weight is None else [self.weight.lower, self.weight.upper]
+        decisive = [rule.rule, rule.amount, harmless, rule.unscorable, weight]
         return digest_of([self.scored_directory(scorer_digest).name, plan.digest, decisive])[:16]

@@ -24,7 +24,7 @@ from datatrove.utils.typeshelper import StatHints
 from ..atomic import new_directory, write_text
 from ..deciding.layout import RECIPE, SUMMARY, part_name
 from ..deciding.quantiles import named_quantiles
-from ..deciding.splitting import scored_schema, split_tables
+from ..deciding.splitting import scored_schema, split_tables, weighted_schema
 from ..deciding.summary import OutcomeCounts, RunRecord, Summary
 from ..deciding.tally import Tally
 from ..deciding.thresholds import Threshold
@@ -99,7 +99,7 @@ class FitScorer(Stage):
         directory = Path(job.scorer)
         if job.fit is None or (directory / CONFIG).is_file():
             return
-        scorer = LARFScorer.fit(**job.fit)
+        scorer = LARFScorer.fit(**job.fit).with_options(turns=job.turns, spans=job.spans)
         with new_directory(directory) as scratch:
             scorer.save_pretrained(scratch)
 
@@ -199,13 +199,14 @@ class SplitShards(Stage):
         job, plan = job_at(self.job)
         work = Path(job.work)
         schema = scored_schema(plan.schema, read_artifact(job.scorer)[0])
+        written = weighted_schema(schema, job.weight)
         writers: dict[Path, TableWriter] = {}
         with ExitStack() as stack:
 
             def writer(outcome: str, split: str) -> TableWriter:
                 path = work / outcome / part_name(split, rank, tasks)
                 if path not in writers:
-                    writers[path] = stack.enter_context(write_file(path, schema))
+                    writers[path] = stack.enter_context(write_file(path, written))
                 return writers[path]
 
             summary = split_tables(
@@ -214,6 +215,7 @@ class SplitShards(Stage):
                 lambda outcome, split, rows: writer(outcome, split).write(rows),
                 job.format,
                 plan.source.splits,
+                job.weight,
             )
             for outcome, count in vars(summary.outcomes).items():
                 if not count and not rank:  # the first task's file is there even where it is empty: it has the columns

@@ -9,14 +9,17 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ThresholdError
+from .weights import WeightRange
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
 
-SCORE, SUM, TOKENS, ISSUE = "larf_score", "larf_score_sum", "larf_tokens", "larf_issue"
-_ANY = re.compile(rf"{SCORE}(_l\d+|_sum)?|{TOKENS}|{ISSUE}")
+SCORE, SUM, TURN, TOKENS, ISSUE = "larf_score", "larf_score_sum", "larf_turn", "larf_tokens", "larf_issue"
+WEIGHT, SPANS = "larf_weight", "larf_spans"
+_SPAN = {"turn": "int32", "start": "int32", "end": "int32", "score": "float32"}
+_ANY = re.compile(rf"{SCORE}(_l\d+|_sum)?|{TURN}|{TOKENS}|{ISSUE}|{WEIGHT}|{SPANS}")
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,9 @@ class ScoreColumns:
     Attributes:
         layers: the blocks that are read; each has a column of its own if there are several.
         summed: whether there is a score summed over the trained tokens beside their mean.
+        turn: whether each assistant turn is scored by itself, so that a column says which one the score is of.
+        spans: whether a column says which characters do most of the damage.
+        weight: the scores between which training weights fall; None for no such column.
 
     >>> list(ScoreColumns(layers=(9, 12)).dtypes())
     ['larf_score', 'larf_score_l9', 'larf_score_l12', 'larf_tokens', 'larf_issue']
@@ -33,27 +39,42 @@ class ScoreColumns:
 
     layers: tuple[int, ...] = ()
     summed: bool = False
+    turn: bool = False
+    spans: bool = False
+    weight: WeightRange | None = None
 
     def dtypes(self) -> dict[str, str]:
-        """Name and dtype, as `datasets` and Arrow both call it, of every column, in order."""
+        """Name and dtype, as `datasets` and Arrow both call it, of every column, in order.
+
+        That of spans is a word for a list of `turn`, `start`, `end` and `score`.
+        """
         of_layers = [layer_column(layer) for layer in self.layers] if len(self.layers) > 1 else []
         return {
             SCORE: "float32",
             **dict.fromkeys(of_layers, "float32"),
             **({SUM: "float32"} if self.summed else {}),
+            **({TURN: "int32"} if self.turn else {}),
             TOKENS: "int32",
             ISSUE: "string",
+            **({SPANS: "spans"} if self.spans else {}),
+            **({WEIGHT: "float32"} if self.weight is not None else {}),
         }
 
     def arrow(self) -> dict[str, pa.DataType]:
         """The same with Arrow's types."""
         import pyarrow as pa
 
-        return {name: pa.type_for_alias(dtype) for name, dtype in self.dtypes().items()}
+        spans = pa.list_(pa.struct([(name, pa.type_for_alias(dtype)) for name, dtype in _SPAN.items()]))
+        return {name: spans if name == SPANS else pa.type_for_alias(dtype) for name, dtype in self.dtypes().items()}
 
     def features(self) -> dict[str, Any]:
         """The same as `datasets` writes features in JSON (`Features.from_dict` reads it)."""
-        return {name: {"dtype": dtype, "_type": "Value"} for name, dtype in self.dtypes().items()}
+        spans = {"_type": "List", "feature": {name: _value(dtype) for name, dtype in _SPAN.items()}}
+        return {name: spans if name == SPANS else _value(dtype) for name, dtype in self.dtypes().items()}
+
+
+def _value(dtype: str) -> dict[str, str]:
+    return {"dtype": dtype, "_type": "Value"}
 
 
 def layer_column(layer: int) -> str:

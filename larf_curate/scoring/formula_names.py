@@ -8,6 +8,8 @@ from typing import Any, Literal, get_args
 from ..errors import ModelError
 
 Formula = Literal["larf", "subspace", "influence", "loss_gap"]
+Turns = Literal["last", "all"]
+"""Which assistant turns are scored by themselves: the last one, or each that is trained, of which the worst counts."""
 
 MEANINGS: dict[str, str] = {
     "larf": "closer to the unsafe references",
@@ -17,8 +19,8 @@ MEANINGS: dict[str, str] = {
 }
 """For each formula, what is true of a row with a higher score."""
 
-_OF_STATES = ("layer", "references", "unsafe", "safe", "top_k")
-_BELONG_TO = {"prompts": "influence", "other": "loss_gap"}
+_OF_STATES = ("layer", "references", "unsafe", "safe", "top_k", "turns")
+_BELONG_TO = {"prompts": "influence", "spans": "influence", "other": "loss_gap"}
 
 
 def find_misplaced(formula: str, values: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -26,7 +28,7 @@ def find_misplaced(formula: str, values: Mapping[str, Any]) -> tuple[str, str] |
 
     Args:
         formula: the name that was given.
-        values: arguments of `LARFScorer.fit` by name; one that is None was not given.
+        values: arguments of `LARFScorer.fit`, `turns` and `spans`, by name; one that is None was not given.
 
     >>> find_misplaced("influence", {"layer": 12})
     ('layer', 'does not belong to formula influence, which reads no states: leave it out')

@@ -14,6 +14,7 @@ from ..rows.turns import Conversation
 from .columns import ScoreColumns
 from .influence import token_influence
 from .scores import Scores
+from .spans import Span, find_spans
 
 
 class InfluenceMeasure:
@@ -23,18 +24,18 @@ class InfluenceMeasure:
         encoder: of the whole model, with its head, that the direction was fitted on.
         direction: along which the margin of refusing grows.
         step: how far the weights are moved along it.
+        kinds: the columns to give.
     """
 
-    kinds = ScoreColumns(summed=True)
-
-    def __init__(self, encoder: Encoder, direction: WeightDirection, step: float) -> None:
+    def __init__(self, encoder: Encoder, direction: WeightDirection, step: float, kinds: ScoreColumns) -> None:
         self._encoder = encoder
         self._direction = direction
         self._step = step
+        self.kinds = kinds
 
     def prepare(self, conversation: Conversation) -> TrainedTokens:
         """See `Measure`."""
-        return trained_tokens(self._encoder.renderer, conversation)
+        return trained_tokens(self._encoder.renderer, conversation, characters=self.kinds.spans)
 
     def score(self, prepared: Sequence[TrainedTokens | Issue], progress: Callable[[int], None] | None) -> Scores:
         """See `Measure`."""
@@ -58,4 +59,18 @@ class InfluenceMeasure:
             issues[place] = issue or issues[place]
         tokens = [item.tokens if isinstance(item, TrainedTokens) else None for item in prepared]
         by_layer = np.zeros((len(prepared), 0), np.float32)
-        return Scores(self.kinds, score, by_layer, tokens, issues, influence.execution, summed)
+        spans: list[list[Span] | None] = [None] * len(prepared)
+        for place, row, values in zip(places, rows, influence.values, strict=True):
+            if values is not None and row.characters is not None:
+                own = [at for at, trained in zip(row.characters, row.trained, strict=True) if trained]
+                spans[place] = find_spans(values, own, row.texts)
+        return Scores(
+            self.kinds,
+            score,
+            by_layer,
+            tokens,
+            issues,
+            influence.execution,
+            summed,
+            spans=spans if self.kinds.spans else None,
+        )

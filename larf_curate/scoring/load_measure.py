@@ -39,7 +39,7 @@ def load_measure(
         second = get_encoder(spec.other_options(options), None, rank)
         expected = replace(spec, model=spec.other.model, version=spec.other.version)
         require_fitted_model(expected, tensors["other_check"], second)
-        return LossGapMeasure(encoder, second)
+        return LossGapMeasure(encoder, second, spec.kinds)
     if spec.margin is not None:
-        return InfluenceMeasure(encoder, direction_of(tensors), spec.margin.step)
-    return StateMeasure(encoder, formula(), spec.layers)
+        return InfluenceMeasure(encoder, direction_of(tensors), spec.margin.step, spec.kinds)
+    return StateMeasure(encoder, formula(), spec.kinds)

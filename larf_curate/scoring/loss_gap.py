@@ -71,13 +71,13 @@ class LossGapMeasure:
     Args:
         encoder: of the first model, whole.
         other: of the second, which reads conversations as the same tokens.
+        kinds: the columns to give.
     """
 
-    kinds = ScoreColumns(summed=True)
-
-    def __init__(self, encoder: Encoder, other: Encoder) -> None:
+    def __init__(self, encoder: Encoder, other: Encoder, kinds: ScoreColumns) -> None:
         self._encoder = encoder
         self._other = other
+        self.kinds = kinds
 
     def prepare(self, conversation: Conversation) -> TrainedTokens:
         """See `Measure`."""

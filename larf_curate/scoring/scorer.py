@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -11,19 +10,17 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import RowFormatError
 from ..models.options import FitOptions, ModelOptions, RunOptions, check_run_options
 from ..progress import progress as show_progress
 from ..progress import say
 from ..rows.conversions import Row
-from ..rows.formats import FormatLike, RowFormat, check_format, columns_of, resolve_format
+from ..rows.formats import FormatLike, RowFormat, columns_of, renamed, resolve_format
 from ..rows.notices import reading_note
-from ..rows.reading import Reading, check_join
 from .annotating import annotate_rows, in_windows
 from .artifact import Tensors, read_artifact, write_artifact
 from .fit_formula import FitRequest, Layer, fit_formula
 from .fitting import harmless_rows
-from .formula_names import Formula
+from .formula_names import Formula, Turns
 from .formulas import FittedFormula
 from .load_measure import load_measure
 from .looking import ShownInNotebooks
@@ -33,6 +30,7 @@ from .references import ReferenceSet
 from .remarks import say_once
 from .scores import Scores
 from .spec import ScorerSpec
+from .weights import WeightRange
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -184,29 +182,31 @@ class LARFScorer(ShownInNotebooks):
         format: FormatLike | None = None,  # noqa: A002 - the word users know
         columns: Mapping[str, str] | None = None,
         join: str | None = None,
+        turns: Turns | None = None,
+        spans: bool | None = None,
+        weight: WeightRange | tuple[float, float] | None = None,
         **options: Unpack[RunOptions],
     ) -> LARFScorer:
-        """A copy that reads rows or runs in another way.
+        """A copy that reads rows or runs in another way. All but `format` and `columns` is kept with it.
 
         Args:
             format: how rows become conversations: `auto`, a name, or a function from a row to chat messages.
             columns: what the dataset calls columns of the format: `{"query": "prompt", "response": "completion"}`.
             join: what stands between a request and its input (a newline unless it is given), or a template with
-                `{instruction}` and `{input}`. It is kept with the scorer.
+                `{instruction}` and `{input}`.
+            turns: `last` scores the last assistant turn that is trained; `all` each by itself, of which the worst
+                counts (`larf_turn` says which). Not for `influence`, which reads all of them.
+            spans: for `influence`, whether `larf_spans` says which characters do half of the damage.
+            weight: a lower and an upper score; `larf_weight` falls from 1 to 0 between them.
             **options: see `RunOptions`.
 
         Raises:
             RowFormatError: no format has that name, or a function is to read renamed columns.
             ModelError: the value of an option is wrong.
+            ThresholdError: the scores of `weight` do not ascend.
         """
-        row_format = format or self.format
-        if columns:
-            if callable(row_format):
-                raise RowFormatError("a function reads the columns as they are: leave columns= out")
-            row_format = replace(Reading.from_text(row_format), columns=columns).to_text()
-        if isinstance(row_format, str):  # a wrong name is reported here, not in the middle of a run
-            check_format(row_format)
-        spec = self.spec if join is None else replace(self.spec, join=check_join(join))
+        row_format = renamed(format or self.format, columns)
+        spec = self.spec.changed(join=join, turns=turns, spans=spans, weight=weight)
         return LARFScorer(spec, self._tensors, row_format, {**self._options, **options})
 
     def row_format(self, columns: Iterable[str]) -> RowFormat:

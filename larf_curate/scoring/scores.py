@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import Issue
 from ..inert import html_table
-from .columns import ISSUE, SCORE, SUM, TOKENS, ScoreColumns, layer_column
+from .columns import ISSUE, SCORE, SPANS, SUM, TOKENS, TURN, WEIGHT, ScoreColumns, layer_column
+from .spans import Span
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,6 +31,10 @@ class Scores:
         issues: why a row is unscorable, or that it was truncated; None where there is nothing to say.
         execution: how the scores were computed, in words: precision, device, batch size, shortcuts.
         summed: float32 [rows], the score summed over trained tokens; None where `kinds` has no such column.
+        turns: the number of the assistant turn that each score is of, from 0; None for rows without a score. None
+            where `kinds` has no such column.
+        spans: of each row, what to leave out of the loss; None for rows without a score. None where `kinds` has no such
+            column.
     """
 
     kinds: ScoreColumns
@@ -39,6 +44,8 @@ class Scores:
     issues: Sequence[Issue | None]
     execution: str = ""
     summed: NDArray[np.float32] | None = None
+    turns: Sequence[int | None] | None = None
+    spans: Sequence[list[Span] | None] | None = None
 
     @classmethod
     def joined(cls, kinds: ScoreColumns, parts: Sequence[Scores]) -> Scores:
@@ -53,6 +60,8 @@ class Scores:
             np.concatenate([np.zeros(0, np.float32), *(part.summed for part in parts if part.summed is not None)])
             if kinds.summed
             else None,
+            [turn for part in parts for turn in part.turns or ()] if kinds.turn else None,
+            [spans for part in parts for spans in part.spans or ()] if kinds.spans else None,
         )
 
     @property
@@ -81,6 +90,12 @@ class Scores:
             values[layer_column(layer)] = _nullable(self.by_layer[:, place])
         if self.summed is not None:
             values[SUM] = _nullable(self.summed)
+        if self.turns is not None:
+            values[TURN] = list(self.turns)
+        if self.spans is not None:
+            values[SPANS] = [None if row is None else [asdict(span) for span in row] for row in self.spans]
+        if self.kinds.weight is not None:
+            values[WEIGHT] = _nullable(self.kinds.weight.weights(self.score))
         return {name: values[name] for name in self.kinds.dtypes()}
 
     def arrow(self) -> dict[str, pa.Array]:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, get_args
 
-from ..errors import ScorerError
+from ..errors import ModelError, ScorerError
 from ..json_fields import parse_json
 from ..models.demo import ALIGNED
 from ..models.demo import NAME as DEMO
 from ..models.locating import base_of, commit_of
 from ..models.options import EncodingOptions, ModelOptions, RunOptions
 from ..rows.conversions import SEPARATOR
+from ..rows.reading import READING_VERSION, check_join
 from .artifact_checks import check_spec_fields
 from .columns import ScoreColumns
-from .formula_names import Formula
+from .formula_names import Formula, Turns
 from .formulas import VERSION
 from .layer_search.profile import LayerProfile
 from .records import MarginRecord, OtherModel, ReferenceQuantiles, ReferencesRecord, Separation, records_of
+from .weights import WeightRange
 
 FORMAT_VERSION = 2
 
@@ -45,6 +47,10 @@ class ScorerSpec(EncodingOptions):
         packages: versions of the libraries it was fitted with, by name.
         search: the search that found the layer, without its decisions; None where the layer was given.
         join: what stands between a request and its input in the rows it scores; see `rows.reading.Reading`.
+        turns: see `formula_names.Turns`; `influence` reads all of them by nature.
+        spans: whether it says which characters do most of the damage; for `influence` alone.
+        weight: the scores between which training weights fall; None where none are asked for.
+        reading_version: of how rows became conversations when it was fitted; see `rows.reading`.
         format_version: of the files.
     """
 
@@ -65,8 +71,45 @@ class ScorerSpec(EncodingOptions):
     other: OtherModel | None = None
     search: LayerProfile | None = None
     join: str = SEPARATOR
+    turns: Turns = "last"
+    spans: bool = False
+    weight: WeightRange | None = None
+    reading_version: int = READING_VERSION
     formula_version: int = VERSION
     format_version: int = FORMAT_VERSION
+
+    def changed(
+        self,
+        *,
+        join: str | None = None,
+        turns: Turns | None = None,
+        spans: bool | None = None,
+        weight: WeightRange | Iterable[float] | None = None,
+    ) -> ScorerSpec:
+        """A copy that reads rows in another way, or gives other columns; None leaves a thing as it is.
+
+        Args:
+            join, turns, spans: see the attributes.
+            weight: the range, or its lower and upper score.
+
+        Raises:
+            RowFormatError: `join` is a template without the request.
+            ModelError: `turns` is neither `last` nor `all`, or `turns` or `spans` does not suit the formula.
+            ThresholdError: `weight` is no such pair.
+        """
+        if turns is not None and turns not in get_args(Turns):
+            raise ModelError(f"turns is last or all, not {turns!r}")
+        if turns == "all" and not self.layers:
+            raise ModelError(f"turns does not belong to formula {self.formula}: it reads every turn that is trained")
+        if spans and self.formula != "influence":
+            raise ModelError(f"spans belongs to formula influence: {self.formula} says of no token what it does")
+        return replace(
+            self,
+            join=self.join if join is None else check_join(join),
+            turns=turns or self.turns,
+            spans=self.spans if spans is None else bool(spans),
+            weight=self.weight if weight is None else WeightRange.of(weight),
+        )
 
     @property
     def commit(self) -> str | None:
@@ -141,7 +184,13 @@ class ScorerSpec(EncodingOptions):
     @property
     def kinds(self) -> ScoreColumns:
         """The columns that this scorer adds."""
-        return ScoreColumns(self.layers, summed=self.formula in ("influence", "loss_gap"))
+        return ScoreColumns(
+            self.layers,
+            summed=self.formula in ("influence", "loss_gap"),
+            turn=self.turns == "all",
+            spans=self.spans,
+            weight=self.weight,
+        )
 
     def to_json(self) -> str:
         values = asdict(self)
@@ -170,17 +219,28 @@ class ScorerSpec(EncodingOptions):
                 )
             # Fields that came later: scorers from before have their default. A default in place of any other might not
             # be what the scorer was fitted with.
-            later = {"search", "join", "margin", "other"}
+            values.setdefault("reading_version", 2)  # the last one of which artifacts did not speak
+            later = {"search", "join", "margin", "other", "turns", "spans", "weight"}
             if missing := {field.name for field in fields(cls)} - later - set(values):
                 raise KeyError(", ".join(sorted(missing)))
+            if values["reading_version"] != READING_VERSION:
+                raise ScorerError(
+                    f"{where} was fitted by a version that read rows in another way (reading "
+                    f"{values['reading_version']}; this one {READING_VERSION}): fit it again"
+                )
             check_spec_fields(values)
             if values["formula"] not in get_args(Formula):
                 raise ValueError(f"formula is {values['formula']!r}")
+            if values.get("turns", "last") not in get_args(Turns):
+                raise ValueError(f"turns is {values['turns']!r}")
+            if values.get("spans", False) not in (True, False):
+                raise ValueError(f"spans is {values['spans']!r}")
             records = records_of(values)
-            search = values.get("search")
+            search, weight = values.get("search"), values.get("weight")
             typed = {
                 "layers": tuple(map(int, values["layers"])),
                 "search": None if search is None else LayerProfile.of(search),
+                "weight": None if weight is None else WeightRange(**weight),
                 **records,
             }
             return cls(**{**values, **typed})
