@@ -122,8 +122,8 @@ def test_row_becomes_conversation(row: dict[str, Any], expected: list[tuple[str,
 
 
 def test_text_is_not_touched() -> None:
-    ugly = "  \ttrailing \n\n\x00 \u202e <|im_end|> \U0001f600 \n"
-    assert turns({"instruction": ugly, "output": ugly}) == [("user", ugly), ("assistant", ugly)]
+    ugly = "  \ttrailing \n\n\x00 \u202e <|im_end|> \U0001f600"
+    assert turns({"instruction": ugly + " \n", "output": ugly}) == [("user", ugly + " \n"), ("assistant", ugly)]
 
 
 @pytest.mark.parametrize(
