@@ -79,18 +79,6 @@ def trained_tokens(renderer: Renderer, conversation: Conversation, *, characters
     return TrainedTokens(renderer.fit_in(ids), trained, len(ids), issue, kept, texts)
 
 
-def answer_places(renderer: Renderer, conversation: Conversation) -> list[tuple[int, int]]:
-    """Where the trained tokens of each assistant turn start and stop in the whole conversation, before truncation.
-
-    Turns with `train: False` are among them.
-
-    Raises:
-        Unscorable: as for `trained_tokens`.
-    """
-    ids, messages, tools = renderer.encode_whole(conversation)
-    return [(start, stop) for _, start, stop in _answers(renderer, ids, messages, tools)]
-
-
 def _answers(
     renderer: Renderer, ids: Sequence[int], messages: Sequence[Message], tools: Any
 ) -> Iterator[tuple[Message, int, int]]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
 
 from ..errors import DataError
 from ..rows.rendering import Renderer
-from ..rows.trained_tokens import answer_places
+from ..rows.trained_tokens import trained_tokens
 from ..rows.turns import Conversation
 
 
@@ -18,7 +16,7 @@ class Span:
     """A part of an answer.
 
     Attributes:
-        turn: number of the message in the conversation, from 0; an assistant's.
+        turn: number of the turn in the row, from 0; an assistant's.
         start, end: its characters, as in a slice.
     """
 
@@ -60,37 +58,18 @@ def untrained_places(renderer: Renderer, conversation: Conversation, spans: Sequ
         DataError: a span names no assistant turn, or the chat template prints the turn otherwise.
         Unscorable: as for `trained_tokens`.
     """
-    turns = [number for number, message in enumerate(conversation.messages) if message["role"] == "assistant"]
-    places = answer_places(renderer, conversation)
-    ids, *_ = renderer.encode_whole(conversation)
-    if len(places) != len(turns):
-        raise DataError("larf_spans: the chat template joins turns, so that characters of a turn cannot be found")
-    untrained = [False] * len(ids)
+    messages = enumerate(conversation.messages, -conversation.inserted)
+    turns = {number: message for number, message in messages if message["role"] == "assistant"}
+    found = trained_tokens(renderer, conversation, characters=True)
+    characters = found.characters or []
+    known = {at.turn for at in characters if at is not None}
     for span in spans:
         if span.turn not in turns:
-            raise DataError(f"larf_spans: turn {span.turn} is no assistant turn of the row (those are {turns})")
-        start, stop = places[turns.index(span.turn)]
-        for place, (first, last) in enumerate(
-            _characters(renderer.tokenizer, ids[start:stop], conversation.messages[span.turn]), start
-        ):
-            end = min(span.end, len(str(conversation.messages[span.turn]["content"])))  # what ends the turn stays
-            if first < end and (last > span.start or (first == last and first >= span.start)):
-                untrained[place] = True
-    return [place for place, mark in enumerate(renderer.fit_in(untrained)) if mark]
-
-
-def _characters(tokenizer: Any, ids: Sequence[int], message: Mapping[str, Any]) -> list[tuple[int, int]]:
-    """For each token of an answer, the characters of the message that it holds, as a slice."""
-
-    def text(count: int) -> str:
-        decoded: str = tokenizer.decode(list(ids[:count]), clean_up_tokenization_spaces=False)
-        return decoded.rstrip("\ufffd")  # a character that some more tokens finish
-
-    lengths = [len(text(count)) for count in range(len(ids) + 1)]
-    content = str(message["content"])
-    bare = content.strip()
-    found = text(len(ids)).find(bare)
-    if found < 0:
-        raise DataError("larf_spans: the chat template prints an answer otherwise than the row has it")
-    shift = content.find(bare) - found
-    return [(first + shift, last + shift) for first, last in pairwise(lengths)]
+            raise DataError(f"larf_spans: turn {span.turn} is no assistant turn of the row (those are {list(turns)})")
+        if span.turn in found.texts and span.turn not in known and found.issue is None:
+            raise DataError("larf_spans: the chat template prints an answer otherwise than the row has it")
+    return [
+        place
+        for place, at in enumerate(characters)
+        if at is not None and any(at.turn == one.turn and at.start < one.end and one.start < at.end for one in spans)
+    ]
