@@ -73,7 +73,8 @@ def _decoded(tokenizer: Any, ids: Sequence[int], start: int, stop: int) -> tuple
     """The text of some tokens, and the range of characters in it that each of them prints.
 
     A few tokens are decoded at a time, from the last one that ends with a character: the token before them stands in
-    front, since the first token of a text may lose a space.
+    front, since the first token of a text may lose a space. Where a text itself holds the character that stands for a
+    broken one, the token after it is taken to stand for it too.
     """
 
     def text(first: int, last: int) -> str:
