@@ -67,7 +67,7 @@ def fit(
     from ..scoring.scorer import LARFScorer
 
     given = {"layer": layer, "references": references, "unsafe": unsafe, "safe": safe}
-    with wrong_usage(ModelError, "--formula"):
+    with wrong_usage(ReferencesError, "--formula"), wrong_usage(ModelError, "--formula"):
         require_suitable(formula, {**given, "top_k": top_k, "rank": rank, "prompts": prompts, "other": other})
     with wrong_usage(ReferencesError):
         require_one_choice(references, unsafe, safe)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from ..errors import ModelError
+from ..errors import ModelError, ReferencesError
 
 Formula = Literal["larf", "subspace", "influence", "loss_gap"]
 Turns = Literal["last", "all"]
@@ -57,7 +57,8 @@ def require_suitable(formula: str, values: Mapping[str, Any]) -> None:
     """Make sure that arguments suit a formula; see `find_misplaced`.
 
     Raises:
-        ModelError: one does not, or is missing.
+        ReferencesError: the formula is unknown, or has no `top_k`. ModelError: another one does not, or is missing.
     """
     if misplaced := find_misplaced(formula, values):
-        raise ModelError(" ".join(misplaced))
+        kind = ReferencesError if misplaced[0] in ("formula", "top_k") else ModelError
+        raise kind(" ".join(misplaced))

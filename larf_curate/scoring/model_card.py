@@ -59,7 +59,7 @@ holds {content} and settings, not the model: that is loaded from where its name 
 from larf_curate import LARFScorer
 
 scorer = LARFScorer.from_pretrained("{repo}")
-ds = ds.map(scorer, batched=True)  # adds larf_score: higher: {MEANINGS[spec.formula]}
+ds = ds.map(scorer, batched=True)  # adds larf_score: higher: {MEANINGS.get(spec.formula, MEANINGS["larf"])}
 ```
 
 A score belongs to this model and to what the scorer was fitted on; another model ranks rows otherwise. It is no

@@ -305,9 +305,10 @@ class LARFScorer(ShownInNotebooks):
         names = list(columns) if columns is not None else columns_of(rows)
         return self._annotate(rows, self.row_format(names), rank, progress)
 
-    def __call__(self, batch: Mapping[str, Any], *numbers: object) -> Mapping[str, Any]:
+    def __call__(self, batch: Mapping[str, Any], *numbers: object, rank: int | None = None) -> Mapping[str, Any]:
         """For `Dataset.map`: batched or not, streaming or not, any `num_proc`, `with_rank`. Adds the larf columns.
 
+        Beside the rows `map` passes the indices, the rank of the worker, or both; `rank` is the latter by name.
         All larf columns that the rows have are replaced, those of an earlier scorer's layers too; see `map_result`.
 
         Raises:
@@ -316,9 +317,9 @@ class LARFScorer(ShownInNotebooks):
         require_mapping(batch)
         row_format = self.row_format(batch)
         rows, batched = read_rows(batch, row_format)
-        if is_first(numbers):
+        if is_first(numbers if rank is None else (rank,)):
             say_once(reading_note(row_format, batch, text_names(batch)))
-        rank = rank_of(numbers, batched=batched)
+        rank = rank_of(numbers, batched=batched) if rank is None else rank
         return map_result(self._annotate(rows, row_format, rank), batch, batched=batched)
 
     def _annotate(

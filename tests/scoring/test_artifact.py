@@ -62,7 +62,7 @@ def test_the_json_of_a_scorer_is_read_down_to_the_leaves_and_written_as_it_was(
     fields = json.loads((saved / CONFIG).read_text())
     assert set(fields["references"]) == {"name", "digest", "pairs", "held_back", "figures", "findings"}
     assert set(fields["separation"]) == {"auc", "pairs", "method"}
-    assert {side: len(values) for side, values in fields["quantiles"].items()} == {"unsafe": 7, "safe": 7}
+    assert {side: len(values) for side, values in fields["quantiles"].items()} == {"unsafe": 21, "safe": 21}
     block = {"block": 1, "refusals": {"0.9": 3}, "delta": {"0.1": 2}, "kappa": 20.0, "low": 0.0, "high": 30.0}
     search = {
         "model": "m", "version": "v", "total_blocks": 5, "dtype": "float32", "prompts": 9, "digest": "d",

@@ -104,5 +104,5 @@ def test_the_package_ships_the_states_of_its_references_for_the_demo_model(
     monkeypatch.setattr(reference_states, "directories", lambda: directories)
     shipped = LARFScorer.fit("demo", demo.LAYER, progress=False)
     assert not list(tmp_path.iterdir()), "not found among those of the package: encoded"
-    for side in ("unsafe", "safe"):  # a third of the same pairs, encoded here
-        np.testing.assert_allclose(shipped._tensors[side][::3], demo_scorer._tensors[side], rtol=1e-3, atol=1e-3)
+    for side in ("unsafe", "safe"):  # some of the same pairs, encoded here
+        np.testing.assert_allclose(shipped._tensors[side][::6], demo_scorer._tensors[side], rtol=1e-3, atol=1e-3)

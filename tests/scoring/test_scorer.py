@@ -229,12 +229,12 @@ def test_a_scorer_fitted_on_quantised_weights_scores_with_them(
     assert again.spec.dtype == dtype
     assert "bitsandbytes" in again.spec.packages
     rows = [{"question": f"How do I fake a {thing}?", "answer": "Plan it well."} for thing in ("lock", "bank", "vote")]
-    assert again._encoder().loaded.dtype_name == dtype
+    assert again.annotate(rows).execution.startswith(dtype)
     np.testing.assert_allclose(again.score(rows), scorer.score(rows), atol=1e-6)
     with pytest.raises(ScorerError, match="is not the one this scorer was fitted on"):
         LARFScorer.from_pretrained(tmp_path / "scorer", model=str(other)).score(rows)
     exact = LARFScorer.fit(wide_model, 3, references=references_file)
-    assert exact._encoder().loaded.dtype_name == "float32"
+    assert exact.annotate(rows).execution.startswith("float32")
     assert np.abs(exact.score(rows) - scorer.score(rows)).max() > 1e-4  # it was quantised indeed
     assert np.isfinite(exact.with_options(dtype="int8").score(rows)).all()
 
