@@ -191,7 +191,11 @@ def test_a_profile_survives_its_json(tmp_path: Path, search: Any) -> None:
 def test_layer_auto_is_searched_once_and_stored(
     tmp_path: Path, references_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # All packaged prompts end alike, and by its last letter alone does the planted model tell prompts apart.
+    # By their last letter alone does the planted model tell texts apart: prompts that do not all end alike, and answers
+    # of two sides that end in different ways.
+    pairs = [json.loads(line) for line in references_file.read_text().splitlines()]
+    references_file = tmp_path / "pairs.jsonl"
+    references_file.write_text("".join(json.dumps({**pair, "safe": pair["safe"][:-1]}) + "\n" for pair in pairs))
     monkeypatch.setattr("larf_curate.scoring.layer_search.search.over_rejection_prompts", lambda: PROMPTS)
     home = plant(tmp_path / "model", PLANTED)
     references = ReferenceSet.from_jsonl(references_file)
@@ -221,7 +225,7 @@ def test_layer_auto_is_searched_once_and_stored(
     ids=str,
 )
 def test_what_cannot_be_searched_is_told(tiny_model: Path, options: dict[str, Any], words: str, search: Any) -> None:
-    with pytest.raises(ModelError, match=words):
+    with pytest.raises(PromptsError if "cannot be read" in words else ModelError, match=words):
         search(tiny_model, **options)
 
 
