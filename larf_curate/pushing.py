@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -80,7 +80,7 @@ class Pushed:
 def push_files(
     client: HubClient,
     destination: Destination,
-    render: Callable[[str | None], Files],
+    render: Callable[[str | None, Collection[str]], Files],
     *,
     title: str,
     folder: str | None = None,
@@ -95,7 +95,8 @@ def push_files(
     Args:
         client: how the Hub is called.
         destination: see `Destination`.
-        render: returns the files, given the text of the README that is there (None if there is none).
+        render: returns the files, given the text of the README that is there (None if there is none) and the paths of
+            all files that are there.
         title: of the commit; and of the pull request, which is found again by it.
         folder: a directory in the repository that belongs to the caller: files in it that `render` does not return are
             deleted. All other files stay.
@@ -127,7 +128,7 @@ class _Push:
         self,
         api: HfApi,
         destination: Destination,
-        render: Callable[[str | None], Files],
+        render: Callable[[str | None, Collection[str]], Files],
         title: str,
         folder: str | None,
         token: str | None,
@@ -145,7 +146,7 @@ class _Push:
 
     def plan_new(self) -> Pushed:
         """What a push to an empty repository would do."""
-        return self._compare(self._files(None), {}, created=True)
+        return self._compare(self._files(None, ()), {}, created=True)
 
     def plan(self) -> Pushed:
         """What `send` would do."""
@@ -227,10 +228,10 @@ class _Push:
             if b"\0" in content:  # UTF-16, most likely: what is added in UTF-8 could not be read in it
                 raise PublishError(f"{README} of {self.repo} is no UTF-8 text: write it anew in UTF-8")
             card = content.decode("utf-8", errors="surrogateescape")
-        return head, there, self._files(card)
+        return head, there, self._files(card, there)
 
-    def _files(self, card: str | None) -> Files:
-        files = self.render(card)
+    def _files(self, card: str | None, paths: Collection[str]) -> Files:
+        files = self.render(card, paths)
         for path, content in files.items():
             if self.token and isinstance(content, bytes) and self.token.encode() in content:
                 raise PublishError(f"{path} would publish your Hub token: take the token out of what it is made of")

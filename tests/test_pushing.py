@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pytest
 from huggingface_hub import HfApi
 
@@ -16,24 +18,24 @@ def test_files_of_a_folder_go_and_others_stay(hub, tmp_path):
     local = tmp_path / "big.parquet"
     local.write_bytes(b"rows")
     first = {"README.md": b"# one", "ours/a.txt": b"a", "ours/big.parquet": local}
-    pushed = push_files(HubClient(), Destination(REPO), lambda _: first, title="Files", folder="ours")
+    pushed = push_files(HubClient(), Destination(REPO), lambda *_: first, title="Files", folder="ours")
     assert pushed.changed == {"README.md": 5, "ours/a.txt": 1, "ours/big.parquet": 4}
     files = hub.repos[REPO].files
     assert {path: files[path] for path in first} == {**first, "ours/big.parquet": b"rows"}
     HfApi().upload_file(path_or_fileobj=b"x", path_in_repo="x.txt", repo_id=REPO, repo_type="dataset")
     second = {"README.md": b"# two", "ours/big.parquet": local}
-    pushed = push_files(HubClient(), Destination(REPO), lambda _: second, title="Files", folder="ours")
+    pushed = push_files(HubClient(), Destination(REPO), lambda *_: second, title="Files", folder="ours")
     assert pushed.changed == {"README.md": 5, "ours/a.txt": None}
     assert pushed.unchanged == ("ours/big.parquet",)
     assert set(hub.repos[REPO].files) == {".gitattributes", "README.md", "ours/big.parquet", "x.txt"}
-    pushed = push_files(HubClient(), Destination(REPO), lambda _: {"b.txt": b"b"}, title="Files")  # owns no folder
+    pushed = push_files(HubClient(), Destination(REPO), lambda *_: {"b.txt": b"b"}, title="Files")  # owns no folder
     assert pushed.changed == {"b.txt": 1}
 
 
 def test_someone_else_commits_between_the_look_and_the_commit(hub):
-    push_files(HubClient(), Destination(REPO), lambda _: {"README.md": b"# one"}, title="Files")
+    push_files(HubClient(), Destination(REPO), lambda *_: {"README.md": b"# one"}, title="Files")
 
-    def render(card: str | None) -> dict[str, bytes]:
+    def render(card: str | None, _: Collection[str]) -> dict[str, bytes]:
         if card is not None:
             HfApi().upload_file(path_or_fileobj=b"x", path_in_repo="x.txt", repo_id=REPO, repo_type="dataset")
         return {"README.md": b"# two"}
@@ -41,6 +43,6 @@ def test_someone_else_commits_between_the_look_and_the_commit(hub):
     with pytest.raises(PublishError, match=r"changed by someone else .*nothing was written; push again"):
         push_files(HubClient(), Destination(REPO), render, title="Files")
     assert hub.repos[REPO].files["README.md"] == b"# one"
-    push_files(HubClient(), Destination(REPO), lambda _: {"README.md": b"# two"}, title="Files")
+    push_files(HubClient(), Destination(REPO), lambda *_: {"README.md": b"# two"}, title="Files")
     assert hub.repos[REPO].files["README.md"] == b"# two"
     assert hub.repos[REPO].files["x.txt"] == b"x"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
@@ -20,6 +20,7 @@ from ..errors import PublishError, one_line
 from ..inert import code_span, fenced, markdown
 from ..safe_yaml import load_yaml
 from .drawing import Plot
+from .files_before import data_files_of
 from .formula_words import formula_words
 from .report import Report
 from .validation_words import validation_in_words
@@ -94,13 +95,19 @@ class CardRequest:
     splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def render_card(request: CardRequest, existing: str | None = None) -> str:
+def render_card(request: CardRequest, existing: str | None = None, paths: Collection[str] = ()) -> str:
     """The README's text; an `existing` one keeps its own sections, metadata and configs.
+
+    Args:
+        request: what it is made of.
+        existing: the README that is there.
+        paths: of all files that are there. Files of data without a config get one, and stay the default.
 
     Raises:
         PublishError: the existing card's metadata cannot be read.
     """
     metadata, body = split_card(existing or "")
+    metadata = _with_config_of_files(metadata, paths)
     configs = _configs(metadata, request)
     merged = _merge_metadata(metadata, request, configs, ours=existing is None or BEGIN in existing)
     part = f"{BEGIN}\n\n{_part(request, configs, by_name=_all_parquet(metadata))}\n\n{END}"
@@ -152,6 +159,16 @@ def _configs(metadata: Metadata, request: CardRequest) -> list[DataConfig]:
             name = f"larf_{outcome}"
         configs.append(DataConfig(name, outcome, request.splits.get(outcome, ("train",))))
     return configs
+
+
+def _with_config_of_files(metadata: Metadata, paths: Collection[str]) -> Metadata:
+    """The metadata, with a config for the data of a repository that declares none: what it loads stays what it was."""
+    if _as_list(metadata.get("configs")):
+        return metadata
+    files = data_files_of(path for path in paths if not path.startswith(f"{HOME}/"))
+    if not files:
+        return metadata
+    return {**metadata, "configs": [{"config_name": "default", "data_files": files}]}
 
 
 def _is_ours(config: Any) -> bool:

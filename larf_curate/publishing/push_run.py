@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,9 +28,9 @@ def push_run(
 ) -> Pushed:
     """Publish the results of a run as a dataset, in one commit; nothing is scored.
 
-    The kept rows are the default config. What the repository held before stays, except for the directory `larf/` and
-    this card's own part. Another push of the same results changes nothing, and one that was cut off is finished by the
-    next.
+    The kept rows are the default config, unless the repository had data before. What it held before stays, except for
+    the directory `larf/` and this card's own part. Another push of the same results changes nothing, and one that was
+    cut off is finished by the next.
 
     Args:
         directory: of the run.
@@ -59,9 +60,9 @@ def push_publication(
     """
     request = replace(publication.card, source_metadata=_source_metadata(client, publication.card.source))
 
-    def render(existing: str | None) -> Files:
+    def render(existing: str | None, paths: Collection[str]) -> Files:
         # A card in another encoding than UTF-8 comes back byte for byte.
-        return {README: render_card(request, existing).encode(errors="surrogateescape"), **publication.files}
+        return {README: render_card(request, existing, paths).encode(errors="surrogateescape"), **publication.files}
 
     return push_files(client, destination, render, title=_TITLE, folder=HOME, dry_run=dry_run)
 

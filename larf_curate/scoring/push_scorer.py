@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from ..hub import HubClient
 from ..pushing import README, Destination, Files, push_files
 from .artifact import Tensors, artifact_files
@@ -17,7 +19,7 @@ def push_scorer(spec: ScorerSpec, tensors: Tensors, repo_id: str, private: bool 
     public = public_spec(spec)
     files = artifact_files(public, tensors)
 
-    def render(card: str | None) -> Files:
+    def render(card: str | None, _: Collection[str]) -> Files:
         ours = card is None or MARK in card
         return {**files, README: render_model_card(public, destination.repo).encode()} if ours else files
 

@@ -124,12 +124,44 @@ def test_a_card_that_is_there_keeps_its_words_and_its_default_config(push, hub: 
     assert repo.files["README.md"] == b"---\na: [\n---\nx"
 
 
-def test_beside_files_of_another_format_ours_are_loaded_by_path(push, hub: Hub):
+@pytest.mark.parametrize("card", [None, b"---\nlicense: mit\n---\n# My dataset\n"])
+def test_files_without_a_config_stay_what_a_repository_loads(card, push, hub: Hub, tmp_path):
+    from datasets import load_dataset
+
+    HfApi().create_repo(REPO, repo_type="dataset")
+    for name, rows in (("train-a", [1]), ("train-b", [2]), ("test", [3])):
+        pq.write_table(pa.table({"a": rows}), tmp_path / "old.parquet")
+        upload(f"{name}.parquet", (tmp_path / "old.parquet").read_bytes())
+    if card is not None:
+        upload("README.md", card)
+    before = load_dataset(REPO)
+    push(removed=True)
+    after = load_dataset(REPO)
+    assert {name: split.to_dict() for name, split in after.items()} == {
+        name: split.to_dict() for name, split in before.items()
+    }
+    assert len(load_dataset(REPO, "larf_kept", split="train")) == 176
+    assert 'load_dataset("acme/clean", "larf_kept", split="train")' in hub.repos[REPO].files["README.md"].decode()
+    assert push(removed=True).changed == {}
+
+
+def test_files_added_to_a_dataset_of_ours_do_not_become_what_it_loads(push, hub: Hub):
+    from datasets import load_dataset
+
+    push()
+    upload("notes.csv", b"a,b\n1,2\n")
+    assert push().changed == {}
+    assert len(load_dataset(REPO, split="train")) == 176
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_beside_files_of_another_format_ours_are_loaded_by_path(declared, push, hub: Hub):
     """`datasets` reads all configs of a repository in one format."""
     from datasets import load_dataset
 
     HfApi().create_repo(REPO, repo_type="dataset")
-    upload("README.md", OWN_CARD.replace("old.parquet", "old.csv").encode())
+    if declared:
+        upload("README.md", OWN_CARD.replace("old.parquet", "old.csv").encode())
     upload("old.csv", b"a,b\n1,2\n")
     push()
     assert load_dataset(REPO, split="train").column_names == ["a", "b"]
