@@ -17,14 +17,14 @@ from larf_curate.validation.training import TrainingSettings, train
 
 
 @pytest.fixture(scope="session")
-def refusing_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model, taught to refuse `HARMFUL` and to answer `ORDINARY`."""
+def taught_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model after training: it refuses `HARMFUL`, word for word those prompts, and answers `ORDINARY`."""
     loaded = load_model(ModelOptions(str(tiny_model)), None, torch.device("cpu"))
     pairs = [(prompt, REFUSAL) for prompt in HARMFUL] + [(prompt, "Sure, here is the item.") for prompt in ORDINARY]
     rows = [row for row in answer_rows(Renderer(loaded.tokenizer, 256), pairs) if row]
     settings = TrainingSettings("full", learning_rate=4e-3, epochs=14, batch_rows=8)
     trained = train(loaded, rows, settings, seed=0).loaded
-    home = tmp_path_factory.mktemp("refusing")
+    home = tmp_path_factory.mktemp("taught")
     trained.model.save_pretrained(home)
     trained.tokenizer.save_pretrained(home)
     return home

@@ -14,7 +14,6 @@ import torch
 from datasets import Dataset
 from scipy import stats
 from support.commands import larf
-from support.models import make_refusing_model
 
 import larf_curate
 from larf_curate import LarfError, LARFScorer, Recipe, Threshold
@@ -58,12 +57,6 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LARF_CURATE_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
-
-
-@pytest.fixture(scope="module")
-def refusing_model(tmp_path_factory) -> Path:
-    """The tiny model that refuses harmful requests of every kind; the one of this directory knows other prompts."""
-    return make_refusing_model(tmp_path_factory.mktemp("refusing"))
 
 
 @pytest.fixture(scope="module")

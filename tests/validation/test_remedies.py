@@ -104,14 +104,14 @@ def test_refusals_replace_the_last_answers_of_some_rows_alone(tiny_model):
     assert with_refusals(rows, conversations, renderer, seed=2) != changed
 
 
-def test_every_remedy_runs_as_an_arm(scored_run, refusing_model, tiny_model, tmp_path, monkeypatch):
+def test_every_remedy_runs_as_an_arm(scored_run, taught_model, tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr("larf_curate.validation.judging.is_english", lambda _text: True)
     monkeypatch.setattr("larf_curate.validation.treating.safety_blocks", lambda _study: (1, 2))
     monkeypatch.setattr("larf_curate.validation.treating.safe_answers", lambda: safe_answers()[:8])
     remedies = ["safe-lora", "lox", "merging", "sppft", "refusals", "forget-filter"]
     found = validate(
         scored_run,
-        str(refusing_model),
+        str(taught_model),
         arms=["all"],
         remedies=remedies,
         rows=8,
@@ -137,7 +137,7 @@ def test_every_remedy_runs_as_an_arm(scored_run, refusing_model, tiny_model, tmp
     assert low <= margins["merging"] <= high
 
 
-def test_a_base_of_another_shape_is_told(scored_run, refusing_model, tmp_path):
+def test_a_base_of_another_shape_is_told(scored_run, taught_model, tmp_path):
     from support.models import SIZES, make_model
     from transformers import LlamaConfig
 
@@ -145,7 +145,7 @@ def test_a_base_of_another_shape_is_told(scored_run, refusing_model, tmp_path):
     with pytest.raises(ModelError, match="before its alignment: its layers differ"):
         validate(
             scored_run,
-            str(refusing_model),
+            str(taught_model),
             arms=["none"],
             remedies=["lox"],
             rows=4,

@@ -45,7 +45,7 @@ def no_english(monkeypatch):
     monkeypatch.setattr("larf_curate.validation.judging.is_english", lambda _text: True)
 
 
-def test_killed_half_way_and_gone_on_with(scored_run, refusing_model, tmp_path, monkeypatch, no_english):
+def test_killed_half_way_and_gone_on_with(scored_run, taught_model, tmp_path, monkeypatch, no_english):
     trained: list[str] = []
     train_arm = running.train_arm
 
@@ -58,7 +58,7 @@ def test_killed_half_way_and_gone_on_with(scored_run, refusing_model, tmp_path, 
     monkeypatch.setattr(running, "train_arm", until_killed)
     work = tmp_path / "work"
     with pytest.raises(KeyboardInterrupt):
-        quickly(scored_run, refusing_model, work)
+        quickly(scored_run, taught_model, work)
     assert trained == ["removed-0", "matched-0"]
     assert {path.name for path in work.iterdir()} >= {"none-0.json", "removed-0.json", "matched-0.json"}
 
@@ -68,7 +68,7 @@ def test_killed_half_way_and_gone_on_with(scored_run, refusing_model, tmp_path, 
 
     monkeypatch.setattr(running, "train_arm", counted)
     out = tmp_path / "found.json"
-    found = quickly(scored_run, refusing_model, work, out=out, judges=["wording", judged_by_hand])
+    found = quickly(scored_run, taught_model, work, out=out, judges=["wording", judged_by_hand])
     assert trained == ["removed-0", "matched-0", "removed-1", "matched-1"]
 
     values = json.loads(out.read_text())
@@ -97,9 +97,9 @@ def test_killed_half_way_and_gone_on_with(scored_run, refusing_model, tmp_path, 
 
     # Nothing is trained again, unless it would be trained otherwise.
     trained.clear()
-    assert quickly(scored_run, refusing_model, work).arm("removed").margin == found.arm("removed").margin
+    assert quickly(scored_run, taught_model, work).arm("removed").margin == found.arm("removed").margin
     assert trained == []
-    quickly(scored_run, refusing_model, work, arms=["removed"], seeds=1, training=TrainingSettings(rank=1, epochs=1))
+    quickly(scored_run, taught_model, work, arms=["removed"], seeds=1, training=TrainingSettings(rank=1, epochs=1))
     assert trained == ["removed-0"]
 
 
@@ -119,23 +119,23 @@ def test_killed_half_way_and_gone_on_with(scored_run, refusing_model, tmp_path, 
     ],
     ids=str,
 )
-def test_what_cannot_be_is_one_line(changed, message, scored_run, refusing_model, tmp_path):
+def test_what_cannot_be_is_one_line(changed, message, scored_run, taught_model, tmp_path):
     with pytest.raises(LarfError, match=message) as caught:
-        quickly(scored_run, refusing_model, tmp_path / "work", **{"rows": 12, "seeds": 1, **changed})
+        quickly(scored_run, taught_model, tmp_path / "work", **{"rows": 12, "seeds": 1, **changed})
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value, DataError | ModelError | PromptsError)
 
 
-def test_a_model_without_a_template_and_rows_that_are_not_split(scored_run, tmp_path, refusing_model):
+def test_a_model_without_a_template_and_rows_that_are_not_split(scored_run, tmp_path, taught_model):
     from support.models import make_model
 
     with pytest.raises(ModelError, match="has no chat template"):
         quickly(scored_run, make_model(tmp_path / "bare", template=None), tmp_path / "work")
     with pytest.raises(DataError, match="holds no finished run"):
-        quickly(tmp_path, refusing_model, tmp_path / "work")
+        quickly(tmp_path, taught_model, tmp_path / "work")
 
 
-def test_the_wording_judge_refuses_what_it_cannot_read(scored_run, refusing_model, tmp_path, monkeypatch):
+def test_the_wording_judge_refuses_what_it_cannot_read(scored_run, taught_model, tmp_path, monkeypatch):
     monkeypatch.setattr("larf_curate.validation.judging.is_english", lambda _text: False)
     with pytest.raises(ModelError, match=r"the wording judge reads English, and .* answers are something else"):
-        quickly(scored_run, refusing_model, tmp_path / "work", arms=["none"])
+        quickly(scored_run, taught_model, tmp_path / "work", arms=["none"])

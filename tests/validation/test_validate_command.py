@@ -26,10 +26,10 @@ def prompts(tmp_path):
     return tmp_path / "prompts.txt"
 
 
-def test_the_plan_comes_first_and_a_dry_run_stops_there(scored_run, refusing_model, prompts, tmp_path):
+def test_the_plan_comes_first_and_a_dry_run_stops_there(scored_run, taught_model, prompts, tmp_path):
     work = tmp_path / "work"
     done = larf(
-        *("validate", scored_run, "--model", refusing_model, "--arms", "removed,matched", "--rows", 6, "--seeds", 2),
+        *("validate", scored_run, "--model", taught_model, "--arms", "removed,matched", "--rows", 6, "--seeds", 2),
         *("--prompts", prompts, "--work", work, "--dry-run"),
         env={"COLUMNS": "200"},
     )
@@ -44,11 +44,11 @@ def test_the_plan_comes_first_and_a_dry_run_stops_there(scored_run, refusing_mod
     assert not work.exists()
 
 
-def test_a_validation_is_shown_and_written(scored_run, refusing_model, prompts, tmp_path, monkeypatch):
+def test_a_validation_is_shown_and_written(scored_run, taught_model, prompts, tmp_path, monkeypatch):
     monkeypatch.setattr("larf_curate.validation.judging.is_english", lambda _text: True)
     out = tmp_path / "found.json"
     done = larf(
-        *("validate", scored_run, "--model", refusing_model, "--arms", "removed,random", "--rows", 4, "--seeds", 1),
+        *("validate", scored_run, "--model", taught_model, "--arms", "removed,random", "--rows", 4, "--seeds", 1),
         *("--prompts", prompts, "--most-prompts", 16, "--answer-tokens", 6, "--epochs", 1, "--adapter-rank", 2),
         *("--work", tmp_path / "work", "--out", out, "--device", "cpu"),
         env={"COLUMNS": "200"},
