@@ -15,6 +15,7 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
+from ..cache import register
 from ..deciding.excerpts import Excerpt, signed
 from ..errors import PublishError, one_line
 from ..inert import code_span, fenced, markdown
@@ -238,6 +239,9 @@ def _template(name: str) -> jinja2.Template:
     }
     text = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
     return environment.from_string(text)
+
+
+register(_template.cache_clear)
 
 
 def _part(request: CardRequest, configs: Sequence[DataConfig], *, by_name: bool) -> str:
