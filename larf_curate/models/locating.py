@@ -16,6 +16,16 @@ from . import demo
 
 _ADAPTER = "adapter_config.json"
 _GIVE_BASE = "say where the base is by base= (--base)"
+_NO_PART = {"", ".md", ".log", ".csv", ".jsonl", ".png", ".jpg", ".pdf", ".pt", ".pth"}
+_OF_TRAINING = {
+    "training_args.bin",
+    "trainer_state.json",
+    "all_results.json",
+    "train_results.json",
+    "eval_results.json",
+}
+_END, _PLACE, _PLACES = 1 << 16, 1 << 12, 64
+"""Of a file's content a digest reads this many bytes at each end, and so many at so many places between."""
 _ADAPTER_FILES = ["adapter_*", "tokenizer*", "special_tokens_map.json", "chat_template.*", "vocab*", "merges.txt"]
 
 
@@ -182,18 +192,27 @@ def commit_of(version: str) -> str | None:
 
 
 def local_version(path: Path) -> str:
-    """A digest of local files that does not read gigabytes: of names, sizes, and both ends of every file.
+    """A digest of local files that does not read gigabytes: of names, sizes, both ends, and places spread between them.
 
-    Two models share it only if they differ in nothing but the middle of files of equal size; a fitted scorer's check of
-    its model tells those apart.
+    Files that no loader reads do not count: a README may be written beside the weights. Two models share a digest only
+    if they differ nowhere but between those places; a fitted scorer's check of its model tells such apart.
     """
     digest = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file() and p.name[0] != ".")
+    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file() and _is_read(p))
     for file in files:
         size = file.stat().st_size
         digest.update(f"{file.name}\0{size}\0".encode())
         with file.open("rb") as data:
-            digest.update(data.read(1 << 16))
-            data.seek(max(0, size - (1 << 16)))
+            digest.update(data.read(_END))
+            if size > 2 * _END:
+                for place in range(1, _PLACES):
+                    data.seek(size * place // _PLACES)
+                    digest.update(data.read(_PLACE))
+            data.seek(max(0, size - _END))
             digest.update(data.read())
     return f"local-{digest.hexdigest()[:16]}"
+
+
+def _is_read(file: Path) -> bool:
+    """Whether a file of a model's directory may be part of the model: no text about it, no state of its training."""
+    return file.name[0] != "." and file.suffix not in _NO_PART and file.name not in _OF_TRAINING

@@ -34,7 +34,8 @@ def load_measure(
         ScorerError: it is not the one that the scorer was fitted on.
     """
     encoder = get_encoder(spec.model_options(options), max(spec.layers) if spec.layers else None, rank)
-    require_fitted_model(spec, tensors["check"], encoder)
+    moved = [name for name in ("model", "base") if options.get(name) is not None]
+    require_fitted_model(spec, tensors["check"], encoder, moved)
     if spec.other is not None:
         second = get_encoder(spec.other_options(options), None, rank)
         expected = replace(spec, model=spec.other.model, version=spec.other.version)

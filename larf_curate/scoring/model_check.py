@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import importlib.metadata
+from collections.abc import Collection, Mapping, Sequence
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -13,12 +14,15 @@ from ..cache import register
 from ..encoding.encoder import Encoder
 from ..encoding.losses import token_losses
 from ..errors import ModelError, ScorerError
+from ..models.demo import ALIGNED
+from ..models.demo import NAME as DEMO
 from ..models.loading import LoadedModel
 from ..models.options import DType
 from ..rows.rendering import Rendered
 from ..rows.trained_tokens import trained_tokens
 from ..rows.turns import Conversation
 from .formulas import normalise
+from .remarks import say_once
 from .spec import ScorerSpec
 
 CHECK = Conversation(
@@ -76,25 +80,66 @@ def require_same_alone(
         )
 
 
-def require_fitted_model(spec: ScorerSpec, expected: NDArray[np.float32], encoder: Encoder) -> None:
-    """Make sure that a model is the one a scorer was fitted on: same template, same states or losses of a conversation.
+def require_fitted_model(
+    spec: ScorerSpec, expected: NDArray[np.float32], encoder: Encoder, moved: Collection[str] = ()
+) -> None:
+    """Make sure that a model is the one a scorer was fitted on: same version, same template, same states or losses.
 
-    It costs one forward pass, once for each model in memory and scorer.
+    The states or losses are those of one conversation, in which two models may agree that differ elsewhere: so a model
+    of another version passes only if the user has said where it is. It costs one forward pass, once for each model in
+    memory and scorer.
 
     Args:
         spec: the scorer's.
         expected: of `CHECK`: its state at `spec.layers`, float32 [layers, hidden size]; or, if the scorer reads losses,
             those of its trained tokens, float32 [tokens].
         encoder: of the model.
+        moved: names of the options by which the user has said where it is now: `model`, or an adapter's `base`.
 
     Raises:
         ScorerError: it is another model, or has another chat template.
     """
+    _require_version(spec, encoder.loaded.version, moved)
     passed = _passed.setdefault(encoder.loaded, set())
     digest = hashlib.sha256(expected.tobytes() + repr((spec.layers, spec.template_digest)).encode()).hexdigest()
     if digest not in passed:
         _check(spec, expected, encoder)
+        say_once(_other_transformers(spec))
         passed.add(digest)
+
+
+def _require_version(spec: ScorerSpec, found: str, moved: Collection[str]) -> None:
+    """Refuse files that have changed under the name of the model, unless the user has said that it is elsewhere now."""
+    # The demo model is the same out of a GGUF file and from the Hub, under two versions.
+    if "model" in moved or spec.model in (DEMO, ALIGNED):
+        return
+    before, now = _base_and_model(spec.version), _base_and_model(found)
+    changed = ["its base model"] if before[0] != now[0] and "base" not in moved else []
+    changed += ["the adapter" if before[0] else "the model"] if before[1] != now[1] else []
+    if changed:
+        options = "base= (--base) or model= (--model)" if "its base model" in changed else "model= (--model)"
+        raise ScorerError(
+            f"{spec.model} is not the one this scorer was fitted on: {' and '.join(changed)} changed (fitted at "
+            f"{spec.version}, found {found}); fit a scorer on it, or, if it is the same model in other files, say "
+            f"where it is by {options}"
+        )
+
+
+def _base_and_model(version: str) -> tuple[str, str]:
+    """The versions of an adapter's base and of the adapter; of a model without one, nothing and its own."""
+    base, _, model = version.rpartition("+")
+    return base, model
+
+
+def _other_transformers(spec: ScorerSpec) -> str:
+    """A line where another release of transformers runs the model than when the scorer was fitted; else nothing."""
+    fitted, here = spec.packages.get("transformers", ""), importlib.metadata.version("transformers")
+    if not fitted or fitted.split(".")[:2] == here.split(".")[:2]:
+        return ""
+    return (
+        f"the scorer of {spec.model} was fitted with transformers {fitted}, and {here} runs the model here: one "
+        "conversation has the same state as then, and scores may differ in their last digits"
+    )
 
 
 def _check(spec: ScorerSpec, expected: NDArray[np.float32], encoder: Encoder) -> None:

@@ -176,6 +176,14 @@ def test_the_version_follows_the_weights(copy: Path, tiny_model: Path) -> None:
     assert local_version(copy) != local_version(tiny_model)
 
 
+def test_the_version_follows_the_middle_of_a_large_file_too(tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(bytes(1 << 20))
+    before = local_version(tmp_path)
+    weights.write_bytes(bytes(1 << 19) + b"\1" * (1 << 16) + bytes((1 << 19) - (1 << 16)))
+    assert local_version(tmp_path) != before
+
+
 def corrupt(content: bytes) -> Callable[[Path], object]:
     return lambda directory: (directory / WEIGHTS).write_bytes(content)
 
