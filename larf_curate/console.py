@@ -50,8 +50,10 @@ def show_summary(summary: Summary, console: Console | None = None) -> None:
         console.print(Text(visible(str(fault), 300), style="dim"))
     if summary.execution:
         console.print(Text(visible(f"scored in {summary.execution}", 500), style="dim"))
-    if summary.threshold is not None and summary.threshold.value is not None:
-        console.print(_threshold_line(summary.threshold))
+    if summary.threshold is not None:
+        for split, threshold in (summary.threshold.by_split or {"": summary.threshold}).items():
+            if threshold.value is not None:
+                console.print(_threshold_line(threshold, split))
     if summary.quantiles:
         formula = summary.run.formula if summary.run else "larf"
         console.print(_quantiles_table(summary.quantiles, MEANINGS[formula]))
@@ -81,9 +83,12 @@ def _counts_table(summary: Summary) -> Table:
     return table
 
 
-def _threshold_line(threshold: Threshold) -> Text:
-    """A fitted threshold in one sentence."""
-    line = f"threshold: {threshold.rule} {threshold.amount:g} removes scores above {signed(threshold.value, 6)}"
+def _threshold_line(threshold: Threshold, split: str) -> Text:
+    """A fitted threshold in one sentence; `split` is empty where it is that of all rows."""
+    where = f" of {visible(split, 60)}" if split else ""
+    line = f"threshold{where}: {threshold.rule} {threshold.amount:g} removes scores above {signed(threshold.value, 6)}"
+    if split:
+        line += f", {threshold.removed:,} of {threshold.rows:,} rows"
     if threshold.tied:
         line += f"; {threshold.tied:,} later rows stay though their scores equal that of the last one to go"
     if threshold.harmless:

@@ -134,6 +134,9 @@ def filter_(
         Literal["separate", "keep", "remove"], typer.Option(help="Where rows without a score go.")
     ] = "separate",
     split: Split = None,
+    per_split: Annotated[
+        bool, typer.Option("--per-split", help="With --split all: fit the threshold to each split by itself.")
+    ] = False,
     format: Format = "auto",  # noqa: A002 - the option's name
     config: Config = None,
     field: Field = None,
@@ -151,6 +154,8 @@ def filter_(
     chosen = [rule for rule, amount in rules.items() if amount is not None]
     if len(chosen) != 1:
         raise typer.BadParameter("give exactly one of --max-score, --drop-top, --drop-fraction, --calibrated")
+    if per_split and split != "all":
+        raise typer.BadParameter("--per-split needs --split all")
     if calibrated is not None and (harmless is None) == (scorer is None):
         raise typer.BadParameter("--calibrated needs --harmless (scored rows) or --scorer, and not both")
     with wrong_usage(ThresholdError):
@@ -161,7 +166,7 @@ def filter_(
     with rows_from(data) as name:
         source = open_source(name, split, config=config, field=field)
         reading = reading_of(format, columns, None)
-        summary = split_file(source, threshold, out, format=reading, weight=weight_of(weight))
+        summary = split_file(source, threshold, out, format=reading, weight=weight_of(weight), per_split=per_split)
     if json:
         print(summary.to_json())
         return

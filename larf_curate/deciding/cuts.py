@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from .ranking import Chunks, batches, refuse_change, select
+from ..errors import ThresholdError
+from .ranking import Chunks, as_scores, batches, refuse_change, select
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,38 @@ def cut_highest(chunks: Chunks, count: Callable[[int], int]) -> Cut:
     refuse_change(ties == equal)
     spared_score = None if spared_from is None else last
     return Cut(value, selected.rows, to_remove, missing, higher + equal - to_remove, spared_score, spared_from)
+
+
+def rows_to_cut(amount: float, scorable: int, *, share: bool) -> int:
+    """How many of the rows that have a score go: `amount` of them, or that share of them, rounded down.
+
+    >>> rows_to_cut(0.07, 100, share=True), rows_to_cut(9, 5, share=False)
+    (7, 5)
+    """
+    # 0.07 * 100 is 7.000000000000001: rounding first keeps the floor what a person expects.
+    count = math.floor(round(amount * scorable, 6)) if share else int(amount)
+    return min(count, scorable)
+
+
+def cut_harmless(share: float, harmless: Iterable[float | None]) -> tuple[float, int]:
+    """The score above which at most `share` of new harmless rows lie, and how many scores say so.
+
+    Args:
+        share, harmless: see `Threshold.calibrated`.
+
+    Raises:
+        ThresholdError: the share is none, or takes more harmless rows.
+    """
+    if not 0 < share < 1:
+        raise ThresholdError(f"calibrated needs a share between 0 and 1, not {share}")
+    scores = as_scores(harmless)
+    scores = np.sort(scores[~np.isnan(scores)])
+    place = math.ceil(round((len(scores) + 1) * (1 - share), 9)) - 1  # 1 - 0.7 is 0.30000000000000004
+    if place >= len(scores):
+        raise ThresholdError(
+            f"a share of {share} needs at least {math.ceil(1 / share) - 1} harmless rows; there are {len(scores)}"
+        )
+    return float(scores[place]), len(scores)
 
 
 def _neighbours(chunks: Chunks, score: float, tie: int) -> tuple[float, int | None, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar, cast
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, Self, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError
+from ..errors import DataError, ThresholdError
 from ..scoring.columns import scores_of
 from .layout import Outcome
 from .ranking import Chunks, as_scores
@@ -27,6 +27,7 @@ class Splitter(Protocol):
     """What splitting asks of a threshold; `Threshold` imports this module, so it is not named here."""
 
     def fit_chunks(self, chunks: Chunks) -> Self: ...
+    def fit_splits(self, chunks: Chunks, splits: Sequence[tuple[str, int]]) -> Self: ...
     def outcome(self, score: float | None, row: int | None = None) -> Outcome: ...
     def outcomes(self, scores: NDArray[np.floating], first_row: int = 0) -> dict[Outcome, NDArray[np.bool_]]: ...
 
@@ -38,7 +39,7 @@ class Parts(Generic[AnyDataset, Fitted]):
     Attributes:
         kept, removed, unscorable: datasets of the kind that was split, with its columns and order of rows. Rows without
             a score are in `unscorable`, unless the threshold says otherwise.
-        threshold: fitted on all rows.
+        threshold: fitted on all rows, or with `per_split` to each split by itself.
         counts: rows in each part, also where the parts are streams.
     """
 
@@ -53,11 +54,16 @@ class Parts(Generic[AnyDataset, Fitted]):
         return f"<{counts}; {self.threshold!r}>"
 
 
-def split_dataset(dataset: AnyDataset, threshold: Fitted, column: str) -> Parts[AnyDataset, Fitted]:
+def split_dataset(
+    dataset: AnyDataset, threshold: Fitted, column: str, *, per_split: bool = False
+) -> Parts[AnyDataset, Fitted]:
     """See `Threshold.split`."""
+    if per_split and not isinstance(dataset, dict):
+        raise ThresholdError("per_split is for a DatasetDict: this dataset has no splits")
     splits: Mapping[str, Dataset | IterableDataset] = dataset if isinstance(dataset, dict) else {"": dataset}
     scores = {name: _read_scores(split, column) for name, split in splits.items()}
-    fitted = threshold.fit_chunks(scores.values)
+    sizes = [(name, len(part)) for name, part in scores.items()]
+    fitted = threshold.fit_splits(scores.values, sizes) if per_split else threshold.fit_chunks(scores.values)
     counts: dict[Outcome, int] = {"kept": 0, "removed": 0, "unscorable": 0}
     parts: dict[Outcome, dict[str, Dataset | IterableDataset]] = {outcome: {} for outcome in counts}
     first_row = 0

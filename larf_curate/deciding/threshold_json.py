@@ -2,7 +2,8 @@
 
 Two keys differ from the names of the fields, so that files written earlier are read: `unscorable` is the number of
 unscorable rows, and `nulls` where they go (null is "separate"). A score that is infinite (all or none go) is stored as
-the largest number there is.
+the largest number there is. What was fitted to each split lies in the list `by_split`, one object of the same keys for
+each, with the name of the split under `split`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from ..json_fields import parse_json
+from ..json_fields import entries, mapping, parse_json
+from ..json_fields import text as checked_text
 from .field_checks import check_threshold_fields, score_from_json, score_to_json
 
 _SCORES = ("value", "spared_score")
@@ -21,16 +23,18 @@ def fields_to_json(fields: Mapping[str, Any]) -> str:
     """One JSON object of a threshold's fields.
 
     Args:
-        fields: every field of `Threshold` with its value.
+        fields: every field of `Threshold` with its value, those of the thresholds in `by_split` too.
     """
     stored = {**fields, **{name: score_to_json(fields[name]) for name in _SCORES}}
     policy, stored["unscorable"] = stored["unscorable"], stored.pop("unscorable_rows")
     stored["nulls"] = None if policy == "separate" else policy
+    if by_split := stored.pop("by_split"):
+        stored["by_split"] = [{"split": name, **json.loads(fields_to_json(part))} for name, part in by_split.items()]
     return json.dumps(stored, sort_keys=True)
 
 
 def fields_from_json(text: str, rules: Collection[str]) -> dict[str, Any]:
-    """The fields out of what `fields_to_json` wrote.
+    """The fields out of what `fields_to_json` wrote; `by_split` holds those of each split's threshold.
 
     Args:
         text: JSON.
@@ -40,9 +44,22 @@ def fields_from_json(text: str, rules: Collection[str]) -> dict[str, Any]:
         ThresholdError, ValueError, TypeError, KeyError, AttributeError: it is something else.
     """
     fields: dict[str, Any] = parse_json(text)
+    parts = entries(fields.pop("by_split", []), "by_split")
+    by_split = {checked_text(part["split"], "split"): _part(mapping(part, "by_split"), rules) for part in parts}
+    if by_split and sum(part["rows"] for part in by_split.values()) != fields["rows"]:
+        raise ValueError(f"the splits have other rows in all than {fields['rows']}")
     fields["unscorable_rows"], policy = fields["unscorable"], fields.pop("nulls")
     fields["unscorable"] = "separate" if policy is None else policy
     if fields["rule"] not in rules:
         raise ValueError(f"rule {fields['rule']!r}")
     check_threshold_fields(fields)
-    return {**fields, **{name: score_from_json(fields.get(name), name) for name in _SCORES}}
+    scores = {name: score_from_json(fields.get(name), name) for name in _SCORES}
+    return {**fields, **scores, "by_split": by_split}
+
+
+def _part(fields: Mapping[str, Any], rules: Collection[str]) -> dict[str, Any]:
+    """The fields of one split's threshold, which has a value and counts, and no splits of its own."""
+    part = fields_from_json(json.dumps({key: value for key, value in fields.items() if key != "split"}), rules)
+    if part["by_split"] or part["value"] is None or part["rows"] is None:
+        raise ValueError("a split's threshold must be fitted, and have no splits of its own")
+    return part

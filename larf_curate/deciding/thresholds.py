@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 
 from ..errors import ThresholdError
 from ..scoring.columns import SCORE
-from .cuts import cut_highest
+from .cuts import cut_harmless, cut_highest, rows_to_cut
 from .layout import Outcome
+from .per_split import fit_each, pieces_of
 from .ranking import Chunks, as_scores, batches
 from .threshold_json import fields_from_json, fields_to_json
 
@@ -47,6 +49,8 @@ class Threshold:
         tied: how many rows have the last removed row's score and stay: more would go without row numbers.
         harmless: for `calibrated`, the number of harmless rows behind it.
         spared_score, spared_from: rows of exactly this score stay from this row number on; None where no row does.
+        by_split: fitted to each split by itself, the threshold of each, in the order of their rows; `value` is None
+            where each has its own, and the counts are those of all. Empty for one threshold over all rows.
 
     >>> import numpy as np
     >>> scores = np.array([0.1, 0.4, np.nan, 0.3, 0.3])
@@ -68,6 +72,7 @@ class Threshold:
     harmless: int | None = None
     spared_score: float | None = None
     spared_from: int | None = None
+    by_split: Mapping[str, Threshold] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if self.unscorable not in get_args(UnscorablePolicy):
@@ -110,17 +115,8 @@ class Threshold:
             harmless: their scores; NaN and None are left out.
             unscorable: where rows without a score go; see `UnscorablePolicy`.
         """
-        if not 0 < share < 1:
-            raise ThresholdError(f"calibrated needs a share between 0 and 1, not {share}")
-        scores = as_scores(harmless)
-        scores = np.sort(scores[~np.isnan(scores)])
-        place = math.ceil(round((len(scores) + 1) * (1 - share), 9)) - 1  # 1 - 0.7 is 0.30000000000000004
-        if place >= len(scores):
-            raise ThresholdError(
-                f"a share of {share} needs at least {math.ceil(1 / share) - 1} harmless rows; there are {len(scores)}"
-            )
-        value = float(scores[place])
-        return cls("calibrated", float(share), value=value, harmless=len(scores), unscorable=unscorable)
+        value, count = cut_harmless(share, harmless)
+        return cls("calibrated", float(share), value=value, harmless=count, unscorable=unscorable)
 
     def fit(self, scores: Iterable[float | None]) -> Threshold:
         """The threshold for these scores, with its counts. NaN and null are unscorable, never counted as removed.
@@ -158,9 +154,28 @@ class Threshold:
         def checked() -> Iterator[NDArray[np.floating]]:
             return map(as_scores, chunks())
 
+        if self.by_split:
+            return replace(self, by_split={}).fit_chunks(chunks)
         if self.rule in ("max_score", "calibrated"):
             return self._with_counts(checked)
-        return replace(self, **vars(cut_highest(checked, self._to_remove)))
+        count = partial(rows_to_cut, self.amount, share=self.rule == "drop_fraction")
+        return replace(self, **vars(cut_highest(checked, count)))
+
+    def fit_splits(self, chunks: Chunks, splits: Sequence[tuple[str, int]]) -> Threshold:
+        """The threshold fitted to each split by itself; see `by_split`.
+
+        Args:
+            chunks: as for `fit_chunks`: the scores of all splits, one split after the other.
+            splits: the name of each, and its number of rows.
+
+        Raises:
+            ThresholdError, DataError: as `fit_chunks`.
+        """
+        parts = fit_each(self.fit_chunks, chunks, splits)
+        names = ("rows", "removed", "unscorable_rows", "tied")
+        counts = {name: sum(getattr(part, name) for part in parts.values()) for name in names}
+        value = self.value if self.rule in ("max_score", "calibrated") else None
+        return replace(self, value=value, spared_score=None, spared_from=None, by_split=parts, **counts)
 
     def _with_counts(self, chunks: Chunks) -> Threshold:
         rows = removed = unscorable = 0
@@ -169,11 +184,6 @@ class Threshold:
             removed += int(np.count_nonzero(self.removes(batch)))
             unscorable += int(np.count_nonzero(np.isnan(batch)))
         return replace(self, rows=rows, removed=removed, unscorable_rows=unscorable)
-
-    def _to_remove(self, scorable: int) -> int:
-        # 0.07 * 100 is 7.000000000000001: rounding first keeps the floor what a person expects.
-        count = self.amount if self.rule == "drop_top" else math.floor(round(self.amount * scorable, 6))
-        return min(int(count), scorable)
 
     def with_unscorable(self, policy: UnscorablePolicy) -> Threshold:
         """The same threshold with another place for rows without a score.
@@ -184,7 +194,8 @@ class Threshold:
         Raises:
             ThresholdError: there is no such policy.
         """
-        return replace(self, unscorable=policy)
+        by_split = {name: replace(part, unscorable=policy) for name, part in self.by_split.items()}
+        return replace(self, unscorable=policy, by_split=by_split)
 
     def keep(self, score: float | None, row: int | None = None) -> bool:
         """Whether a row with this score stays.
@@ -225,6 +236,9 @@ class Threshold:
         self._require_fitted()
         if score is None or math.isnan(score):
             return _UNSCORABLE_TO[self.unscorable]
+        if self.by_split:
+            ((part, number, _),) = pieces_of(self.by_split, -1 if row is None else row, 1)
+            return part.outcome(score, number)
         # A float32 would be compared in float32, and so kept where `fit`, in float64, counted it as removed.
         return "removed" if self._removes(float(score), -1 if row is None else row) else "kept"
 
@@ -240,6 +254,9 @@ class Threshold:
         """
         self._require_fitted()
         wide = as_scores(scores).astype(np.float64, copy=False)
+        if self.by_split:
+            pieces = pieces_of(self.by_split, first_row, len(wide))
+            return np.concatenate([np.zeros(0, bool), *(part.removes(wide[at], first) for part, first, at in pieces)])
         removed: NDArray[np.bool_] = self._removes(wide, np.arange(first_row, first_row + len(wide)))
         return removed
 
@@ -263,7 +280,7 @@ class Threshold:
         return masks
 
     def _require_fitted(self) -> None:
-        if self.value is None:
+        if self.value is None and not self.by_split:
             raise ThresholdError(f"{self.rule} knows its threshold only after .fit(scores)")
 
     def _removes(self, score: Any, row: Any) -> Any:
@@ -271,7 +288,9 @@ class Threshold:
         above = score > self.value
         return above if self.spared_from is None else above & ((score != self.spared_score) | (row < self.spared_from))
 
-    def split(self, dataset: AnyDataset, column: str = SCORE) -> Parts[AnyDataset, Threshold]:
+    def split(
+        self, dataset: AnyDataset, column: str = SCORE, *, per_split: bool = False
+    ) -> Parts[AnyDataset, Threshold]:
         """Fit to a scored dataset, and split it into its kept, removed and unscorable rows.
 
         Ties are decided by row number, as in `fit` and `keep`: exactly as many rows go as the rule says. Parts hold
@@ -290,18 +309,22 @@ class Threshold:
         Args:
             dataset: a `Dataset`, an `IterableDataset`, or a dictionary of splits of either, with scores.
             column: that holds the scores; null or NaN where a row has none.
+            per_split: fit to each split of a `DatasetDict` by itself: `drop_top` removes so many rows of each.
 
         Raises:
-            DataError: there is no such column. ThresholdError: it holds no numbers.
+            DataError: there is no such column. ThresholdError: it holds no numbers, or the dataset has no splits.
         """
         from .datasets import split_dataset
 
-        return split_dataset(dataset, self, column)
+        return split_dataset(dataset, self, column, per_split=per_split)
 
     def __repr__(self) -> str:
         policy = "" if self.unscorable == "separate" else f", unscorable={self.unscorable!r}"
         rule = f"Threshold.{self.rule}({self.amount:.12g}{policy})"
-        return rule if self.rows is None else f"{rule}: {self.removed} of {self.rows} rows, above {self.value:.6g}"
+        if self.rows is None:
+            return rule
+        cuts = [f"{part.value:.6g} ({name})" for name, part in self.by_split.items()] or [f"{self.value:.6g}"]
+        return f"{rule}: {self.removed} of {self.rows} rows, above {', '.join(cuts)}"
 
     def to_json(self) -> str:
         """One JSON object; see `threshold_json`."""
@@ -315,7 +338,8 @@ class Threshold:
             ThresholdError: it is something else.
         """
         try:
-            return cls(**fields_from_json(text, get_args(Rule)))
+            fields = fields_from_json(text, get_args(Rule))
+            return cls(**fields | {"by_split": {name: cls(**part) for name, part in fields["by_split"].items()}})
         except ThresholdError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:

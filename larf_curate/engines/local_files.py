@@ -25,7 +25,7 @@ from ..scoring.quantile_levels import SUMMARY_LEVELS
 from ..scoring.scorer import LARFScorer
 from ..scoring.weights import WeightRange
 from ..sources.json_values import rows_of, text_columns
-from ..sources.tables import ROWS_AT_ONCE, Source, by_split
+from ..sources.tables import ROWS_AT_ONCE, Source, by_split, require_splits
 from ..sources.writing import TableWriter, refuse_own_source, write_directory, write_file
 
 
@@ -109,6 +109,7 @@ def split_file(
     *,
     format: str = "auto",  # noqa: A002 - the word users know
     weight: WeightRange | None = None,
+    per_split: bool = False,
 ) -> Summary:
     """Split scored rows into `kept/`, `removed/` and `unscorable/` in the directory `out`, with a summary beside them.
 
@@ -121,14 +122,17 @@ def split_file(
         out: a directory that does not exist, is empty, or holds an earlier result and nothing else, which is replaced.
         format: how to read the texts of the highest rows for the summary.
         weight: the scores between which training weights fall: rows get the column `larf_weight`.
+        per_split: fit the threshold to each split by itself; see `require_splits`.
 
     Raises:
-        DataError: there is no score column, or the source changed while it was read.
+        DataError: there is no score column, the source changed while it was read, or it keeps no splits apart and
+            `per_split` asks for them.
         OutputError: `out` cannot be written, holds files of somebody else, or holds the source.
         ThresholdError: see `Threshold`.
     """
     refuse_own_source(source, Path(out))
-    fitted = threshold.fit_chunks(score_chunks(source))
+    chunks = score_chunks(source)
+    fitted = threshold.fit_splits(chunks, require_splits(source)) if per_split else threshold.fit_chunks(chunks)
     with write_directory(Path(out)) as home, ExitStack() as stack:
         writers: dict[Path, TableWriter] = {}
         schema = weighted_schema(source.schema, weight)

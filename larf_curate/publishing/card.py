@@ -25,7 +25,15 @@ from .files_before import data_files_of
 from .formula_words import formula_words
 from .report import Report
 from .validation_words import validation_in_words
-from .words import describe_audit, describe_confounds, describe_cut, describe_rule, describe_search, describe_unscored
+from .words import (
+    describe_audit,
+    describe_confounds,
+    describe_cut,
+    describe_part,
+    describe_rule,
+    describe_search,
+    describe_unscored,
+)
 
 BEGIN = "<!-- larf-curate:begin: this part is rewritten at every push; write your own above or below it -->"
 END = "<!-- larf-curate:end -->"
@@ -262,6 +270,7 @@ def _part(request: CardRequest, configs: Sequence[DataConfig], *, by_name: bool)
             threshold=threshold,
             rule=_own(describe_rule(threshold)),
             cut=_own(describe_cut(threshold)),
+            cuts=[(split, _own(describe_part(part))) for split, part in threshold.by_split.items()],
             unscored=_own(describe_unscored(report)),
             share=lambda count: _own(f"{count / max(1, rows.total):.1%}"),
             plots=request.plots,

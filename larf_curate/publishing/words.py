@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ..deciding.excerpts import signed
 from ..deciding.layout import without_directories
@@ -51,6 +52,8 @@ def describe_run(report: Report) -> Iterator[tuple[str, str]]:
             yield "separation", describe_separation(scorer.separation)
         yield from scorer.loss_facts()
     yield "removed", f"{describe_rule(report.threshold)}: {describe_cut(report.threshold)}"
+    for split, threshold in report.threshold.by_split.items():
+        yield f"  {split}", describe_part(threshold)
     yield "rows without a score", describe_unscored(report)
     for issue, count in report.issues.items():
         yield f"  {issue}", f"{count:,}"
@@ -89,6 +92,8 @@ def describe_rule(threshold: Threshold) -> str:
     'the highest-scoring 5% of the rows that have a score'
     """
     amount = threshold.amount
+    if threshold.by_split:
+        return f"{describe_rule(replace(threshold, by_split={}))}, for each split by itself"
     match threshold.rule:
         case "max_score":
             return f"every row that scores above {amount:g}"
@@ -103,7 +108,14 @@ def describe_rule(threshold: Threshold) -> str:
 def describe_cut(threshold: Threshold) -> str:
     """Above which score rows were removed."""
     value = threshold.value
+    if threshold.by_split and value is None:
+        return "scores above a value of each split's own"
     return "none, since no row has a score" if value is None or value == math.inf else f"scores above {signed(value)}"
+
+
+def describe_part(threshold: Threshold) -> str:
+    """What the threshold of one split has removed."""
+    return f"{threshold.removed or 0:,} of {threshold.rows or 0:,} rows: {describe_cut(threshold)}"
 
 
 def describe_unscored(report: Report) -> str:

@@ -86,6 +86,7 @@ def plan_run(
     pending_rows = shards.rows_in(pending)
     model, layers, formula = model_and_formula(scorer)
     executor, threshold, weight = request.executor, request.threshold, request.weight
+    rule = f"{threshold.rule} {threshold.amount:g}" + (", for each split by itself" if request.per_split else "")
     weighed = "" if weight is None else f"; weight 1 up to {weight.lower:g}, 0 from {weight.upper:g}"
     work = ScoringWork(
         source=request.source,
@@ -109,7 +110,7 @@ def plan_run(
         layers=layers,
         formula=formula,
         workers=executor.at_once,
-        threshold=f"{threshold.rule} {threshold.amount:g}; rows without a score: {threshold.unscorable}{weighed}",
+        threshold=f"{rule}; rows without a score: {threshold.unscorable}{weighed}",
         executor=f"{executor.kind}: {executor.tasks} tasks, {executor.at_once} at a time",
         output=str(request.home),
         publish=None if publish is None else publish.in_words(),

@@ -57,6 +57,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.threshold.per_split and self.source.split != "all":
+            raise KeyFaultError("threshold", "per_split is for `source: {split: all}`, which keeps splits apart")
         if self.audit is not None and self.executor.kind == "slurm":
             raise KeyFaultError(
                 "audit",
@@ -206,6 +208,7 @@ class Recipe(Section):
             revision=scorer.revision,
             options=options,
             threshold=threshold,
+            per_split=self.threshold.per_split,
             weight=None if self.threshold.weight is None else self.threshold.weight.to_range(),
             turns=scorer.turns,
             spans=scorer.spans,

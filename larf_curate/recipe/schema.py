@@ -177,7 +177,8 @@ class WeightSection(Section):
 class ThresholdSection(Section):
     """What is removed: one rule. See `Threshold`; `harmless` are scored rows for `calibrated`.
 
-    With `weight`, rows also get a training weight: the column `larf_weight`.
+    With `per_split`, the rule is fitted to each split of `source: {split: all}` by itself. With
+    `weight`, rows also get a training weight: the column `larf_weight`.
     """
 
     max_score: float | None = Field(None, allow_inf_nan=False)
@@ -185,6 +186,7 @@ class ThresholdSection(Section):
     drop_fraction: float | None = Field(None, ge=0, le=1)
     calibrated: float | None = Field(None, gt=0, lt=1)
     harmless: Text | None = None
+    per_split: bool = False
     weight: WeightSection | None = None
     unscorable: UnscorablePolicy = "separate"
 

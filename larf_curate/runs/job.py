@@ -54,6 +54,7 @@ class Job:
         turns: which assistant turns are scored; None as the scorer has it.
         spans: whether rows get `larf_spans`; None as the scorer has it.
         weight: the scores between which training weights fall; None for no weights.
+        per_split: whether the threshold is fitted to each split by itself.
         driver: None where workers outlive it.
         run: what the summary will say of the run.
     """
@@ -75,6 +76,7 @@ class Job:
     turns: Turns | None = None
     spans: bool | None = None
     weight: WeightRange | None = None
+    per_split: bool = False
 
     @property
     def path(self) -> str:
@@ -145,6 +147,7 @@ def make_job(request: RunRequest, plan: Plan, work: Path) -> Job:
         turns=request.turns,
         spans=request.spans,
         weight=request.weight,
+        per_split=request.per_split,
     )
 
 

@@ -47,6 +47,7 @@ class RunRequest:
         turns: which assistant turns are scored; None as the scorer has it.
         spans: whether rows get `larf_spans`; None as the scorer has it.
         weight: the scores between which training weights fall; None for no weights.
+        per_split: whether the threshold is fitted to each split by itself.
     """
 
     source: Source
@@ -63,6 +64,7 @@ class RunRequest:
     turns: Turns | None = None
     spans: bool | None = None
     weight: WeightRange | None = None
+    per_split: bool = False
 
     @property
     def directory(self) -> Path:
@@ -111,5 +113,5 @@ class RunRequest:
         rule = self.threshold
         harmless = rule.value if rule.rule == "calibrated" else None
         weight = None if self.weight is None else [self.weight.lower, self.weight.upper]
-        decisive = [rule.rule, rule.amount, harmless, rule.unscorable, weight]
+        decisive = [rule.rule, rule.amount, harmless, rule.unscorable, weight, self.per_split]
         return digest_of([self.scored_directory(scorer_digest).name, plan.digest, decisive])[:16]

@@ -186,7 +186,10 @@ class FindThreshold(Stage):
         if threshold.rule == "calibrated" and threshold.value is None:  # known once there is a scorer
             harmless = LARFScorer.from_pretrained(job.scorer).harmless_scores
             threshold = Threshold.calibrated(threshold.amount, harmless, unscorable=threshold.unscorable)
-        fitted = threshold.fit_chunks(lambda: scored_chunks(plan, scored))
+        if job.per_split:
+            fitted = threshold.fit_splits(lambda: scored_chunks(plan, scored), plan.source.splits)
+        else:
+            fitted = threshold.fit_chunks(lambda: scored_chunks(plan, scored))
         write_text(Path(job.work) / _THRESHOLD, fitted.to_json())
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ..errors import DataError
 from .json_values import array_of, is_json, rows_of
 
 ROWS_AT_ONCE = 4096
@@ -128,6 +129,17 @@ def by_split(table: pa.Table, first_row: int, splits: Sequence[tuple[str, int]])
         if low < high:
             yield split, low, table.slice(low - first_row, high - low)
         begin += rows
+
+
+def require_splits(source: Source) -> tuple[tuple[str, int], ...]:
+    """The splits of a source that keeps them apart; see `Source.splits`.
+
+    Raises:
+        DataError: it keeps none apart.
+    """
+    if not source.splits:
+        raise DataError(f"{source.name} is read as one split: a threshold for each split is for `split all`")
+    return source.splits
 
 
 def schema_text(schema: pa.Schema) -> str:

@@ -1,4 +1,5 @@
-"""`--split all`: every split is read, one threshold is found over all rows, and what is written has the same splits."""
+"""`--split all`: every split is read, what is written has the same splits, and one threshold is
+found over all rows, or one for each split."""
 
 from __future__ import annotations
 
@@ -9,13 +10,18 @@ from pathlib import Path
 import pytest
 from datasets import Dataset, DatasetDict, load_dataset
 from support.commands import larf
+from support.loopback_hub import Hub
 
 from larf_curate import LARFScorer, Threshold
+from larf_curate.deciding.excerpts import signed
+from larf_curate.deciding.summary import Summary
 from larf_curate.engines.local_files import score_file, split_file
-from larf_curate.errors import DataError, OutputError
+from larf_curate.errors import DataError, OutputError, RecipeError
 from larf_curate.publishing.card import render_card
 from larf_curate.publishing.publication import publish_files
+from larf_curate.publishing.push_run import push_run
 from larf_curate.publishing.results import Results
+from larf_curate.pushing import Destination
 from larf_curate.recipe.recipe import Recipe
 from larf_curate.sources.files import open_source
 
@@ -133,3 +139,67 @@ def test_the_command_line(tiny_scorer: LARFScorer, tmp_path: Path) -> None:
     done = larf("filter", tmp_path / "scored", "--split", "all", "--drop-top", 9, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert set(texts(tmp_path / "out" / "kept", tmp_path / "cache")) == {"train", "test", "validation"}
+
+
+def recipe_of(home: Path, scorer: LARFScorer, **keys: object) -> dict[str, object]:
+    scorer.save_pretrained(home / "scorer")
+    return {
+        "source": {"path": as_saved(home), "split": "all", "shard_rows": 8},
+        "scorer": {"from": str(home / "scorer")},
+        "threshold": {"drop_top": 3, "per_split": True},
+        "output": str(home / "out"),
+        **keys,
+    }
+
+
+@pytest.mark.parametrize("tasks", [1, 3])
+def test_a_threshold_for_each_split_from_the_recipe_to_the_hub(
+    tasks: int, tiny_scorer: LARFScorer, tmp_path: Path, hub: Hub
+) -> None:
+    summary = Recipe.from_text(json.dumps(recipe_of(tmp_path, tiny_scorer, executor={"tasks": tasks}))).run()
+    data = DatasetDict({split: Dataset.from_list(rows_of(split)) for split in SIZES})
+    parts = Threshold.drop_top(3).split(data.map(tiny_scorer, batched=True), per_split=True)
+    assert isinstance(summary, Summary)
+    assert summary.threshold == parts.threshold
+    told = json.loads((tmp_path / "out" / "larf_summary.json").read_text())["threshold"]["by_split"]
+    assert [(part["split"], part["rows"], part["removed"]) for part in told] == [(*each, 3) for each in SIZES.items()]
+
+    push_run(tmp_path / "out", Destination("acme/clean"), removed=True)
+    for config, outcome in ((None, "kept"), ("removed", "removed")):
+        loaded = load_dataset("acme/clean", config)
+        wanted = {split: part["instruction"][:] for split, part in getattr(parts, outcome).items()}
+        assert {split: part["instruction"][:] for split, part in loaded.items()} == wanted
+    card = hub.repos["acme/clean"].files["README.md"].decode()
+    assert "the 3 highest-scoring rows, for each split by itself" in card
+    for split, rows in SIZES.items():
+        cut = parts.threshold.by_split[split]
+        assert f"3 of {rows} rows: scores above {signed(cut.value)}" in card
+    report = json.loads(hub.repos["acme/clean"].files["larf/report.json"])
+    assert [part["split"] for part in report["threshold"]["by_split"]] == list(SIZES)
+
+
+def test_a_threshold_for_each_split_on_the_command_line(tiny_scorer: LARFScorer, tmp_path: Path) -> None:
+    score_file(open_source(as_saved(tmp_path), "all"), tiny_scorer, tmp_path / "scored")
+    summary = split_file(
+        open_source(str(tmp_path / "scored"), "all"), Threshold.drop_top(2), tmp_path / "api", per_split=True
+    )
+    command = ["filter", tmp_path / "scored", "--drop-top", 2, "--out", tmp_path / "out"]
+    done = larf(*command, "--split", "all", "--per-split")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "larf_summary.json").read_text() == (tmp_path / "api" / "larf_summary.json").read_text()
+    assert summary.threshold is not None
+    for split, rows in SIZES.items():
+        cut = signed(summary.threshold.by_split[split].value, 6)
+        assert f"threshold of {split}: drop_top 2 removes scores above {cut}, 2 of {rows} rows" in done.stdout.replace(
+            "\n", " "
+        )
+    assert larf(*command, "--per-split").returncode == 2
+
+
+def test_a_threshold_for_each_split_needs_splits(tiny_scorer: LARFScorer, tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, tiny_scorer, source={"path": as_saved(tmp_path), "split": "test_sft"})
+    with pytest.raises(RecipeError, match=r"per_split is for `source: \{split: all\}`"):
+        Recipe.from_text(json.dumps(recipe))
+    score_file(open_source(as_plain(tmp_path), "train"), tiny_scorer, tmp_path / "scored.parquet")
+    with pytest.raises(DataError, match="is read as one split"):
+        split_file(open_source(str(tmp_path / "scored.parquet")), Threshold.drop_top(2), tmp_path / "o", per_split=True)
