@@ -59,7 +59,7 @@ def fields_from_json(text: str, rules: Collection[str]) -> dict[str, Any]:
 
 def _part(fields: Mapping[str, Any], rules: Collection[str]) -> dict[str, Any]:
     """The fields of one split's threshold, which has a value and counts, and no splits of its own."""
-    part = fields_from_json(json.dumps({key: value for key, value in fields.items() if key != "split"}), rules)
-    if part["by_split"] or part["value"] is None or part["rows"] is None:
+    own = {key: value for key, value in fields.items() if key != "split"}
+    if "by_split" in own or own["value"] is None or own["rows"] is None:
         raise ValueError("a split's threshold must be fitted, and have no splits of its own")
-    return part
+    return fields_from_json(json.dumps(own), rules)

@@ -173,7 +173,7 @@ class Threshold:
         """
         parts = fit_each(self.fit_chunks, chunks, splits)
         names = ("rows", "removed", "unscorable_rows", "tied")
-        counts = {name: sum(getattr(part, name) for part in parts.values()) for name in names}
+        counts: dict[str, Any] = {name: sum(getattr(part, name) for part in parts.values()) for name in names}
         value = self.value if self.rule in ("max_score", "calibrated") else None
         return replace(self, value=value, spared_score=None, spared_from=None, by_split=parts, **counts)
 

@@ -160,7 +160,10 @@ def test_a_threshold_for_each_split_from_the_recipe_to_the_hub(
     data = DatasetDict({split: Dataset.from_list(rows_of(split)) for split in SIZES})
     parts = Threshold.drop_top(3).split(data.map(tiny_scorer, batched=True), per_split=True)
     assert isinstance(summary, Summary)
-    assert summary.threshold == parts.threshold
+    assert summary.threshold is not None
+    cuts = {split: part.value for split, part in summary.threshold.by_split.items()}
+    # Rows of other batches: the last bits of a score may differ.
+    assert cuts == pytest.approx({split: part.value for split, part in parts.threshold.by_split.items()}, abs=1e-5)
     told = json.loads((tmp_path / "out" / "larf_summary.json").read_text())["threshold"]["by_split"]
     assert [(part["split"], part["rows"], part["removed"]) for part in told] == [(*each, 3) for each in SIZES.items()]
 
@@ -172,8 +175,7 @@ def test_a_threshold_for_each_split_from_the_recipe_to_the_hub(
     card = hub.repos["acme/clean"].files["README.md"].decode()
     assert "the 3 highest-scoring rows, for each split by itself" in card
     for split, rows in SIZES.items():
-        cut = parts.threshold.by_split[split]
-        assert f"3 of {rows} rows: scores above {signed(cut.value)}" in card
+        assert f"3 of {rows} rows: scores above {signed(cuts[split])}" in card
     report = json.loads(hub.repos["acme/clean"].files["larf/report.json"])
     assert [part["split"] for part in report["threshold"]["by_split"]] == list(SIZES)
 
