@@ -12,6 +12,7 @@ import pytest
 HIDDEN = """
 import os, signal, sys
 import datasets, datatrove.executor.local, datatrove.executor.ray, datatrove.executor.slurm, torch, transformers
+from trl import SFTTrainer
 
 POSIX = {"fcntl", "grp", "pwd", "resource", "termios"}
 

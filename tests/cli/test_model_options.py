@@ -31,7 +31,11 @@ def score(name: str, **options: Unpack[RunOptions]) -> None:
 
 def invoke(app: typer.Typer, *arguments: str) -> Any:
     received.clear()
-    return CliRunner().invoke(app, arguments, env={"COLUMNS": "300", "TERM": "dumb"})
+    # No terminal, whatever other libraries in this process have set: a dumb one is 80 characters wide.
+    env = {"COLUMNS": "300", "TERM": "dumb", "FORCE_COLOR": None, "TTY_COMPATIBLE": None}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("typer.rich_utils.FORCE_TERMINAL", None)
+        return CliRunner().invoke(app, arguments, env=env)
 
 
 def typed(option: Option) -> list[str]:

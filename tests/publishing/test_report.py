@@ -75,7 +75,7 @@ def test_groups_are_those_of_the_rows(plain_run):
 def test_confounds_are_those_of_the_rows(plain_run):
     report, rows = build_report(Results.open(plain_run)), frame(plain_run)
     scored = rows.dropna(subset="larf_score")
-    length, lists = scored["answer"].str.len(), scored["answer"].str.startswith("1. ")
+    length, lists = scored["answer"].str.rstrip().str.len(), scored["answer"].str.startswith("1. ")
     figures = report.confounds
     expected = stats.spearmanr(scored["larf_score"], length).statistic
     assert figures.score_and_characters.value == pytest.approx(expected, abs=1e-12)
@@ -156,7 +156,7 @@ def test_the_highest_rows_are_those_of_pandas(outcome, make_run):
     excerpts = highest_rows(Results.open(run), outcome, 15)
     assert [excerpt.row for excerpt in excerpts] == expected.index.tolist()
     assert [excerpt.prompt for excerpt in excerpts] == expected["question"].tolist()
-    assert [excerpt.answer for excerpt in excerpts] == expected["answer"].tolist()
+    assert [excerpt.answer for excerpt in excerpts] == expected["answer"].str.rstrip().tolist()
     assert {excerpt.outcome for excerpt in excerpts} == {outcome}
 
 

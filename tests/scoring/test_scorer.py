@@ -351,7 +351,7 @@ def test_top_k_needs_pairs_that_pair(tiny_model: Path, tmp_path: Path, monkeypat
 def test_long_rows_are_cut_or_unscorable_as_asked(
     tiny_model: Path, references_file: Path, monkeypatch: pytest.MonkeyPatch, plain: Plain
 ) -> None:
-    rows = [{"question": "Count.", "answer": "One. " * n} for n in (2, 200)]
+    rows = [{"question": "Count.", "answer": " ".join(["One."] * n)} for n in (2, 200)]
     tokens = [len(plain.ids(turns(row["question"], row["answer"]))) for row in rows]
     cut = LARFScorer.fit(tiny_model, 1, references=references_file, max_tokens=96)
     found = cut.annotate(rows)

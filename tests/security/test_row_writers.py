@@ -102,10 +102,14 @@ SMALL, LARGE = 1 << 16, 1 << 20
 
 
 def seconds(reader: Callable[[str], object], text: str) -> float:
-    start = time.process_time()
-    with contextlib.suppress(ValueError):
-        reader(text)
-    return time.process_time() - start
+    """Of a core, the fastest of three: other processes slow down some of them."""
+    spent = []
+    for _ in range(3):
+        start = time.process_time()
+        with contextlib.suppress(ValueError):
+            reader(text)
+        spent.append(time.process_time() - start)
+    return min(spent)
 
 
 @pytest.mark.parametrize("name", READERS)
