@@ -552,6 +552,14 @@ def test_the_demo(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["result"]
 
 
+def test_the_demo_as_json(tiny_scorer, tmp_path, monkeypatch):
+    """With another scorer, so that the embedded model is not run: what is printed is the summary that is written."""
+    monkeypatch.setattr("larf_curate.scoring.scorer.LARFScorer.fit", lambda *_, **__: tiny_scorer)
+    done = larf("demo", "--out", tmp_path / "result", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads((tmp_path / "result" / "larf_summary.json").read_text())
+
+
 # What hands expect --------------------------------------------------------------------------------------------------
 
 

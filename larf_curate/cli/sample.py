@@ -12,13 +12,14 @@ import typer
 from ..errors import ThresholdError
 from ..models import demo as demo_model
 from ..progress import tell
-from .usage import parse_blocks, wrong_usage
+from .usage import Json, parse_blocks, wrong_usage
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Directory for the result.")] = Path("larf-demo"),
     layer: Annotated[str, typer.Option(help="Block to read.")] = str(demo_model.LAYER),
     drop_fraction: Annotated[float, typer.Option(help="Share of the rows to remove.")] = 0.1,
+    json: Json = False,
 ) -> None:
     """The whole path on the embedded model and the packaged sample rows: fit, score, remove the worst."""
     from ..console import show_summary
@@ -37,6 +38,10 @@ def demo(
     with as_file(files("larf_curate") / "data" / "sample_rows.jsonl") as rows, TemporaryDirectory() as scratch:
         scored = Path(scratch) / "scored.parquet"
         score_file(open_source(str(rows)), fitted, scored)
-        show_summary(split_file(open_source(str(scored)), threshold, out))
+        summary = split_file(open_source(str(scored)), threshold, out)
+    if json:
+        print(summary.to_json())
+        return
+    show_summary(summary)
     tell(f"written to {out}: kept/ removed/ unscorable/ (Parquet)")
     tell(f'next: from datasets import load_dataset; load_dataset("{out}/kept", split="train")')
