@@ -57,6 +57,11 @@ def say(line: str) -> None:
     LOGGER.info("%s", visible(line, _LONGEST, lines=True))
 
 
+def detail(line: str) -> None:
+    """One line for whoever looks for a fault: it is shown with `-v`, or where the logger's level is DEBUG."""
+    LOGGER.debug("%s", visible(line, _LONGEST, lines=True))
+
+
 def tell(line: str) -> None:
     """One line of a command's result, on standard output; whatever comes from data in it is text."""
     print(visible(line, _LONGEST, lines=True))

@@ -19,6 +19,7 @@ from ..atomic import write_text
 from ..cache import cache_directory
 from ..errors import OutputError
 from ..models.loading import LoadedModel
+from ..progress import detail
 from . import memory
 from .packing import PackedPass
 from .padding import PaddedPass
@@ -113,7 +114,10 @@ def best_batch_tokens(
             size = settings.default  # kept in `runtime`: not tried again with every job
     if size is not None:
         runtime.batch_tokens = min(size, limit)
-    return min(size or settings.default, limit)
+    chosen = min(size or settings.default, limit)
+    how = "padded rows" if isinstance(forward, PaddedPass) else "packed rows"
+    detail(f"batches of at most {chosen:,} tokens, {how}; {limit:,} would fit into memory")
+    return chosen
 
 
 def _fastest(

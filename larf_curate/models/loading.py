@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast, get_args
 
 from ..errors import LarfError, MissingExtraError, ModelError, one_line
-from ..progress import downloads_shown, quiet
+from ..progress import detail, downloads_shown, quiet
 from . import quantising
 from .adapters import apply_adapter
 from .blocks import decoder_of, path_of_blocks, require_block, with_blocks
@@ -89,15 +90,19 @@ def load_model(options: ModelOptions, highest: int | None, device: torch.device)
     if options.dtype in get_args(Quantised):
         quantising.require_support(options.dtype, device)
     source = locate(options.model, options.revision, options.base)
+    detail(f"model {options.model}: files in {source.adapter or source.path}, version {source.version}")
+    began = time.perf_counter()
     try:
         with quiet():
-            return _load(options, source, highest, device)
+            loaded = _load(options, source, highest, device)
     except LarfError:
         raise
     except MemoryError as error:
         raise ModelError(f"{options.model} does not fit in memory") from error
     except Exception as error:  # the parsers of a dozen file formats have errors of their own
         raise _explained(error, options, source) from error
+    detail(f"model {options.model}: loaded in {time.perf_counter() - began:.1f} s, {loaded!r}")
+    return loaded
 
 
 def _explained(error: Exception, options: ModelOptions, source: Source) -> LarfError:

@@ -14,6 +14,7 @@ from ..atomic import write_bytes
 from ..cache import cache_directory
 from ..encoding.encoder import Encoder, States
 from ..errors import OutputError
+from ..progress import detail
 from ..rows.rendering import Rendered
 from .formulas import normalise
 from .model_check import least_cosine, require_same_alone
@@ -54,9 +55,11 @@ def states_of_references(
         values = np.stack(found, axis=1)
         if _agrees(encoder, values[-1], rendered[-1], layers):
             progress(len(rendered))
+            detail(f"states of references: {len(rendered) - 1} are read from files ({name})")
             return States(values, [item.issue for item in rendered], [item.tokens for item in rendered], "kept states")
     below = range(max(layers) + 1)
     every = tuple(below) if len(below) * shape[0] * shape[1] * 4 <= _MOST_BYTES else tuple(layers)
+    detail(f"states of references: {len(rendered) - 1} are encoded, since no files that fit are kept ({name})")
     states = encoder.states_of(rendered, every, progress)
     if not any(issue and issue.unscorable for issue in states.issues):
         require_same_alone(encoder, rendered, every, states.values)

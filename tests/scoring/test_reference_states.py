@@ -10,8 +10,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from larf_curate import LARFScorer
+from larf_curate.cache import clear_caches
 from larf_curate.encoding.encoder import Encoder
 from larf_curate.models import demo
+from larf_curate.progress import LOGGER
 from larf_curate.scoring import reference_states
 
 ROWS = [{"question": "Name a colour.", "answer": "Green."}, {"question": "Hide it?", "answer": "Sure, plan it well."}]
@@ -54,6 +56,32 @@ def test_a_second_fit_runs_one_conversation_and_a_fit_below_it_too(
     np.testing.assert_allclose(below.score(ROWS), anew.score(ROWS), atol=1e-6)
     LARFScorer.fit(tiny_model, 4, references=references_file)
     assert encoded[-1] == 17  # no pass has reached block 4 yet
+
+
+def test_a_search_for_a_fault_is_told_what_was_read_and_how(
+    home: Path,
+    tiny_model: Path,
+    references_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_nobodys")
+    told, before = [], LOGGER.level
+    try:
+        for level in ("DEBUG", "DEBUG", "INFO"):
+            LOGGER.setLevel(level)
+            clear_caches()
+            LARFScorer.fit(tiny_model, 1, references=references_file)
+            told.append("".join(capsys.readouterr()))
+    finally:
+        LOGGER.setLevel(before)
+    assert f"model {tiny_model}: files in {tiny_model}, version local-" in told[0]
+    assert "loaded in " in told[0]
+    assert "batches of at most " in told[0]
+    assert "states of references: 16 are encoded" in told[0]
+    assert "states of references: 16 are read from files" in told[1]
+    assert "hf_nobodys" not in told[0] + told[1]
+    assert "states of references" not in told[2]
 
 
 @pytest.mark.parametrize(
