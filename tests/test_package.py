@@ -56,7 +56,7 @@ def test_public_names_are_there_with_an_example_each():
 # Which room imports which -------------------------------------------------------------------------------------------
 
 FLOW = [
-    {"errors", "inert", "json_fields", "packaged", "safe_yaml"},
+    {"errors", "digests", "inert", "json_fields", "packaged", "safe_yaml"},
     {"atomic", "cache", "progress"},
     {"hub", "written"},
     {"pushing"},

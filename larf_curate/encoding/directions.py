@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from ..models.loading import LoadedModel
 
+_LEFT, _RIGHT = ".left", ".right"  # what follows a layer's name in a file
 _OVERSAMPLING, _POWER_ITERATIONS = 8, 4  # of the randomised singular value decomposition
 
 
@@ -99,8 +100,34 @@ class WeightDirection:
 
     def low_rank(self, rank: int) -> WeightDirection:
         """The closest direction of at most this rank in each matrix, scaled to the norm of this one."""
-        cut = WeightDirection({name: each.low_rank(rank) for name, each in self.factors.items()})
+        cut = self.cut(rank)
         return cut.scaled(self.norm / cut.norm)
+
+    def cut(self, rank: int) -> WeightDirection:
+        """The closest direction of at most this rank in each matrix: shorter than this one by what is left out."""
+        return WeightDirection({name: each.low_rank(rank) for name, each in self.factors.items()})
+
+    def unit(self) -> WeightDirection:
+        """The same direction, of norm 1."""
+        return self.scaled(1 / self.norm)
+
+    def to_tensors(self) -> dict[str, NDArray[np.float32]]:
+        """The factors of a low-rank direction by name, as safetensors files hold them; see `of_tensors`."""
+        tensors: dict[str, NDArray[np.float32]] = {}
+        for name, factors in self.factors.items():
+            assert factors.right is not None, "a whole matrix is not stored"
+            tensors[name + _LEFT], tensors[name + _RIGHT] = factors.left, factors.right
+        return tensors
+
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, NDArray[np.float32]]) -> WeightDirection:
+        """The direction that `to_tensors` gave; other tensors among these are left alone.
+
+        Raises:
+            KeyError: a factor is missing.
+        """
+        names = [name.removesuffix(_LEFT) for name in tensors if name.endswith(_LEFT)]
+        return cls({name: Factors(tensors[name + _LEFT], tensors[name + _RIGHT]) for name in names})
 
     @contextlib.contextmanager
     def step(self, loaded: LoadedModel, size: float) -> Iterator[None]:

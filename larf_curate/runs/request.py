@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..deciding.thresholds import Threshold
+from ..digests import digest_of
 from ..models.chat_templates import template_text
 from ..models.locating import locate
 from ..models.options import OPTIONS, RunOptions
@@ -21,7 +22,7 @@ from ..scoring.spec import FORMAT_VERSION
 from ..scoring.weights import WeightRange
 from ..sources.tables import Source
 from .executor_request import ExecutorRequest
-from .shards import Plan, digest_of
+from .shards import Plan
 
 _SCORES_ALIKE = {option.name for option in OPTIONS.values() if not option.about.changes_scores}
 _NOT_DECISIVE = {"references", "unsafe", "safe", "prompts", *(_SCORES_ALIKE - {"device"})}

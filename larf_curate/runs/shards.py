@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ..atomic import write_text
+from ..digests import digest_of
 from ..errors import DataError, one_line
 from ..scoring.columns import SCORE, scores_of
 from ..sources.file_readers import read_file
@@ -216,11 +217,6 @@ def digest_files(paths: Iterable[str], known: Path | None) -> dict[str, tuple[St
     if known and after != before:
         write_text(known, json.dumps(after))
     return {path: (tuple(entry["stamp"]), entry["sha256"]) for path, entry in after.items()}
-
-
-def digest_of(value: object) -> str:
-    """sha256 of a value as JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 # Scored shards on disk ----------------------------------------------------------------------------------------------

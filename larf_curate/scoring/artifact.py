@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..atomic import write_bytes
+from ..encoding.directions import WeightDirection
 from ..errors import OutputError, ScorerError
 from ..hub import hub_errors
 from ..json_fields import parse_json, read_limited
@@ -102,12 +103,15 @@ def _fit_together(spec: ScorerSpec, tensors: Tensors) -> bool:
     if spec.other is not None:
         return "other_check" in tensors and tensors["other_check"].shape == tensors["check"].shape
     if spec.margin is not None:
-        left = {name: array for name, array in tensors.items() if name.endswith(".left")}
-        right = {name: tensors.get(name.removesuffix(".left") + ".right") for name in left}
-        pairs = [(first, right[name]) for name, first in left.items()]
-        return bool(left) and all(
-            second is not None and first.ndim == second.ndim == 2 and first.shape[1] == len(second) <= spec.rank
-            for first, second in pairs
+        try:
+            factors = WeightDirection.of_tensors(tensors).factors.values()
+        except KeyError:
+            return False
+        return bool(factors) and all(
+            each.right is not None
+            and each.left.ndim == each.right.ndim == 2
+            and each.left.shape[1] == len(each.right) <= spec.rank
+            for each in factors
         )
     states = (len(spec.layers), spec.hidden_size)
     count = tensors["unsafe"].shape[:1] if "unsafe" in tensors else (0,)

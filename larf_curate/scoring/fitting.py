@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +18,7 @@ from .artifact import Tensors
 from .formula_names import Formula
 from .formulas import FittedFormula
 from .model_check import CHECK
+from .new_spec import new_spec
 from .records import ReferencesRecord
 from .reference_states import states_of_references
 from .references import ReferenceSet
@@ -48,25 +48,16 @@ def fit_references(
     encoder = get_encoder(options, max(layers))
     states = _encode(encoder, references, layers, progress)
     fitted = FittedFormula(formula, states["unsafe"], states["safe"], top_k, rank)
-    packages = ["larf-curate", "torch", "transformers"] + ["bitsandbytes"] * (encoder.loaded.quantised is not None)
-    spec = ScorerSpec(
-        model=options.model,
-        version=encoder.loaded.version,
-        layers=layers,
-        blocks=encoder.loaded.total_blocks,
-        hidden_size=encoder.loaded.hidden_size,
+    spec = new_spec(
+        options,
+        encoder,
         formula=formula,
+        layers=layers,
         top_k=top_k,
         rank=rank,
-        dtype=encoder.loaded.dtype_name,
-        max_tokens=encoder.renderer.max_tokens,
-        overflow=options.overflow,
-        chat_template=options.chat_template,
-        template_digest=encoder.renderer.template_digest,
         references=_record(references),
         separation=measure_separation(states, fitted, formula, top_k, rank),
         quantiles=reference_quantiles(states, fitted),
-        packages={name: importlib.metadata.version(name) for name in packages},
     )
     tensors = {
         "unsafe": states["unsafe"],
@@ -78,14 +69,10 @@ def fit_references(
 
 def _check(formula: str, top_k: int | None, rank: int, references: ReferenceSet) -> None:
     count = len(references.fitted)
-    if formula not in ("larf", "subspace"):
-        raise ReferencesError(f"formula must be larf, subspace or influence, not {formula!r}")
     if formula == "subspace" and not 1 <= rank <= count:
         raise ReferencesError(f"rank must be 1 to {count} (the number of reference pairs), not {rank}")
     if top_k is None:
         return
-    if formula == "subspace":
-        raise ReferencesError("top_k belongs to formula='larf'; the subspace formula has rank")
     if not 1 <= top_k <= count:
         raise ReferencesError(f"top_k must be 1 to {count} (the number of reference pairs), not {top_k}")
     if unpaired := references.unpaired:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from ..encoding.directions import WeightDirection
 from ..encoding.encoder import get_encoder
 from ..models.options import RunOptions
 from .annotating import Measure
@@ -12,7 +13,6 @@ from .artifact import Tensors
 from .formulas import FittedFormula
 from .influence_measure import InfluenceMeasure
 from .loss_gap import LossGapMeasure
-from .margin_fitting import direction_of
 from .model_check import require_fitted_model
 from .spec import ScorerSpec
 from .state_measure import StateMeasure
@@ -42,5 +42,5 @@ def load_measure(
         require_fitted_model(expected, tensors["other_check"], second)
         return LossGapMeasure(encoder, second, spec.kinds)
     if spec.margin is not None:
-        return InfluenceMeasure(encoder, direction_of(tensors), spec.margin.step, spec.kinds)
+        return InfluenceMeasure(encoder, WeightDirection.of_tensors(tensors), spec.margin.step, spec.kinds)
     return StateMeasure(encoder, formula(), spec.kinds)

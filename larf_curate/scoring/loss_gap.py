@@ -6,7 +6,6 @@ With a model trained on noisy data, and the same model after a while on safe dat
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -14,16 +13,16 @@ import numpy as np
 
 from ..encoding.encoder import Encoder, get_encoder
 from ..encoding.losses import token_losses
-from ..errors import Issue, ModelError
+from ..errors import ModelError
 from ..models.options import ModelOptions
 from ..rows.trained_tokens import TrainedTokens, trained_tokens
-from ..rows.turns import Conversation
 from .artifact import Tensors
 from .columns import ScoreColumns
 from .model_check import CHECK, check_losses
+from .new_spec import new_spec
 from .records import OtherModel
-from .scores import Scores
 from .spec import ScorerSpec
+from .token_measure import TokenFigures, TokenMeasure
 
 
 def fit_loss_gap(options: ModelOptions, other: str) -> tuple[ScorerSpec, Tensors]:
@@ -44,29 +43,12 @@ def fit_loss_gap(options: ModelOptions, other: str) -> tuple[ScorerSpec, Tensors
             f"{options.model} and {other} read one conversation as different tokens: losses compare only where "
             "tokenizer and chat template are the same"
         )
-    packages = ("larf-curate", "torch", "transformers")
-    spec = ScorerSpec(
-        model=options.model,
-        version=encoder.loaded.version,
-        layers=(),
-        blocks=encoder.loaded.total_blocks,
-        hidden_size=encoder.loaded.hidden_size,
-        formula="loss_gap",
-        top_k=None,
-        rank=1,
-        dtype=encoder.loaded.dtype_name,
-        max_tokens=encoder.renderer.max_tokens,
-        overflow=options.overflow,
-        chat_template=options.chat_template,
-        template_digest=encoder.renderer.template_digest,
-        other=OtherModel(other, second.loaded.version),
-        packages={name: importlib.metadata.version(name) for name in packages},
-    )
+    spec = new_spec(options, encoder, formula="loss_gap", other=OtherModel(other, second.loaded.version))
     return spec, {"check": check_losses(encoder), "other_check": check_losses(second)}
 
 
-class LossGapMeasure:
-    """Reads the loss of trained tokens under two models. See `annotating.Measure`.
+class LossGapMeasure(TokenMeasure):
+    """Reads the loss of trained tokens under two models.
 
     Args:
         encoder: of the first model, whole.
@@ -75,32 +57,19 @@ class LossGapMeasure:
     """
 
     def __init__(self, encoder: Encoder, other: Encoder, kinds: ScoreColumns) -> None:
-        self._encoder = encoder
+        super().__init__(encoder, kinds)
         self._other = other
-        self.kinds = kinds
 
-    def prepare(self, conversation: Conversation) -> TrainedTokens:
-        """See `Measure`."""
-        return trained_tokens(self._encoder.renderer, conversation)
-
-    def score(self, prepared: Sequence[TrainedTokens | Issue], progress: Callable[[int], None] | None) -> Scores:
-        """See `Measure`."""
-        rows = [item for item in prepared if isinstance(item, TrainedTokens)]
-        if progress is not None and len(rows) < len(prepared):
-            progress(len(prepared) - len(rows))
+    def measure(self, rows: Sequence[TrainedTokens], progress: Callable[[int], None] | None) -> TokenFigures:
+        """See `TokenMeasure`."""
         ids, trained = [row.ids for row in rows], [row.trained for row in rows]
         size = self._encoder.batch_tokens
         first = token_losses(self._encoder.runtime, ids, trained, batch_tokens=size)
         second = token_losses(self._other.runtime, ids, trained, batch_tokens=size, progress=progress)
-        score, summed = (np.full(len(prepared), np.nan, np.float32) for _ in range(2))
-        issues = [item.issue if isinstance(item, TrainedTokens) else item for item in prepared]
-        places = [place for place, item in enumerate(prepared) if isinstance(item, TrainedTokens)]
-        for number, place in enumerate(places):
-            before, after = first.values[number], second.values[number]
-            issues[place] = first.issues[number] or second.issues[number] or issues[place]
+        means, sums = (np.full(len(rows), np.nan) for _ in range(2))
+        for number, (before, after) in enumerate(zip(first.values, second.values, strict=True)):
             if before is not None and after is not None:
                 gaps = after.astype(np.float64) - before
-                score[place], summed[place] = gaps.mean(), gaps.sum()
-        tokens = [item.tokens if isinstance(item, TrainedTokens) else None for item in prepared]
-        by_layer = np.zeros((len(prepared), 0), np.float32)
-        return Scores(self.kinds, score, by_layer, tokens, issues, first.execution, summed)
+                means[number], sums[number] = gaps.mean(), gaps.sum()
+        issues = [one or two for one, two in zip(first.issues, second.issues, strict=True)]
+        return TokenFigures(means, sums, issues, first.execution)

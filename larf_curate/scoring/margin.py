@@ -161,20 +161,6 @@ def margin_gradient(loaded: LoadedModel, refusals: Refusals, *, progress: bool =
     return WeightDirection(factors)
 
 
-def margin_direction(loaded: LoadedModel, refusals: Refusals, rank: int) -> tuple[WeightDirection, float]:
-    """The gradient of the margin, cut to a low rank and scaled to norm 1; arguments as of `margin_gradient`.
-
-    Args:
-        rank: how many of the largest singular values of each matrix are kept.
-
-    Returns:
-        The direction; and the share of the gradient's squared norm that it keeps.
-    """
-    gradient = margin_gradient(loaded, refusals)
-    cut = WeightDirection({name: each.low_rank(rank) for name, each in gradient.factors.items()})
-    return cut.scaled(1 / cut.norm), cut.norm**2 / gradient.norm**2
-
-
 def _batches(refusals: Refusals) -> list[range]:
     """Numbers of the prompts, a batch at a time."""
     count = len(refusals.ids)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..answering.prompts import harmful_requests, read_prompts
+from ..digests import digest_of_texts
 from ..encoding.directions import Factors, WeightDirection
 from ..encoding.encoder import Encoder, get_encoder
 from ..errors import ModelError, PromptsError, Unscorable
@@ -23,6 +22,7 @@ from .fitting import sample_rows
 from .influence import STEPS, choose_step, token_influence
 from .margin import find_refusals, margin, margin_gradient
 from .model_check import check_losses
+from .new_spec import new_spec
 from .records import MarginRecord
 from .spec import ScorerSpec
 from .statistics import spearman
@@ -33,7 +33,6 @@ _ENOUGH = 0.99  # rank correlation
 
 _SAMPLE = 5  # every fifth of the package's sample rows, 48 in all
 _FEW = 12  # of them, to choose the step by
-_LEFT, _RIGHT = ".left", ".right"
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class PromptSet:
     @property
     def digest(self) -> str:
         """sha256 over the texts."""
-        return hashlib.sha256("\0".join(self.prompts).encode()).hexdigest()
+        return digest_of_texts(self.prompts)
 
 
 def choose_prompts(prompts: Sequence[str] | str | Path | None, column: str | None = None) -> PromptSet:
@@ -100,21 +99,20 @@ def fit_margin(
     ids, trained = [row.ids for row in rows], [row.trained for row in rows]
 
     def scores_along(direction: WeightDirection, step: float) -> NDArray[np.float32]:
-        return token_influence(
-            runtime, ids, trained, direction.scaled(1 / direction.norm), step, batch_tokens=options.batch_tokens
-        ).means()
+        return token_influence(runtime, ids, trained, direction, step, batch_tokens=options.batch_tokens).means()
 
-    direction = whole.low_rank(rank or RANKS[0])
+    ranks = (rank,) if rank else RANKS
+    cut = whole.cut(ranks[0])
     step, gap = STEPS[0], 0.0  # half precision takes no steps
     if loaded.dtype_name == "float32":
-        step, gap = choose_step(runtime, ids[:_FEW], trained[:_FEW], direction.scaled(1 / direction.norm))
-    of_halves = [scores_along(half, step) for half in halves]
+        step, gap = choose_step(runtime, ids[:_FEW], trained[:_FEW], cut.unit())
+    of_halves = [scores_along(half.unit(), step) for half in halves]
     # The derivative is linear in the direction: that along the whole gradient is a sum of those along its halves.
     of_whole = halves[0].norm * of_halves[0] + halves[1].norm * of_halves[1]
-    for chosen in (rank,) if rank else RANKS:
-        direction = whole.low_rank(chosen)
-        scores = scores_along(direction, step)
-        agreement = _agreement(scores, of_whole)
+    for chosen in ranks:
+        if chosen != ranks[0]:
+            cut = whole.cut(chosen)
+        agreement = _agreement(scores_along(cut.unit(), step), of_whole)
         if agreement >= _ENOUGH:
             break
     record = MarginRecord(
@@ -126,49 +124,16 @@ def fit_margin(
         value=value,
         slope=whole.norm,
         rank=chosen,
-        energy=_share(whole, chosen),
+        energy=cut.norm**2 / whole.norm**2,
         agreement=agreement,
         halves=_agreement(*of_halves),
         rows=len(rows),
         step=step,
         step_gap=gap,
     )
-    direction = direction.scaled(1 / direction.norm)
-    packages = ("larf-curate", "torch", "transformers")
-    spec = ScorerSpec(
-        model=options.model,
-        version=loaded.version,
-        layers=(),
-        blocks=loaded.total_blocks,
-        hidden_size=loaded.hidden_size,
-        formula="influence",
-        top_k=None,
-        rank=chosen,
-        dtype=loaded.dtype_name,
-        max_tokens=encoder.renderer.max_tokens,
-        overflow=options.overflow,
-        chat_template=options.chat_template,
-        template_digest=encoder.renderer.template_digest,
-        margin=record,
-        packages={name: importlib.metadata.version(name) for name in packages},
-    )
-    tensors = {"check": check_losses(encoder), **direction_tensors(direction)}
+    spec = new_spec(options, encoder, formula="influence", rank=chosen, margin=record)
+    tensors = {"check": check_losses(encoder), **cut.unit().to_tensors()}
     return spec, tensors
-
-
-def direction_tensors(direction: WeightDirection) -> Tensors:
-    """The factors of a low-rank direction by name, as a scorer stores them."""
-    tensors: Tensors = {}
-    for name, factors in direction.factors.items():
-        assert factors.right is not None
-        tensors[name + _LEFT], tensors[name + _RIGHT] = factors.left, factors.right
-    return tensors
-
-
-def direction_of(tensors: Tensors) -> WeightDirection:
-    """The direction that `direction_tensors` stored."""
-    names = [name.removesuffix(_LEFT) for name in tensors if name.endswith(_LEFT)]
-    return WeightDirection({name: Factors(tensors[name + _LEFT], tensors[name + _RIGHT]) for name in names})
 
 
 def _agreement(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
@@ -185,12 +150,6 @@ def _mean(halves: Sequence[WeightDirection]) -> WeightDirection:
     return WeightDirection(
         {name: Factors(half * (each.left + second.factors[name].left)) for name, each in first.factors.items()}
     )
-
-
-def _share(whole: WeightDirection, rank: int) -> float:
-    """The share of the squared norm that the cut to a rank keeps."""
-    kept = sum(factors.low_rank(rank).square for factors in whole.factors.values())
-    return kept / whole.norm**2
 
 
 def _sample(encoder: Encoder) -> list[TrainedTokens]:

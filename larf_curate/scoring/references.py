@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from ..digests import digest_of
 from ..errors import ReferencesError, RowFormatError, Unscorable
 from ..packaged import packaged_rows
 from ..rows.formats import columns_of, resolve_format
@@ -134,7 +134,7 @@ class ReferenceSet:
     def digest(self) -> str:
         """sha256 over the texts of all pairs in order."""
         texts = [[pair.unsafe.messages, pair.safe.messages, pair.held_back] for pair in self.pairs]
-        return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
+        return digest_of(texts)
 
     @property
     def unpaired(self) -> tuple[int, ...]:

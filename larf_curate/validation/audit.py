@@ -10,6 +10,7 @@ from typing import Unpack
 
 from ..atomic import write_text
 from ..deciding.thresholds import Threshold
+from ..digests import digest_of_texts
 from ..encoding.encoder import Encoder
 from ..encoding.runtime import Runtime
 from ..errors import DataError, Issue, Unscorable
@@ -22,7 +23,7 @@ from ..rows.formats import FormatLike, RowFormat
 from ..rows.turns import Conversation
 from ..scoring.columns import SCORE
 from ..scoring.margin import Refusals, find_refusals
-from .audit_cache import AuditCache, digest_of_prompts
+from .audit_cache import AuditCache
 from .audit_damage import find_halves, measure_damage
 from .audit_figures import build_audit
 from .audit_record import audit_of_run
@@ -140,7 +141,7 @@ def _measured(
         version=encoder.loaded.version,
         dtype=encoder.loaded.dtype_name,
         prompts=len(prompts),
-        prompts_digest=digest_of_prompts(prompts),
+        prompts_digest=digest_of_texts(prompts),
         refused=sum(refusals.refused),
         margin=halves.margin,
     )

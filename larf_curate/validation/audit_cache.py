@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,12 +11,13 @@ from typing import Any
 
 from ..atomic import write_bytes
 from ..cache import cache_directory
-from ..encoding.directions import Factors, WeightDirection
+from ..digests import digest_of
+from ..encoding.directions import WeightDirection
 from ..encoding.encoder import Encoder
 from ..errors import OutputError
 from ..scoring.margin import Refusals
 
-_VERSION = 1
+_VERSION = 2
 _NORM, _MARGIN = "norm", "margin"
 
 
@@ -50,16 +50,6 @@ class MeasuredPart:
     sums: list[list[float]]
     losses: list[list[float]]
     issues: list[str | None]
-
-
-def digest_of(value: object) -> str:
-    """The sha256 of a value that JSON can hold."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def digest_of_prompts(prompts: Sequence[str]) -> str:
-    """The sha256 of some prompts' texts, as a fitted scorer holds it of those that it was fitted on."""
-    return hashlib.sha256("\0".join(prompts).encode()).hexdigest()
 
 
 class AuditCache:
@@ -110,23 +100,16 @@ class AuditCache:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, SafetensorError):
             with safe_open(self._direction(refusals, rank), "numpy") as file:
                 facts = file.metadata()
-                names = [name.removesuffix("|left") for name in file.keys() if name.endswith("|left")]  # noqa: SIM118
-                factors = {
-                    name: Factors(file.get_tensor(f"{name}|left"), file.get_tensor(f"{name}|right")) for name in names
-                }
-            return MarginDirection(WeightDirection(factors), float(facts[_NORM]), float(facts[_MARGIN]))
+                direction = WeightDirection.of_tensors({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+            return MarginDirection(direction, float(facts[_NORM]), float(facts[_MARGIN]))
         return None
 
     def write_direction(self, refusals: Refusals, rank: int, found: MarginDirection) -> None:
         from safetensors.numpy import save
 
-        sides = ("left", "right")
-        tensors = {
-            f"{name}|{side}": getattr(each, side) for name, each in found.direction.factors.items() for side in sides
-        }
         facts = {_NORM: repr(found.slope), _MARGIN: repr(found.margin)}
         with contextlib.suppress(OutputError):
-            write_bytes(self._direction(refusals, rank), save(tensors, facts))
+            write_bytes(self._direction(refusals, rank), save(found.direction.to_tensors(), facts))
 
     def _read(self, kind: str, key: object) -> Any:
         try:

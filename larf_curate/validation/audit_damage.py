@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..digests import digest_of
 from ..encoding.encoder import Encoder
 from ..errors import Issue, ModelError, Unscorable
 from ..models.loading import LoadedModel
@@ -20,7 +21,7 @@ from ..rows.trained_tokens import TrainedTokens, trained_tokens
 from ..rows.turns import Conversation
 from ..scoring.influence import choose_step, token_influence
 from ..scoring.margin import Refusals, margin, margin_gradient
-from .audit_cache import AuditCache, MarginDirection, MeasuredPart, digest_of
+from .audit_cache import AuditCache, MarginDirection, MeasuredPart
 
 RANK = 4
 """Of the directions, in each matrix. On `demo-aligned` rows are ranked as by the whole gradient (Spearman 1.000)."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from ..answering.prompts import harmful_requests, read_prompts
+from ..digests import digest_of
 from ..errors import DataError, ModelError, PromptsError
 from ..models.options import FIT_OPTIONS, FitOptions, ModelOptions
 from ..models.quantising import Quantised
@@ -15,7 +16,6 @@ from ..rows.formats import FormatLike, RowFormat, resolve_format
 from ..scoring.columns import SCORE
 from ..scoring.margin import LEAST_PROMPTS
 from ..scoring.scorer import LARFScorer
-from .audit_cache import digest_of
 from .audit_result import VERSION
 from .audit_sample import Candidates, Rows
 

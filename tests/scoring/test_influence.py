@@ -21,7 +21,7 @@ from larf_curate.errors import PromptsError
 from larf_curate.models.loading import load_model
 from larf_curate.models.options import ModelOptions
 from larf_curate.scoring.influence import choose_step, token_influence
-from larf_curate.scoring.margin import Refusals, find_refusals, margin, margin_direction
+from larf_curate.scoring.margin import Refusals, find_refusals, margin, margin_gradient
 
 OPENINGS = (7, 19)
 
@@ -30,6 +30,13 @@ def scipy_spearman(first, second) -> float:
     from scipy.stats import spearmanr
 
     return float(spearmanr(first, second)[0])
+
+
+def margin_direction(loaded, refusals, rank: int) -> tuple[WeightDirection, float]:
+    """The gradient of the margin cut to a rank, of norm 1, and the share of its squared norm that is kept."""
+    gradient = margin_gradient(loaded, refusals)
+    cut = gradient.cut(rank)
+    return cut.unit(), cut.norm**2 / gradient.norm**2
 
 
 def random_refusals(seed: int = 0) -> Refusals:

@@ -18,6 +18,7 @@ from ...answering.judges import Judge, by_wording, judge_all, require_english
 from ...answering.prompts import over_rejection_prompts, read_prompts
 from ...answering.scaling import scaled
 from ...cache import cache_directory
+from ...digests import digest_of_texts
 from ...encoding.encoder import Encoder
 from ...encoding.runtime import Runtime
 from ...errors import ModelError, Unscorable
@@ -105,7 +106,7 @@ def find_safety_layers(
         total_blocks=loaded.total_blocks,
         dtype=loaded.dtype_name,
         prompts=len(asked),
-        digest=_digest(asked),
+        digest=digest_of_texts(asked),
         judge=_name(judge),
         max_new_tokens=max_new_tokens,
         scales=tuple(scales),
@@ -143,7 +144,7 @@ class _Search:
             except Unscorable as error:
                 raise ModelError(f"prompt {number} ({prompt[:40]!r}) cannot be asked: {error.issue.words}") from error
         depends_on = [VERSION, self.loaded.version, self.loaded.dtype_name, max_new_tokens, _name(judge)]
-        depends_on += [_digest(prompts), encoder.renderer.template_digest]
+        depends_on += [digest_of_texts(prompts), encoder.renderer.template_digest]
         key = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:32]
         path = None if resume is None else Path(resume)
         if path is None and judge is by_wording:
@@ -202,10 +203,6 @@ class _Search:
         # Only the packaged judge can tell from the first words what it will say of the whole answer.
         answers = answerer.answers(block, is_settled if self.judge is by_wording else None)
         return judge_all(self.judge, self.prompts, [answerer.text(answer) for answer in answers])
-
-
-def _digest(prompts: Sequence[str]) -> str:
-    return hashlib.sha256("\0".join(prompts).encode()).hexdigest()
 
 
 def _name(judge: Judge) -> str:
