@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
     from ..models.loading import LoadedModel
 
-_BATCH_TOKENS = {"cpu": 2048}  # with its pads; a pass holds every number twice
-_BATCH_TOKENS_ELSEWHERE = 8192
+_BATCH_TOKENS_ON_CPU, _BATCH_TOKENS = 2048, 8192  # with their pads; a pass holds every number twice
 
 
 def token_tangents(
@@ -57,7 +56,7 @@ def token_tangents(
     readout = _TangentReadout(runtime, places)
     alone = Runtime(loaded, _TangentPass(loaded))
     alone.lock = runtime.lock  # one model, one user at a time
-    size = batch_tokens or _BATCH_TOKENS.get(loaded.device.type, _BATCH_TOKENS_ELSEWHERE)
+    size = batch_tokens or (_BATCH_TOKENS_ON_CPU if loaded.device.type == "cpu" else _BATCH_TOKENS)
     with _carried(direction, loaded):
         result = run_rows(
             alone, [list(row) for row in ids], readout, (readout.widest, 2), batch_tokens=size, progress=progress

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from ..deciding.layout import SUMMARY
 from ..errors import DataError
 from ..progress import say
 from .audit_result import AUDIT, Audit
+from .results import run_digest
 
 
 def summary_digest(home: Path) -> str:
     """Of the summary of a run: another one is of another result."""
-    return hashlib.sha256((home / SUMMARY).read_bytes()).hexdigest()
+    return run_digest((home / SUMMARY).read_bytes())
 
 
 def audit_of_run(home: Path) -> Audit | None:

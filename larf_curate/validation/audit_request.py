@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 from ..answering.prompts import harmful_requests, read_prompts
 from ..digests import digest_of
@@ -18,9 +18,6 @@ from ..scoring.margin import LEAST_PROMPTS
 from ..scoring.scorer import LARFScorer
 from .audit_result import VERSION
 from .audit_sample import Candidates, Rows
-
-if TYPE_CHECKING:
-    pass
 
 Scored = str | Path | LARFScorer
 """What gives a score: the name of a column that holds it, or a fitted scorer."""

@@ -219,9 +219,9 @@ class Validation:
         return found if found.record.run_digest == run_digest(summary) else None
 
 
-def run_digest(summary: str) -> str:
-    """What tells the results of one run from those of another, from the text of the run's summary."""
-    return hashlib.sha256(summary.encode()).hexdigest()
+def run_digest(summary: str | bytes) -> str:
+    """What tells the results of one run from those of another, from the content of the run's summary."""
+    return hashlib.sha256(summary if isinstance(summary, bytes) else summary.encode()).hexdigest()
 
 
 _FIGURE = {"value", "interval", "error"}
