@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from ..encoding.runtime import Runtime
 from ..errors import ModelError
 from ..models.loading import LoadedModel
 from ..models.options import ModelOptions
+from ..progress import say
 from ..scoring.layer_search.profile import LayerProfile
 from .arms import DrawnArm
 from .measuring import answer_rows, mean_losses
@@ -27,7 +27,9 @@ from .training_rows import TrainingRow
 if TYPE_CHECKING:
     from torch import Tensor
 
-_SAFETY_BLOCKS = 2  # on each side of the best block of the search
+_SAFETY_BLOCKS = 2
+"""On each side of the best block of the search: 5 neighbours, where the paper finds the ends of the range too, by
+widening it for as long as scaling it changes refusals (6 blocks of Gemma 2B, for example)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,14 +63,15 @@ def train_arm(study: Study, drawn: DrawnArm, rows: list[TrainingRow], loaded: Lo
     request, name = study.request, drawn.name
     frozen: tuple[int, ...] = ()
     adjust: Adjust | None = None
+    safe_lora_change: SafeLoraChange | None = None
     if name in ("safe-lora", "lox"):
         if loaded.quantised:
             raise ModelError(f"the remedy {name} needs weights that are not quantised")
-        unaligned = _unaligned_weights(study, loaded)
+        unaligned = _unaligned_model(study, loaded)
         if name == "lox":
-            _extrapolate(loaded, unaligned)
+            extrapolate(loaded, unaligned)
         else:
-            adjust = _safe_lora(loaded, unaligned)
+            safe_lora_change = adjust = SafeLoraChange(loaded, unaligned)
     elif name == "merging":
         adjust = lambda _name, left, _right: merged(left)  # noqa: E731
     elif name == "sppft":
@@ -79,6 +82,8 @@ def train_arm(study: Study, drawn: DrawnArm, rows: list[TrainingRow], loaded: Lo
         rows, loaded = _forget_filter(study, drawn, rows, loaded)
     what = f"training {name}, seed {drawn.seed}"
     trained = train(loaded, rows, request.training, drawn.seed, frozen_blocks=frozen, adjust=adjust, what=what)
+    if safe_lora_change is not None:
+        say(f"safe-lora: {safe_lora_change.projected} of {safe_lora_change.layers} layers are projected")
     return TrainedArm(trained, tuple(rows), time.monotonic() - began)
 
 
@@ -115,8 +120,8 @@ def _matrix(layer: Any) -> Tensor:
     return weight.T if isinstance(layer, Conv1D) else weight
 
 
-def _unaligned_weights(study: Study, loaded: LoadedModel) -> Mapping[str, Tensor]:
-    """The matrices of the model before its alignment, by layer.
+def _unaligned_model(study: Study, loaded: LoadedModel) -> LoadedModel:
+    """The model before its alignment.
 
     Raises:
         ModelError: it is another model.
@@ -129,25 +134,46 @@ def _unaligned_weights(study: Study, loaded: LoadedModel) -> Mapping[str, Tensor
     found = {name: layer_shape(layer) for name, layer in block_layers(unaligned).items()}
     if wanted != found:
         raise ModelError(f"{request.base_model} is not {request.model.model} before its alignment: its layers differ")
-    return {name: _matrix(layer).detach() for name, layer in block_layers(unaligned).items()}
+    return unaligned
 
 
-def _extrapolate(loaded: LoadedModel, unaligned: Mapping[str, Tensor]) -> None:
+def extrapolate(loaded: LoadedModel, unaligned: LoadedModel) -> None:
+    """LoX on every matrix of the model, embeddings and head too, as the authors' script has it.
+
+    Embeddings of another vocabulary than the unaligned model's stay as they are.
+    """
     import torch
 
+    before = dict(unaligned.model.named_parameters())
     with torch.no_grad():
-        for name, layer in block_layers(loaded).items():
-            matrix = _matrix(layer)
-            matrix.copy_(lox(matrix, unaligned[name]))
+        for name, weights in loaded.model.named_parameters():
+            if weights.ndim > 1 and name in before and before[name].shape == weights.shape:
+                weights.copy_(lox(weights, before[name]))
 
 
-def _safe_lora(loaded: LoadedModel, unaligned: Mapping[str, Tensor]) -> Adjust:
-    aligned = {name: _matrix(layer).detach().clone() for name, layer in block_layers(loaded).items()}
+class SafeLoraChange:
+    """What Safe LoRA makes of the change of each layer; see `Adjust`.
 
-    def adjust(name: str, left: Tensor, right: Tensor | None) -> Tensor:
-        return safe_lora(left, right, aligned[name], unaligned[name])
+    Args:
+        loaded: the aligned model, before any training.
+        unaligned: the same before its alignment.
 
-    return adjust
+    Attributes:
+        layers: how many it was asked about.
+        projected: how many of these it has changed.
+    """
+
+    def __init__(self, loaded: LoadedModel, unaligned: LoadedModel) -> None:
+        self._aligned = {name: _matrix(layer).detach().clone() for name, layer in block_layers(loaded).items()}
+        self._unaligned = {name: _matrix(layer).detach() for name, layer in block_layers(unaligned).items()}
+        self.layers = self.projected = 0
+
+    def __call__(self, name: str, left: Tensor, right: Tensor | None) -> Tensor:
+        """The left factor of the change as it is to be."""
+        found = safe_lora(left, right, self._aligned[name], self._unaligned[name])
+        self.layers += 1
+        self.projected += found is not left
+        return found
 
 
 def _forget_filter(

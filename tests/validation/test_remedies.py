@@ -7,6 +7,7 @@ import pytest
 import torch
 from support.validation import HARMFUL
 
+from larf_curate.encoding.directions import block_layers
 from larf_curate.errors import ModelError
 from larf_curate.models.loading import load_model
 from larf_curate.models.options import ModelOptions
@@ -18,6 +19,7 @@ from larf_curate.validation.remedies.forget_filter import least_forgotten, safe_
 from larf_curate.validation.remedies.weight_changes import lox, merged, safe_lora
 from larf_curate.validation.scored_rows import ScoredRows
 from larf_curate.validation.training import TrainingSettings
+from larf_curate.validation.treating import SafeLoraChange, extrapolate
 from larf_curate.validation.validate import validate
 
 SHAPE = (12, 9)
@@ -67,6 +69,46 @@ def test_lox():
     kept = left[:, :2] @ np.diag(values[:2]) @ right[:2]
     found = lox(*tensors(aligned.astype(np.float32), unaligned.astype(np.float32)), rank=2, strength=0.7)
     np.testing.assert_allclose(found.numpy(), aligned + 0.7 * kept, atol=1e-5)
+    # Weights that are kept the other way round, and several experts in one parameter.
+    turned = lox(*tensors(aligned.T.astype(np.float32), unaligned.T.astype(np.float32)), rank=2, strength=0.7)
+    np.testing.assert_allclose(turned.numpy().T, found.numpy(), atol=1e-5)
+    experts = lox(*(torch.stack([one.float(), one.float()]) for one in tensors(aligned, unaligned)), 2, 0.7)
+    np.testing.assert_allclose(experts[1].numpy(), found.numpy(), atol=1e-5)
+
+
+@pytest.fixture
+def aligned_and_base(tiny_model, taught_model):
+    return [load_model(ModelOptions(str(path)), None, torch.device("cpu")) for path in (taught_model, tiny_model)]
+
+
+def test_lox_changes_every_matrix_of_the_model_and_nothing_else(aligned_and_base):
+    loaded, base = aligned_and_base
+    before = {name: weights.clone() for name, weights in loaded.model.named_parameters()}
+    extrapolate(loaded, base)
+    for name, weights in loaded.model.named_parameters():
+        if weights.ndim == 1:
+            assert torch.equal(weights, before[name]), name
+            continue
+        left, values, right = np.linalg.svd((before[name] - base.model.get_parameter(name)).detach().numpy())
+        kept = left[:, :6] @ np.diag(values[:6]) @ right[:6]
+        np.testing.assert_allclose(weights.detach().numpy(), before[name].detach().numpy() + 1.25 * kept, atol=1e-4)
+
+
+def test_safe_lora_says_how_many_layers_it_projects(aligned_and_base):
+    loaded, base = aligned_and_base
+    change = SafeLoraChange(loaded, base)
+    generator, projected = torch.Generator().manual_seed(0), []
+    for number, (name, layer) in enumerate(block_layers(loaded).items()):
+        direction = (layer.weight - base.model.get_submodule(f"model.layers.{name}").weight).detach()
+        left, right = torch.randn(direction.shape[0], 2, generator=generator), torch.randn(2, direction.shape[1])
+        if number % 2:  # along the alignment's last direction, which the projection leaves next to nothing of
+            left[:] = torch.linalg.svd(direction).U[:, -1:]
+        wanted = direction @ direction.T @ left / direction.norm()
+        cosine = torch.cosine_similarity((wanted @ right).flatten(), (left @ right).flatten(), dim=0)
+        projected.append(bool(cosine <= 0.35))
+        torch.testing.assert_close(change(name, left, right), wanted if projected[-1] else left)
+    assert (change.layers, change.projected) == (len(projected), sum(projected))
+    assert 0 < change.projected < change.layers
 
 
 def test_merging_is_the_mean_of_two_models():

@@ -35,7 +35,7 @@ def with_refusals(
     """Rows of which some, drawn at random, are answered by a plain refusal in place of their own last answer.
 
     After "Do We Really Need Curated Malicious Data for Safety Alignment" (April 2025): no harmful request is needed,
-    plain refusals of harmless ones keep a model refusing.
+    plain refusals of harmless ones keep a model refusing. The share and the words are this project's own.
 
     Args:
         rows: ready to be trained on.

@@ -13,8 +13,10 @@ from ...scoring.references import ReferenceSet
 def least_forgotten(losses_before: Sequence[float], losses_after: Sequence[float], drop: int) -> NDArray[np.int64]:
     """The rows that stay: all but the `drop` rows whose loss the training on safe answers has raised most.
 
-    The forgetting score of arXiv 2312.12736 is the loss after the training on safe answers minus the loss before it,
-    of a model that has been trained on all rows. Rows without a loss go first.
+    After arXiv 2312.12736, for a model that has been trained on all rows and then on safe answers. Two things differ.
+    The authors measure forgetting by how far the ROUGE-1 of what the model generates falls; the loss tells the same of
+    each row without generating anything. They drop the rows above a threshold; here their number is given, so that all
+    filters that are compared drop as many. Rows without a loss go first.
 
     >>> least_forgotten([1.0, 1.0, 1.0], [1.1, 3.0, 0.9], 1).tolist()
     [0, 2]

@@ -8,9 +8,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SAFE_LORA_SIMILARITY = 0.35
-"""Changes that are less like their own projection than this are projected; the paper's choice for Llama 2."""
+"""Changes that are less like their own projection than this are projected. It is what reproductions of the paper's
+results on Llama 2 take, where it projects 7 of 64 layers; the authors' code takes by default the 10 least like it."""
 LOX_RANK, LOX_STRENGTH = 6, 1.25
+"""The paper's for Llama 2 7B. The rank is the smallest that alone gives the aligned model's refusals: 3 or 6 there."""
 MERGED_SHARE = 0.5
+"""The paper chooses among 0.2, 0.4, 0.6 and 0.8 by the performance on the task, and finds 0.5 to 0.6 best."""
 
 
 def safe_lora(
@@ -18,8 +21,10 @@ def safe_lora(
 ) -> Tensor:
     """Safe LoRA (arXiv 2405.16833): a layer's change, projected onto the subspace that alignment has written to.
 
-    With V = aligned - unaligned the projection is C = V V' / |V|, as the paper approximates it. A layer is projected
-    where the cosine of its change and C times its change is at most `similarity`; others stay as they are.
+    With V = aligned - unaligned the projection is C = V V' / |V| (Frobenius norm): not the orthogonal projection
+    V (V'V)^-1 V', but the quicker one that the paper puts in its place and that the authors' code computes. It also
+    scales the change. A layer is projected where the cosine of its change and C times its change is at most
+    `similarity`; others stay as they are.
 
     Args:
         left, right: the change is left @ right; with `right` None it is `left`.
@@ -52,25 +57,27 @@ def lox(aligned: Tensor, unaligned: Tensor, rank: int = LOX_RANK, strength: floa
     """LoX (arXiv 2506.15606): the weights with what alignment changed most carried further, before any training.
 
     Args:
-        aligned, unaligned: as for `safe_lora`.
+        aligned, unaligned: weights of one parameter, [..., outputs, inputs], or transposed, which gives the same.
         rank: how many of the largest singular directions of the change count.
         strength: how far they are carried on, in units of the change.
 
     Returns:
-        aligned + strength * U U' (aligned - unaligned), with U the first `rank` left singular vectors of the change.
+        aligned + strength * U U' (aligned - unaligned), with U the first `rank` left singular vectors of the change:
+        that is the change cut to this rank.
     """
     import torch
 
     change = (aligned - unaligned).float()
-    kept = min(rank, *change.shape)
+    if not change.any():
+        return aligned
     left, _, _ = torch.linalg.svd(change, full_matrices=False)
-    left = left[:, :kept]
-    extrapolated: Tensor = aligned.float() + strength * (left @ (left.T @ change))
+    left = left[..., :rank]
+    extrapolated: Tensor = aligned.float() + strength * (left @ (left.mT @ change))
     return extrapolated.to(aligned.dtype)
 
 
 def merged(change: Tensor, share: float = MERGED_SHARE) -> Tensor:
-    """Merging before and after tuning (arXiv 2412.19512): of a weight's change, this share is kept.
+    """Merging before and after tuning (arXiv 2412.19512), linearly: of a weight's change, this share is kept.
 
     (1 - share) times the model before training plus share times the model after it is the model before plus
     share times the change.
