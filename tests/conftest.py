@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -147,3 +148,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
         costly = Counter(item.path for item in items if any(map(item.get_closest_marker, COSTLY_MARKERS)))
         items.sort(key=lambda item: -costly[item.path])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Let later garbage collections pass over all that collecting has imported, torch above all.
+
+    It stays until the process ends. Walking through it takes a tenth of a second, and some tests collect garbage often,
+    such as those in which every batch runs out of memory.
+    """
+    gc.collect()
+    gc.freeze()

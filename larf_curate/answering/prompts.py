@@ -12,6 +12,9 @@ from ..errors import PromptsError
 from ..packaged import packaged_rows
 from ..rows.prompt_columns import PROMPT_COLUMNS
 
+LEAST_PROMPTS = 16
+"""Fewer harmful requests than this do not tell a model's refusals."""
+
 _TABLES = {".csv": ",", ".tsv": "\t"}
 _JSON = (".jsonl", ".ndjson", ".json")
 _LINES = (".txt", "")

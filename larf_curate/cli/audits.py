@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Unpack
 import typer
 
 from ..models.options import OPTIONS, FitOptions
+from ..validation.limits import LEAST_ROWS
 from .model_options import with_fit_options
 from .usage import Columns, Config, Field, Format, Join, Split, reading_of
 
 if TYPE_CHECKING:
     from ..validation.audit_result import Audit
-
-_LEAST_ROWS = 30  # as in validation.audit_scores, which imports numpy
 
 
 @with_fit_options
@@ -26,7 +25,7 @@ def audit(
         str | None,
         typer.Option(help=f"Where damage is measured; that of the run if not given. {OPTIONS['model'].about.help}"),
     ] = None,
-    rows: Annotated[int, typer.Option(min=_LEAST_ROWS, help="Rows to look at, spread over the scores.")] = 500,
+    rows: Annotated[int, typer.Option(min=LEAST_ROWS, help="Rows to look at, spread over the scores.")] = 500,
     out: Annotated[
         Path | None,
         typer.Option(help="JSON file for all figures; a .png beside it. For a run: audit.json in it if not given."),

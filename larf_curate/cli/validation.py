@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Unpack
 
 import typer
 
+from ..answering.prompts import LEAST_PROMPTS
 from ..errors import ModelError
 from ..models.options import FitOptions
 from ..progress import tell
@@ -45,7 +46,9 @@ def validate(
         Path | None,
         typer.Option(help="Harmful requests: DirectHarm4, HarmBench, JBB and others; packaged if not given."),
     ] = None,
-    most_prompts: Annotated[int | None, typer.Option(min=16, help="Prompts of each kind; all if not given.")] = None,
+    most_prompts: Annotated[
+        int | None, typer.Option(min=LEAST_PROMPTS, help="Prompts of each kind; all if not given.")
+    ] = None,
     base_model: Annotated[
         str | None, typer.Option(help="The model before its alignment, for safe-lora and lox.")
     ] = None,

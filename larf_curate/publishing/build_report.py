@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..deciding.layout import OUTCOMES
 from ..deciding.quantiles import named_quantiles
+from ..deciding.results import Results
 from ..rows.notices import reading_note
 from ..scoring.columns import SCORE, TOKENS, layer_column
 from ..scoring.statistics import Array, difference_of_shares, ratio_of_means, spearman
@@ -30,7 +31,6 @@ from .report import (
     RowCounts,
     SampleSize,
 )
-from .results import Results
 from .sample import Sample, draw_sample
 
 _FEWEST_BINS, _MOST_BINS = 30, 120

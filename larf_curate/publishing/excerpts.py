@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..deciding.excerpts import Excerpt, excerpt_of
+from ..deciding.results import Ints, Results
 from ..scoring.columns import ISSUE, SCORE, is_larf_column
-from .results import Ints, Results
 
 
 def own_columns(results: Results) -> list[str]:

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..deciding.layout import OUTCOMES
+from ..deciding.results import Ints, Results
 from ..deciding.summary import OutcomeCounts
 from ..scoring.columns import SCORE, is_larf_column
 from ..scoring.quantile_levels import GROUP_LEVELS, LEVELS
 from ..scoring.statistics import Array
 from .report import Group
-from .results import Ints, Results
 
 MOST_GROUPS, _MOST_COLUMNS = 30, 3
 _LONGEST = 200  # characters of a name or a value

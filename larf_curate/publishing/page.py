@@ -16,6 +16,7 @@ from ..atomic import write_bytes
 from ..deciding.excerpts import signed
 from ..deciding.layout import RECIPE
 from ..deciding.ranking import quantiles
+from ..deciding.results import Results
 from ..inert import visible
 from ..scoring.columns import SCORE
 from ..written import claim
@@ -23,7 +24,6 @@ from .build_report import build_report
 from .excerpts import highest_rows, own_columns
 from .plots import draw_plots
 from .report import Report
-from .results import Results
 from .validation_words import validation_in_words
 from .words import dataset_name, describe_run
 

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from ..deciding.layout import RECIPE, without_directories
+from ..deciding.results import Results
 from ..errors import PublishError, ScorerError
 from ..models.options import OPTIONS
 from ..progress import say
@@ -22,7 +23,6 @@ from .card import HOME, CardRequest
 from .excerpts import highest_rows
 from .plots import draw_plots
 from .report import REPORT
-from .results import Results
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")

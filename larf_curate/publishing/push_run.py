@@ -6,13 +6,13 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
+from ..deciding.results import Results
 from ..errors import LarfError
 from ..hub import HubClient
 from ..progress import say
 from ..pushing import README, Destination, Files, Pushed, push_files
 from .card import HOME, Metadata, render_card, split_card
 from .publication import Publication, publish_files
-from .results import Results
 
 _TITLE = "Rows filtered by larf-curate, with their score card"
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from ..deciding.results import Results
 from ..errors import Unscorable
 from ..progress import progress
 from ..rows.wording import is_list, refuses
 from ..scoring.columns import SCORE, TOKENS
 from ..scoring.statistics import Array
-from .results import Results
 
 MOST = 50_000  # rows a side, kept and removed
 _SEED = 0

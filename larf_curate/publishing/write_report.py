@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..atomic import write_bytes
+from ..deciding.results import Results
 from ..written import claim, forget_missing, recorded
 from .build_report import build_report
 from .plots import draw_plots
 from .report import REPORT, Report
-from .results import Results
 
 PLOTS = "plots"
 

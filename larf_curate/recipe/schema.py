@@ -17,7 +17,7 @@ from ..scoring.columns import SCORE
 from ..scoring.formula_names import Formula, Turns, find_misplaced
 from ..scoring.references import require_one_choice
 from ..scoring.weights import WeightRange
-from ..validation.audit_scores import LEAST_ROWS
+from ..validation.limits import LEAST_ROWS
 from .fields import Section, Text, with_model_options
 from .yaml_text import KeyFaultError, unknown_name
 

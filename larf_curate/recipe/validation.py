@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
+from ..answering.prompts import LEAST_PROMPTS
 from ..errors import DataError, ModelError
 from ..validation.arms import parse_arms
 from ..validation.request import DEFAULT_ARMS, request_of
@@ -61,7 +62,7 @@ class ValidateSection(Section):
     seeds: int = Field(3, ge=1)
     judges: list[Text] = Field(default_factory=lambda: ["wording"])
     prompts: Text | None = None
-    most_prompts: int | None = Field(None, ge=16)
+    most_prompts: int | None = Field(None, ge=LEAST_PROMPTS)
     answer_tokens: int = Field(48, ge=1)
     whole_answers: bool = False
     training: TrainingSection = TrainingSection()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..answering.prompts import LEAST_PROMPTS
 from ..encoding.directions import Factors, WeightDirection, block_layers
 from ..encoding.encoder import Encoder
 from ..errors import ModelError, PromptsError, Unscorable
@@ -19,7 +20,6 @@ from ..rows.wording import refuses, settled
 if TYPE_CHECKING:
     from torch import Tensor
 
-LEAST_PROMPTS = 16
 LEAST_REFUSED = 0.25
 """The smallest share of the prompts that a model has to refuse: otherwise there is little refusing to lose."""
 

@@ -30,7 +30,8 @@ from .audit_record import audit_of_run
 from .audit_request import AuditRequest, Scored, asked_of, model_of, prompts_of, row_format_of
 from .audit_result import AUDIT, Audit, AuditedModel
 from .audit_sample import Rows, candidates_of
-from .audit_scores import LEAST_ROWS, AuditedScore, Sample, draw_sample, sample_scores
+from .audit_scores import AuditedScore, Sample, draw_sample, sample_scores
+from .limits import LEAST_ROWS
 
 
 def audit(

@@ -13,9 +13,10 @@ from ..errors import DataError
 from .audit_damage import Damage
 from .audit_request import AuditRequest
 from .audit_result import Audit, AuditedModel, AuditedRows, Baseline, Relation, ScoreAudit
-from .audit_scores import LEAST_ROWS, AuditedScore, Sample
+from .audit_scores import AuditedScore, Sample
 from .audit_statistics import Measured, highest_tenth, share, spearman
 from .audit_words import SAME_PROMPTS, finding_of, verdict_of, warnings_of
+from .limits import LEAST_ROWS
 
 Array = NDArray[np.float64]
 _SEED = 1  # of the random numbers that stand beside the scores

@@ -5,15 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..deciding.layout import SUMMARY
+from ..deciding.results import run_digest
 from ..errors import DataError
 from ..progress import say
 from .audit_result import AUDIT, Audit
-from .results import run_digest
-
-
-def summary_digest(home: Path) -> str:
-    """Of the summary of a run: another one is of another result."""
-    return run_digest((home / SUMMARY).read_bytes())
 
 
 def audit_of_run(home: Path) -> Audit | None:
@@ -25,7 +20,7 @@ def audit_of_run(home: Path) -> Audit | None:
     except (OSError, UnicodeDecodeError, DataError) as error:
         say(f"{home / AUDIT} is left out: {error}")
         return None
-    if audit.summary != summary_digest(home):
+    if audit.summary != run_digest((home / SUMMARY).read_bytes()):
         say(f"{home / AUDIT} is left out: it is of an earlier result, or of other rows; audit the run again")
         return None
     return audit

@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
-from ..answering.prompts import harmful_requests, read_prompts
+from ..answering.prompts import LEAST_PROMPTS, harmful_requests, read_prompts
 from ..digests import digest_of
 from ..errors import DataError, ModelError, PromptsError
 from ..models.options import FIT_OPTIONS, FitOptions, ModelOptions
 from ..models.quantising import Quantised
 from ..rows.formats import FormatLike, RowFormat, resolve_format
 from ..scoring.columns import SCORE
-from ..scoring.margin import LEAST_PROMPTS
 from ..scoring.scorer import LARFScorer
 from .audit_result import VERSION
 from .audit_sample import Candidates, Rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -11,21 +11,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ..deciding.layout import OUTCOMES, SUMMARY
+from ..deciding.layout import SUMMARY
 from ..deciding.ranking import as_scores
-from ..deciding.summary import Summary
+from ..deciding.results import Results
 from ..deciding.thresholds import Threshold
-from ..errors import DataError, LarfError, ThresholdError
+from ..errors import DataError, ThresholdError
 from ..rows.conversions import Row
 from ..rows.formats import columns_of
-from ..scoring.artifact import read_spec
 from ..scoring.columns import scores_of
 from ..scoring.spec import ScorerSpec
-from ..sources.directories import ALL_SPLITS
 from ..sources.files import open_source
 from ..sources.json_values import rows_of
 from ..sources.tables import Source
-from .audit_record import summary_digest
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -137,46 +134,31 @@ def _finite(scores: NDArray[np.floating]) -> Array:
 
 
 def _of_run(home: Path, names: Sequence[str]) -> Candidates:
-    try:
-        summary = Summary.from_json((home / SUMMARY).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{home / SUMMARY} cannot be read: {error}") from error
-    if summary.outcomes is None or summary.threshold is None:
-        raise DataError(f"{home} holds rows that were scored but not split: audit the scored file itself")
-    sources = {
-        outcome: open_source(str(home / outcome), ALL_SPLITS)
-        for outcome in OUTCOMES
-        if any((home / outcome).rglob("*.parquet")) and getattr(summary.outcomes, outcome)
-    }
-    if not sources:
-        raise DataError(f"{home} holds no rows")
-    parts = {outcome: _of_source(source, names) for outcome, source in sources.items()}
+    results = Results.open(home)
+    columns = tuple(results.schema.names)
+    _require(names, columns)
+    counts = asdict(results.rows)  # by outcome, in their order
+    stops = dict(zip(counts, np.cumsum(list(counts.values())), strict=True))
 
     def fetch(places: Places) -> list[Row]:
-        return list(_rows_at((table for each in sources.values() for table in each.tables(_ROWS_AT_ONCE)), places))
+        rows: list[Row] = []
+        for outcome, stop in stops.items():
+            first = stop - counts[outcome]
+            here = places[(places >= first) & (places < stop)] - first
+            rows += [row for _, found in results.at(outcome, here, columns) for row in found]
+        return rows
 
-    removed = np.concatenate([np.full(part.rows, outcome == "removed") for outcome, part in parts.items()])
-    first = next(iter(parts.values()))
     return Candidates(
-        columns=first.columns,
-        rows=sum(part.rows for part in parts.values()),
-        scores={name: np.concatenate([part.scores[name] for part in parts.values()]) for name in names},
+        columns=columns,
+        rows=sum(counts.values()),
+        scores={name: _finite(np.concatenate([np.zeros(0), *results.values(name)()])) for name in names},
         fetch=fetch,
-        threshold=summary.threshold,
-        removed=removed,
-        format=summary.run.format if summary.run else "auto",
-        scorer=_scorer_of(home, summary),
-        summary=summary_digest(home),
+        threshold=results.threshold,
+        removed=np.repeat([outcome == "removed" for outcome in counts], list(counts.values())),
+        format=results.format,
+        scorer=results.fitted_scorer,
+        summary=results.digest,
     )
-
-
-def _scorer_of(home: Path, summary: Summary) -> ScorerSpec | None:
-    if summary.run is None:
-        return None
-    try:
-        return read_spec(home / summary.run.scorer.directory)
-    except LarfError:
-        return None
 
 
 def _of_dataset(dataset: Any, names: Sequence[str]) -> Candidates:

@@ -15,9 +15,8 @@ from ..scoring.columns import SCORE, is_larf_column
 from ..scoring.scorer import LARFScorer
 from .audit_sample import Array, Candidates, Places
 from .audit_statistics import spread_sample
+from .limits import LEAST_ROWS
 
-LEAST_ROWS = 30
-"""Fewer rows than this show nothing: the interval of a rank correlation is then wider than 0.7."""
 _SEED = 0
 
 

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..answering.prompts import harmful_requests, over_rejection_prompts, read_prompts
+from ..answering.prompts import LEAST_PROMPTS, harmful_requests, over_rejection_prompts, read_prompts
 from ..errors import PromptsError
-from ..scoring.margin import LEAST_PROMPTS
 from ..scoring.references import ReferenceSet
 
 _SHINGLE = 3  # words
@@ -57,7 +56,7 @@ class ValidationPrompts:
             trained: the users' turns of all rows that any arm trains on.
 
         Raises:
-            PromptsError: fewer than 16 harmful ones are left.
+            PromptsError: fewer than `LEAST_PROMPTS` harmful ones are left.
         """
         seen = TrainedTexts(trained)
         harmful, sensitive, ordinary = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..deciding.layout import SUMMARY, without_directories
+from ..deciding.results import run_digest
 from ..errors import DataError, one_line
 from ..json_fields import parse_json
 from ..scoring.public_names import public_id
@@ -217,11 +217,6 @@ class Validation:
             raise DataError(f"{Path(run) / VALIDATION} cannot be read: {error}") from error
         found = cls.from_json(text)
         return found if found.record.run_digest == run_digest(summary) else None
-
-
-def run_digest(summary: str | bytes) -> str:
-    """What tells the results of one run from those of another, from the content of the run's summary."""
-    return hashlib.sha256(summary if isinstance(summary, bytes) else summary.encode()).hexdigest()
 
 
 _FIGURE = {"value", "interval", "error"}

@@ -10,17 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ..deciding.layout import SUMMARY
-from ..deciding.summary import Summary
+from ..deciding.results import Results
 from ..errors import DataError, Unscorable
 from ..rows.formats import RowFormat, resolve_format
 from ..rows.wording import is_list
 from ..scoring.columns import SCORE, scores_of
 from ..sources.json_values import rows_of
-from .results import run_digest
 
 if TYPE_CHECKING:
     from ..deciding.datasets import Parts
@@ -57,20 +54,10 @@ class ScoredRows:
         Raises:
             DataError: it holds no finished run, or its rows cannot be read.
         """
-        home = Path(run)
-        try:
-            text = (home / SUMMARY).read_text(encoding="utf-8")
-            summary = Summary.from_json(text)
-            tables = [_read(home / outcome) for outcome in ("kept", "removed")]
-        except FileNotFoundError:
-            raise DataError(
-                f"{home} holds no finished run ({SUMMARY} is not there): give the directory that `larf-curate run` or "
-                "`larf-curate filter` has written"
-            ) from None
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{home} cannot be read: {error}") from error
-        rows = _of_tables(*tables, name=str(home), row_format=summary.run.format if summary.run else "auto")
-        return replace(rows, digest=run_digest(text))
+        results = Results.open(run)
+        tables = [_whole(results, outcome) for outcome in ("kept", "removed")]
+        rows = _of_tables(*tables, name=str(results.home), row_format=results.format)
+        return replace(rows, digest=results.digest)
 
     @classmethod
     def of_parts(cls, parts: Parts[Any, Any], row_format: str = "auto") -> ScoredRows:
@@ -111,9 +98,9 @@ class ScoredRows:
         return shapes
 
 
-def _read(directory: Path) -> pa.Table | None:
-    files = sorted(directory.rglob("*.parquet"))
-    return pa.concat_tables([pq.read_table(file) for file in files]) if files else None
+def _whole(results: Results, outcome: str) -> pa.Table | None:
+    tables = list(results.tables(outcome))
+    return pa.concat_tables(tables) if tables else None
 
 
 def _of_tables(kept: pa.Table | None, removed: pa.Table | None, *, name: str, row_format: str) -> ScoredRows:

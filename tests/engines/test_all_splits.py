@@ -14,13 +14,13 @@ from support.loopback_hub import Hub
 
 from larf_curate import LARFScorer, Threshold
 from larf_curate.deciding.excerpts import signed
+from larf_curate.deciding.results import Results
 from larf_curate.deciding.summary import Summary
 from larf_curate.engines.local_files import score_file, split_file
 from larf_curate.errors import DataError, OutputError, RecipeError
 from larf_curate.publishing.card import render_card
 from larf_curate.publishing.publication import publish_files
 from larf_curate.publishing.push_run import push_run
-from larf_curate.publishing.results import Results
 from larf_curate.pushing import Destination
 from larf_curate.recipe.recipe import Recipe
 from larf_curate.sources.files import open_source

@@ -22,6 +22,7 @@ from markdown_it import MarkdownIt
 from support.hostile import HOSTILE
 from support.made_runs import SCORER, sample_rows
 
+from larf_curate.deciding.results import Results
 from larf_curate.deciding.summary import ExecutorRecord, RunRecord, ScorerRecord, SourceRecord, Summary
 from larf_curate.inert import fenced, markdown, visible
 from larf_curate.publishing.build_report import build_report
@@ -30,7 +31,6 @@ from larf_curate.publishing.excerpts import highest_rows
 from larf_curate.publishing.page import render_page, write_page
 from larf_curate.publishing.plots import draw_plots
 from larf_curate.publishing.publication import publish_files
-from larf_curate.publishing.results import Results
 from larf_curate.scoring.records import ReferencesRecord, Separation
 
 RENDER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])

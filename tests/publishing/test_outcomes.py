@@ -12,9 +12,9 @@ from support.loopback_hub import Hub
 
 from larf_curate import Threshold
 from larf_curate.deciding.layout import SUMMARY
+from larf_curate.deciding.results import Results
 from larf_curate.publishing.page import write_page
 from larf_curate.publishing.push_run import push_run
-from larf_curate.publishing.results import Results
 from larf_curate.publishing.write_report import write_report
 from larf_curate.pushing import Destination
 

@@ -10,11 +10,11 @@ import pytest
 from huggingface_hub import DatasetCard, HfApi
 from support.loopback_hub import Hub
 
+from larf_curate.deciding.results import Results
 from larf_curate.errors import PublishError
 from larf_curate.hub import HubClient
 from larf_curate.publishing.publication import publish_files
 from larf_curate.publishing.push_run import push_publication, push_run
-from larf_curate.publishing.results import Results
 from larf_curate.pushing import Destination, Pushed
 
 REPO = "acme/clean"

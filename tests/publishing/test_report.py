@@ -13,13 +13,13 @@ from scipy import stats
 from support.made_runs import SCORER, sample_rows
 
 from larf_curate.deciding.layout import METADATA_KEY
+from larf_curate.deciding.results import Results
 from larf_curate.deciding.thresholds import Threshold
 from larf_curate.errors import DataError
 from larf_curate.publishing.build_report import build_report
 from larf_curate.publishing.excerpts import highest_rows
 from larf_curate.publishing.plots import draw_plots
 from larf_curate.publishing.report import REPORT, Report, RowCounts, SampleSize
-from larf_curate.publishing.results import Results
 from larf_curate.publishing.sample import draw_places, draw_sample
 from larf_curate.publishing.words import describe_rule, describe_unscored
 from larf_curate.publishing.write_report import write_report

@@ -10,11 +10,11 @@ from rich.console import Console
 from support.validations import made_validation
 
 from larf_curate.console import show_report, show_validation
+from larf_curate.deciding.results import Results
 from larf_curate.publishing.card import render_card
 from larf_curate.publishing.page import render_page
 from larf_curate.publishing.publication import publish_files
 from larf_curate.publishing.report import Report
-from larf_curate.publishing.results import Results
 from larf_curate.publishing.write_report import write_report
 from larf_curate.publishing.write_validation import write_validation
 from larf_curate.validation.results import Validation

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from support.made_runs import sample_rows
 
+from larf_curate.deciding.results import Results
 from larf_curate.deciding.thresholds import Threshold
 from larf_curate.publishing.build_report import build_report
 from larf_curate.publishing.card import CardRequest, render_card
 from larf_curate.publishing.page import render_page
 from larf_curate.publishing.report import Confounds
-from larf_curate.publishing.results import Results
 from larf_curate.publishing.words import describe_confounds, describe_run
 from larf_curate.scoring.statistics import Estimate
 

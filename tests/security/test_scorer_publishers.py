@@ -18,11 +18,11 @@ from support.made_runs import SCORER, sample_rows
 
 from larf_curate import LARFScorer, Threshold
 from larf_curate.deciding.layout import SUMMARY
+from larf_curate.deciding.results import Results
 from larf_curate.deciding.summary import Summary
 from larf_curate.errors import DataError, LarfError, ModelError, ScorerError, ThresholdError
 from larf_curate.publishing.card import END, CardRequest, render_card
 from larf_curate.publishing.report import REPORT, Report
-from larf_curate.publishing.results import Results
 from larf_curate.publishing.write_report import write_report
 from larf_curate.scoring.layer_search.profile import BlockProfile, LayerProfile
 from larf_curate.scoring.model_card import render_model_card

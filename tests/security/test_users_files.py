@@ -14,10 +14,10 @@ from support.made_runs import sample_rows
 
 from larf_curate import Recipe, Threshold
 from larf_curate.deciding.layout import OUTCOMES, SUMMARY
+from larf_curate.deciding.results import Results
 from larf_curate.engines.local_files import score_file, split_file
 from larf_curate.errors import DataError, OutputError
 from larf_curate.publishing.page import write_page
-from larf_curate.publishing.results import Results
 from larf_curate.publishing.write_report import write_report
 from larf_curate.runs.rundir import OWN, locked, move_results_into_place
 from larf_curate.sources.files import open_source

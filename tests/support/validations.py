@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from larf_curate.deciding.layout import SUMMARY
+from larf_curate.deciding.results import run_digest
 from larf_curate.validation.bootstrap import Figure
-from larf_curate.validation.results import ArmResult, JudgeResult, Trend, Validation, ValidationRecord, run_digest
+from larf_curate.validation.results import ArmResult, JudgeResult, Trend, Validation, ValidationRecord
 
 NONE = Figure(float("nan"), (float("nan"), float("nan")), float("nan"))
 

@@ -18,14 +18,13 @@ from support.commands import larf
 import larf_curate
 from larf_curate import LarfError, LARFScorer, Recipe, Threshold
 from larf_curate.answering.prompts import harmful_requests
-from larf_curate.cli.audits import _LEAST_ROWS
+from larf_curate.deciding.results import Results
 from larf_curate.encoding.directions import block_layers
 from larf_curate.encoding.encoder import Encoder
 from larf_curate.encoding.runtime import Runtime
 from larf_curate.errors import DataError, ModelError, PromptsError
 from larf_curate.models.loading import load_model
 from larf_curate.models.options import ModelOptions
-from larf_curate.publishing.results import Results
 from larf_curate.publishing.write_report import write_report
 from larf_curate.rows.formats import resolve_format
 from larf_curate.rows.trained_tokens import trained_tokens
@@ -33,7 +32,6 @@ from larf_curate.scoring.margin import find_refusals, margin
 from larf_curate.sources.files import open_source
 from larf_curate.validation.audit import audit, audit_run
 from larf_curate.validation.audit_result import AUDIT, Audit
-from larf_curate.validation.audit_scores import LEAST_ROWS
 
 FIRST = ["bread", "wait", "mix", "flour", "sure", "sorry", "help", "cannot"]
 WORDS = [*FIRST, "lazy", "fox", "dog", "first", "item", "break", "steal", "bake", "paint"]
@@ -419,7 +417,6 @@ def test_the_command_names_what_is_wrong(run, rows, tiny_model, refusing_model, 
         done = larf("audit", *arguments)
         assert (done.returncode, text in done.stderr) == (status, True), done.stderr
         assert "Traceback" not in done.stderr
-    assert _LEAST_ROWS == LEAST_ROWS
 
 
 def test_several_columns_and_a_scorer_in_a_file_of_the_users(planted, refusing_model, references_file, tmp_path):

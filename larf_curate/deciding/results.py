@@ -1,10 +1,12 @@
-"""The results in the directory of a run, read as streams."""
+"""The results in the directory of a run, read as streams: whoever needs the rows of a run reads them here."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ..deciding.layout import OUTCOMES, RECIPE, SUMMARY, split_of
-from ..deciding.ranking import Chunks
-from ..deciding.splitting import described_scorer
-from ..deciding.summary import OutcomeCounts, Summary
-from ..deciding.thresholds import Threshold
 from ..errors import DataError, LarfError, RowFormatError, ThresholdError
 from ..json_fields import read_limited
 from ..rows.conversions import Row
@@ -26,6 +23,11 @@ from ..scoring.columns import SCORE, scores_of
 from ..scoring.spec import ScorerSpec
 from ..sources.json_values import rows_of
 from ..written import links_below
+from .layout import OUTCOMES, RECIPE, SUMMARY, split_of
+from .ranking import Chunks
+from .splitting import described_scorer
+from .summary import OutcomeCounts, Summary
+from .thresholds import Threshold
 
 _ROWS_AT_ONCE = 1024  # of texts; a row may be a megabyte
 _SCORES_AT_ONCE = 1 << 17
@@ -43,23 +45,25 @@ class Results:
         summary: what `larf_summary.json` holds.
         rows: how many there are by outcome.
         threshold: the fitted one.
-        scorer: of the fitted scorer that lies beside the rows, or what the Parquet files say of it (without its chat
-            template and packages); None if neither says which it was.
+        digest: see `run_digest`.
+        fitted_scorer: of the fitted scorer that lies beside the rows; None if there is none.
+        scorer: the same, or else what the Parquet files say of it (without its chat template and packages, and without
+            the directory of its model); None if neither says which it was.
         files: Parquet files by outcome, in the order of their rows.
         schema: of all the files.
         recipe: the resolved recipe's text; None for `filter`.
-        row_format: how rows become conversations; None if no format fits their columns.
     """
 
     home: Path
     summary: Summary
     rows: OutcomeCounts
     threshold: Threshold
+    digest: str
+    fitted_scorer: ScorerSpec | None
     scorer: ScorerSpec | None
     files: Mapping[str, tuple[Path, ...]]
     schema: pa.Schema
     recipe: str | None
-    row_format: RowFormat | None
 
     @classmethod
     def open(cls, directory: str | Path) -> Results:
@@ -71,10 +75,11 @@ class Results:
         home = Path(directory)
         for link in links_below(home, (SUMMARY, RECIPE, *OUTCOMES)):
             raise DataError(f"{home / link} is a link or no plain file: a result of larf-curate has none")
-        summary = _summary(home)
+        text = _summary_text(home)
+        summary = Summary.from_json(text)
         rows, threshold = summary.outcomes, summary.threshold
         if rows is None or threshold is None:
-            raise DataError(f"{home} holds rows that were scored but not split: there is nothing to report yet")
+            raise DataError(f"{home} holds rows that were scored but not split: split them with `larf-curate filter`")
         files: dict[str, tuple[Path, ...]] = {}
         schema: pa.Schema | None = None
         for outcome, expected in asdict(rows).items():
@@ -91,18 +96,32 @@ class Results:
                 )
         if schema is None or SCORE not in schema.names:
             raise DataError(f"{home} holds no scored rows")
-        recipe = home / RECIPE
+        fitted_scorer, recipe = _fitted_scorer(home, summary), home / RECIPE
         return cls(
             home=home,
             summary=summary,
             rows=rows,
             threshold=threshold,
-            scorer=_scorer(home, summary, schema),
+            digest=run_digest(text),
+            fitted_scorer=fitted_scorer,
+            scorer=fitted_scorer or described_scorer(schema, str(home)),
             files=files,
             schema=schema,
             recipe=recipe.read_text(encoding="utf-8") if recipe.is_file() else None,
-            row_format=_row_format(summary, schema.names),
         )
+
+    @property
+    def format(self) -> str:
+        """How the run read its rows; `auto` for `filter`."""
+        return self.summary.run.format if self.summary.run else "auto"
+
+    @cached_property
+    def row_format(self) -> RowFormat | None:
+        """How rows become conversations; None if no format fits their columns."""
+        try:
+            return resolve_format(self.format, self.schema.names)
+        except RowFormatError:
+            return None
 
     def files_by_split(self, outcome: str) -> dict[str, list[Path]]:
         """The files of an outcome by split, in their order; `train` holds all where splits were not kept apart."""
@@ -112,11 +131,13 @@ class Results:
         # Beside files of splits, one without a split is empty: it is there for its columns.
         return {"train": found[""]} if list(found) == [""] else {split: found[split] for split in found if split}
 
-    def tables(self, outcome: str, columns: Sequence[str], rows: int = _SCORES_AT_ONCE) -> Iterator[pa.Table]:
-        """All rows of an outcome in their order, at most `rows` at a time."""
+    def tables(
+        self, outcome: str, columns: Sequence[str] | None = None, rows: int = _SCORES_AT_ONCE
+    ) -> Iterator[pa.Table]:
+        """All rows of an outcome in their order, at most `rows` at a time, with some columns or all."""
         for path in self.files[outcome]:
             with _reading(path), pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(rows, columns=list(columns)):
+                for batch in file.iter_batches(rows, columns=columns and list(columns)):
                     yield pa.Table.from_batches([batch])
 
     def values(self, column: str, outcomes: Iterable[str] = OUTCOMES) -> Chunks:
@@ -171,31 +192,26 @@ def _reading(path: Path) -> Iterator[None]:
         raise DataError(f"{path} cannot be read ({error}): run the recipe again") from error
 
 
-def _summary(home: Path) -> Summary:
+def run_digest(summary: str | bytes) -> str:
+    """What tells the results of one run from those of another, from the content of the run's summary."""
+    return hashlib.sha256(summary if isinstance(summary, bytes) else summary.encode()).hexdigest()
+
+
+def _summary_text(home: Path) -> str:
     path = home / SUMMARY
     try:
-        return Summary.from_json(read_limited(path, _LONGEST_SUMMARY).decode("utf-8"))
+        return read_limited(path, _LONGEST_SUMMARY).decode("utf-8")
     except FileNotFoundError:
         raise DataError(
             f"{home} holds no finished run ({SUMMARY} is not there): give the directory that `larf-curate run` or "
             "`larf-curate filter` has written"
         ) from None
-    except DataError:
-        raise
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
 
 
-def _scorer(home: Path, summary: Summary, schema: pa.Schema) -> ScorerSpec | None:
-    """The artifact beside the rows says most; the files themselves say what any copy of them needs."""
+def _fitted_scorer(home: Path, summary: Summary) -> ScorerSpec | None:
     if summary.run is not None:
         with contextlib.suppress(LarfError):
             return read_spec(home / summary.run.scorer.directory)
-    return described_scorer(schema, str(home))
-
-
-def _row_format(summary: Summary, columns: Sequence[str]) -> RowFormat | None:
-    try:
-        return resolve_format(summary.run.format if summary.run else "auto", columns)
-    except RowFormatError:
-        return None
+    return None
