@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import Issue, ModelError
 from .batching import Batch
 from .memory import is_out_of_memory, release_memory
+from .packing import PackedPass
 from .readout import Readout
 from .runtime import Runtime
 from .threads import map_in_threads
@@ -35,16 +36,8 @@ class Results(NamedTuple):
     execution: str
 
 
-def run_rows(
-    runtime: Runtime,
-    ids: Sequence[list[int]],
-    readout: Readout,
-    shape: tuple[int, ...],
-    *,
-    batch_tokens: int | None = None,
-    progress: Callable[[int], object] | None = None,
-) -> Results:
-    """Run rows through a model, and read something of each.
+class Job:
+    """Rows to run through a model, as often as wanted: equal rows are found once, and batches are planned once.
 
     Equal rows run once. A batch that does not fit in memory runs again in halves, and its size is remembered.
 
@@ -54,30 +47,81 @@ def run_rows(
         readout: what to read.
         shape: of what it reads of one row.
         batch_tokens: tokens of a batch; None takes what suits the model and the machine (`tuning`).
-        progress: called with the number of rows just done.
+
+    Raises:
+        ModelError: the model has no embedding for one of the ids.
     """
-    rows = _Rows(ids, shape)
-    _require_embeddings(runtime, rows.distinct)
-    with runtime.lock:
-        forward = runtime.forward
-        size = batch_tokens or best_batch_tokens(runtime, sum(map(len, rows.distinct)))
-        shares = runtime.shared_out([len(row) for row in rows.distinct])
-        for each, numbers in shares:
-            with each.reading(readout):
-                planned = each.plan([rows.distinct[number] for number in numbers], size)
-                again = [Batch([numbers[i] for i in batch.rows], batch.prefix) for batch in planned]
-                # First all batches, as many at once as there are threads; then those that failed, one at a time, so
-                # that no other takes the memory.
-                alone = False
-                while again:
-                    again = _run_batches(runtime, each, rows, again, progress, alone=alone)
-                    alone = True
-        shortcuts = ", ".join(forward.shortcuts)
-        if len(shares) > 1 and shares[1][1]:
-            shortcuts += f"; {len(shares[1][1]):,} long rows one by one"
-    loaded = runtime.loaded
-    execution = f"{loaded.dtype_name} on {loaded.device}, batches of up to {size:,} tokens; {shortcuts}"
-    return Results(rows.values, rows.issues, execution)
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        ids: Sequence[Sequence[int]],
+        readout: Readout,
+        shape: tuple[int, ...],
+        *,
+        batch_tokens: int | None = None,
+    ) -> None:
+        self._runtime = runtime
+        self._readout = readout
+        self._shape = shape
+        self._batch_tokens = batch_tokens
+        self._places: dict[tuple[int, ...], list[int]] = {}  # where each row stands in `ids`
+        for place, tokens in enumerate(ids):
+            self._places.setdefault(tuple(tokens), []).append(place)
+        self._rows = list(self._places)
+        self._plan: tuple[int, list[tuple[ForwardPass, list[Batch]]]] | None = None  # for batches of so many tokens
+        _require_embeddings(runtime, self._rows)
+
+    def run(self, progress: Callable[[int], object] | None = None) -> Results:
+        """Run the rows, and read something of each.
+
+        Args:
+            progress: called with the number of rows just done.
+        """
+        runtime, rows = self._runtime, _Rows(self._places, self._shape)
+        with runtime.lock:
+            forward = runtime.forward
+            size = self._batch_tokens or best_batch_tokens(runtime, sum(map(len, rows.distinct)))
+            planned = self._planned(size)
+            for each, batches in planned:
+                with each.reading(self._readout):
+                    # First all batches, as many at once as there are threads; then those that failed, one at a time, so
+                    # that no other takes the memory.
+                    again, alone = batches, False
+                    while again:
+                        again = _run_batches(runtime, each, rows, again, progress, alone=alone)
+                        alone = True
+            packed = isinstance(forward, PackedPass)
+            shortcuts = ", ".join((*self._readout.shortcuts(packed=packed), *forward.shortcuts))
+            if one_by_one := sum(len(batch.rows) for _, batches in planned[1:] for batch in batches):
+                shortcuts += f"; {one_by_one:,} long rows one by one"
+        loaded = runtime.loaded
+        execution = f"{loaded.dtype_name} on {loaded.device}, batches of up to {size:,} tokens; {shortcuts}"
+        return Results(rows.values, rows.issues, execution)
+
+    def _planned(self, size: int) -> list[tuple[ForwardPass, list[Batch]]]:
+        """Which batches of at most so many tokens run by which pass. The caller holds the lock."""
+        if self._plan is None or self._plan[0] != size:
+            planned = []
+            for each, numbers in self._runtime.shared_out([len(row) for row in self._rows]):
+                with each.reading(self._readout):
+                    batches = each.plan([self._rows[number] for number in numbers], size)
+                planned.append((each, [Batch([numbers[i] for i in batch.rows], batch.prefix) for batch in batches]))
+            self._plan = size, planned
+        return self._plan[1]
+
+
+def run_rows(
+    runtime: Runtime,
+    ids: Sequence[Sequence[int]],
+    readout: Readout,
+    shape: tuple[int, ...],
+    *,
+    batch_tokens: int | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> Results:
+    """Run rows through a model once, and read something of each. Arguments and errors as of `Job`."""
+    return Job(runtime, ids, readout, shape, batch_tokens=batch_tokens).run(progress)
 
 
 def _require_embeddings(runtime: Runtime, rows: Sequence[tuple[int, ...]]) -> None:
@@ -142,20 +186,23 @@ def _run_batch(
 
 
 class _Rows:
-    """Rows to run, and what is known of them so far.
+    """What is known so far of the rows of a run.
+
+    Args:
+        places: the distinct rows, and where each stands among all.
+        shape: of what is read of one row.
 
     Attributes:
-        distinct: the different ones.
+        distinct: the different rows.
         values, issues: of all rows, see `Results`.
     """
 
-    def __init__(self, ids: Sequence[list[int]], shape: tuple[int, ...]) -> None:
-        self._places: dict[tuple[int, ...], list[int]] = {}  # where each row stands in `ids`
-        for place, tokens in enumerate(ids):
-            self._places.setdefault(tuple(tokens), []).append(place)
-        self.distinct = list(self._places)
-        self.values = np.full((len(ids), *shape), np.nan, np.float32)
-        self.issues: list[Issue | None] = [None] * len(ids)
+    def __init__(self, places: Mapping[tuple[int, ...], list[int]], shape: tuple[int, ...]) -> None:
+        self._places = places
+        self.distinct = list(places)
+        count = sum(map(len, places.values()))
+        self.values = np.full((count, *shape), np.nan, np.float32)
+        self.issues: list[Issue | None] = [None] * count
 
     def store(self, batch: Batch, values: NDArray[np.float32] | None, *, alone: bool) -> tuple[list[Batch], int]:
         """Store what was read of a batch.

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import Issue
 from .heads import LossHead
 from .hooks import RunningBatch, StopForward, running_batch
-from .jobs import Results, run_rows
+from .jobs import Job, Results
 from .memory import to_device
 
 if TYPE_CHECKING:
@@ -66,12 +66,37 @@ def token_losses(
         ModelError: the model was loaded without its head.
         ValueError: a row has no trained token, or trains its first.
     """
-    places = trained_places(ids, trained)
-    readout = LossReadout(runtime, places)
-    result = run_rows(
-        runtime, [list(row) for row in ids], readout, (readout.widest,), batch_tokens=batch_tokens, progress=progress
-    )
-    return TokenLosses(own_values(result, ids, trained, places), result.issues, result.execution)
+    return LossJob(runtime, ids, trained, batch_tokens=batch_tokens).run(progress)
+
+
+class LossJob:
+    """The losses of some rows, as often as wanted: under weights that are moved in between, for example.
+
+    What does not hang on the weights is done once: equal rows are found, and batches are planned. Arguments and errors
+    as of `token_losses`.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        ids: Sequence[Sequence[int]],
+        trained: Sequence[Sequence[bool]],
+        *,
+        batch_tokens: int | None = None,
+    ) -> None:
+        places = trained_places(ids, trained)
+        readout = LossReadout(runtime, places)
+        self._own = own_places(ids, trained, places)
+        self._job = Job(runtime, ids, readout, (readout.widest,), batch_tokens=batch_tokens)
+
+    def run(self, progress: Callable[[int], object] | None = None) -> TokenLosses:
+        """The losses under the model's weights as they are now.
+
+        Args:
+            progress: called with the number of rows just done.
+        """
+        result = self._job.run(progress)
+        return TokenLosses(own_values(result, self._own), result.issues, result.execution)
 
 
 Places = Mapping[tuple[int, ...], Sequence[int]]
@@ -92,15 +117,20 @@ def trained_places(ids: Sequence[Sequence[int]], trained: Sequence[Sequence[bool
     return {row: tuple(sorted(wanted)) for row, wanted in places.items()}
 
 
-def own_values(
-    result: Results, ids: Sequence[Sequence[int]], trained: Sequence[Sequence[bool]], places: Places
-) -> list[NDArray[np.float32] | None]:
+def own_places(
+    ids: Sequence[Sequence[int]], trained: Sequence[Sequence[bool]], places: Places
+) -> list[NDArray[np.intp]]:
+    """For each row, which of the places that are read of its tokens belong to its own trained ones."""
+    return [
+        np.array([at for at, place in enumerate(places[tuple(row)]) if marks[place]], np.intp)
+        for row, marks in zip(ids, trained, strict=True)
+    ]
+
+
+def own_values(result: Results, own: Sequence[NDArray[np.intp]]) -> list[NDArray[np.float32] | None]:
     """Of what was read for each row, what belongs to its own trained tokens: [trained tokens, ...]; None for none."""
-    values: list[NDArray[np.float32] | None] = []
-    for row, marks, numbers, issue in zip(ids, trained, result.values, result.issues, strict=True):
-        own = [at for at, place in enumerate(places[tuple(row)]) if marks[place]]
-        values.append(None if issue is not None else numbers[own])
-    return values
+    rows = zip(result.values, own, result.issues, strict=True)
+    return [None if issue is not None else numbers[places] for numbers, places, issue in rows]
 
 
 class LossReadout:
@@ -128,6 +158,10 @@ class LossReadout:
         """See `Readout`."""
         with self._head.installed(self._read):
             yield
+
+    def shortcuts(self, *, packed: bool) -> tuple[str, ...]:  # noqa: ARG002
+        """See `Readout`: all blocks run, for all tokens."""
+        return ("the head for trained tokens alone",)
 
     def result(self, batch: RunningBatch) -> torch.Tensor:
         """Losses, float32 [rows, most trained tokens of any row]; rows with fewer are filled up with zeros."""

@@ -72,9 +72,8 @@ class PackedPass:
     @property
     def shortcuts(self) -> tuple[str, ...]:
         """How it saves time, in words; with compiled kernels, where they took part since `reading` began."""
-        plain = ("blocks up to the layer alone", "equal rows once", "no padding", "shared prefixes once")
         more = (("fused blocks", bool(self._fused)), ("compiled kernels", self._used_kernels))
-        return (*plain, "last tokens alone in the last block", *(word for word, used in more if used))
+        return "equal rows once", "no padding", "shared prefixes once", *(word for word, used in more if used)
 
     @property
     def threaded(self) -> bool:

@@ -50,7 +50,7 @@ class PaddedPass:
     def shortcuts(self) -> tuple[str, ...]:
         """How it saves time, in words."""
         way = "rows one by one" if self.alone else "padded to similar lengths"
-        return "blocks up to the layer alone", "equal rows once", way
+        return "equal rows once", way
 
     def plan(self, rows: Sequence[Row], batch_tokens: int) -> list[Batch]:
         """Batches of these rows, in the order to run them."""

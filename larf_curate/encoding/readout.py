@@ -33,6 +33,9 @@ class Readout(Protocol):
     def result(self, batch: RunningBatch) -> torch.Tensor:
         """What was read of a batch that has run, [rows, ...]."""
 
+    def shortcuts(self, *, packed: bool) -> tuple[str, ...]:
+        """What of the model is left out because nothing is read of it, in words."""
+
 
 class LastTokenStates:
     """Reads the state of each row's last token after chosen blocks; the pass ends with the highest of them.
@@ -63,6 +66,11 @@ class LastTokenStates:
                 trimmed = _last_tokens_alone(blocks[highest].forward)
                 stack.enter_context(replaced_forward(blocks[highest], trimmed))
             yield
+
+    def shortcuts(self, *, packed: bool) -> tuple[str, ...]:
+        """See `Readout`."""
+        blocks = "blocks up to the layer alone"
+        return (blocks, "last tokens alone in the last block") if packed else (blocks,)
 
     def result(self, batch: RunningBatch) -> torch.Tensor:
         """States float32 [rows, layers, hidden size].

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .directions import WeightDirection, block_layers
 from .hooks import RunningBatch, running
 from .jobs import run_rows
-from .losses import LossReadout, TokenLosses, own_values, trained_places
+from .losses import LossReadout, TokenLosses, own_places, own_values, trained_places
 from .padding import PaddedPass
 from .runtime import Runtime
 
@@ -58,10 +58,8 @@ def token_tangents(
     alone.lock = runtime.lock  # one model, one user at a time
     size = batch_tokens or (_BATCH_TOKENS_ON_CPU if loaded.device.type == "cpu" else _BATCH_TOKENS)
     with _carried(direction, loaded):
-        result = run_rows(
-            alone, [list(row) for row in ids], readout, (readout.widest, 2), batch_tokens=size, progress=progress
-        )
-    pairs = own_values(result, ids, trained, places)
+        result = run_rows(alone, ids, readout, (readout.widest, 2), batch_tokens=size, progress=progress)
+    pairs = own_values(result, own_places(ids, trained, places))
     losses, tangents = (
         TokenLosses([None if pair is None else pair[:, side] for pair in pairs], result.issues, result.execution)
         for side in (0, 1)

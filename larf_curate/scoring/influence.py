@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..encoding.directions import WeightDirection
-from ..encoding.losses import token_losses
+from ..encoding.losses import LossJob
 from ..encoding.runtime import Runtime
 from ..encoding.tangents import token_tangents
 from ..errors import Issue
@@ -84,13 +84,21 @@ def token_influence(
             runtime, ids, trained, direction, batch_tokens=batch_tokens, progress=progress
         )
         return TokenInfluence(tangents.values, losses.values, losses.issues, tangents.execution)
+    return _differences(LossJob(runtime, ids, trained, batch_tokens=batch_tokens), runtime, direction, step, progress)
+
+
+def _differences(
+    job: LossJob,
+    runtime: Runtime,
+    direction: WeightDirection,
+    step: float,
+    progress: Callable[[int], object] | None = None,
+) -> TokenInfluence:
+    """Central differences of the losses of a job's rows, whose batches both passes share."""
     sides = []
     for size in (step, -step):
         with direction.step(runtime.loaded, size):
-            last = size < 0
-            sides.append(
-                token_losses(runtime, ids, trained, batch_tokens=batch_tokens, progress=progress if last else None)
-            )
+            sides.append(job.run(progress if size < 0 else None))
     values: list[NDArray[np.float32] | None] = []
     mean_losses: list[NDArray[np.float32] | None] = []
     for above, below in zip(sides[0].values, sides[1].values, strict=True):
@@ -117,7 +125,8 @@ def choose_step(
         The step, and the median difference between the rows' scores at it and at the next longer step, divided by the
         standard deviation of the scores.
     """
-    scores = [token_influence(runtime, ids, trained, direction, step).sums() for step in STEPS]
+    job = LossJob(runtime, ids, trained)
+    scores = [_differences(job, runtime, direction, step).sums() for step in STEPS]
     gaps = [
         float(np.nanmedian(np.abs(longer - shorter)) / max(float(np.nanstd(shorter)), 1e-30))
         for longer, shorter in pairwise(scores)

@@ -74,6 +74,8 @@ def test_a_prefix_that_pays_runs_once_and_ends_before_the_first_trained_token(tm
     marks = [[False] * (90 if number % 2 else 121) + [True] * (40 if number % 2 else 9) for number in range(12)]
     runtime = runtime_of(home)
     found = token_losses(runtime, rows, marks)
+    assert "; the head for trained tokens alone, equal rows once, no padding" in found.execution
+    assert "layer" not in found.execution, "every block runs"
     assert any(batch.prefix for batch in _planned(runtime, rows, marks))
     wanted = full_losses(transformers.AutoModelForCausalLM.from_pretrained(home, dtype=torch.float32), rows, marks)
     for losses, expected in zip(found.values, wanted, strict=True):

@@ -47,6 +47,9 @@ class Norms:
     def result(self, batch: RunningBatch) -> torch.Tensor:
         return batch.kept[0]
 
+    def shortcuts(self, *, packed: bool) -> tuple[str, ...]:
+        return ("the last block packed",) if packed else ()
+
 
 @pytest.mark.parametrize("forward", [None, PackedPass, PaddedPass], ids=["fused", "packed", "padded"])
 def test_a_pass_gives_what_its_readout_reads(tiny_model: Path, forward: Any) -> None:

@@ -150,6 +150,19 @@ def exact_derivatives(loaded, direction: WeightDirection, row, trained) -> np.nd
     return np.array(found)
 
 
+def test_both_passes_over_some_rows_share_one_plan(tmp_path, monkeypatch):
+    loaded, runtime = model_and_runtime(tmp_path)
+    direction, _ = margin_direction(loaded, random_refusals(), rank=4)
+    planned = []
+    plan = type(runtime.forward).plan
+    monkeypatch.setattr(type(runtime.forward), "plan", lambda *args: planned.append(1) or plan(*args))
+    rows, marks = rows_and_marks()
+    token_influence(runtime, rows, marks, direction, 0.01)
+    assert len(planned) == 1
+    choose_step(runtime, rows, marks, direction)
+    assert len(planned) == 2
+
+
 def test_scores_do_not_depend_on_neighbours_and_weights_stay_as_they_were(tmp_path):
     loaded, runtime = model_and_runtime(tmp_path)
     before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
