@@ -27,6 +27,18 @@ def write_bytes(path: Path, content: bytes) -> None:
         scratch.replace(path)
 
 
+def write_private(path: Path, content: bytes) -> None:
+    """The same for a file of the cache, which nobody else can read or write, whatever the umask (`cache.read_cached`).
+
+    Raises:
+        OutputError: it cannot be written there.
+    """
+    with scratch_path(path, directory=False) as scratch:
+        scratch.chmod(0o600)
+        scratch.write_bytes(content)
+        scratch.replace(path)
+
+
 @contextlib.contextmanager
 def scratch_path(path: Path, *, directory: bool) -> Iterator[Path]:
     """A hidden name beside `path`, on the same file system, gone whatever happens.

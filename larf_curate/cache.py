@@ -64,6 +64,37 @@ def cache_directory() -> Path:
     return home
 
 
+def read_cached(path: Path, most: int = 1 << 30) -> bytes | None:
+    """The content of a file of the cache, if nobody but this user (or root) can have written it.
+
+    What is read from the cache stands for something that would take minutes to compute, so a file of another user, one
+    that others may write to, a link, or one of more than `most` bytes counts as one that is not there. What it holds is
+    checked by whoever reads it. Files of the cache are written by `atomic.write_private`.
+
+    Args:
+        path: of the file.
+        most: bytes.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        handle = os.open(path, flags)
+    except OSError:
+        return None
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode) or not only_ours(status) or status.st_size > most:
+        os.close(handle)
+        return None
+    with os.fdopen(handle, "rb") as file:
+        return file.read(most)
+
+
+def only_ours(status: os.stat_result) -> bool:
+    """Whether nobody but this user and root can change a file or directory; always so on systems without such modes."""
+    if not hasattr(os, "geteuid"):
+        return True
+    return status.st_uid in (0, os.geteuid()) and not status.st_mode & _WRITABLE_BY_OTHERS
+
+
 def _belongs_to_another(home: Path) -> bool:
     """Whether a directory is there and another user's; root may run where everything belongs to somebody."""
     user = os.geteuid() if hasattr(os, "geteuid") else 0

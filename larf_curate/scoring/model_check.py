@@ -51,6 +51,12 @@ def check_losses(encoder: Encoder) -> NDArray[np.float32]:
     return losses
 
 
+def tried_rows(rows: Sequence[Rendered]) -> list[int]:
+    """The numbers of the shortest row, the longest and the last: where a state depends on the batch, theirs do."""
+    by_length = sorted(range(len(rows)), key=lambda number: len(rows[number].ids))
+    return sorted({by_length[0], by_length[-1], len(rows) - 1})
+
+
 def require_same_alone(
     encoder: Encoder, rows: Sequence[Rendered], layers: Sequence[int], among: NDArray[np.float32]
 ) -> None:
@@ -67,8 +73,7 @@ def require_same_alone(
     Raises:
         ModelError: a row has another state alone.
     """
-    by_length = sorted(range(len(rows)), key=lambda number: len(rows[number].ids))
-    chosen = sorted({by_length[0], by_length[-1], len(rows) - 1})
+    chosen = tried_rows(rows)
     alone = encoder.encode_alone([rows[number].ids for number in chosen], layers)
     apart = np.linalg.norm(alone - among[chosen], axis=-1) / np.linalg.norm(alone, axis=-1)
     if not (apart <= (1e-3 if encoder.loaded.dtype_name == "float32" else 0.1)).all():

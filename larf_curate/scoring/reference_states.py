@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..atomic import write_bytes
-from ..cache import cache_directory
+from ..atomic import write_private
+from ..cache import cache_directory, read_cached
 from ..encoding.encoder import Encoder, States
 from ..errors import OutputError
 from ..progress import detail
 from ..rows.rendering import Rendered
 from .formulas import normalise
-from .model_check import least_cosine, require_same_alone
+from .model_check import least_cosine, require_same_alone, tried_rows
 
 _VERSION = 1  # raised when the same token ids come to give other states
 _MOST_BYTES = 256 * 2**20  # states that were not asked for are kept only where all of them take less
@@ -39,8 +39,8 @@ def states_of_references(
 
     Args:
         encoder: of the model.
-        rendered: the references' conversations, and last one that is always encoded: what a file holds counts only if
-            it holds the same state for that one.
+        rendered: the references' conversations, and last the one by which a model is known again. That one, the
+            shortest and the longest are always encoded: what a file holds counts only if it holds the same states.
         layers: blocks, in the order in which their states are wanted.
         progress: called with the number of conversations just done.
 
@@ -53,7 +53,7 @@ def states_of_references(
     found = [states for states in kept if states is not None]
     if len(found) == len(layers):
         values = np.stack(found, axis=1)
-        if _agrees(encoder, values[-1], rendered[-1], layers):
+        if _agrees(encoder, values, rendered, layers):
             progress(len(rendered))
             detail(f"states of references: {len(rendered) - 1} are read from files ({name})")
             return States(values, [item.issue for item in rendered], [item.tokens for item in rendered], "kept states")
@@ -95,12 +95,15 @@ def _read(name: str, layer: int, shape: tuple[int, int]) -> NDArray[np.float32] 
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    for home in directories():
+    cached, shipped = directories()[0], directories()[1:]
+    contents = [read_cached(_file(cached, name, layer), 2 * _MOST_BYTES)]
+    contents += [path.read_bytes() for path in (_file(home, name, layer) for home in shipped) if path.is_file()]
+    for content in contents:
         try:
-            states = load(_file(home, name, layer).read_bytes())["states"]
-        except (OSError, SafetensorError, KeyError):
+            states = load(content or b"")["states"]
+        except (SafetensorError, KeyError):
             continue  # not there, or cut off: as good as not there
-        if states.shape == shape and states.dtype == np.float32:
+        if states.shape == shape and states.dtype == np.float32 and np.isfinite(states).all():
             return states
     return None
 
@@ -109,15 +112,28 @@ def _write(name: str, layer: int, states: NDArray[np.float32]) -> None:
     from safetensors.numpy import save
 
     try:
-        write_bytes(_file(directories()[0], name, layer), save({"states": np.ascontiguousarray(states)}))
+        write_private(_file(directories()[0], name, layer), save({"states": np.ascontiguousarray(states)}))
     except OutputError:
         pass  # a home that cannot be written: the next fit takes as long as this one
 
 
-def _agrees(encoder: Encoder, kept: NDArray[np.float32], check: Rendered, layers: Sequence[int]) -> bool:
-    """Whether the model gives the same state for a conversation now as it did when the states were kept."""
-    state = encoder.states_of([check], layers).values[0]
-    cosines = (normalise(state) * normalise(kept)).sum(axis=-1)
+def _agrees(encoder: Encoder, kept: NDArray[np.float32], rendered: Sequence[Rendered], layers: Sequence[int]) -> bool:
+    """Whether the model gives the same states for some conversations now as it did when the states were kept.
+
+    Args:
+        encoder: of the model.
+        kept: float32 [conversations, layers, hidden size].
+        rendered: the conversations.
+        layers: the blocks.
+
+    Raises:
+        ModelError: here the state of a conversation depends on those that are encoded with it.
+    """
+    chosen = tried_rows(rendered)
+    some = [rendered[number] for number in chosen]
+    states = encoder.states_of(some, layers).values
+    require_same_alone(encoder, some, layers, states)
+    cosines = (normalise(states) * normalise(kept[chosen])).sum(axis=-1)
     loaded = encoder.loaded
     exact = loaded.dtype_name == "float32"
     return bool((cosines >= (_LEAST_COSINE if exact else least_cosine(loaded.dtype_name, loaded))).all())

@@ -9,16 +9,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..atomic import write_bytes
-from ..cache import cache_directory
+import numpy as np
+
+from ..atomic import write_private
+from ..cache import cache_directory, read_cached
 from ..digests import digest_of
-from ..encoding.directions import WeightDirection
+from ..encoding.directions import WeightDirection, block_layers
 from ..encoding.encoder import Encoder
-from ..errors import OutputError
+from ..errors import Issue, LarfError, OutputError
+from ..json_fields import entries, finite, whole
+from ..scoring.influence import STEPS
 from ..scoring.margin import Refusals
 
-_VERSION = 2
-_NORM, _MARGIN = "norm", "margin"
+_VERSION = 3
+_FACTS = "slope, margin"  # the tensor that holds both
+_MOST_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -55,12 +60,13 @@ class MeasuredPart:
 class AuditCache:
     """Files under the cache directory, named after all that their content depends on.
 
-    A file that cannot be read counts as one that is not there, and one that cannot be written is left out: the cache
-    only saves time.
+    A file that cannot be read, that somebody else may have written, or that does not hold what its name says counts as
+    one that is not there. One that cannot be written is left out: the cache only saves time.
     """
 
     def __init__(self, encoder: Encoder) -> None:
         loaded = encoder.loaded
+        self._loaded = loaded
         self._model = [_VERSION, loaded.version, loaded.dtype_name, encoder.renderer.template_digest]
         self._home = cache_directory() / "audits"
 
@@ -68,8 +74,11 @@ class AuditCache:
         """Which of the prompts the model was found to refuse, if it has been asked."""
         with contextlib.suppress(ValueError, KeyError, TypeError):
             values = self._read("refusals", list(prompts))
-            ids = tuple(tuple(map(int, row)) for row in values["ids"])
-            return Refusals(ids, tuple(map(bool, values["refused"])), tuple(map(int, values["openings"])))
+            ids = tuple(tuple(whole(token, "a token") for token in entries(row, "ids")) for row in values["ids"])
+            openings = tuple(whole(token, "a token") for token in entries(values["openings"], "openings"))
+            if {type(value) for value in values["refused"]} <= {bool} and len(ids) == len(prompts):
+                found = Refusals(ids, tuple(values["refused"]), openings)
+                return found if len(found.refused) == len(ids) and all(ids) else None
         return None
 
     def write_refusals(self, prompts: Sequence[str], refusals: Refusals) -> None:
@@ -78,16 +87,24 @@ class AuditCache:
     def read_step(self, key: str) -> float | None:
         """The step that was chosen, if it was."""
         with contextlib.suppress(ValueError, KeyError, TypeError):
-            return float(self._read("step", key)["step"])
+            step = finite(self._read("step", key)["step"], "step")
+            return step if step in STEPS else None
         return None
 
     def write_step(self, key: str, step: float) -> None:
         self._write("step", key, {"step": step})
 
-    def read_part(self, key: str) -> MeasuredPart | None:
-        """Rows that were measured, if they were."""
+    def read_part(self, key: str, rows: int) -> MeasuredPart | None:
+        """So many rows that were measured, if they were."""
         with contextlib.suppress(ValueError, KeyError, TypeError):
-            return MeasuredPart(**self._read("rows", key))
+            part = MeasuredPart(**self._read("rows", key))
+            for side in (*part.means, *part.sums, *part.losses):
+                if len(side) != rows or not {type(value) for value in side} <= {float}:
+                    return None
+            if [len(part.means), len(part.sums), len(part.losses), len(part.issues)] == [2, 2, 2, rows]:
+                for issue in part.issues:
+                    _ = issue is None or Issue(issue)
+                return part
         return None
 
     def write_part(self, key: str, part: MeasuredPart) -> None:
@@ -95,31 +112,37 @@ class AuditCache:
 
     def read_direction(self, refusals: Refusals, rank: int) -> MarginDirection | None:
         """The direction of these prompts' margin, if it has been computed."""
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
 
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, SafetensorError):
-            with safe_open(self._direction(refusals, rank), "numpy") as file:
-                facts = file.metadata()
-                direction = WeightDirection.of_tensors({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-            return MarginDirection(direction, float(facts[_NORM]), float(facts[_MARGIN]))
+        content = read_cached(self._direction(refusals, rank), _MOST_BYTES)
+        with contextlib.suppress(ValueError, KeyError, TypeError, SafetensorError, LarfError):
+            tensors = load(content or b"")
+            if not all(np.isfinite(tensor).all() for tensor in tensors.values()):
+                return None
+            direction = WeightDirection.of_tensors(tensors)
+            direction.require_layers(block_layers(self._loaded))
+            slope, margin = map(float, tensors[_FACTS])
+            return MarginDirection(direction, slope, margin) if abs(direction.norm - 1) < 1e-3 else None
         return None
 
     def write_direction(self, refusals: Refusals, rank: int, found: MarginDirection) -> None:
         from safetensors.numpy import save
 
-        facts = {_NORM: repr(found.slope), _MARGIN: repr(found.margin)}
+        tensors = found.direction.to_tensors() | {_FACTS: np.array([found.slope, found.margin])}
         with contextlib.suppress(OutputError):
-            write_bytes(self._direction(refusals, rank), save(found.direction.to_tensors(), facts))
+            write_private(self._direction(refusals, rank), save(tensors))
 
     def _read(self, kind: str, key: object) -> Any:
+        content = read_cached(self._path(kind, key), _MOST_BYTES)
         try:
-            return json.loads(self._path(kind, key).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return None if content is None else json.loads(content)
+        except (ValueError, RecursionError):
             return None
 
     def _write(self, kind: str, key: object, value: object) -> None:
         with contextlib.suppress(OutputError):
-            write_bytes(self._path(kind, key), json.dumps(value).encode())
+            write_private(self._path(kind, key), json.dumps(value).encode())
 
     def _path(self, kind: str, key: object) -> Path:
         return self._home / f"{kind}-{digest_of([self._model, key])[:32]}.json"

@@ -155,7 +155,7 @@ def _measured(
     """The influence of some rows along both directions."""
     ids, marks = [item.ids for item in items], [item.trained for item in items]
     key = digest_of([halves.key, step, ids, marks])
-    known = cache.read_part(key)
+    known = cache.read_part(key, len(items))
     if known is not None:
         return known
     found = [

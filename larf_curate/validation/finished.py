@@ -9,7 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..atomic import write_text
+from ..atomic import write_bytes, write_private, write_text
+from ..cache import read_cached
 from ..progress import say
 from ..scoring.margin import Refusals
 from .measuring import Measured
@@ -47,26 +48,28 @@ class FinishedArms:
 
     Args:
         home: made if it is not there.
+        private: it lies in the cache: files of another user, or that others may write to, are as good as not there.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, private: bool = False) -> None:
         self.home = home
+        self._private = private
 
     def read(self, name: str, seed: int, digest: str) -> Measured | None:
         """What an arm did, if it was trained and asked in just this way; None where it is still to be done."""
         from pydantic import TypeAdapter
 
         try:
-            stored = json.loads(self._path(name, seed).read_text(encoding="utf-8"))
+            stored = json.loads(self._content(self._path(name, seed)))
             if stored["digest"] != digest:
                 return None
             found: Measured = TypeAdapter(Measured).validate_python(stored["measured"])
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             say(f"{self._path(name, seed)} cannot be read: this arm is trained again")
             return None
-        return found
+        return found if (found.arm, found.seed) == (name, seed) else None
 
     def write(self, digest: str, measured: Measured) -> None:
         """Keep what an arm did.
@@ -75,14 +78,14 @@ class FinishedArms:
             OutputError: it cannot be written.
         """
         text = json.dumps({"digest": digest, "measured": asdict(measured)}, ensure_ascii=False)
-        write_text(self._path(measured.arm, measured.seed), text)
+        self._write(self._path(measured.arm, measured.seed), text)
 
     def read_refusals(self, digest: str) -> Refusals | None:
         """What `find_refusals` found, if for just these prompts and this model."""
         from pydantic import TypeAdapter
 
         try:
-            stored = json.loads((self.home / _REFUSALS).read_text(encoding="utf-8"))
+            stored = json.loads(self._content(self.home / _REFUSALS))
             found: Refusals = TypeAdapter(Refusals).validate_python(stored["refusals"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -94,7 +97,7 @@ class FinishedArms:
         Raises:
             OutputError: they cannot be written.
         """
-        write_text(self.home / _REFUSALS, json.dumps({"digest": digest, "refusals": asdict(refusals)}))
+        self._write(self.home / _REFUSALS, json.dumps({"digest": digest, "refusals": asdict(refusals)}))
 
     def require_writable(self) -> None:
         """Say at once that nothing can be kept here.
@@ -105,6 +108,16 @@ class FinishedArms:
         probe = self.home / ".writable"
         write_text(probe, "")
         probe.unlink(missing_ok=True)
+
+    def _content(self, path: Path) -> bytes:
+        content = read_cached(path) if self._private else path.read_bytes()
+        if content is None:
+            raise FileNotFoundError(path)
+        return content
+
+    def _write(self, path: Path, text: str) -> None:
+        write = write_private if self._private else write_bytes
+        write(path, text.encode())
 
     def _path(self, name: str, seed: int) -> Path:
         return self.home / f"{name}-{seed}.json"

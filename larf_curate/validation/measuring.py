@@ -59,6 +59,12 @@ class Measured:
     held_back_losses: tuple[float, ...]
     seconds: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many prompts, choices and rows it was measured on."""
+        lists = (self.margin, self.choice, self.harmful, self.sensitive, self.ordinary, self.held_back_losses)
+        return tuple(map(len, lists))
+
 
 @dataclass(frozen=True)
 class AnswerLimits:

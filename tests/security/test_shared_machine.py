@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import json
+import math
 import os
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
-from larf_curate.atomic import new_directory, write_text
-from larf_curate.cache import cache_directory
+from larf_curate.atomic import new_directory, write_private, write_text
+from larf_curate.cache import cache_directory, read_cached
 from larf_curate.encoding import kernels
 from larf_curate.encoding.private_library import load_private
 from larf_curate.errors import OutputError
+from larf_curate.scoring.layer_search.ledger import Ledger
 
 pytestmark = pytest.mark.process  # the compiler's
 needs_compiler = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
@@ -235,3 +241,137 @@ def test_a_shared_home_of_the_hub_gives_each_user_a_cache(tmp_path: Path, monkey
     os.chown(tmp_path / "shared" / "larf_curate", 12345, 12345)
     monkeypatch.setattr(os, "geteuid", lambda: 54321)
     assert cache_directory() == tmp_path / "mine" / "larf_curate"
+
+
+def test_a_file_of_the_cache_is_read_only_if_nobody_else_can_have_written_it(cache_home: Path) -> None:
+    path = cache_home / "kept"
+    before = os.umask(0)
+    try:
+        write_private(path, b"content")
+    finally:
+        os.umask(before)
+    assert mode(path) == 0o600
+    assert read_cached(path) == b"content"
+    assert read_cached(path, 3) is None, "longer than anything that was written"
+    assert read_cached(cache_home / "other") is None
+    assert read_cached(cache_home) is None
+    for bits in (0o620, 0o602, 0o666):
+        path.chmod(bits)
+        assert read_cached(path) is None
+    path.chmod(0o644)
+    assert read_cached(path) == b"content"
+    (cache_home / "link").symlink_to(path)
+    assert read_cached(cache_home / "link") is None
+    os.mkfifo(cache_home / "pipe", 0o600)
+    assert read_cached(cache_home / "pipe") is None, "and nobody waits for a writer"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give a file away")
+def test_a_file_of_another_user_is_not_read(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_private(cache_home / "kept", b"content")
+    os.chown(cache_home / "kept", 12345, 12345)
+    assert read_cached(cache_home / "kept") is None
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert read_cached(cache_home / "kept") == b"content"
+
+
+PLANTED: dict[str, Callable[[Path], object]] = {
+    "cut off": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "empty": lambda path: os.truncate(path, 0),
+    "nested": lambda path: path.write_text("[" * 100_000),
+    "another shape": lambda path: path.write_text('{"search": "key", "block": "0", "scale": 1.0, "refused": "1"}'),
+    "no marks": lambda path: path.write_text('{"search": "key", "block": "0", "scale": 1.0, "refused": "1x0"}'),
+    "figures": lambda path: path.write_text('{"search": "key", "locator": "gap", "values": [1.0, NaN]}'),
+    "others can write": lambda path: path.chmod(0o666),
+}
+
+
+@pytest.mark.parametrize("kind", PLANTED)
+def test_answers_of_a_search_that_others_may_have_planted_are_asked_again(cache_home: Path, kind: str) -> None:
+    path = cache_home / "layers" / "key.jsonl"
+
+    def opened() -> Ledger:
+        return Ledger(path, "key", prompts=3, blocks=2, private=True)
+
+    before = os.umask(0o002)
+    try:
+        opened().add_refusals("0", 1.0, [True, False, True])
+    finally:
+        os.umask(before)
+    assert mode(path) == 0o600
+    assert opened().refusals == {("0", 1.0): [True, False, True]}
+    PLANTED[kind](path)
+    found = opened()
+    assert (found.refusals, found.located) == ({}, {})
+    found.add_refusals("0", 1.0, [False, False, True])
+    assert opened().refusals == {("0", 1.0): [False, False, True]}
+
+
+class Encoded:
+    """What a cache of audits asks an encoder for: a model of one block with one layer."""
+
+    def __init__(self) -> None:
+        import torch
+
+        block = torch.nn.Sequential(torch.nn.Linear(3, 2, bias=False))
+        self.loaded = SimpleNamespace(version="v", dtype_name="float32", blocks=torch.nn.ModuleList([block]))
+        self.renderer = SimpleNamespace(template_digest="t")
+
+
+def an_audit() -> dict[str, Callable[[], Any]]:
+    """What reads each kind of file in a cache of audits, in which there is one of each."""
+    from larf_curate.encoding.directions import Factors, WeightDirection
+    from larf_curate.scoring.margin import Refusals
+    from larf_curate.validation.audit_cache import AuditCache, MarginDirection, MeasuredPart
+
+    cache: Any = AuditCache(Encoded())  # type: ignore[arg-type]
+    refusals = Refusals(((1, 2), (3,)), (True, False), (7,))
+    direction = WeightDirection({"0.0": Factors(np.float32([[1], [0]]), np.float32([[0, 1, 0]]))})
+    cache.write_refusals(["a", "b"], refusals)
+    cache.write_step("key", 0.01)
+    cache.write_part("key", MeasuredPart([[0.1, math.nan]] * 2, [[0.2, math.nan]] * 2, [[1.0, 2.0]] * 2, [None, None]))
+    cache.write_direction(refusals, 4, MarginDirection(direction, 2.5, -1.5))
+    return {
+        "refusals": lambda: cache.read_refusals(["a", "b"]),
+        "step": lambda: cache.read_step("key"),
+        "rows": lambda: cache.read_part("key", 2),
+        "direction": lambda: cache.read_direction(refusals, 4),
+    }
+
+
+@pytest.mark.parametrize("damage", ["cut off", "others can write", "another shape"])
+def test_what_an_audit_keeps_is_measured_again_where_it_was_changed(cache_home: Path, damage: str) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    readers = an_audit()
+    assert all(read() is not None for read in readers.values())
+    assert (readers["direction"]().slope, readers["direction"]().margin) == (2.5, -1.5)
+    files = {name: next((cache_home / "audits").glob(f"{name}-*")) for name in readers}
+    for name, path in files.items():
+        assert mode(path) == 0o600
+        if damage == "cut off":
+            os.truncate(path, path.stat().st_size - 3)
+        elif damage == "others can write":
+            path.chmod(0o662)
+        elif name == "direction":
+            save_file({key: value[:1] for key, value in load_file(path).items()}, path)
+        else:
+            wrong = {"refusals": {"refused": [True]}, "step": {"step": 10.0}, "rows": {"means": [[0.1], [0.2]]}}[name]
+            path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
+    assert [name for name, read in readers.items() if read() is not None] == []
+
+
+def test_finished_arms_in_the_cache_are_read_only_if_they_are_ours(cache_home: Path) -> None:
+    from larf_curate.validation.finished import FinishedArms
+    from larf_curate.validation.measuring import Measured
+
+    arms = FinishedArms(cache_home / "validations", private=True)
+    arms.write("digest", Measured("random", 0, 1, 1, 0.5, (1.0,), (1.0,), ("a",), ("b",), ("c",), (1.0,)))
+    assert arms.read("random", 0, "digest") is not None
+    (path,) = (cache_home / "validations").iterdir()
+    path.rename(path.with_name("removed-0.json"))
+    assert arms.read("removed", 0, "digest") is None, "another arm's figures under this one's name"
+    path.with_name("removed-0.json").rename(path)
+    path.chmod(0o666)
+    assert arms.read("random", 0, "digest") is None
+    assert FinishedArms(cache_home / "validations").read("random", 0, "digest") is not None, "a user's own directory"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ...cache import read_cached
 from ...errors import OutputError
+from ...json_fields import entries, finite, text
 
 
 class Ledger:
@@ -18,34 +21,48 @@ class Ledger:
         located: the figures of each locator, by its name.
     """
 
-    def __init__(self, path: Path | None, key: str) -> None:
+    def __init__(self, path: Path | None, key: str, *, prompts: int, blocks: int, private: bool) -> None:
         """Read what is there already; without a path, nothing is read or kept.
+
+        Lines that do not hold as many values as there are prompts or blocks are as good as not there.
 
         Args:
             path: of the file, which may hold other searches too.
             key: of this search: a digest of all that its answers depend on.
+            prompts: how many are asked.
+            blocks: how many the model has.
+            private: the file is the cache's: another's is not read, but replaced, and nobody else may read this one.
 
         Raises:
             OutputError: the file cannot be read.
         """
-        self.path, self.key = path, key
+        self.path, self.key, self._private = path, key, private
         self.refusals: dict[tuple[str, float], list[bool]] = {}
         self.located: dict[str, list[float]] = {}
         if path is None or not path.is_file():
             return
-        try:
-            lines = path.read_text(encoding="utf-8").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise OutputError(f"{path} cannot be read: {error}") from error
-        for line in lines:
+        for line in self._lines(path):
             try:
                 row = json.loads(line)
                 if row["search"] == key and "locator" in row:
-                    self.located[row["locator"]] = [float(value) for value in row["values"]]
+                    values = [finite(value, "a figure") for value in entries(row["values"], "values", blocks, blocks)]
+                    self.located[text(row["locator"], "locator")] = values
                 elif row["search"] == key:
-                    self.refusals[row["block"], row["scale"]] = [mark == "1" for mark in row["refused"]]
-            except (ValueError, KeyError, TypeError):  # the last line of a search that was killed
+                    refused = text(row["refused"], "refused", prompts)
+                    if len(refused) == prompts and set(refused) <= {"0", "1"}:
+                        scale = finite(row["scale"], "scale")
+                        self.refusals[text(row["block"], "block"), scale] = [mark == "1" for mark in refused]
+            except (ValueError, KeyError, TypeError, RecursionError):  # the last line of a search that was killed
                 continue
+
+    def _lines(self, path: Path) -> list[str]:
+        if self._private and read_cached(path) is None:
+            path.unlink(missing_ok=True)
+            return []
+        try:
+            return path.read_text(encoding="utf-8").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise OutputError(f"{path} cannot be read: {error}") from error
 
     def add_refusals(self, block: str, scale: float, refused: list[bool]) -> None:
         self.refusals[block, scale] = refused
@@ -60,11 +77,15 @@ class Ledger:
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
+            with open(self.path, "a", encoding="utf-8", opener=_private if self._private else None) as file:
                 # The newline comes first: the line before may have been cut off.
                 file.write("\n" + json.dumps({"search": self.key, **row}))
         except OSError as error:
             raise OutputError(f"{self.path} cannot be written: {error.strerror or error}") from error
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
 
 
 def marks(refused: Iterable[bool]) -> str:

@@ -149,7 +149,8 @@ class _Search:
         path = None if resume is None else Path(resume)
         if path is None and judge is by_wording:
             path = cache_directory() / "layers" / f"{key}.jsonl"
-        self.ledger = Ledger(path, key)
+        sizes = {"prompts": len(prompts), "blocks": len(self.loaded.blocks)}
+        self.ledger = Ledger(path, key, **sizes, private=resume is None)
 
     def _say(self, line: str) -> None:
         if self.progress:
