@@ -87,6 +87,7 @@ class Issue(StrEnum):
     UNKNOWN_ROLE = "unknown_role"
     NOT_TEXT = "not_text"  # an image, audio or other part that a text model cannot read
     TEMPLATE = "template_error"  # the model's chat template refuses the conversation
+    TOO_SLOW = "too_slow"  # the chat template goes over it more often than a conversation of its size is worth
     TOO_LONG = "too_long"  # over `max_tokens` under overflow="reject"
     NO_TRAINED_TOKENS = "no_trained_tokens"  # every assistant turn is left out of the loss, or was cut away
     NON_FINITE = "non_finite_state"

@@ -49,7 +49,10 @@ def read_limited(path: Path, most: int) -> bytes:
 
 
 class Undecoded(str):
-    """JSON that is nested too deep to be read: its text, which is written again as it is and is no text of a row."""
+    """JSON that cannot be read (nested too deep, above all): its text, which is written again as it is.
+
+    It is no text of a row.
+    """
 
     __slots__ = ()
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 from ..errors import Issue, ModelError, Unscorable
 from .answer_characters import OwnText
 from .template_abilities import TemplateAbilities
+from .template_steps import TOO_MANY, limited
 from .tools import Message
 from .turns import TRAIN, Conversation
 
@@ -164,7 +165,7 @@ class Renderer:
     def _apply(self, messages: Any, tools: Any, **options: Any) -> Any:
         from jinja2 import TemplateError
 
-        template = self.tokenizer.get_chat_template(None, tools)
+        template, limit = limited(self.tokenizer.get_chat_template(None, tools), messages, tools)
         if "strftime_now" in template:
             template = _FIXED_DATE + template
         try:
@@ -172,10 +173,13 @@ class Renderer:
                 messages,
                 tools=tools,
                 chat_template=template,
+                **limit,
                 **{"tokenize": True, "return_dict": False, **options},
             )
-        except (TemplateError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError):
-            # The template's own raise_exception, or a shape that the program it is cannot digest.
+        except TemplateError as error:  # the template's own raise_exception, or ours
+            raise Unscorable(Issue.TOO_SLOW if TOO_MANY in str(error) else Issue.TEMPLATE) from None
+        except (TypeError, AttributeError, LookupError, ArithmeticError, RecursionError):
+            # A shape that the program it is cannot digest.
             raise Unscorable(Issue.TEMPLATE) from None
 
     @cached_property

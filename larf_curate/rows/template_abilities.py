@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
-from ..errors import ModelError
+from ..errors import Issue, ModelError, Unscorable
 from ..progress import say
 from .tools import REASONING_KEYS, Message, tools_of
 from .turns import Conversation
@@ -51,6 +51,13 @@ class TemplateAbilities:
         """What the template prints; nothing if it fails."""
         try:
             return self._render(messages, tools)
+        except Unscorable as error:
+            if error.issue is Issue.TOO_SLOW:
+                raise ModelError(
+                    "the chat template does not come to an end on a short conversation: pass another with "
+                    "chat_template= (--chat-template)"
+                ) from None
+            return ""
         except Exception:  # templates are programs: any failure on a probe means "not expressible"
             return ""
 

@@ -34,7 +34,8 @@ def text_of(value: Any, column: str = "") -> str:
     ('42', 'True', '')
     """
     if isinstance(value, Undecoded):
-        raise Unscorable(Issue.WRONG_TYPE, f"column {column!r} is nested too deep" if column else "nested too deep")
+        where = f"column {column!r}" if column else "a text"
+        raise Unscorable(Issue.WRONG_TYPE, f"{where} holds JSON that cannot be read, nested too deep for example")
     if isinstance(value, str):
         return value
     if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -107,7 +108,7 @@ def structure_of(value: Any) -> tuple[Any, bool]:
     (([{'role': 'user'}], True), ('Hi?', False), (None, False))
     """
     if isinstance(value, Undecoded):
-        raise Unscorable(Issue.WRONG_TYPE, "a list or an object is nested too deep")
+        raise Unscorable(Issue.WRONG_TYPE, "JSON that cannot be read, nested too deep for example")
     if not isinstance(value, str):
         return value, False
     if not value.strip():

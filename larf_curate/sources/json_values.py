@@ -88,7 +88,7 @@ def _decode(value: Any) -> Any:
         return value
     try:
         decoded = json.loads(value)
-    except RecursionError:
+    except (RecursionError, ValueError):  # nested deep, a number of thousands of digits, or no JSON at all
         return Undecoded(value)
     return Undecoded(value) if isinstance(decoded, list | dict) and is_deep(decoded) else decoded
 

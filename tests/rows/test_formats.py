@@ -415,6 +415,7 @@ def test_issues_are_a_fixed_list_and_only_truncated_has_a_score() -> None:
         "unknown_role",
         "not_text",
         "template_error",
+        "too_slow",
         "too_long",
         "non_finite_state",
         "out_of_memory",

@@ -10,12 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 from support.commands import larf
 
-from larf_curate import Threshold, inert
+from larf_curate import LARFScorer, Threshold, inert
 from larf_curate.errors import Unscorable
 from larf_curate.publishing.card import split_card
 from larf_curate.rows import parts, transcripts, values, wording
@@ -139,9 +141,17 @@ def test_many_calls_take_as_long_as_few(monkeypatch: pytest.MonkeyPatch) -> None
     assert [turn["tool_call_id"] for turn in results] == [f"call{number:05d}" for number in range(5)]
 
 
-@pytest.mark.parametrize("depth", [150, 100_000])
-def test_json_that_is_nested_deep_is_a_row_without_a_score_and_stays_as_it_is(depth: int) -> None:
-    deep, plain = "[" * depth + "]" * depth, json.dumps([{"role": "user", "content": "q"}])
+UNREADABLE = {
+    "deep": "[" * 150 + "]" * 150,
+    "very deep": "[" * 100_000 + "]" * 100_000,
+    "a large number": '[{"role": "user", "content": ' + "9" * 5_000 + "}]",
+    "no JSON": '[{"role": ',
+}
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_json_that_cannot_be_read_is_a_row_without_a_score_and_stays_as_it_is(kind: str) -> None:
+    deep, plain = UNREADABLE[kind], json.dumps([{"role": "user", "content": "q"}])
     column = pa.ExtensionArray.from_storage(pa.json_(), pa.array([deep, plain]))
     rows = rows_of(pa.table({"messages": column}), ["messages"])
     row_format = resolve_format("auto", ["messages"])
@@ -151,3 +161,17 @@ def test_json_that_is_nested_deep_is_a_row_without_a_score_and_stays_as_it_is(de
     assert array_of([row["messages"] for row in rows], pa.json_()).storage.to_pylist() == [deep, plain]
     with contextlib.suppress(Unscorable):  # a text in which the same stands
         row_format.convert({"messages": deep})
+
+
+@pytest.mark.parametrize("way", ["score", "map", "map row by row"])
+def test_json_that_datasets_cannot_read_costs_its_own_row_alone(tiny_scorer: LARFScorer, way: str) -> None:
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    texts = pa.array([*UNREADABLE.values(), json.dumps(turns)])
+    dataset = Dataset(pa.table({"messages": pa.ExtensionArray.from_storage(pa.json_(), texts)}))
+    if way == "score":
+        scores = tiny_scorer.score(dataset, progress=False)
+    else:
+        scored = dataset.map(tiny_scorer, batched=way == "map")
+        scores = scored.with_format("numpy")["larf_score"][:]
+        assert scored.data.column("messages").combine_chunks().storage.to_pylist() == texts.to_pylist()
+    assert np.isnan(scores).tolist() == [True] * len(UNREADABLE) + [False]
