@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, ThresholdError
+from ..scoring.plain_rows import is_list
 
 Chunks = Callable[[], Iterable[NDArray[np.floating]]]
 """Called for each pass anew: it yields the same scores in the same order, [any length] at a time, NaN for none."""
@@ -42,7 +43,8 @@ def as_scores(scores: Iterable[float | None]) -> NDArray[np.floating]:
     Raises:
         ThresholdError: they are not numbers, or not one a row.
     """
-    listed = scores if isinstance(scores, np.ndarray) else list(scores)
+    values = scores.to_pylist() if hasattr(scores, "to_pylist") else scores  # Arrow's own numbers are none to numpy
+    listed = values if isinstance(values, np.ndarray) else list(values)
     _refuse_others(listed)
     # A float32 column stays one: widened whole it would take twice its size again.
     dtype = np.float32 if getattr(listed, "dtype", None) == np.float32 else np.float64
@@ -53,6 +55,23 @@ def as_scores(scores: Iterable[float | None]) -> NDArray[np.floating]:
     if array.ndim != 1:
         raise ThresholdError(f"scores must be one number a row, not an array of shape {array.shape}")
     return array
+
+
+def one_score(score: Any) -> float | None:
+    """The score of one row, out of a dataset in any format.
+
+    Raises:
+        ThresholdError: it is a row, or several of them.
+    """
+    if hasattr(score, "as_py"):
+        score = score.as_py()
+    if isinstance(score, Mapping) or is_list(score) or hasattr(score, "to_pylist"):
+        raise ThresholdError(
+            'keep decides on one score: dataset.filter(threshold.keep, input_columns="larf_score", '
+            "with_indices=True), without batched; or threshold.split(dataset)"
+        )
+    number: float | None = score
+    return number
 
 
 def _refuse_others(scores: NDArray[Any] | list[Any]) -> None:

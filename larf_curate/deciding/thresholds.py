@@ -17,7 +17,7 @@ from ..scoring.columns import SCORE
 from .cuts import cut_harmless, cut_highest, rows_to_cut
 from .layout import Outcome
 from .per_split import fit_each, pieces_of
-from .ranking import Chunks, as_scores, batches
+from .ranking import Chunks, as_scores, batches, one_score
 from .threshold_json import fields_from_json, fields_to_json
 
 if TYPE_CHECKING:
@@ -209,12 +209,7 @@ class Threshold:
         Raises:
             ThresholdError: not fitted, or there is no score and `unscorable` is "separate", neither kept nor removed.
         """
-        if isinstance(score, Mapping | list | tuple | np.ndarray):
-            raise ThresholdError(
-                'keep decides on one score: dataset.filter(threshold.keep, input_columns="larf_score", '
-                "with_indices=True), without batched; or threshold.split(dataset)"
-            )
-        outcome = self.outcome(score, row)
+        outcome = self.outcome(one_score(score), row)
         if outcome == "unscorable":
             raise ThresholdError(
                 "a row without a score is neither kept nor removed in silence: use threshold.split(dataset), which "

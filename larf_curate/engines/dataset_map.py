@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ..deciding.datasets import AnyDataset
 from ..scoring.columns import is_larf_column
+from ..scoring.plain_rows import unformatted
 from ..scoring.scorer import LARFScorer
 
 if TYPE_CHECKING:
-    from datasets import Dataset, Features
+    from datasets import Features
 
 
 def larf_features(features: Features, scorer: LARFScorer) -> Features:
@@ -23,10 +24,10 @@ def larf_features(features: Features, scorer: LARFScorer) -> Features:
 def score_dataset(
     dataset: AnyDataset, scorer: LARFScorer, *, batch_size: int = 1024, num_proc: int | None = None
 ) -> AnyDataset:
-    """Score every row of a dataset: `dataset.map(scorer, batched=True)`, and three things that `map` alone does not do.
+    """Score every row of a dataset: `dataset.map(scorer, batched=True)`, and four things that `map` alone does not do.
 
     An empty dataset gets the larf columns too, with their types. A streaming dataset keeps its features. Larf columns
-    of an earlier scorer are removed first.
+    of an earlier scorer are removed first. A dataset may be in any format (`with_format`), tables too, and keeps it.
 
     >>> # Not run by doctest: scoring needs a model in memory.
     >>> splits = score_dataset(load_dataset("yahma/alpaca-cleaned"), scorer)  # doctest: +SKIP
@@ -53,11 +54,19 @@ def score_dataset(
         dataset = dataset.remove_columns([name for name in dataset.column_names if is_larf_column(name)])
     if dataset.features is not None:
         options["features"] = larf_features(dataset.features, scorer)
+    plain = unformatted(dataset)
     if isinstance(dataset, IterableDataset):
-        return cast("AnyDataset", dataset.map(scorer, **options))
-    if not len(cast("Dataset", dataset)):
+        scored = plain.map(scorer, **options)
+        formatting = dataset._formatting  # no public name says in which format a stream is
+        return cast("AnyDataset", scored if formatting is None else scored.with_format(formatting.format_type))
+    if not len(dataset):
         from datasets import Dataset
 
         features = options["features"]
-        return cast("AnyDataset", Dataset.from_dict({name: [] for name in features}, features=features))
-    return cast("AnyDataset", dataset.map(scorer, desc="scoring", num_proc=num_proc, with_rank=True, **options))
+        scored = Dataset.from_dict({name: [] for name in features}, features=features)
+    else:
+        scored = plain.map(scorer, desc="scoring", num_proc=num_proc, with_rank=True, **options)
+    shown, names = dataset.format, dataset.column_names  # the larf columns are shown beside those that were shown
+    hidden = set(names) - set(shown["columns"] or names)
+    columns = [name for name in scored.column_names if name not in hidden]
+    return cast("AnyDataset", scored.with_format(**{**shown, "columns": columns}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING, cast, get_args
 
@@ -35,6 +36,24 @@ def find_device(device: str | None, rank: int | None = None) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", (rank or 0) % torch.cuda.device_count())
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def process_number() -> int | None:
+    """The number of this process among the workers of its pool, from 0; None if it is not in a pool.
+
+    Workers choose their GPU by it, where nothing better says which worker they are. A task's rank does not: one process
+    may run many tasks. An index of a row does not either.
+    """
+    import multiprocessing.process
+
+    processes = [multiprocessing.process]
+    if "multiprocess.process" in sys.modules:  # the one of `datasets` and datatrove; in their workers it is loaded
+        processes.insert(0, sys.modules["multiprocess.process"])
+    for library in processes:
+        identity = library.current_process()._identity  # the pool's own count of its workers
+        if identity:
+            return int(identity[-1]) - 1
+    return None
 
 
 def find_dtype(dtype: DType, device: torch.device) -> torch.dtype:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from ..encoding.threads import prefetched
 from ..errors import Unscorable
 from ..rows.conversions import Row
-from ..rows.formats import RowFormat, columns_of
+from ..rows.formats import RowFormat
 from ..rows.turns import Conversation
 from .columns import ScoreColumns
+from .plain_rows import plain_row
 from .remarks import LOOKED_AT, say_of_template
 from .scores import Scores
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-_WINDOW = 4096
-"""Rows of a `Dataset` in memory at a time. Other iterables are listed whole: their columns decide the row format."""
 _PART = 256
 """Rows run together while the next ones are rendered; enough to find others of equal length among them."""
 
@@ -43,20 +39,6 @@ class Measure(Protocol):
 
     def score(self, prepared: Sequence[Any], progress: Callable[[int], None] | None) -> Scores:
         """Run the model; a row that could not be prepared has its issue in place of what `prepare` gives."""
-
-
-def in_windows(rows: Iterable[Row] | Dataset) -> tuple[int, list[str], Iterator[Sequence[Row]]]:
-    """How many rows there are, their columns, and the rows themselves in windows that fit in memory."""
-    if hasattr(rows, "with_format") and hasattr(rows, "__len__"):  # a Dataset; a streaming one has no length
-        plain: Any = rows.with_format(None)
-        windows = (plain[start : start + _WINDOW] for start in range(0, len(plain), _WINDOW))
-        transposed = (
-            [dict(zip(window, values, strict=True)) for values in zip(*window.values(), strict=True)]
-            for window in windows
-        )
-        return len(plain), list(plain.column_names), transposed
-    listed = list(rows)
-    return len(listed), columns_of(listed), (listed[i : i + _WINDOW] for i in range(0, len(listed), _WINDOW))
 
 
 def annotate_rows(
@@ -86,7 +68,7 @@ def annotate_rows(
 def _prepare(row: Row, row_format: RowFormat, measure: Measure, *, remark: bool) -> Any:
     """A row's conversation made ready, or why it is not; `remark` on marks of a chat template in it."""
     try:
-        conversation = row_format.convert(row)
+        conversation = row_format.convert(plain_row(row, row_format.columns(row)))
         if remark:
             say_of_template(conversation)
         return measure.prepare(conversation)

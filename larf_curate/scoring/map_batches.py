@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, ValuesView
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..errors import RowFormatError
+from ..sources.json_values import rows_of, text_columns
 from .columns import is_larf_column
+from .plain_rows import is_list
 from .scores import Scores
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def read_rows(batch: Mapping[str, Any], row_format: RowFormat) -> tuple[list[Row], bool]:
-    """The rows, as plain values of the columns that the format reads; and whether it is a batch of rows, or one row."""
+    """The rows, in the columns that the format reads; and whether it is a batch of rows, or one row."""
     names = row_format.columns(batch)
     columns = {name: _read_column(batch, name) for name in names}
     if not _is_batch(batch, row_format):
@@ -27,16 +27,26 @@ def read_rows(batch: Mapping[str, Any], row_format: RowFormat) -> tuple[list[Row
     return [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)], True
 
 
-def require_mapping(batch: object) -> None:
+def require_mapping(batch: object, numbers: tuple[object, ...]) -> None:
     """Refuse what a dataset in the format of Arrow, pandas or polars hands over, and single columns.
 
+    Args:
+        batch: what `map` passes as the first argument.
+        numbers: what it passes beside: with `input_columns=` the other columns too.
+
     Raises:
-        RowFormatError: it is no mapping.
+        RowFormatError: it is no mapping, or more than the indices and the rank stand beside it.
     """
-    if isinstance(batch, str | list) or batch is None:
-        raise RowFormatError("a scorer chooses the columns that it reads by itself: leave input_columns= out of map")
-    if not isinstance(batch, Mapping):
+    table = hasattr(batch, "column_names") or type(batch).__name__ == "DataFrame"
+    if table and not isinstance(batch, Mapping):
         raise RowFormatError(f"rows come as {type(batch).__name__}, not as mappings: call .with_format(None) first")
+    if not isinstance(batch, Mapping) or not all(map(_is_number, numbers)):
+        raise RowFormatError("a scorer chooses the columns that it reads by itself: leave input_columns= out of map")
+
+
+def _is_number(value: object) -> bool:
+    """Whether `map` may pass this as an index, a list of indices, or a rank; without workers a rank is None."""
+    return value is None or isinstance(value, int) or (isinstance(value, list) and all(type(i) is int for i in value))
 
 
 def rank_of(numbers: tuple[object, ...], *, batched: bool) -> int | None:
@@ -64,8 +74,6 @@ def is_first(numbers: tuple[object, ...]) -> bool:
 def text_names(batch: Any) -> list[str]:
     """The columns of a row or batch that hold text, as far as its types or its first values show."""
     if _is_lazy(batch) and hasattr(batch, "pa_table"):
-        from ..sources.json_values import text_columns
-
         return text_columns(batch.pa_table.schema)
     return [name for name in batch if _is_text(batch[name])]
 
@@ -73,9 +81,7 @@ def text_names(batch: Any) -> list[str]:
 def _is_text(value: Any) -> bool:
     if isinstance(value, Mapping):
         return any(_is_text(item) for item in value.values())
-    if isinstance(value, list | tuple):
-        return any(_is_text(item) for item in value[:1])
-    return isinstance(value, str)
+    return isinstance(value, str) or (is_list(value) and any(_is_text(item) for item in value[:1]))
 
 
 def map_result(scores: Scores, batch: Mapping[str, Any], *, batched: bool) -> Mapping[str, Any]:
@@ -88,7 +94,11 @@ def map_result(scores: Scores, batch: Mapping[str, Any], *, batched: bool) -> Ma
     stale = [name for name in batch if is_larf_column(name) and name not in schema]
     if not _is_lazy(batch):
         columns = scores.columns() | {name: [None] * len(scores.score) for name in stale}
-        return columns if batched else {name: values[0] for name, values in columns.items()}
+        if not batched:
+            return {name: values[0] for name, values in columns.items()}
+        return {
+            name: _TypedColumn(values, schema[name]) if name in schema else values for name, values in columns.items()
+        }
     types = dict(zip(batch.pa_table.schema.names, batch.pa_table.schema.types, strict=True))  # type: ignore[attr-defined]
     for name in stale:
         del batch[name]  # type: ignore[attr-defined] # `map` keeps the columns that it finds in the batch afterwards
@@ -147,19 +157,14 @@ def _is_lazy(batch: Any) -> bool:
 
 
 def _read_column(batch: Any, name: str) -> Any:
-    """One column as plain lists. Leaves no trace: `LazyBatch[name]` would make `map` encode the user's data anew."""
-    return _plain(batch.format(name) if _is_lazy(batch) and name in batch.keys_to_format else batch[name])
-
-
-def _plain(value: Any) -> Any:
-    """Without the arrays that `set_format("numpy")` makes of lists."""
-    if isinstance(value, str | bytes) or value is None:
-        return value
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+    """One column. Leaves no trace: `LazyBatch[name]` would make `map` encode the user's data anew."""
+    if not _is_lazy(batch) or name not in batch.keys_to_format:
+        return batch[name]
+    try:
+        return batch.format(name)
+    except ValueError:  # JSON that `datasets` cannot decode, in one row
+        values = [row[name] for row in rows_of(batch.pa_table.select([name]), [name])]
+        return values if "Batch" in type(batch).__name__ else values[0]
 
 
 def _is_batch(batch: Mapping[str, Any], row_format: RowFormat) -> bool:
@@ -174,15 +179,15 @@ def _is_batch(batch: Mapping[str, Any], row_format: RowFormat) -> bool:
     if _is_lazy(batch):
         return "Batch" in type(batch).__name__
     columns = list(batch.values())
-    if not columns or not all(isinstance(column, list | tuple | np.ndarray) for column in columns):
+    if not columns or not all(map(is_list, columns)):
         return False
     if len({len(column) for column in columns}) > 1 or not len(columns[0]):
         return False
     if not row_format.required:
         return not any(all(_role(item) for item in column) for column in columns)
-    if any(isinstance(item, list) for name in row_format.columns(batch) for item in _plain(batch[name])):
+    if any(is_list(item) for name in row_format.columns(batch) for item in batch[name]):
         return True
-    answers = _plain(batch[row_format.required[-1]])
+    answers = list(batch[row_format.required[-1]])
     if not all(isinstance(item, Mapping) for item in answers):
         return True
     # Mappings alone: the turns of one row, or answers of one turn each; no row answers with two of these on end.

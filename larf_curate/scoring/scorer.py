@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from ..models.devices import process_number
 from ..models.options import FitOptions, ModelOptions, RunOptions, check_run_options
 from ..progress import progress as show_progress
 from ..progress import say
 from ..rows.conversions import Row
-from ..rows.formats import FormatLike, RowFormat, columns_of, renamed, resolve_format
+from ..rows.formats import FormatLike, RowFormat, renamed, resolve_format
 from ..rows.notices import reading_note
-from .annotating import annotate_rows, in_windows
+from .annotating import annotate_rows
 from .artifact import Tensors, read_artifact, write_artifact
 from .fit_formula import FitRequest, Layer, fit_formula
 from .fitting import harmless_rows
@@ -25,6 +26,7 @@ from .formulas import FittedFormula
 from .load_measure import load_measure
 from .looking import ShownInNotebooks
 from .map_batches import is_first, map_result, rank_of, read_rows, require_mapping, text_names
+from .plain_rows import in_windows
 from .push_scorer import push_scorer
 from .references import ReferenceSet
 from .remarks import say_once
@@ -288,7 +290,7 @@ class LARFScorer(ShownInNotebooks):
 
     def annotate(
         self,
-        rows: Sequence[Row],
+        rows: Iterable[Row] | Dataset,
         columns: Iterable[str] | None = None,
         *,
         rank: int | None = None,
@@ -297,29 +299,33 @@ class LARFScorer(ShownInNotebooks):
         """Score rows and say everything about it: scores by layer, token counts, issues.
 
         Args:
-            rows: as many as are to be sorted by length together; all are in memory at once.
+            rows: as many as are to be sorted by length together, or a `Dataset`; all are in memory at once.
             columns: of the dataset they come from, where these rows alone may not show all.
             rank: number of this worker process; spreads workers over several CUDA devices.
             progress: called with the number of rows just done.
         """
-        names = list(columns) if columns is not None else columns_of(rows)
-        return self._annotate(rows, self.row_format(names), rank, progress)
+        _, names, windows = in_windows(rows)
+        if not isinstance(rows, list | tuple):
+            rows = [row for window in windows for row in window]
+        return self._annotate(rows, self.row_format(columns or names), rank, progress)
 
     def __call__(self, batch: Mapping[str, Any], *numbers: object, rank: int | None = None) -> Mapping[str, Any]:
         """For `Dataset.map`: batched or not, streaming or not, any `num_proc`, `with_rank`. Adds the larf columns.
 
-        Beside the rows `map` passes the indices, the rank of the worker, or both; `rank` is the latter by name.
+        Beside the rows `map` passes the indices, the rank of the worker, or both; `rank` is the latter by name. Workers
+        spread over several CUDA devices by their rank, or without it by their number in the pool; never by an index.
         All larf columns that the rows have are replaced, those of an earlier scorer's layers too; see `map_result`.
 
         Raises:
             RowFormatError: the columns fit no row format, or the dataset's `set_format` gives no mappings.
         """
-        require_mapping(batch)
+        require_mapping(batch, numbers)
         row_format = self.row_format(batch)
         rows, batched = read_rows(batch, row_format)
         if is_first(numbers if rank is None else (rank,)):
             say_once(reading_note(row_format, batch, text_names(batch)))
         rank = rank_of(numbers, batched=batched) if rank is None else rank
+        rank = process_number() if rank is None else rank
         return map_result(self._annotate(rows, row_format, rank), batch, batched=batched)
 
     def _annotate(

@@ -134,4 +134,4 @@ def test_a_batch_gives_plain_lists_that_arrow_reads_with_their_types() -> None:
 def test_single_columns_are_refused_with_the_fix() -> None:
     for batch in (["a text", "another"], "a text", None):
         with pytest.raises(RowFormatError, match="leave input_columns= out"):
-            require_mapping(batch)
+            require_mapping(batch, ())
