@@ -20,14 +20,17 @@ import pyarrow.parquet as pq
 from datatrove.data import Document
 from datatrove.io import DataFolderLike, get_datafolder
 from datatrove.pipeline.base import PipelineStep
+from datatrove.utils.logging import logger
 from datatrove.utils.typeshelper import StatHints
 
 from ..errors import RowFormatError, Unscorable
 from ..rows.formats import FormatLike, resolve_format
 from ..scoring.columns import is_larf_column
+from ..scoring.public_names import public_id
 from ..sources.files import open_source
 from ..sources.json_values import array_of, rows_of
 from ..sources.tables import ROWS_AT_ONCE, Source, as_type, empty_table, share
+from .changed_texts import StepsBefore
 
 ROW, SHARD = "larf_row", "larf_shard"
 """Keys of a document's metadata: the carried row, and the name of the shard it comes from."""
@@ -38,18 +41,20 @@ class CarriedRow(dict[str, Any]):
 
     Attributes:
         record: the same row as an Arrow record batch of one row, with its exact types; None where there is none.
+        text: of the document that carried it first; None where that is not known.
     """
 
     record: pa.RecordBatch | None = None
+    text: str | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the one row: its record is a view of a table, and pickling that would copy the whole table."""
-        return _unpacked, (dict(self), None if self.record is None else _packed(self.record))
+        return _unpacked, (dict(self), None if self.record is None else _packed(self.record), self.text)
 
 
-def _carried(values: Mapping[str, Any], record: pa.RecordBatch | None) -> CarriedRow:
+def _carried(values: Mapping[str, Any], record: pa.RecordBatch | None, text: str | None) -> CarriedRow:
     row = CarriedRow(values)
-    row.record = record
+    row.record, row.text = record, text
     return row
 
 
@@ -60,8 +65,8 @@ def _packed(record: pa.RecordBatch) -> bytes:
     return bytes(sink.getvalue().to_pybytes())
 
 
-def _unpacked(values: Mapping[str, Any], packed: bytes | None) -> CarriedRow:
-    return _carried(values, None if packed is None else next(iter(pa.ipc.open_stream(packed))))
+def _unpacked(values: Mapping[str, Any], packed: bytes | None, text: str | None) -> CarriedRow:
+    return _carried(values, None if packed is None else next(iter(pa.ipc.open_stream(packed))), text)
 
 
 def carry_row(_reader: object, data: dict[str, Any], _path: str, _id_in_file: int | str) -> dict[str, Any]:
@@ -76,7 +81,8 @@ def carry_row(_reader: object, data: dict[str, Any], _path: str, _id_in_file: in
     """
     content = json.dumps(data, sort_keys=True, default=str)
     identity = hashlib.sha256(content.encode(errors="surrogatepass")).hexdigest()[:32]
-    return {"text": row_text(data), "id": identity, "metadata": {ROW: CarriedRow(data)}}
+    text = row_text(data)
+    return {"text": text, "id": identity, "metadata": {ROW: _carried(data, None, text)}}
 
 
 def row_text(row: Mapping[str, Any], format: FormatLike = "auto") -> str:  # noqa: A002 - the word users know
@@ -107,14 +113,29 @@ def documents_of(
     """
     shard_entry = {} if shard is None else {SHARD: shard}
     for index, values in enumerate(rows_of(table, table.column_names)):
-        row = _carried(values, table.slice(index, 1).combine_chunks().to_batches()[0])
-        yield Document(row_text(row, format), f"{name}/{first + index}", metadata={ROW: row, **shard_entry})
+        text = row_text(values, format)
+        row = _carried(values, table.slice(index, 1).combine_chunks().to_batches()[0], text)
+        yield Document(text, f"{name}/{first + index}", metadata={ROW: row, **shard_entry})
 
 
 def row_of(document: Document) -> Mapping[str, Any]:
     """The row that a document carries; for a document without one, its text, id and metadata as columns."""
     carried: Mapping[str, Any] | None = document.metadata.get(ROW)
     return {"text": document.text, "id": document.id, **document.metadata} if carried is None else carried
+
+
+def has_changed_text(document: Document) -> bool:
+    """Whether the text of a document is no longer the one that it had when it began to carry its row.
+
+    Steps that change a row change `metadata["larf_row"]`; those of datatrove know the text alone. A row that has been
+    in a file between has forgotten the text: there it is that of `row_text`.
+    """
+    row = document.metadata.get(ROW)
+    if not isinstance(row, Mapping):
+        return False
+    before: str | None = getattr(row, "text", None)
+    text: str = document.text
+    return text != (row_text(row) if before is None else before)
 
 
 def table_of(documents: Sequence[Document], schema: pa.Schema) -> pa.Table:
@@ -166,7 +187,7 @@ def _unchanged_record_schema(document: Document) -> pa.Schema | None:
 class RowReader(PipelineStep):
     """Reads a dataset as documents that carry their whole rows. Each row is read by exactly one of the tasks.
 
-    A document's id is the dataset's name and the row's number. Every task reads consecutive rows.
+    A document's id is the dataset's name, without directories, and the row's number. Every task reads consecutive rows.
 
     Args:
         source: an opened source, or an argument of `open_source`: a file, a pattern, a directory, a Hub id.
@@ -185,7 +206,7 @@ class RowReader(PipelineStep):
         yield from data or ()
         first, stop = share(self.source.rows, rank, world_size)
         for table in self.source.tables(ROWS_AT_ONCE, first, stop):
-            for document in documents_of(table, self.source.name, first, None, self.format):
+            for document in documents_of(table, public_id(self.source.name), first, None, self.format):
                 self.stat_update(StatHints.total)
                 yield document
             first += len(table)
@@ -228,6 +249,7 @@ class RowWriter(PipelineStep):
         self.output_filename = output_filename
         self.batch_size = batch_size
         self._waiting: defaultdict[str, list[Document]] = defaultdict(list)
+        self._told = False
         self._open: dict[str, tuple[IO[bytes], pq.ParquetWriter]] = {}
 
     def __enter__(self) -> Self:
@@ -281,11 +303,24 @@ class RowWriter(PipelineStep):
         self._waiting[name] = []
 
     def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # noqa: ARG002
+        before = StepsBefore.of(data)
         with self:
             for document in data:
                 with self.track_time():
                     self.write(document, rank)
+                    self._tell_of_change(document, before)
                 yield document
+
+    def _tell_of_change(self, document: Document, before: StepsBefore) -> None:
+        if not has_changed_text(document):
+            return
+        if not self._told:
+            self._told = True
+            logger.warning(
+                f"{before} has changed the text of document {document.id}, and of others maybe: rows are written as "
+                f"they were read. A step that is to change rows changes document.metadata[{ROW!r}]"
+            )
+        self.stat_update("changed_text")
 
 
 def _hidden(name: str) -> str:

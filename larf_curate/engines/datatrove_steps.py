@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Unpack
@@ -18,14 +18,16 @@ from datatrove.utils.typeshelper import StatHints
 
 from ..cache import register
 from ..deciding.thresholds import Threshold, UnscorablePolicy
-from ..errors import ScorerError, ThresholdError
+from ..errors import RowFormatError, ScorerError, ThresholdError
+from ..models.devices import process_number
 from ..models.options import RunOptions, check_run_options
 from ..rows.formats import FormatLike, columns_of
 from ..scoring.artifact import read_config
 from ..scoring.columns import ISSUE, SCORE, TOKENS, is_larf_column
 from ..scoring.scorer import LARFScorer
 from ..scoring.scores import Scores
-from .datatrove_rows import SHARD, row_of
+from .changed_texts import ChangedText, StepsBefore, require_choice, row_with_text
+from .datatrove_rows import ROW, SHARD, has_changed_text, row_of
 
 REASONS = ("larf_score", "larf_unscorable")
 """Values of `filter_reason` for removed documents: a score above the threshold, or no score."""
@@ -47,6 +49,9 @@ class LARFAnnotator(PipelineStep):
         batch_size: the most documents that are sorted by length and scored together; fewer if they are long.
         format: how rows become conversations; see `LARFScorer.with_options`.
         threads: CPU threads of one process; with 0 those that datatrove's executor allows, or else all.
+        changed_text: what is scored where another step has changed a document's text: "row", the row that it carries
+            as it was read, with a warning that names the step; or "document", the row's conversation with the texts
+            that the document holds now (where its empty lines no longer tell which turn is which, it is unscorable).
         **options: see `RunOptions`.
 
     Raises, when it runs:
@@ -64,9 +69,11 @@ class LARFAnnotator(PipelineStep):
         batch_size: int = 1024,
         format: FormatLike | None = None,  # noqa: A002 - the word users know
         threads: int = 0,
+        changed_text: ChangedText = "row",
         **options: Unpack[RunOptions],
     ) -> None:
         super().__init__()
+        require_choice(changed_text)
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
         if isinstance(scorer, LARFScorer):
@@ -75,6 +82,7 @@ class LARFAnnotator(PipelineStep):
         self.batch_size = batch_size
         self.format = format
         self.threads = threads
+        self.changed_text: ChangedText = changed_text
         self.options = check_run_options(options)
 
     def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:  # noqa: ARG002
@@ -82,6 +90,11 @@ class LARFAnnotator(PipelineStep):
         for document in self.annotate(data, self):
             self.stat_update(StatHints.total)
             yield document
+
+    def __call__(self, data: Any, rank: int = 0, world_size: int = 1) -> Any:
+        """As datatrove calls every step; rows of a `Dataset` are refused."""
+        _require_documents(data)
+        return super().__call__(data, rank, world_size)
 
     def annotate(self, documents: Iterator[Document], step: PipelineStep) -> Iterator[Document]:
         """Score the documents, and yield them all in order; `step` counts time, issues and tokens in its statistics.
@@ -92,22 +105,46 @@ class LARFAnnotator(PipelineStep):
         columns: dict[str, None] = {}  # of all rows so far: one row alone may lack some
         scorer: LARFScorer | None = None
         execution = ""
+        before, told = StepsBefore.of(documents), False
         for batch in self._batches(documents):
             with step.track_time("batch"):
-                rows = [row_of(document) for document in batch]
-                columns |= dict.fromkeys(columns_of(rows))
+                columns |= dict.fromkeys(columns_of(row_of(document) for document in batch))
                 _limit_threads(self.threads)
                 scorer = scorer or self._load_scorer()
-                scores = scorer.annotate(rows, columns, rank=process_number(), progress=self.rows_done)
-                _attach(scores, batch)
+                changed = [has_changed_text(document) for document in batch]
+                own = [document for document, new in zip(batch, changed, strict=True) if not new or self._rows_win]
+                scores = scorer.annotate(
+                    [row_of(document) for document in own], columns, rank=process_number(), progress=self.rows_done
+                )
+                _attach(scores, own)
+                if len(own) < len(batch):
+                    others = [document for document, new in zip(batch, changed, strict=True) if new]
+                    self._score_texts(others, scorer, columns)
             if scores.execution and not execution:
                 execution = scores.execution
                 logger.info(f"scoring in {execution}")
+            if any(changed):
+                step.stat_update("changed_text", value=sum(changed))
+                if not told and self._rows_win:
+                    told = True
+                    logger.warning(_changed_words(batch[changed.index(True)], before))
             for document in batch:
                 if issue := document.metadata[ISSUE]:
                     step.stat_update(f"issue_{issue}")
                 step.stat_update("larf_tokens", value=document.metadata[TOKENS] or 0)
                 yield document
+
+    @property
+    def _rows_win(self) -> bool:
+        return self.changed_text == "row"
+
+    def _score_texts(self, documents: list[Document], scorer: LARFScorer, columns: Iterable[str]) -> None:
+        """Score documents whose text was changed by what it says now."""
+        row_format = scorer.row_format(columns)
+        rows = [row_with_text(row_of(document), document.text, row_format) for document in documents]
+        scorer = scorer.with_options(format="messages")
+        scores = scorer.annotate(rows, ("messages", "tools"), rank=process_number(), progress=self.rows_done)
+        _attach(scores, documents)
 
     def rows_done(self, count: int) -> None:
         """Called with the number of rows that were just scored, long before their batch is."""
@@ -170,7 +207,7 @@ class LARFFilter(BaseFilter):
         unscorable: where documents without a score go; overrides what `threshold` says. "separate": to the exclusion
             writer, which is then required; "keep": they are passed on; "remove": they are removed, to the exclusion
             writer if there is one.
-        batch_size, format, threads, **options: as in `LARFAnnotator`.
+        batch_size, format, threads, changed_text, **options: as in `LARFAnnotator`.
 
     Raises:
         ThresholdError: there is no threshold, or two, or one not fitted; or documents without a score would be lost,
@@ -190,6 +227,7 @@ class LARFFilter(BaseFilter):
         batch_size: int = 1024,
         format: FormatLike | None = None,  # noqa: A002 - the word users know
         threads: int = 0,
+        changed_text: ChangedText = "row",
         **options: Unpack[RunOptions],
     ) -> None:
         super().__init__(exclusion_writer)
@@ -208,7 +246,14 @@ class LARFFilter(BaseFilter):
             )
         self.annotator: LARFAnnotator | None = None
         if scorer is not None:
-            self.annotator = LARFAnnotator(scorer, batch_size=batch_size, format=format, threads=threads, **options)
+            self.annotator = LARFAnnotator(
+                scorer, batch_size=batch_size, format=format, threads=threads, changed_text=changed_text, **options
+            )
+
+    def __call__(self, data: Any, rank: int = 0, world_size: int = 1) -> Any:
+        """As datatrove calls every step; rows of a `Dataset` are refused."""
+        _require_documents(data)
+        return super().__call__(data, rank, world_size)
 
     def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
         """Yield the documents that are kept."""
@@ -229,6 +274,27 @@ class LARFFilter(BaseFilter):
         if score is None or math.isnan(score):
             return True if self.threshold.unscorable == "keep" else (False, REASONS[1])
         return True if self.threshold.keep(score) else (False, REASONS[0])
+
+
+def _changed_words(document: Document, before: StepsBefore) -> str:
+    return (
+        f"{before} has changed the text of document {document.id}, and of others maybe: scored are the rows as they "
+        'were read. With changed_text="document" the changed texts are scored; or let a step change '
+        f"document.metadata[{ROW!r}]"
+    )
+
+
+def _require_documents(data: object) -> None:
+    """Refuse what `Dataset.map` and `Dataset.filter` pass to a function.
+
+    Raises:
+        RowFormatError: it is a row, or a batch of them.
+    """
+    if isinstance(data, Mapping):
+        raise RowFormatError(
+            "this is a step for datatrove's pipelines: score a Dataset by dataset.map(scorer, batched=True), and split "
+            "it by threshold.split(dataset)"
+        )
 
 
 @lru_cache(maxsize=4)
@@ -255,19 +321,3 @@ def _limit_threads(threads: int) -> None:
     allowed = threads or int(os.environ.get("DATATROVE_CPUS_PER_TASK", "-1"))
     if 0 < allowed < torch.get_num_threads():
         torch.set_num_threads(allowed)
-
-
-def process_number() -> int | None:
-    """The number of this process among the workers of its pool, from 0; None if it is not in a pool.
-
-    Workers choose their GPU by it. They cannot choose by a task's rank: one process runs many tasks.
-    """
-    import multiprocessing.process
-
-    import multiprocess.process
-
-    for library in (multiprocess.process, multiprocessing.process):
-        identity = library.current_process()._identity  # the pool's own count of its workers
-        if identity:
-            return int(identity[-1]) - 1
-    return None

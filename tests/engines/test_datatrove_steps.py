@@ -35,8 +35,9 @@ from larf_curate.encoding.encoder import get_encoder
 from larf_curate.engines import datatrove_rows as documents
 from larf_curate.engines import datatrove_steps
 from larf_curate.engines.datatrove_rows import ROW, SHARD, CarriedRow, RowWriter, carry_row
-from larf_curate.engines.datatrove_steps import LARFAnnotator, process_number
+from larf_curate.engines.datatrove_steps import LARFAnnotator
 from larf_curate.errors import Issue, RowFormatError, ScorerError, ThresholdError
+from larf_curate.models.devices import process_number
 from larf_curate.scoring.formulas import FittedFormula
 from larf_curate.scoring.scores import Scores
 from larf_curate.scoring.separation import reference_quantiles
@@ -530,7 +531,8 @@ from datatrove.pipeline.writers import JsonlWriter
 from larf_curate import LARFFilter, LARFScorer
 from larf_curate.encoding import runtime
 from larf_curate.engines.datatrove_rows import carry_row
-from larf_curate.engines.datatrove_steps import LARFAnnotator, process_number
+from larf_curate.engines.datatrove_steps import LARFAnnotator
+from larf_curate.models.devices import process_number
 
 
 def spy(documents, rank, tasks):
