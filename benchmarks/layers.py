@@ -19,12 +19,12 @@ import torch
 
 from larf_curate.answering.generating import Answerer
 from larf_curate.answering.prompts import over_rejection_prompts
-from larf_curate.answering.scaling import scaled
 from larf_curate.models.devices import find_device
 from larf_curate.models.loading import LoadedModel, load_model
 from larf_curate.models.options import ModelOptions
 from larf_curate.rows.rendering import Renderer
 from larf_curate.rows.wording import refuses, settled
+from larf_curate.scoring.layer_search.elimination import look_sizes
 from larf_curate.scoring.layer_search.profile import SCALES
 
 TOKENS = 32
@@ -46,11 +46,17 @@ def main() -> None:
 
     began = time.perf_counter()
     answerer = Answerer(loaded, ids, TOKENS)
-    ours: dict[tuple[int, float], list[bool]] = {}
-    for block, scale in runs:
-        with scaled(loaded.blocks[block], scale):
-            answers = answerer.answers(block, lambda _, answer: settled(answerer.text(answer)) is not None)
-        ours[block, scale] = [refuses(answerer.text(answer)) for answer in answers]
+    ours: dict[tuple[int, float, int], bool] = {}
+
+    def is_settled(_: int, answer: list[int]) -> bool:
+        return settled(answerer.text(answer)) is not None
+
+    size = look_sizes(len(ids))[0]  # as many prompts of a block as the search asks between two looks
+    for block in blocks:
+        for start in range(0, len(ids), size):
+            asked = [(number, scale) for scale in SCALES for number in range(start, min(start + size, len(ids)))]
+            for (number, scale), answer in zip(asked, answerer.scaled_answers(block, asked, is_settled), strict=True):
+                ours[block, scale, number] = refuses(answerer.text(answer))
     reused = (time.perf_counter() - began) / (len(runs) * len(ids))
 
     draw, agree, spent = random.Random(0), 0, 0.0
@@ -67,7 +73,7 @@ def main() -> None:
         )
         said = refuses(answerer.text(out[0, row.shape[1] :].tolist()))
         spent += time.perf_counter() - began
-        agree += said == ours[block, scale][number]
+        agree += said == ours[block, scale, number]
     plain = spent / len(sample)
     whole = (len(SCALES) * loaded.total_blocks + 1) * len(ids)
     print(f"{'way':8}{'answers':>9}{'s/answer':>10}{'whole search':>14}")

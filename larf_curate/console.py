@@ -204,23 +204,27 @@ def show_report(report: Report, console: Console | None = None) -> None:
 def show_layers(profile: LayerProfile, console: Console | None = None) -> None:
     """Print a search for the safety-sensitive layer: a line for each block, the other methods, and the verdict."""
     console = console or Console()
-    title = Text(f"refusals of {profile.prompts} prompts when a block is scaled")
+    title = Text("prompts refused when a block is scaled, of all that were asked")
     table = Table(box=box.SIMPLE_HEAD, title=title, padding=(0, 1), collapse_padding=True, pad_edge=False)
     # In short, for 80 columns: the lines below the table say them in full.
     methods = [re.split(r" of | \(", name)[0].replace(" ", "\n") for name in profile.locators]
     scales = [f"{scale:g}" for scale in sorted(profile.scales)]
-    names = [*scales, "kappa", "95%", "first", *methods]
+    names = ["asked", *scales, "kappa", "95%", "first", *methods]
     for name in ("block", *names):
         table.add_column(Text(visible(name, 200, lines=True)), justify="right", no_wrap=True)
     for block in profile.blocks:
-        figures = [str(block.refusals[scale]) for scale in scales]
+        figures = [str(max(block.asked.values()))]
+        figures += [
+            f"{block.refusals[scale] / block.asked[scale]:.0%}" if block.asked[scale] else "-" for scale in scales
+        ]
         figures += [f"{block.kappa:.0f}", f"{block.low:.0f}..{block.high:.0f}", f"{block.first:.0%}"]
         figures += [f"{values[block.block]:.2f}" for values in profile.locators.values()]
         best = block.block == profile.best
         table.add_row(f"{block.block}{' *' if best else ''}", *figures, style="bold" if best else None)
     console.print(table)
-    console.print(f"the model as it is refuses {profile.unscaled} of {profile.prompts}")
-    for line in profile.agreement():
+    unscaled = f"{profile.unscaled} of {profile.prompts} prompts ({profile.unscaled / profile.prompts:.0%})"
+    console.print(f"the model as it is refuses {unscaled}")
+    for line in (profile.effort(), *profile.agreement()):
         console.print(Text(visible(line, 1000)))
     console.print(Text(visible(profile.verdict(), 1000), style="bold"))
 

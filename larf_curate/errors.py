@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
 from enum import StrEnum
+from pathlib import Path
 
 
 class LarfError(ValueError):
@@ -17,6 +19,20 @@ class LarfError(ValueError):
     ...     print(error)
     drop_top needs a number of rows, 0 or more, not -1
     """
+
+    def _render_traceback_(self, *_: object) -> list[str]:
+        """What a notebook shows instead of a traceback: the user's own line and the message.
+
+        IPython looks for this method; Python itself does not, so that scripts show their whole traceback.
+        """
+        calls = traceback.extract_tb(self.__traceback__)
+        here = str(Path(__file__).parent)
+        ours = next((at for at, call in enumerate(calls) if call.filename.startswith(here)), len(calls))
+        shown = []
+        for call in calls[max(ours - 1, 0) : ours]:
+            file = "" if not Path(call.filename).is_file() or "ipykernel" in call.filename else f"{call.filename}, "
+            shown.append(f"{file}line {call.lineno}: {call.line or ''}".rstrip(": "))
+        return [*shown, f"{type(self).__name__}: {self}"]
 
 
 class RowFormatError(LarfError):

@@ -121,6 +121,12 @@ def layers(
             metavar="NAME",
         ),
     ] = None,
+    error_rate: Annotated[
+        float,
+        typer.Option(
+            min=0, max=0.5, help="Of dropping the block that all answers put first before all are given; 0 asks all."
+        ),
+    ] = 0.05,
     references: Annotated[Path | None, typer.Option(help="JSONL of pairs, for the quicker looks.")] = None,
     resume: Annotated[
         Path | None, typer.Option(help="File that keeps the answers' verdicts; in the cache else.")
@@ -147,6 +153,7 @@ def layers(
         scales=factors,
         max_new_tokens=max_new_tokens,
         judge=judge,
+        error_rate=error_rate,
         references=None if references is None else ReferenceSet.from_jsonl(references),
         resume=resume,
         **options,

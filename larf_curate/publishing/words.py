@@ -77,7 +77,7 @@ def describe_search(profile: LayerProfile | None) -> list[str]:
     if profile is None:
         return []
     asked = f"{profile.prompts} harmless prompts that sound harmful, {profile.unscaled} of them refused as the model is"
-    return [profile.verdict(), *profile.agreement(), asked]
+    return [profile.verdict(), *profile.agreement(), asked, profile.effort()]
 
 
 def describe_audit(audit: Audit | None) -> list[str]:

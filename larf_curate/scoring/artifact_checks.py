@@ -134,12 +134,13 @@ def check_search_fields(values: Mapping[str, Any]) -> None:
     whole(values["unscaled"], "unscaled", 0, prompts)
     whole(values["max_new_tokens"], "max_new_tokens", 1)
     finite(values["p_value"], "p_value", 0, 1)
+    finite(values["error_rate"], "error_rate", 0, 1)
     for scale in entries(values["scales"], "scales", 1, 100):
         finite(scale, "scales", 0, 100)
     numbers = []
     for block in entries(values["blocks"], "blocks", 1):
         numbers.append(whole(block["block"], "block", 0, total - 1))
-        for name, least in (("refusals", 0), ("delta", -prompts)):
+        for name, least in (("refusals", 0), ("asked", 0), ("delta", -prompts)):
             for key, count in mapping(block[name], name, 100).items():
                 finite(key_number(key), name, 0, 100)
                 whole(count, f"{name}.{key}", least, prompts)

@@ -92,6 +92,7 @@ def test_answers_are_those_of_the_plain_way(
     ids = prompt_ids(loaded.tokenizer)
     answerer = Answerer(loaded, ids, TOKENS)
     assert answerer.reuse == (name not in PLAIN)
+    assert answerer.by_row == (name not in (*PLAIN, "qwen3 moe")), "experts see tokens of all rows in one heap"
     # The end of a turn in the template, and of a text as the architecture has it.
     ends = {loaded.tokenizer.convert_tokens_to_ids("<|im_end|>"), AutoConfig.from_pretrained(home).eos_token_id}
     expected = naive(str(home), block, scale, ids)
@@ -100,8 +101,12 @@ def test_answers_are_those_of_the_plain_way(
         assert answerer.answers() == expected
         assert len({tuple(row) for row in expected}) > 1, "prompts that all get one answer would prove nothing"
     else:
-        with scaled(loaded.blocks[block], scale):
-            assert answerer.answers(block) == expected
+        asked, other = [[(number, factor) for number in range(len(ids))] for factor in (scale, 1.2)]
+        assert answerer.scaled_answers(block, asked) == expected
+        if answerer.reuse:  # the same beside answers with another factor
+            both = answerer.scaled_answers(block, [pair for pairs in zip(other, asked, strict=True) for pair in pairs])
+            assert both[1::2] == expected
+            assert both[::2] == answerer.scaled_answers(block, other)
 
 
 @pytest.mark.parametrize("adapter", [False, True], ids=["no adapter", "adapter"])
@@ -131,9 +136,13 @@ def test_quantised_layers_are_scaled_like_the_weights_they_stand_for(
     assert all(torch.equal(parameter, before[name]) for name, parameter in block.named_parameters())
     answerer = Answerer(loaded, prompt_ids(loaded.tokenizer), TOKENS)
     unscaled = answerer.answers()
-    with scaled(block, 0.5):
-        assert answerer.answers(2) != unscaled
-    assert answerer.answers(2) == unscaled
+    halved = [(number, 0.5) for number in range(len(unscaled))]
+    assert answerer.by_row
+    by_row = answerer.scaled_answers(2, halved)
+    assert by_row != unscaled
+    assert answerer.answers() == unscaled
+    answerer.by_row = False
+    assert answerer.scaled_answers(2, halved) == by_row
 
 
 def test_a_bias_is_not_scaled_with_quantised_weights(wide_model: Path, tmp_path: Path) -> None:
@@ -163,7 +172,7 @@ def test_an_answer_ends_when_it_has_been_seen_enough_of(tiny_model: Path) -> Non
         seen.append(number)
         return len(answer) == 1 + number % 5
 
-    assert answerer.answers(None, stop) == [row[: 1 + n % 5] for n, row in enumerate(whole)]
+    assert answerer.answers(stop) == [row[: 1 + n % 5] for n, row in enumerate(whole)]
     assert len(seen) == sum(min(len(row), 1 + n % 5) for n, row in enumerate(whole)), "nothing is decoded after its end"
 
 
@@ -176,7 +185,7 @@ def test_what_lies_below_a_block_is_not_run_again(tiny_model: Path) -> None:
         block.register_forward_hook(
             lambda _m, _a, out, number=number: rows.append((number, out.shape[0] * out.shape[1]))
         )
-    answerer.answers(3)
+    answerer.scaled_answers(3, [(number, 1.1) for number in range(len(ids))])
     assert {number for number, _ in rows} == {3, 4}
     shared = len(ids[0]) - len(prompt_own(ids)[0])
     assert shared > 5

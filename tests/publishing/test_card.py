@@ -30,11 +30,13 @@ from larf_curate.publishing.report import (
     SampleSize,
 )
 from larf_curate.publishing.words import describe_run
-from larf_curate.scoring.layer_search.profile import LayerProfile, analyse
+from larf_curate.scoring.layer_search.profile import LayerProfile
+from larf_curate.scoring.layer_search.resampling import analyse
 from larf_curate.scoring.records import ReferencesRecord, Separation
 from larf_curate.scoring.statistics import Estimate
 
-SEARCH = analyse(np.random.default_rng(0).random((3, 2, 30)) < np.array([0.2, 0.8])[:, None], (0.9, 1.1), [4, 5, 6])
+ANSWERS = np.random.default_rng(0).random((3, 2, 30)) < np.array([0.2, 0.8])[:, None]
+SEARCH = analyse(ANSWERS.astype(np.int8), (0.9, 1.1), [4, 5, 6])
 GOLDEN = Path(__file__).with_name("golden_card.md")
 POINTS = {"lowest": -0.2, "5%": -0.1, "median": 0.01, "95%": 0.12, "highest": 0.2}
 RECIPE = """source: {path: acme/base, revision: 0123456789abcdef0123456789abcdef01234567}
@@ -180,6 +182,7 @@ def test_the_search_for_the_layer_is_shown() -> None:
         judge="wording",
         max_new_tokens=32,
         scales=(0.9, 1.1),
+        error_rate=0.05,
         unscaled=12,
         blocks=blocks,
         p_value=p_value,

@@ -31,9 +31,11 @@ CONFIG, TENSORS = "larf_scorer.json", "larf_scorer.safetensors"
 HTML = f"<script>alert(1)</script> {END} [a](javascript:b) | x"
 DEEP = "[" * 100_000
 
-BLOCK = BlockProfile(1, {"0.9": 3, "1.1": 5}, {"0.1": 2}, kappa=20.0, low=1.0, high=30.0, first=0.9, apart=False)
+BLOCK = BlockProfile(
+    1, {"0.9": 3, "1.1": 5}, {"0.9": 9, "1.1": 9}, {"0.1": 2}, kappa=20.0, low=1.0, high=30.0, first=0.9, apart=False
+)
 SEARCH = LayerProfile(
-    "m", "v", 5, "float32", 9, "d", "wording", 32, (0.9, 1.1), 4, (BLOCK,), p_value=0.01, best=1,
+    "m", "v", 5, "float32", 9, "d", "wording", 32, (0.9, 1.1), 0.05, 4, (BLOCK,), p_value=0.01, best=1,
     locators={"angle of means": [1.0, 2.0, 3.0, 4.0, 5.0]},
 )  # fmt: skip
 
@@ -86,6 +88,7 @@ WRONG = [
     ("search.blocks.0.kappa", HTML), ("search.blocks.0.low", float("-inf")), ("search.blocks.0.first", 2),
     ("search.blocks.0.apart", "no"), ("search.blocks.0.block", 5), ("search.blocks.0.block", HTML),
     ("search.blocks.0.refusals", {HTML: 1}), ("search.blocks.0.refusals", {"0.9": 10}),
+    ("search.blocks.0.asked", {"0.9": 10}), ("search.error_rate", HTML), ("search.error_rate", 2),
     ("search.blocks.0.delta", {"0.1": HTML}), ("search.scales", [HTML]), ("search.scales", "0.9"),
     ("search.locators", {HTML: [HTML]}), ("search.locators", {"angle": []}), ("search.locators", [1]),
     ("search.model", 3), ("search.total_blocks", 1), ("search.max_new_tokens", "x"), ("search.novel", 1),

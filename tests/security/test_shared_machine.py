@@ -275,12 +275,13 @@ def test_a_file_of_another_user_is_not_read(cache_home: Path, monkeypatch: pytes
     assert read_cached(cache_home / "kept") == b"content"
 
 
+LINE = '{"search": "key", "block": "0", "scale": 1.0, "after": 0, "refused": "%s"}'
 PLANTED: dict[str, Callable[[Path], object]] = {
     "cut off": lambda path: os.truncate(path, path.stat().st_size // 2),
     "empty": lambda path: os.truncate(path, 0),
     "nested": lambda path: path.write_text("[" * 100_000),
-    "another shape": lambda path: path.write_text('{"search": "key", "block": "0", "scale": 1.0, "refused": "1"}'),
-    "no marks": lambda path: path.write_text('{"search": "key", "block": "0", "scale": 1.0, "refused": "1x0"}'),
+    "another shape": lambda path: path.write_text(LINE % "1010"),
+    "no marks": lambda path: path.write_text(LINE % "1x0"),
     "figures": lambda path: path.write_text('{"search": "key", "locator": "gap", "values": [1.0, NaN]}'),
     "others can write": lambda path: path.chmod(0o666),
 }

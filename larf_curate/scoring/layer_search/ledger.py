@@ -14,17 +14,18 @@ from ...json_fields import entries, finite, text
 
 
 class Ledger:
-    """One JSON line for each block and scale that was answered, and for each locator, appended as they come.
+    """One JSON line for each block, scale and part of the prompts that was answered, and for each locator.
 
     Attributes:
-        refusals: for each block (as text; see `search`) and scale, whether each prompt was refused.
+        refusals: for each block (as text; see `asking`) and scale, whether prompts were refused: in the order of
+            asking, as far as they have been asked.
         located: the figures of each locator, by its name.
     """
 
     def __init__(self, path: Path | None, key: str, *, prompts: int, blocks: int, private: bool) -> None:
         """Read what is there already; without a path, nothing is read or kept.
 
-        Lines that do not hold as many values as there are prompts or blocks are as good as not there.
+        A line that does not hold as many values as there are blocks, or prompts left, is as good as not there.
 
         Args:
             path: of the file, which may hold other searches too.
@@ -48,10 +49,10 @@ class Ledger:
                     values = [finite(value, "a figure") for value in entries(row["values"], "values", blocks, blocks)]
                     self.located[text(row["locator"], "locator")] = values
                 elif row["search"] == key:
-                    refused = text(row["refused"], "refused", prompts)
-                    if len(refused) == prompts and set(refused) <= {"0", "1"}:
-                        scale = finite(row["scale"], "scale")
-                        self.refusals[text(row["block"], "block"), scale] = [mark == "1" for mark in refused]
+                    name, scale = text(row["block"], "block"), finite(row["scale"], "scale")
+                    known, refused = self.asked(name, scale), text(row["refused"], "refused", prompts)
+                    if row["after"] == known <= prompts - len(refused) and set(refused) <= {"0", "1"}:
+                        self.refusals.setdefault((name, scale), []).extend(mark == "1" for mark in refused)
             except (ValueError, KeyError, TypeError, RecursionError):  # the last line of a search that was killed
                 continue
 
@@ -64,9 +65,15 @@ class Ledger:
         except (OSError, UnicodeDecodeError) as error:
             raise OutputError(f"{path} cannot be read: {error}") from error
 
+    def asked(self, block: str, scale: float) -> int:
+        """How many prompts have been asked."""
+        return len(self.refusals.get((block, scale), ()))
+
     def add_refusals(self, block: str, scale: float, refused: list[bool]) -> None:
-        self.refusals[block, scale] = refused
-        self._append({"block": block, "scale": scale, "refused": marks(refused)})
+        """Keep what became of the next prompts."""
+        known = self.refusals.setdefault((block, scale), [])
+        self._append({"block": block, "scale": scale, "after": len(known), "refused": marks(refused)})
+        known += refused
 
     def add_locator(self, name: str, values: list[float]) -> None:
         self.located[name] = values
@@ -88,10 +95,10 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
 
 
-def marks(refused: Iterable[bool]) -> str:
-    """One character a prompt: 1 refused, 0 not.
+def marks(refused: Iterable[int]) -> str:
+    """One character a prompt: 1 refused, 0 not, - not asked (below zero).
 
-    >>> marks([True, False])
-    '10'
+    >>> marks([True, False, -1])
+    '10-'
     """
-    return "".join("1" if one else "0" for one in refused)
+    return "".join("-" if one < 0 else str(int(one)) for one in refused)

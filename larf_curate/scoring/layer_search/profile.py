@@ -19,14 +19,13 @@ from ...errors import ModelError
 from ...json_fields import parse_json
 from ..artifact_checks import check_search_fields
 
-VERSION = 1
+VERSION = 2
 SCALES = (0.7, 0.8, 0.9, 1.1, 1.2, 1.3)
+ERROR_RATE = 0.05
 _KAPPA_UP_TO = 0.2
-_RESAMPLES = 2_000
-_SIGNIFICANT = 0.05
 _CLOSE = 2  # methods agree if their blocks are at most this far apart
 
-Decisions = NDArray[np.bool_]
+Decisions = NDArray[np.int8]
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,10 @@ class BlockProfile:
     Attributes:
         block: its number, from 0.
         refusals: by scale, the number of prompts that were refused.
-        delta: by amplitude; see the formulas above.
-        kappa, low, high: the largest delta / a, and its 95% interval.
+        asked: by scale, of how many. The same of all scales and blocks that may come first; fewer of those that were
+            dropped, and none at scales that do not count towards kappa.
+        delta: by amplitude, among the prompts asked at both scales; see the formulas above.
+        kappa, low, high: the largest delta / a, as if all prompts had been asked, and its 95% interval.
         first: the share (0 to 1) of resampled prompt sets in which this block has the highest kappa.
         apart: whether kappa is below that of the best block in at least 95% of them; if not, the two cannot be told
             apart.
@@ -45,6 +46,7 @@ class BlockProfile:
 
     block: int
     refusals: Mapping[str, int]
+    asked: Mapping[str, int]
     delta: Mapping[str, int]
     kappa: float
     low: float
@@ -61,12 +63,13 @@ class LayerProfile:
         model, version, total_blocks, dtype: what was searched.
         prompts, digest: how many prompts were asked, and the sha256 of their texts.
         judge, max_new_tokens: how an answer was decided to refuse, and how much of it was generated.
+        error_rate: with which the block that comes first with all answers may have been dropped before.
         unscaled: prompts that the model refuses as it is.
         blocks: those searched.
         p_value: of a permutation test: how often chance alone gives any block a kappa as high as the highest here.
         best: the block with the highest kappa; None where none stands out.
         locators: by the name of another method, its figure for every block of the model; the highest marks its choice.
-        decisions: for each block and scale, one character a prompt: 1 refused, 0 not.
+        decisions: for each block and scale, one character a prompt: 1 refused, 0 not, - not asked.
     """
 
     model: str
@@ -78,6 +81,7 @@ class LayerProfile:
     judge: str
     max_new_tokens: int
     scales: tuple[float, ...]
+    error_rate: float
     unscaled: int
     blocks: tuple[BlockProfile, ...]
     p_value: float
@@ -114,6 +118,17 @@ class LayerProfile:
         if peers := self.peers:
             text += f"; these prompts cannot tell it from block{'s' * (len(peers) > 1)} {', '.join(map(str, peers))}"
         return text
+
+    def effort(self) -> str:
+        """How many answers were given, and what was left out."""
+        given = self.prompts + sum(sum(block.asked.values()) for block in self.blocks)
+        whole = self.prompts * (1 + len(self.blocks) * len(self.scales))
+        if given == whole:
+            return f"{given:,} answers"
+        return (
+            f"{given:,} of {whole:,} answers: what could not come first any more was asked no further (the block that "
+            f"all answers put first is dropped with a probability of at most {self.error_rate:g})"
+        )
 
     def agreement(self) -> list[str]:
         """One sentence for each other method: its block, and whether that agrees with the search."""
@@ -178,60 +193,11 @@ def amplitudes(scales: Sequence[float]) -> list[float]:
     return sorted(a for a in changes if a > 0)
 
 
-def analyse(
-    decisions: Decisions, scales: Sequence[float], blocks: Sequence[int], seed: int = 0
-) -> tuple[tuple[BlockProfile, ...], float, int | None]:
-    """Profiles of the blocks, the p-value of the highest kappa, and the block that has it, if it stands out.
+def deciding_amplitudes(scales: Sequence[float]) -> list[float]:
+    """Those that count towards kappa: up to 0.2, or all where none is that small.
 
-    Intervals are percentiles of a paired bootstrap over prompts: every block and scale sees the same resampled prompts.
-    The p-value comes from a permutation test. If scaling has no effect on refusals, the decisions at 1 + a and at 1 - a
-    can be exchanged for any prompt (in all blocks at once, since they answer the same prompts). The highest kappa of
-    all blocks is compared with the highest after such exchanges, which corrects for testing many blocks.
-
-    Args:
-        decisions: [blocks, scales, prompts], True where refused.
-        scales: of the second axis.
-        blocks: numbers of the first axis.
-        seed: of the resampling.
+    >>> deciding_amplitudes(SCALES), deciding_amplitudes([0.5, 1.5])
+    ([0.1, 0.2], [0.5])
     """
-    draw = np.random.default_rng(seed)
     sizes = amplitudes(scales)
-    order = [round(scale - 1, 6) for scale in scales]
-    moved = np.stack(
-        [decisions[:, order.index(a)].astype(np.int8) - decisions[:, order.index(-a)] for a in sizes], axis=1
-    ).astype(np.float64)  # [blocks, amplitudes, prompts]: 1 if refused at 1 + a only, -1 if at 1 - a only, else 0
-    small = [at for at, a in enumerate(sizes) if a <= _KAPPA_UP_TO + 1e-9] or list(range(len(sizes)))
-    divisors = np.array([sizes[at] for at in small])
-
-    def kappas(weights: NDArray[Any]) -> NDArray[np.float64]:
-        """[n, blocks] for weights of the prompts [n, prompts]."""
-        deltas = np.einsum("np,bap->nba", weights, moved[:, small], optimize=True)
-        highest: NDArray[np.float64] = (deltas / divisors).max(axis=2)
-        return highest
-
-    prompts = decisions.shape[2]
-    kappa = kappas(np.ones((1, prompts)))[0]
-    drawn = kappas(draw.multinomial(prompts, np.full(prompts, 1 / prompts), size=_RESAMPLES))
-    low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
-    is_highest = drawn >= drawn.max(axis=1, keepdims=True) - 1e-9
-    first = (is_highest / is_highest.sum(axis=1, keepdims=True)).mean(axis=0)  # blocks that tie share the place
-    top = int(np.argmax(kappa))
-    least_lead = np.quantile(drawn[:, [top]] - drawn, 0.05, axis=0)  # of the best block over each
-    by_chance = kappas(draw.choice((-1.0, 1.0), size=(_RESAMPLES, prompts))).max(axis=1)
-    p_value = float((1 + (by_chance >= kappa[top] - 1e-9).sum()) / (1 + _RESAMPLES))
-    deltas = moved.sum(axis=2).astype(int)
-    profiles = tuple(
-        BlockProfile(
-            block=int(block),
-            refusals={f"{scale:g}": int(decisions[at, number].sum()) for number, scale in enumerate(scales)},
-            delta={f"{a:g}": int(deltas[at, number]) for number, a in enumerate(sizes)},
-            kappa=float(kappa[at]),
-            low=float(low[at]),
-            high=float(high[at]),
-            first=float(first[at]),
-            apart=bool(least_lead[at] > 0),
-        )
-        for at, block in enumerate(blocks)
-    )
-    stands_out = kappa[top] > 0 and p_value < _SIGNIFICANT
-    return profiles, p_value, int(blocks[top]) if stands_out else None
+    return [a for a in sizes if a <= _KAPPA_UP_TO + 1e-9] or sizes

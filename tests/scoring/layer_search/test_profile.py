@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from larf_curate.errors import ModelError
-from larf_curate.scoring.layer_search.profile import SCALES, amplitudes, analyse
+from larf_curate.scoring.layer_search.profile import SCALES, amplitudes
+from larf_curate.scoring.layer_search.resampling import analyse
 
 
 def test_a_table_worked_by_hand() -> None:
@@ -15,7 +16,7 @@ def test_a_table_worked_by_hand() -> None:
         [[1, 0, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]],
         [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]],
     ]
-    profiles, _, _ = analyse(np.array(marks, bool), (0.7, 0.9, 1.1, 1.3), [5, 9])
+    profiles, _, _ = analyse(np.array(marks, np.int8), (0.7, 0.9, 1.1, 1.3), [5, 9])
     first, second = profiles
     assert (first.block, second.block) == (5, 9)
     assert first.refusals == {"0.7": 1, "0.9": 1, "1.1": 3, "1.3": 4}
@@ -29,7 +30,7 @@ def test_a_table_worked_by_hand() -> None:
 
 
 def test_kappa_is_the_larger_of_the_two_small_amplitudes() -> None:
-    decisions = np.zeros((1, 6, 10), bool)
+    decisions = np.zeros((1, 6, 10), np.int8)
     decisions[0, SCALES.index(1.1), :3] = True  # 3 / 0.1 = 30
     decisions[0, SCALES.index(1.2), :5] = True  # 5 / 0.2 = 25
     decisions[0, SCALES.index(1.3)] = True  # 10 / 0.3 would be 33
@@ -43,7 +44,7 @@ def test_chance_alone_seldom_stands_out() -> None:
     called = 0
     for _ in range(200):
         lean = draw.random((1, 1, 60))  # prompts differ in how often they are refused; blocks and scales do not
-        decisions = draw.random((12, 6, 60)) < lean
+        decisions = (draw.random((12, 6, 60)) < lean).astype(np.int8)
         called += analyse(decisions, SCALES, range(12), seed=int(draw.integers(1 << 30)))[2] is not None
     assert 1 <= called <= 20  # 10 expected; a binomial's 99.9% is within 1 to 21
 
@@ -53,7 +54,7 @@ def test_a_real_effect_is_found_and_its_interval_holds_the_truth() -> None:
     rise = {0.7: 0.2, 0.8: 0.3, 0.9: 0.4, 1.1: 0.6, 1.2: 0.7, 1.3: 0.8}
     found = covered = 0
     for _ in range(100):
-        decisions = draw.random((8, 6, 120)) < 0.5
+        decisions = (draw.random((8, 6, 120)) < 0.5).astype(np.int8)
         decisions[3] = draw.random((6, 120)) < np.array([rise[scale] for scale in SCALES])[:, None]
         profiles, _, best = analyse(decisions, SCALES, range(8))
         found += best == 3
@@ -64,7 +65,7 @@ def test_a_real_effect_is_found_and_its_interval_holds_the_truth() -> None:
 
 
 def test_blocks_that_cannot_be_told_apart_are_not_apart() -> None:
-    decisions = np.zeros((3, 2, 40), bool)
+    decisions = np.zeros((3, 2, 40), np.int8)
     decisions[0, 1, :20] = decisions[1, 1, 1:21] = True
     profiles, _, best = analyse(decisions, (0.9, 1.1), [0, 1, 2])
     assert best == 0

@@ -84,11 +84,44 @@ def test_a_planted_block_is_found(tmp_path: Path, search: Any) -> None:
     assert len(set(counts)) > 4
     assert 0 < profile.unscaled < len(PROMPTS)
     for other in profile.blocks[:PLANTED] + profile.blocks[PLANTED + 1 :]:
-        assert set(other.refusals.values()) == {profile.unscaled}
-        assert other.kappa == other.low == other.high == other.first == 0
+        assert len({other.refusals[scale] for scale in ("0.8", "0.9", "1.1", "1.2")}) == 1
+        assert other.kappa == other.first == 0
+        assert other.low <= 0 <= other.high
         assert other.apart
     assert profile.verdict().startswith(f"block {PLANTED}: kappa")
     assert profile.peers == ()
+
+
+def test_what_cannot_come_first_is_asked_no_further(
+    tmp_path: Path, search: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from larf_curate.answering.generating import Answerer
+
+    real, asked = Answerer.scaled_answers, [0]
+
+    def counted(self: Any, block: Any, rows: Any, *more: Any) -> Any:
+        asked[-1] += len(rows)
+        return real(self, block, rows, *more)
+
+    monkeypatch.setattr(Answerer, "scaled_answers", counted)
+    home = plant(tmp_path / "model", PLANTED)
+    quick = search(home, prompts=PROMPTS, max_new_tokens=4, resume=tmp_path / "quick")
+    asked.append(0)
+    whole = search(home, prompts=PROMPTS, max_new_tokens=4, resume=tmp_path / "whole", error_rate=0)
+    assert asked[1] == len(PROMPTS) * (1 + 5 * 6)
+    # Four blocks by four scales to half of the prompts, the planted one at all scales to the end.
+    assert asked[0] == len(PROMPTS) * (1 + 6) + 4 * 4 * len(PROMPTS) // 2
+    assert quick.best == whole.best == PLANTED
+    assert quick.blocks[PLANTED] == whole.blocks[PLANTED]
+    for some, complete in zip(quick.blocks, whole.blocks, strict=True):
+        assert some.apart == complete.apart
+        assert some.low <= complete.kappa <= some.high
+        for scale, marks in quick.decisions[str(some.block)].items():
+            answered = whole.decisions[str(some.block)][scale]
+            assert all(mark in ("-", other) for mark, other in zip(marks, answered, strict=True))
+            assert len(marks) - marks.count("-") == some.asked[scale]
+    assert quick.effort().startswith("780 of 1,612 answers")
+    assert whole.effort() == "1,612 answers"
 
 
 def test_a_model_that_never_refuses_has_no_such_layer(
@@ -117,7 +150,7 @@ def test_counts_are_those_of_the_plain_way(tmp_path: Path, search: Any) -> None:
 
     profile = search(home, prompts=prompts, scales=scales, blocks=blocks, max_new_tokens=6, judge=judge)
     answers = {"unscaled": plain_answers(home, None, 1.0, prompts)}
-    assert asked[: len(prompts)] == list(zip(prompts, answers["unscaled"], strict=True))
+    assert sorted(asked[: len(prompts)]) == sorted(zip(prompts, answers["unscaled"], strict=True))
     expected = {
         (block, scale): [judge("", answer) for answer in plain_answers(home, block, scale, prompts)]
         for block in blocks
@@ -151,28 +184,33 @@ def test_a_search_that_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pyte
     from larf_curate.answering import generating as answering
 
     home, ledger = plant(tmp_path / "model", PLANTED), tmp_path / "search.jsonl"
-    whole = search(home, prompts=PROMPTS, max_new_tokens=4)
-    real, calls = answering.Answerer.answers, []
+    real, calls = answering.Answerer.scaled_answers, []
+    interrupts_at: int | None = None
 
     def counted(self: Any, *arguments: Any) -> Any:
         calls.append(arguments[0])
-        if len(calls) == 9:
+        if len(calls) == interrupts_at:
             raise KeyboardInterrupt
         return real(self, *arguments)
 
-    monkeypatch.setattr(answering.Answerer, "answers", counted)
+    monkeypatch.setattr(answering.Answerer, "scaled_answers", counted)
+    whole = search(home, prompts=PROMPTS, max_new_tokens=4)
+    alone = len(calls)
+    assert alone > 6
+    calls.clear()
+    interrupts_at = 5
     with pytest.raises(KeyboardInterrupt):
         search(home, prompts=PROMPTS, max_new_tokens=4, resume=ledger)
     with ledger.open("a") as file:
         file.write('\n{"search": "cut off in the mid')
     found = search(home, prompts=PROMPTS, max_new_tokens=4, resume=ledger)
-    assert len(calls) == 9 + (1 + 5 * 6 - 8), "eight were done, and only the others are asked"
+    assert len(calls) == 1 + alone, "four were done, and only the others are asked"
     assert found == whole
     calls.clear()
     assert search(home, prompts=PROMPTS, max_new_tokens=4) == whole
     assert not calls, "the first search is in the cache"
     search(home, prompts=PROMPTS[1:], max_new_tokens=4, blocks=[0], resume=ledger)
-    assert len(calls) == 7, "other prompts are another search"
+    assert calls[:2] == [None, 0], "other prompts are another search"
 
 
 def test_a_profile_survives_its_json(tmp_path: Path, search: Any) -> None:
@@ -221,6 +259,7 @@ def test_layer_auto_is_searched_once_and_stored(
         ({"prompts": ["one"]}, "a search needs prompts"),
         ({"prompts": "nowhere.jsonl"}, "nowhere.jsonl cannot be read"),
         ({"max_new_tokens": 0}, "max_new_tokens must be positive"),
+        ({"error_rate": 1.0}, "an error rate is a probability"),
     ],
     ids=str,
 )

@@ -1,0 +1,221 @@
+"""Asks prompts of a model with one block scaled, a part of them at a time, while the block can still come first."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...answering.judges import Judge, by_wording, judge_all
+from ...cache import cache_directory
+from ...digests import digest_of_texts
+from ...encoding.encoder import Encoder
+from ...errors import ModelError, Unscorable
+from ...progress import progress as show_progress
+from ...progress import say
+from ...rows.wording import settled
+from .elimination import contenders, look_sizes
+from .ledger import Ledger
+from .profile import VERSION, Decisions, amplitudes, deciding_amplitudes
+
+if TYPE_CHECKING:
+    from ...answering.generating import Answerer
+
+_UNSCALED = "unscaled"
+_ROWS_AT_ONCE = 128  # answers that are decoded together
+_Arm = tuple[int, float]
+
+
+class Asking:
+    """Asks prompts for each block and scale, and keeps in a ledger which were refused.
+
+    Args:
+        encoder: with all blocks of its model and its head.
+        prompts: in the order in which results hold them; they are asked in a random one.
+        max_new_tokens: of an answer.
+        judge: whether an answer refuses.
+        resume: file of the ledger; one in the cache by default, none for a judge of the user's.
+        progress: show how far it is.
+
+    Raises:
+        ModelError: a prompt cannot be asked. OutputError: the ledger cannot be read.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        prompts: Sequence[str],
+        max_new_tokens: int,
+        judge: Judge,
+        resume: str | Path | None,
+        progress: bool,
+    ) -> None:
+        self.loaded, self.judge, self.judge_name = encoder.loaded, judge, _name(judge)
+        self._max_new_tokens, self._progress = max_new_tokens, progress
+        self._order = np.random.default_rng(0).permutation(len(prompts))  # a fixed one: a search goes on as it began
+        self._prompts = [prompts[number] for number in self._order]
+        self._ids = []
+        for number, prompt in enumerate(prompts, 1):
+            try:
+                self._ids.append(encoder.renderer.render_prompt(prompt))
+            except Unscorable as error:
+                raise ModelError(f"prompt {number} ({prompt[:40]!r}) cannot be asked: {error.issue.words}") from error
+        self._ids = [self._ids[number] for number in self._order]
+        depends_on = [VERSION, self.loaded.version, self.loaded.dtype_name, max_new_tokens, self.judge_name]
+        depends_on += [digest_of_texts(list(prompts)), encoder.renderer.template_digest]
+        key = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:32]
+        path = None if resume is None else Path(resume)
+        if path is None and judge is by_wording:
+            path = cache_directory() / "layers" / f"{key}.jsonl"
+        sizes = {"prompts": len(prompts), "blocks": len(self.loaded.blocks)}
+        self.ledger = Ledger(path, key, **sizes, private=resume is None)
+        self._answerer: Answerer | None = None
+
+    def run(self, blocks: Sequence[int], scales: tuple[float, ...], error_rate: float) -> tuple[Decisions, list[bool]]:
+        """Ask until one block is first, or all prompts have been asked of those that may be.
+
+        Scales that do not count towards kappa are asked of the block that comes first alone, to see how it goes on; of
+        all blocks if nothing may be dropped.
+
+        Returns:
+            Decisions [blocks, scales, prompts]: 1 refused, 0 not, -1 not asked; and whether each prompt is refused by
+            the model as it is.
+        """
+        race = _Race(blocks, scales, len(self._prompts), exhaustive=not error_rate)
+        total = (1 + 2 * len(race.arms)) * len(self._prompts)
+        with show_progress(total, "layers", unit="answer", show=self._progress) as update:
+            self._ask(None, [1.0], len(self._prompts))
+            update(len(self._prompts))
+            counted = dict.fromkeys(race.arms, 0)  # prompts that the bar has counted
+            while True:
+                for arm in race.look(self.ledger, error_rate):
+                    update(2 * (len(self._prompts) - counted[arm]))  # answers that are not needed
+                    counted[arm] = len(self._prompts)
+                size, behind = race.behind(self.ledger)
+                if not behind:
+                    break
+                for block, at in behind.items():
+                    self._ask(block, [scale for a in at for scale in race.pair(a)], size)
+                    for a in at:
+                        update(2 * max(0, size - counted[block, a]))
+                        counted[block, a] = max(size, counted[block, a])
+        if error_rate:
+            first = race.first(self.ledger)
+            self._ask(first, [scale for a in amplitudes(scales) for scale in race.pair(a)], len(self._prompts))
+        decisions = np.full((len(blocks), len(scales), len(self._prompts)), -1, dtype=np.int8)
+        for at, block in enumerate(blocks):
+            for number, scale in enumerate(scales):
+                known = self.ledger.refusals.get((str(block), scale), [])
+                decisions[at, number, self._order[: len(known)]] = known
+        unscaled = np.empty(len(self._prompts), dtype=bool)
+        unscaled[self._order] = self.ledger.refusals[_UNSCALED, 1.0]
+        return decisions, unscaled.tolist()
+
+    def _ask(self, block: int | None, scales: Sequence[float], prompts: int) -> None:
+        """Ask the first so many prompts, in the order of asking, as far as they have not been asked."""
+        name = _UNSCALED if block is None else str(block)
+        asked = [(number, scale) for scale in scales for number in range(self.ledger.asked(name, scale), prompts)]
+        if not asked:
+            return
+        answerer = self._get_answerer()
+        refused: list[bool] = []
+        for start in range(0, len(asked), _ROWS_AT_ONCE):
+            some = asked[start : start + _ROWS_AT_ONCE]
+
+            def is_settled(_place: int, answer: list[int]) -> bool:
+                return settled(answerer.text(answer)) is not None
+
+            # Only the packaged judge can tell from the first words what it will say of the whole answer.
+            stop = is_settled if self.judge is by_wording else None
+            texts = [answerer.text(answer) for answer in answerer.scaled_answers(block, some, stop)]
+            refused += judge_all(self.judge, [self._prompts[number] for number, _ in some], texts)
+        for scale in dict.fromkeys(scales):
+            found = [verdict for (_, each), verdict in zip(asked, refused, strict=True) if each == scale]
+            if found:
+                self.ledger.add_refusals(name, scale, found)
+
+    def _get_answerer(self) -> Answerer:
+        if self._answerer is None:
+            from ...answering.generating import Answerer
+
+            if self._progress:
+                say("layers: reading the prompts once ...")
+            self._answerer = Answerer(self.loaded, self._ids, self._max_new_tokens)
+            if self._progress and not self._answerer.reuse:
+                say("layers: this architecture is searched without shortcuts, one prompt at a time; it will take long")
+        return self._answerer
+
+
+class _Race:
+    """Which amplitudes of which blocks are still asked.
+
+    An amplitude of a block is an *arm*: its two scales are asked together, and what counts is the difference. kappa of
+    a block is the higher one of its arms, so that a block can come first as long as one of its arms can.
+    """
+
+    def __init__(self, blocks: Sequence[int], scales: Sequence[float], prompts: int, *, exhaustive: bool) -> None:
+        self._scales = {round(scale - 1, 6): scale for scale in scales}
+        self._prompts = prompts
+        self._sizes = [prompts] if exhaustive else look_sizes(prompts)
+        self.arms = [
+            (block, a) for block in blocks for a in (amplitudes(scales) if exhaustive else deciding_amplitudes(scales))
+        ]
+        self._left = dict.fromkeys(self.arms, True)
+
+    def pair(self, a: float) -> tuple[float, float]:
+        """The scales 1 - a and 1 + a."""
+        return self._scales[-a], self._scales[a]
+
+    def behind(self, ledger: Ledger) -> tuple[int, dict[int, list[float]]]:
+        """Up to which prompt is asked before the next look, and at which amplitudes of which blocks: the last of them.
+
+        There are none if all prompts have been asked.
+        """
+        asked = {arm: self._asked(ledger, arm) for arm in self.arms if self._left[arm]}
+        least = min(asked.values())
+        size = next((size for size in self._sizes if size > least), self._prompts)
+        found = defaultdict(list)
+        for (block, a), number in asked.items():
+            if number < size:
+                found[block].append(a)
+        return size, found
+
+    def look(self, ledger: Ledger, error_rate: float) -> list[_Arm]:
+        """Find out which arms can still come first; one that was dropped may come back.
+
+        Returns:
+            Those that cannot.
+        """
+        figures = np.stack([self._figures(ledger, arm) for arm in self.arms])
+        self._left = dict(zip(self.arms, contenders(figures, error_rate).tolist(), strict=True))
+        return [arm for arm, left in self._left.items() if not left]
+
+    def first(self, ledger: Ledger) -> int:
+        """The block with the highest kappa, of those all prompts were asked of."""
+        complete = [arm for arm in self.arms if self._asked(ledger, arm) == self._prompts]
+        return max(complete, key=lambda arm: float(self._figures(ledger, arm).sum()))[0]
+
+    def _asked(self, ledger: Ledger, arm: _Arm) -> int:
+        return min(ledger.asked(str(arm[0]), scale) for scale in self.pair(arm[1]))
+
+    def _figures(self, ledger: Ledger, arm: _Arm) -> NDArray[np.float64]:
+        """What each prompt adds to kappa, in the order of asking: 0, or 1 / a up or down; NaN where not asked."""
+        block, a = arm
+        asked = self._asked(ledger, arm)
+        figures = np.full(self._prompts, np.nan)
+        if asked:
+            less, more = (np.array(ledger.refusals[str(block), scale][:asked], float) for scale in self.pair(a))
+            figures[:asked] = (more - less) / a
+        return figures
+
+
+def _name(judge: Judge) -> str:
+    if judge is by_wording:
+        return "wording"
+    return repr(judge) if not hasattr(judge, "__name__") else str(judge.__name__)
