@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from support.made_runs import MakeRun
 
 import larf_curate
 from larf_curate.cli import app
@@ -47,6 +49,43 @@ def test_help_is_quick():
     code += "    sys.argv[1:] = arguments\n"
     code += "    try: main()\n    except SystemExit as end: assert not end.code\n"
     assert loaded_by(code) & HEAVY == set()
+
+
+WITHOUT_TORCH = """
+import json, sys
+sys.modules.update(dict.fromkeys(["torch", "transformers"]))  # importing one raises, as if it were not installed
+from larf_curate.cli import main
+for arguments in json.loads(sys.argv.pop()):
+    sys.argv[1:] = arguments
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, arguments
+"""
+
+
+@pytest.mark.process
+def test_commands_that_need_no_model_need_no_torch(make_run: MakeRun, tmp_path: Path) -> None:
+    """Deciding again, reports, cards and what a bug report needs work where only the scoring machine has torch."""
+    run = make_run([{"instruction": f"Ask {n}?", "output": "Do this."} for n in range(40)], [n / 40 for n in range(40)])
+    commands: list[list[str]] = [
+        ["--help"],
+        ["env"],
+        ["report", str(run)],
+        ["filter", str(run / "kept"), "--drop-top", "3", "--out", str(tmp_path / "again.parquet")],
+        ["push", str(run), "--repo", "acme/clean", "--dry-run"],
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, json.dumps(commands)],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "nothing was sent to acme/clean" in done.stdout
+    assert "not installed" in done.stdout
 
 
 def test_public_names_are_there_with_an_example_each():

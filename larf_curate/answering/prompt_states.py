@@ -102,7 +102,7 @@ class PromptStates:
 
         device = self._loaded.device
         by_row = torch.ones(len(numbers), device=device) if factors is None else factors.values
-        distinct, which = by_row.unique(return_inverse=True)
+        distinct, which = torch.unique(by_row, return_inverse=True)
         factors = factors or RowFactors()
         rows = torch.tensor(list(numbers), device=device)
         width = max(self.lengths[number] for number in numbers)

@@ -31,7 +31,7 @@ class Environment:
         python, system: their versions.
         packages: versions by name; None where one is not installed.
         devices: on which a model can run.
-        threads: that torch takes on the CPU.
+        threads: that torch takes on the CPU; 0 where it is not installed.
         kernels: whether compiled kernels are used on the CPU.
         settings: environment variables that are set, of those that matter here.
         hub_token: whether there is a token for the Hub.
@@ -92,22 +92,28 @@ def env(
 
 def environment() -> Environment:
     """Look at this machine."""
-    import torch
     from huggingface_hub import get_token
 
     from ..cache import cache_directory
     from ..encoding.kernels import load
 
     home = cache_directory()
-    devices = [f"cuda:{number} ({torch.cuda.get_device_name(number)})" for number in range(torch.cuda.device_count())]
-    devices += ["mps"] * torch.backends.mps.is_available()
+    try:
+        import torch
+    except ImportError:  # commands that run no model work without it
+        devices, threads, kernels = ["none: no model can run without torch"], 0, False
+    else:
+        devices = [f"cuda:{at} ({torch.cuda.get_device_name(at)})" for at in range(torch.cuda.device_count())]
+        devices += ["mps"] * torch.backends.mps.is_available()
+        devices += [f"cpu ({platform.machine()}, {os.cpu_count()} cores)"]
+        threads, kernels = torch.get_num_threads(), load() is not None
     return Environment(
         python=sys.version.split()[0],
         system=platform.platform(),
         packages={name: _version(name) for name in (*_PACKAGES, *_OPTIONAL)},
-        devices=[*devices, f"cpu ({platform.machine()}, {os.cpu_count()} cores)"],
-        threads=torch.get_num_threads(),
-        kernels=load() is not None,
+        devices=devices,
+        threads=threads,
+        kernels=kernels,
         settings={name: os.environ[name] for name in _SETTINGS if name in os.environ},
         hub_token=get_token() is not None,
         cache=str(home),

@@ -100,9 +100,9 @@ class Asking:
                 size, behind = race.behind(self.ledger)
                 if not behind:
                     break
-                for block, at in behind.items():
-                    self._ask(block, [scale for a in at for scale in race.pair(a)], size)
-                    for a in at:
+                for block, changes in behind.items():
+                    self._ask(block, [scale for a in changes for scale in race.pair(a)], size)
+                    for a in changes:
                         update(2 * max(0, size - counted[block, a]))
                         counted[block, a] = max(size, counted[block, a])
         if error_rate:
