@@ -16,7 +16,7 @@ ChangedText = Literal["row", "document"]
 """What counts where a document's text is no longer that of its row."""
 
 _BREAK = "\n\n"  # between the turns of a document's text
-_UNREADABLE: dict[str, Any] = {"messages": "", "tools": None}
+_UNREADABLE: dict[str, Any] = {"messages": 0, "tools": None}  # of a wrong type
 
 
 def require_choice(changed_text: str) -> None:

@@ -19,6 +19,8 @@ from .turns import TRAIN, Conversation
 
 Overflow = Literal["truncate", "reject"]
 Item = TypeVar("Item")
+MOST_WORK = 4_000_000
+"""Tokens rendered for one row that is rendered many times: a row that would take more is `too_long`."""
 OWN = "own"
 """Key of a message on its way to a template: the turns of the row that it is made of. Templates never see it."""
 

@@ -8,11 +8,10 @@ from typing import Any
 
 from ..errors import Issue, Unscorable
 from .answer_characters import Characters, OwnText, answer_characters
-from .rendering import OWN, Renderer
+from .rendering import MOST_WORK, OWN, Renderer
 from .tools import Message
 from .turns import TRAIN, Conversation
 
-_MOST_WORK = 4_000_000  # tokens rendered for one row: each answer takes two renderings of what comes before it
 _MERGED = 2  # tokens that a tokenizer may merge where the header ends and the answer starts
 
 
@@ -68,6 +67,8 @@ def trained_tokens(renderer: Renderer, conversation: Conversation, *, characters
             marks[start:stop] = [True] * (stop - start)
             if characters:
                 own: list[OwnText] = message.get(OWN, [])
+                if len(own) * (stop - start) > MOST_WORK:  # turns that were joined are looked for one after the other
+                    raise Unscorable(Issue.TOO_LONG)
                 places[start:stop] = answer_characters(renderer.tokenizer, ids, start, stop, own)
                 texts |= {one.turn: one.text for one in own}
     marks[0] = False
@@ -89,7 +90,7 @@ def _answers(
     ends with the last control token before that rendering stops being a prefix.
     """
     numbers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
-    if len(numbers) * len(ids) > _MOST_WORK:
+    if len(numbers) * len(ids) > MOST_WORK:  # each answer takes two renderings of what comes before it
         raise Unscorable(Issue.TOO_LONG)
     for number in numbers:
         start = _start(renderer, ids, messages[:number], tools)

@@ -44,6 +44,8 @@ def _windows_of(dataset: Any) -> Iterator[Sequence[Row]]:
         try:
             window = dataset[start : start + _WINDOW]
         except ValueError:  # JSON that `datasets` cannot decode, in one row
+            if dataset.format["type"] == "custom":
+                raise
             table = dataset.with_format("arrow")[start : start + _WINDOW]
             yield rows_of(table, table.column_names)
         else:

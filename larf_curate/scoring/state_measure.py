@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..encoding.encoder import Encoder
-from ..errors import Issue
-from ..rows.rendering import Rendered
+from ..errors import Issue, Unscorable
+from ..rows.rendering import MOST_WORK, Rendered
 from ..rows.turns import Conversation
 from .columns import ScoreColumns
 from .formulas import FittedFormula
@@ -39,9 +39,19 @@ class StateMeasure:
         self.kinds = kinds
 
     def prepare(self, conversation: Conversation) -> RenderedTurns:
-        """See `Measure`. A row of which one turn cannot be rendered is unscorable: that turn might be the worst."""
-        cuts = conversation.at_each_answer() if self.kinds.turn else [conversation]
-        return RenderedTurns([self._encoder.renderer.render(cut) for cut in cuts], [cut.last_turn for cut in cuts])
+        """See `Measure`. A row of which one turn cannot be rendered is unscorable: that turn might be the worst.
+
+        So is one with so many turns that rendering it up to each of them would take minutes.
+        """
+        renderer = self._encoder.renderer
+        whole = renderer.render(conversation)
+        if not self.kinds.turn:
+            return RenderedTurns([whole], [conversation.last_turn])
+        if sum(message["role"] == "assistant" for message in conversation.messages) * whole.tokens > MOST_WORK:
+            raise Unscorable(Issue.TOO_LONG)
+        cuts = conversation.at_each_answer()
+        # The last cut is the whole conversation.
+        return RenderedTurns([*map(renderer.render, cuts[:-1]), whole], [cut.last_turn for cut in cuts])
 
     def score(self, prepared: Sequence[RenderedTurns | Issue], progress: Callable[[int], None] | None) -> Scores:
         """See `Measure`."""

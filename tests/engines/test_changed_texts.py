@@ -110,7 +110,7 @@ def test_by_choice_the_changed_text_counts(tiny_scorer: LARFScorer, source: str,
 
 def test_a_text_whose_turns_cannot_be_told_apart_any_more_is_unscorable(tiny_scorer: LARFScorer, source: str) -> None:
     found = piped(RowReader(source), JoinLines(), LARFAnnotator(tiny_scorer, changed_text="document"))
-    assert [document.metadata["larf_issue"] for document in found] == [None, "empty_conversation", None]
+    assert [document.metadata["larf_issue"] for document in found] == [None, "wrong_type", None]
 
 
 @pytest.mark.parametrize("changed_text", ["row", "document"])
@@ -187,7 +187,7 @@ def test_a_changed_text_goes_to_the_turns_that_it_came_from() -> None:
     found = row_with_text({"messages": calling}, f"Q\n\n{answer}", row_format)["messages"]
     assert found[0]["content"] == "Q"
     assert found[1]["tool_calls"][0]["function"]["name"] == "f"
-    assert row_with_text({"messages": calling}, "q\n\nnone", row_format)["messages"] == ""
+    assert row_with_text({"messages": calling}, "q\n\nnone", row_format)["messages"] == 0
 
 
 def test_another_word_is_refused(tiny_scorer: LARFScorer) -> None:

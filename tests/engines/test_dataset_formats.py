@@ -113,17 +113,27 @@ def test_a_transform_decides_what_the_rows_are(
     np.testing.assert_allclose(WAYS[way](shown, tiny_scorer), expected["turns"], atol=1e-4)
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("form", ["polars", "jax"])
-def test_formats_whose_library_is_missing_are_no_hindrance_to_whole_datasets(
-    tiny_scorer: LARFScorer, expected: dict[str, np.ndarray], form: str, monkeypatch: pytest.MonkeyPatch
+def test_formats_of_libraries_that_few_have(
+    tiny_scorer: LARFScorer, expected: dict[str, np.ndarray], form: str, way: str
 ) -> None:
-    """`datasets` itself says at the first row that the library is missing."""
-    pytest.importorskip(form) if form == "jax" else None
-    dataset = make("turns", None)
-    if form == "polars":
-        pytest.importorskip("polars")
-    dataset = dataset.with_format(form)
-    np.testing.assert_allclose(tiny_scorer.score(dataset, progress=False), expected["turns"], atol=1e-4)
+    """Without the library `datasets` itself says, at the first row, that it is missing."""
+    pytest.importorskip(form)
+    dataset = make("turns", form)
+    if form == "polars" and way in BY_ROWS:
+        with pytest.raises(RowFormatError, match=r"\.with_format\(None\)"):
+            WAYS[way](dataset, tiny_scorer)
+    else:
+        np.testing.assert_allclose(WAYS[way](dataset, tiny_scorer), expected["turns"], atol=1e-4)
+
+
+def test_what_a_transform_raises_is_not_hidden(tiny_scorer: LARFScorer) -> None:
+    def failing(_batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        raise ValueError("no such file")
+
+    with pytest.raises(ValueError, match="no such file"):
+        tiny_scorer.score(make("turns", None).with_transform(failing))
 
 
 def test_arrays_at_any_depth_become_plain_values() -> None:

@@ -122,6 +122,19 @@ def test_many_turns_are_no_reason_where_the_template_goes_over_them_once(tokeniz
     assert renderer_of(tokenizer, CHATML).render(conversation(4000)).issue is Issue.TRUNCATED
 
 
+@pytest.mark.parametrize("piece", ["a", " \n", "1", "é", "<|im_end|>", "<|im_", "word "])
+def test_a_long_text_takes_as_long_as_its_parts(tokenizer: Any, piece: str) -> None:
+    """Sixteen times the text may take 64 times as long on a busy machine; a quadratic way would take 256 times."""
+    renderer = renderer_of(tokenizer, CHATML)
+    spent = []
+    for characters in (1 << 13, 1 << 17):
+        turns = ({"role": "user", "content": piece * (characters // len(piece))}, {"role": "assistant", "content": "x"})
+        began = time.process_time()
+        renderer.render(Conversation(turns))
+        spent.append(time.process_time() - began)
+    assert spent[1] < 4 * 16 * max(spent[0], 0.002)
+
+
 def test_a_template_that_never_ends_is_refused_when_it_is_loaded(
     tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

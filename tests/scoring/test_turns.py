@@ -54,6 +54,14 @@ def test_the_worst_turn_counts_and_is_named(tiny_scorer: LARFScorer, by_turn: LA
     assert {turn for turn in found.turns if turn is not None} - {1}, "some row's worst turn is not its first"
 
 
+def test_so_many_turns_that_each_alone_would_take_minutes_are_unscorable(
+    tiny_scorer: LARFScorer, by_turn: LARFScorer
+) -> None:
+    row = {"messages": turns(*["Go on.", "Yes."] * 2_000)}
+    assert by_turn.annotate([row, ROWS[1]]).issues == ["too_long", None]
+    assert tiny_scorer.annotate([row]).issues == ["truncated"], "the last turn alone is one rendering"
+
+
 def test_turns_that_are_not_trained_do_not_count(tiny_scorer: LARFScorer, by_turn: LARFScorer) -> None:
     for number in (1, 3):
         said = turns(*SAID[:4])
