@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..digests import digest_of_texts
 from ..errors import PromptsError
 from ..packaged import packaged_rows
 from ..rows.prompt_columns import PROMPT_COLUMNS
@@ -18,6 +20,64 @@ LEAST_PROMPTS = 16
 _TABLES = {".csv": ",", ".tsv": "\t"}
 _JSON = (".jsonl", ".ndjson", ".json")
 _LINES = (".txt", "")
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Harmful requests to ask a model.
+
+    Attributes:
+        name: where they come from: `packaged`, `given`, or a file.
+        prompts: their texts, without repetitions.
+    """
+
+    name: str
+    prompts: tuple[str, ...]
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the texts."""
+        return digest_of_texts(self.prompts)
+
+
+def choose_prompts(prompts: Sequence[str] | str | Path | None) -> PromptSet:
+    """The packaged harmful requests, those of a file (see `read_prompts`), or a list of texts.
+
+    Raises:
+        PromptsError: they cannot be read, one of them is no text or empty, or they are fewer than `LEAST_PROMPTS`.
+
+    >>> choose_prompts(None).name
+    'packaged'
+    >>> choose_prompts(["How do I pick a lock?", 7])
+    Traceback (most recent call last):
+        ...
+    larf_curate.errors.PromptsError: prompt 2 is int where a text is wanted
+    """
+    if prompts is None:
+        return PromptSet("packaged", tuple(harmful_requests()))
+    if isinstance(prompts, str | Path):
+        chosen = PromptSet(str(prompts), tuple(read_prompts(prompts)))
+    else:
+        for number, prompt in enumerate(prompts, 1):
+            if not isinstance(prompt, str):
+                raise PromptsError(f"prompt {number} is {type(prompt).__name__} where a text is wanted")
+            if not prompt.strip():
+                raise PromptsError(f"prompt {number} is empty")
+        chosen = PromptSet("given", tuple(dict.fromkeys(prompts)))
+    require_enough(chosen.prompts)
+    return chosen
+
+
+def require_enough(prompts: Sequence[str]) -> None:
+    """Make sure that a model's refusals can be known by these harmful requests.
+
+    Raises:
+        PromptsError: they are fewer than `LEAST_PROMPTS`.
+    """
+    if len(prompts) < LEAST_PROMPTS:
+        raise PromptsError(
+            f"{len(prompts)} prompts are too few to know a model's refusals by: give {LEAST_PROMPTS} or more"
+        )
 
 
 def harmful_requests() -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..answering.prompts import choose_prompts
 from ..deciding.thresholds import Threshold
 from ..digests import digest_of
 from ..models.chat_templates import template_text
@@ -16,7 +17,6 @@ from ..rows.reading import READING_VERSION
 from ..scoring.artifact import read_config
 from ..scoring.formula_names import Turns
 from ..scoring.formulas import VERSION
-from ..scoring.margin_fitting import choose_prompts
 from ..scoring.references import choose_references
 from ..scoring.spec import FORMAT_VERSION
 from ..scoring.weights import WeightRange

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from ..answering.prompts import choose_prompts
 from ..errors import ModelError
 from ..models.options import FitOptions, ModelOptions
 from .artifact import Tensors
@@ -14,7 +15,7 @@ from .fitting import fit_references
 from .formula_names import Formula, require_suitable
 from .layer_search.search import safety_layer
 from .loss_gap import fit_loss_gap
-from .margin_fitting import choose_prompts, fit_margin
+from .margin_fitting import fit_margin
 from .references import ReferenceSet, choose_references
 from .spec import ScorerSpec
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..answering.prompts import LEAST_PROMPTS
+from ..answering.prompts import require_enough
 from ..encoding.directions import Factors, WeightDirection, block_layers
 from ..encoding.encoder import Encoder
 from ..errors import ModelError, PromptsError, Unscorable
@@ -47,6 +47,11 @@ class Refusals:
         first, second = (Refusals(self.ids[start::2], self.refused[start::2], self.openings) for start in (0, 1))
         return first, second
 
+    def shares(self) -> tuple[float, float]:
+        """The share of the prompts that each of `halves` has: the second has one less where their number is odd."""
+        first, second = (len(half.ids) / len(self.ids) for half in self.halves())
+        return first, second
+
     @property
     def share(self) -> float:
         """The share of the prompts that the model refuses, 0 to 1."""
@@ -67,10 +72,7 @@ def find_refusals(encoder: Encoder, prompts: Sequence[str], *, progress: bool = 
     """
     from ..answering.generating import Answerer
 
-    if len(prompts) < LEAST_PROMPTS:
-        raise PromptsError(
-            f"{len(prompts)} prompts are too few to know a model's refusals by: give {LEAST_PROMPTS} or more"
-        )
+    require_enough(prompts)
     ids = []
     for number, prompt in enumerate(prompts, 1):
         try:
@@ -129,7 +131,7 @@ def margin_gradient(loaded: LoadedModel, refusals: Refusals, *, progress: bool =
         progress: show how far it is.
 
     Raises:
-        ModelError: the model is quantised, so its weights have no gradient.
+        ModelError: the model is quantised, so its weights have no gradient, or the gradient is zero or infinite.
     """
     import torch
     from torch import nn
@@ -158,7 +160,13 @@ def margin_gradient(loaded: LoadedModel, refusals: Refusals, *, progress: bool =
         gradient = gradients.pop(name)
         matrix = gradient if isinstance(layers[name], nn.Linear) else gradient.T
         factors[name] = Factors(matrix.float().cpu().numpy())
-    return WeightDirection(factors)
+    gradient_of_all = WeightDirection(factors)
+    if not 0 < gradient_of_all.norm < np.inf:
+        raise ModelError(
+            f"the gradient of the margin of refusing has the norm {gradient_of_all.norm:g}: what a row does to refusing"
+            " cannot be measured on this model"
+        )
+    return gradient_of_all
 
 
 def _batches(refusals: Refusals) -> list[range]:

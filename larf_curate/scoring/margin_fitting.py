@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..answering.prompts import harmful_requests, read_prompts
-from ..digests import digest_of_texts
+from ..answering.prompts import PromptSet
 from ..encoding.directions import Factors, WeightDirection
 from ..encoding.encoder import Encoder, get_encoder
-from ..errors import ModelError, PromptsError, Unscorable
+from ..errors import ModelError, Unscorable
 from ..models.options import ModelOptions
 from ..rows.formats import resolve_format
 from ..rows.trained_tokens import TrainedTokens, trained_tokens
@@ -35,40 +32,6 @@ _SAMPLE = 5  # every fifth of the package's sample rows, 48 in all
 _FEW = 12  # of them, to choose the step by
 
 
-@dataclass(frozen=True)
-class PromptSet:
-    """Harmful requests to ask a model.
-
-    Attributes:
-        name: where they come from.
-        prompts: their texts.
-    """
-
-    name: str
-    prompts: tuple[str, ...]
-
-    @property
-    def digest(self) -> str:
-        """sha256 over the texts."""
-        return digest_of_texts(self.prompts)
-
-
-def choose_prompts(prompts: Sequence[str] | str | Path | None, column: str | None = None) -> PromptSet:
-    """The packaged harmful requests, those of a file (see `read_prompts`), or a list of texts.
-
-    Raises:
-        PromptsError: the file cannot be read, or an item is no text.
-    """
-    if prompts is None:
-        return PromptSet("packaged", tuple(harmful_requests()))
-    if isinstance(prompts, str | Path):
-        return PromptSet(str(prompts), tuple(read_prompts(prompts, column)))
-    for number, prompt in enumerate(prompts, 1):
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise PromptsError(f"prompt {number} is {prompt!r}, where a text is wanted")
-    return PromptSet("given", tuple(dict.fromkeys(prompts)))
-
-
 def fit_margin(
     options: ModelOptions, prompts: PromptSet, rank: int | None = None, *, progress: bool = True
 ) -> tuple[ScorerSpec, Tensors]:
@@ -81,7 +44,7 @@ def fit_margin(
         progress: show how far it is.
 
     Raises:
-        ModelError: the model cannot be used, or is quantised.
+        ModelError: the model cannot be used, is quantised, or its margin of refusing has no slope.
         PromptsError: there are too few prompts, or the model refuses too few of them.
     """
     if rank is not None and rank < 1:
@@ -92,7 +55,8 @@ def fit_margin(
         refusals = find_refusals(encoder, prompts.prompts, progress=progress)
         value = margin(loaded, refusals)
         halves = [margin_gradient(loaded, half, progress=progress) for half in refusals.halves()]
-    whole = _mean(halves)
+    shares = refusals.shares()
+    whole = _sum(halves, shares)
     rows = _sample(encoder)
     if len(rows) < _FEW:
         raise ModelError(f"only {len(rows)} of the package's sample rows can be rendered: look at the chat template")
@@ -108,7 +72,8 @@ def fit_margin(
         step, gap = choose_step(runtime, ids[:_FEW], trained[:_FEW], cut.unit())
     of_halves = [scores_along(half.unit(), step) for half in halves]
     # The derivative is linear in the direction: that along the whole gradient is a sum of those along its halves.
-    of_whole = halves[0].norm * of_halves[0] + halves[1].norm * of_halves[1]
+    lengths = [share * half.norm for share, half in zip(shares, halves, strict=True)]
+    of_whole = lengths[0] * of_halves[0] + lengths[1] * of_halves[1]
     for chosen in ranks:
         if chosen != ranks[0]:
             cut = whole.cut(chosen)
@@ -143,12 +108,11 @@ def _agreement(first: NDArray[np.floating], second: NDArray[np.floating]) -> flo
     return 0.0 if estimate is None else estimate.value
 
 
-def _mean(halves: Sequence[WeightDirection]) -> WeightDirection:
-    """The gradient of the margin over all prompts, from those over its halves."""
-    first, second = halves
-    half = np.float32(0.5)
+def _sum(halves: Sequence[WeightDirection], shares: Sequence[float]) -> WeightDirection:
+    """The gradient of the margin over all prompts, from those over its halves and the shares of the prompts in them."""
+    first, second = (half.scaled(share) for half, share in zip(halves, shares, strict=True))
     return WeightDirection(
-        {name: Factors(half * (each.left + second.factors[name].left)) for name, each in first.factors.items()}
+        {name: Factors(each.left + second.factors[name].left) for name, each in first.factors.items()}
     )
 
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
+from ..answering.prompts import choose_prompts
 from ..atomic import write_text
 from ..deciding.thresholds import Threshold
-from ..digests import digest_of_texts
 from ..encoding.encoder import Encoder
 from ..encoding.runtime import Runtime
 from ..errors import DataError, Issue, Unscorable
@@ -27,7 +27,7 @@ from .audit_cache import AuditCache
 from .audit_damage import find_halves, measure_damage
 from .audit_figures import build_audit
 from .audit_record import audit_of_run
-from .audit_request import AuditRequest, Scored, asked_of, model_of, prompts_of, row_format_of
+from .audit_request import AuditRequest, Scored, asked_of, model_of, row_format_of
 from .audit_result import AUDIT, Audit, AuditedModel
 from .audit_sample import Rows, candidates_of
 from .audit_scores import AuditedScore, Sample, draw_sample, sample_scores
@@ -79,7 +79,7 @@ def audit(
     if rows < LEAST_ROWS:
         raise DataError(f"an audit needs {LEAST_ROWS} rows or more to show anything, not {rows}")
     columns, scorers, data = asked_of(scores, dataset)
-    asked = prompts_of(prompts)
+    asked = choose_prompts(prompts)
     candidates = candidates_of(data, columns)
     chosen = model_of(model, scorers, candidates, options)
     row_format = row_format_of(format, scorers, candidates)
@@ -112,7 +112,7 @@ def audit_run(
     home = Path(directory)
     candidates = candidates_of(home, [SCORE])
     chosen = model_of(model, (), candidates, options)
-    request = AuditRequest(chosen, prompts_of(prompts), rows, candidates.rows, candidates.summary)
+    request = AuditRequest(chosen, choose_prompts(prompts), rows, candidates.rows, candidates.summary)
     known = audit_of_run(home)
     if known is not None and known.request == request.digest:
         return known
@@ -141,8 +141,8 @@ def _measured(
         model=model.model,
         version=encoder.loaded.version,
         dtype=encoder.loaded.dtype_name,
-        prompts=len(prompts),
-        prompts_digest=digest_of_texts(prompts),
+        prompts=len(prompts.prompts),
+        prompts_digest=prompts.digest,
         refused=sum(refusals.refused),
         margin=halves.margin,
     )
@@ -165,10 +165,11 @@ class _Clock:
 
 
 def _refusals(request: AuditRequest, encoder: Encoder, cache: AuditCache, *, progress: bool) -> Refusals:
-    known = cache.read_refusals(request.prompts)
+    prompts = request.prompts.prompts
+    known = cache.read_refusals(prompts)
     if known is None:
-        known = find_refusals(encoder, request.prompts, progress=progress)
-        cache.write_refusals(request.prompts, known)
+        known = find_refusals(encoder, prompts, progress=progress)
+        cache.write_refusals(prompts, known)
     return known
 
 

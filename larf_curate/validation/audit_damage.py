@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..digests import digest_of
 from ..encoding.encoder import Encoder
-from ..errors import Issue, ModelError, Unscorable
+from ..errors import Issue, Unscorable
 from ..models.loading import LoadedModel
 from ..rows.trained_tokens import TrainedTokens, trained_tokens
 from ..rows.turns import Conversation
@@ -78,23 +78,20 @@ def find_halves(loaded: LoadedModel, refusals: Refusals, cache: AuditCache, *, p
     Raises:
         ModelError: the weights have no gradient, or one that is zero or infinite.
     """
-    found, weights = [], []
+    found = []
     for half in refusals.halves():
         known = cache.read_direction(half, RANK)
         if known is None:
             known = _direction(loaded, half, progress=progress)
             cache.write_direction(half, RANK, known)
         found.append(known)
-        weights.append(len(half.ids) / len(refusals.ids))
     key = digest_of([refusals.ids, refusals.openings, RANK])
-    return Halves((found[0], found[1]), (weights[0], weights[1]), key)
+    return Halves((found[0], found[1]), refusals.shares(), key)
 
 
 def _direction(loaded: LoadedModel, refusals: Refusals, *, progress: bool) -> MarginDirection:
     gradient = margin_gradient(loaded, refusals, progress=progress)
     slope = gradient.norm
-    if not (slope > 0 and np.isfinite(slope)):
-        raise ModelError(f"the gradient of the margin of refusing has the norm {slope:g}: damage cannot be measured")
     return MarginDirection(gradient.low_rank(RANK).scaled(1 / slope), slope, margin(loaded, refusals))
 
 

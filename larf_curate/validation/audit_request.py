@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
-from ..answering.prompts import LEAST_PROMPTS, harmful_requests, read_prompts
+from ..answering.prompts import PromptSet
 from ..digests import digest_of
-from ..errors import DataError, ModelError, PromptsError
+from ..errors import DataError, ModelError
 from ..models.options import FIT_OPTIONS, FitOptions, ModelOptions
 from ..models.quantising import Quantised
 from ..rows.formats import FormatLike, RowFormat, resolve_format
@@ -35,7 +35,7 @@ class AuditRequest:
     """
 
     model: ModelOptions
-    prompts: list[str]
+    prompts: PromptSet
     rows: int
     dataset_rows: int
     summary: str | None
@@ -44,7 +44,7 @@ class AuditRequest:
     def digest(self) -> str:
         """Of everything that the audit of a run depends on: equal ones mean that there is nothing to measure again."""
         decisive = replace(self.model, device=None, batch_tokens=None, trust_remote_code=False)
-        return digest_of([VERSION, repr(decisive), self.prompts, self.rows, self.summary])
+        return digest_of([VERSION, repr(decisive), self.prompts.prompts, self.rows, self.summary])
 
 
 def asked_of(scores: Scored | Sequence[Scored], dataset: Rows | None) -> tuple[list[str], list[LARFScorer], Rows]:
@@ -64,30 +64,6 @@ def asked_of(scores: Scored | Sequence[Scored], dataset: Rows | None) -> tuple[l
         raise DataError(f"a score is the name of a column or a fitted scorer, not {type(wrong).__name__}")
     columns = list(dict.fromkeys(each for each in listed if isinstance(each, str)))
     return columns, [each for each in listed if isinstance(each, LARFScorer)], dataset
-
-
-def prompts_of(prompts: str | Path | Sequence[str] | None) -> list[str]:
-    """The prompts themselves, without repetitions; the packaged ones if there are none.
-
-    Raises:
-        PromptsError: they cannot be read, are no text, empty, or too few.
-    """
-    if prompts is None:
-        return harmful_requests()
-    if isinstance(prompts, str | Path):
-        found = read_prompts(prompts)
-    else:
-        for number, prompt in enumerate(prompts, 1):
-            if not isinstance(prompt, str):
-                raise PromptsError(f"prompt {number} is {type(prompt).__name__} where a text is wanted")
-            if not prompt.strip():
-                raise PromptsError(f"prompt {number} is empty")
-        found = list(dict.fromkeys(prompts))
-    if len(found) < LEAST_PROMPTS:
-        raise PromptsError(
-            f"{len(found)} prompts are too few to know a model's refusals by: give {LEAST_PROMPTS} or more"
-        )
-    return found
 
 
 def model_of(

@@ -17,7 +17,7 @@ from larf_curate.encoding.encoder import Encoder
 from larf_curate.encoding.losses import token_losses
 from larf_curate.encoding.runtime import Runtime
 from larf_curate.encoding.tangents import token_tangents
-from larf_curate.errors import PromptsError
+from larf_curate.errors import ModelError, PromptsError
 from larf_curate.models.loading import load_model
 from larf_curate.models.options import ModelOptions
 from larf_curate.scoring.influence import choose_step, token_influence
@@ -234,6 +234,20 @@ def test_half_precision_ranks_as_float32_does(tmp_path):
     found = token_influence(half, rows, marks, direction, step)
     assert scipy_spearman(found.means(), wanted.means()) >= 0.98
     assert scipy_spearman(found.sums(), wanted.sums()) >= 0.98
+
+
+def test_a_margin_without_a_slope_is_refused(tmp_path):
+    """Its direction would be zero divided by zero, and every score with it."""
+    loaded, _ = model_and_runtime(tmp_path)
+    head = loaded.model.get_output_embeddings().weight
+    with torch.no_grad():
+        head.zero_()
+    with pytest.raises(ModelError, match="has the norm 0: what a row does to refusing cannot be measured"):
+        margin_gradient(loaded, random_refusals())
+    with torch.no_grad():
+        head.fill_(torch.nan)
+    with pytest.raises(ModelError, match="has the norm nan"):
+        margin_gradient(loaded, random_refusals())
 
 
 def test_a_model_that_never_refuses_gets_no_margin(tmp_path):

@@ -38,31 +38,46 @@ def scorer(refusing_model: Path) -> LARFScorer:
     return LARFScorer.fit(str(refusing_model), formula="influence", prompts=PROMPTS, progress=False)
 
 
+def first_tokens(home: Path, scorer: LARFScorer) -> list[int]:
+    """Of the model's refusals, as the scorer has found them."""
+    tokenizer = AutoTokenizer.from_pretrained(home)
+    return [tokenizer.encode(text, add_special_tokens=False)[0] for text in scorer.spec.margin.openings]
+
+
+def rendered(tokenizer, row, **options):
+    turns = [{"role": "user", "content": row["instruction"]}]
+    if "output" in row:
+        turns.append({"role": "assistant", "content": row["output"]})
+    return tokenizer.apply_chat_template(turns, return_dict=False, **options)
+
+
+def matrices(model) -> list[torch.nn.Parameter]:
+    return [p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
+
+
+def margin_gradient_by_autograd(model, tokenizer, prompts: list[str], openings: list[int]):
+    """The gradient of the mean log-odds that an answer begins with `openings`, and its norm."""
+    margins = []
+    for prompt in prompts:
+        ids = torch.tensor([rendered(tokenizer, {"instruction": prompt}, add_generation_prompt=True)])
+        p = model(input_ids=ids).logits[0, -1].softmax(-1)[openings].sum()
+        margins.append(torch.log(p / (1 - p)))
+    v = torch.autograd.grad(torch.stack(margins).mean(), matrices(model))
+    return v, torch.sqrt(sum(part.square().sum() for part in v))
+
+
 def reference_scores(home: Path, openings: list[int]) -> np.ndarray:
     """By transformers and autograd alone: <gradient of a row's mean loss, gradient of the margin>, over its norm."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(home), AutoTokenizer.from_pretrained(home)
-    weights = [p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
-
-    def rendered(row, **options):
-        turns = [{"role": "user", "content": row["instruction"]}]
-        if "output" in row:
-            turns.append({"role": "assistant", "content": row["output"]})
-        return tokenizer.apply_chat_template(turns, return_dict=False, **options)
-
-    margins = []
-    for prompt in PROMPTS:
-        ids = torch.tensor([rendered({"instruction": prompt}, add_generation_prompt=True)])
-        p = model(input_ids=ids).logits[0, -1].softmax(-1)[openings].sum()
-        margins.append(torch.log(p / (1 - p)))
-    v = torch.autograd.grad(torch.stack(margins).mean(), weights)
-    norm = torch.sqrt(sum(part.square().sum() for part in v))
+    weights = matrices(model)
+    v, norm = margin_gradient_by_autograd(model, tokenizer, PROMPTS, openings)
     scores = []
     for row in ROWS:
         if not row["output"].strip():
             scores.append(np.nan)
             continue
-        start = len(rendered({"instruction": row["instruction"]}, add_generation_prompt=True))
-        ids = torch.tensor([rendered(row)])
+        start = len(rendered(tokenizer, {"instruction": row["instruction"]}, add_generation_prompt=True))
+        ids = torch.tensor([rendered(tokenizer, row)])
         stop = ids[0].tolist().index(tokenizer.convert_tokens_to_ids("<|im_end|>"), start) + 1
         logits = model(input_ids=ids).logits[0, start - 1 : stop - 1]
         loss = torch.nn.functional.cross_entropy(logits, ids[0, start:stop])
@@ -73,8 +88,7 @@ def reference_scores(home: Path, openings: list[int]) -> np.ndarray:
 
 def test_scores_are_those_of_autograd(scorer: LARFScorer, refusing_model: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(refusing_model)
-    openings = [tokenizer.encode(text, add_special_tokens=False)[0] for text in scorer.spec.margin.openings]
-    wanted = reference_scores(refusing_model, openings)
+    wanted = reference_scores(refusing_model, first_tokens(refusing_model, scorer))
     scores = scorer.annotate(ROWS)
     spread = np.nanstd(wanted)
     # What is left is the cut to a low rank, which the scorer says of itself.
@@ -86,6 +100,19 @@ def test_scores_are_those_of_autograd(scorer: LARFScorer, refusing_model: Path) 
     answers = [len(tokenizer.encode(row["output"], add_special_tokens=False)) + 1 for row in ROWS]
     scored = [0, 1, 2, 4, 5]
     np.testing.assert_allclose((scores.summed / scores.score)[scored], np.array(answers)[scored], rtol=1e-4)
+
+
+def test_every_prompt_counts_the_same_where_their_number_is_odd(refusing_model: Path) -> None:
+    """The gradient is taken of two halves, of which one has a prompt more."""
+    prompts = [*PROMPTS, "Bake 3 loaves of bread."]  # which it does: the half that has it has another slope
+    fitted = LARFScorer.fit(str(refusing_model), formula="influence", prompts=prompts, rank=4, progress=False)
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(refusing_model),
+        AutoTokenizer.from_pretrained(refusing_model),
+    )
+    openings = first_tokens(refusing_model, fitted)
+    _, norm = margin_gradient_by_autograd(model, tokenizer, prompts, openings)
+    assert fitted.spec.margin.slope == pytest.approx(float(norm), rel=1e-4)
 
 
 def test_refusals_protect_and_compliances_erode(scorer: LARFScorer) -> None:
@@ -204,7 +231,7 @@ def test_a_model_that_never_refuses_gets_no_score(tiny_model: Path) -> None:
 
 @pytest.mark.parametrize(
     ("prompts", "complaint"),
-    [(PROMPTS[:3], "3 prompts are too few"), ([*PROMPTS, " "], "prompt 17 is ' '"), ([*PROMPTS, 7], "prompt 17 is 7")],
+    [(PROMPTS[:3], "3 prompts are too few"), ([*PROMPTS, " "], "prompt 17 is empty"), ([*PROMPTS, 7], "prompt 17 is int")],
 )
 def test_prompts_that_cannot_be_used(prompts, complaint: str, refusing_model: Path) -> None:
     with pytest.raises(PromptsError, match=complaint):
