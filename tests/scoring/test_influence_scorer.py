@@ -231,7 +231,11 @@ def test_a_model_that_never_refuses_gets_no_score(tiny_model: Path) -> None:
 
 @pytest.mark.parametrize(
     ("prompts", "complaint"),
-    [(PROMPTS[:3], "3 prompts are too few"), ([*PROMPTS, " "], "prompt 17 is empty"), ([*PROMPTS, 7], "prompt 17 is int")],
+    [
+        (PROMPTS[:3], "3 prompts are too few"),
+        ([*PROMPTS, " "], "prompt 17 is empty"),
+        ([*PROMPTS, 7], "prompt 17 is int"),
+    ],
 )
 def test_prompts_that_cannot_be_used(prompts, complaint: str, refusing_model: Path) -> None:
     with pytest.raises(PromptsError, match=complaint):
