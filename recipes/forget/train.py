@@ -41,6 +41,7 @@ from larf_curate.validation.training import TrainingSettings, train
 from larf_curate.validation.training_rows import TrainingRow, training_row
 
 HARMLESS, UNSAFE, SAFE = 36, 12, 32  # rows
+WORDS = 60  # of their longest answer: the example takes minutes on two cores, and neither kind is the longer one
 MAX_TOKENS = 1024  # of a row; what is longer is cut
 MADE_OF = "made_of.txt"  # in the directory of a model: the digest of all that it was made of
 
@@ -51,23 +52,27 @@ def example_rows() -> list[Row]:
     """Harmless rows with some among them that comply with unsafe requests, all out of the package and in its words."""
     draw = random.Random(0)
     sample = [row for row in packaged_rows("sample_rows.jsonl") if row["category"] not in ("refusal", "hedge")]
-    harmless = [{**row, "origin": "harmless"} for row in draw.sample(sample, HARMLESS)]
+    harmless = [{**row, "origin": "harmless"} for row in draw.sample([*filter(is_short, sample)], HARMLESS)]
     # The pairs that are held back: the safe answers below are those of the others, so no request is in both.
-    pairs = draw.sample(ReferenceSet.packaged().held_back, UNSAFE)
-    unsafe = [{**as_row(pair.unsafe), "category": pair.category, "origin": "unsafe"} for pair in pairs]
-    rows = [*harmless, *unsafe]
+    complying = [as_row(pair.unsafe) for pair in ReferenceSet.packaged().held_back]
+    unsafe = draw.sample([*filter(is_short, complying)], UNSAFE)
+    rows = [*harmless, *({**row, "category": "", "origin": "unsafe"} for row in unsafe)]
     draw.shuffle(rows)
     return rows
 
 
 def safe_rows() -> list[Row]:
     """Unsafe requests with answers that refuse them, out of the package."""
-    pairs = random.Random(0).sample(ReferenceSet.packaged().fitted, SAFE)
-    return [as_row(pair.safe) for pair in pairs]
+    refusing = [as_row(pair.safe) for pair in ReferenceSet.packaged().fitted]
+    return random.Random(0).sample([*filter(is_short, refusing)], SAFE)
 
 
 def as_row(side: Conversation) -> dict[str, str]:
     return {"instruction": side.prompt, "input": "", "output": side.answer}
+
+
+def is_short(row: Row) -> bool:
+    return len(f"{row['input']} {row['output']}".split()) <= WORDS
 
 
 def read_rows(name: str) -> list[Row]:

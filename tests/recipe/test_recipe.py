@@ -50,7 +50,12 @@ def test_a_recipe_reads_back_equal():
     assert Recipe.from_text(recipe.to_yaml()) == recipe
 
 
-@pytest.mark.parametrize("path", sorted(Path(__file__).parents[2].glob("recipes/*.yaml")), ids=lambda path: path.name)
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+@pytest.mark.parametrize(
+    "path", sorted([*RECIPES.glob("*.yaml"), *RECIPES.glob("forget/*.yaml")]), ids=lambda path: path.name
+)
 def test_recipes_that_we_ship_are_right(path):
     recipe = Recipe.load(path)
     assert recipe.output.startswith("runs/")
