@@ -40,7 +40,7 @@ from larf_curate.validation.study import load_whole
 from larf_curate.validation.training import TrainingSettings, train
 from larf_curate.validation.training_rows import TrainingRow, training_row
 
-HARMLESS, UNSAFE, SAFE = 36, 12, 32  # rows
+HARMLESS, UNSAFE, SAFE = 36, 12, 16  # rows
 WORDS = 60  # of their longest answer: the example takes minutes on two cores, and neither kind is the longer one
 MAX_TOKENS = 1024  # of a row; what is longer is cut
 MADE_OF = "made_of.txt"  # in the directory of a model: the digest of all that it was made of
