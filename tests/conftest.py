@@ -6,8 +6,8 @@ import atexit
 import gc
 import os
 import shutil
+import sys
 import tempfile
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many test processes as cores: each
 HUB_HOME = Path(tempfile.mkdtemp(prefix="larf-tests-hf-"))
 HUB = serve_for_tests(HUB_HOME)
 atexit.register(shutil.rmtree, HUB_HOME, ignore_errors=True)
+# Each test process has a Hub of its own, and files from it. They share our cache, so that the demo model is fetched and
+# unpacked once. The first process makes it, and those that it starts find its name in their environment.
+if "LARF_TESTS_CACHE" not in os.environ:
+    os.environ["LARF_TESTS_CACHE"] = tempfile.mkdtemp(prefix="larf-tests-cache-")
+    atexit.register(shutil.rmtree, os.environ["LARF_TESTS_CACHE"], ignore_errors=True)
+(HUB_HOME / "larf_curate").symlink_to(os.environ["LARF_TESTS_CACHE"])
+# Else each of the dozens of processes that tests start would compile what it imports, which takes seconds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -84,21 +93,19 @@ def tiny_scorer(tiny_model: Path, references_file: Path):
 
 
 @pytest.fixture(scope="session")
-def demo_references():
-    """Every sixth of the packaged pairs to fit on, and every third that is held back; .ci/run fits them all."""
-    from larf_curate import ReferenceSet
+def demo_scorer(own_reference_states):
+    """The embedded demo model at the recommended block, fitted on the states that come with the package.
 
-    packaged = ReferenceSet.packaged()
-    return ReferenceSet((*packaged.fitted[::6], *packaged.held_back[::3]), "some of the packaged")
-
-
-@pytest.fixture(scope="session")
-def demo_scorer(demo_references):
-    """The embedded demo model at the recommended block: half a minute, once."""
+    `test_reference_states.py` encodes some of them anew, and `test_parity.py` has others from transformers.
+    """
     from larf_curate import LARFScorer
     from larf_curate.models import demo
+    from larf_curate.scoring import reference_states
 
-    return LARFScorer.fit("demo", demo.LAYER, references=demo_references)
+    packaged = Path(reference_states.__file__).parents[1] / "data" / "reference_states"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference_states, "directories", lambda: [own_reference_states, packaged])
+        return LARFScorer.fit("demo", demo.LAYER)
 
 
 @pytest.fixture(scope="session")
@@ -132,7 +139,23 @@ def plain_run(make_run):
 
 MARKED_FIXTURES = {"demo_scorer": "demo"}
 """Fixtures that take long to make, and the marker that their tests get by themselves."""
-COSTLY_MARKERS = ("demo", "process")
+LONGEST_FILES = (
+    "models/test_demo_aligned.py",
+    "runs/test_driver.py",
+    "scoring/test_scorer.py",
+    "scoring/test_parity.py",
+    "validation/test_audit.py",
+    "encoding/test_architectures.py",
+    "validation/test_remedies.py",
+    "publishing/test_push_run.py",
+    "encoding/test_encoder.py",
+    "test_cli.py",
+    "recipe/test_recipe.py",
+    "scoring/test_influence_scorer.py",
+    "security/test_row_writers.py",
+    "validation/test_validate.py",
+)
+"""Those that take ten seconds or more, the longest first; of the first two, one alone waits for the demo model."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -140,14 +163,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what uses the demo model; and where tests are distributed over processes, begin with the longest files.
 
     `--dist loadfile` keeps a file in one process, so that what its tests share is made once. Files are handed out in
-    order. If a file of processes that take a minute came last, one worker would be at work on it alone.
+    order. If a file that takes a minute came last, one worker would be at work on it alone.
     """
     for item in items:
         for fixture in set(MARKED_FIXTURES).intersection(getattr(item, "fixturenames", ())):
             item.add_marker(MARKED_FIXTURES[fixture])
     if "PYTEST_XDIST_WORKER" in os.environ:
-        costly = Counter(item.path for item in items if any(map(item.get_closest_marker, COSTLY_MARKERS)))
-        items.sort(key=lambda item: -costly[item.path])
+        home = Path(__file__).parent
+        place = {home / name: number for number, name in enumerate(LONGEST_FILES)}
+        assert all(path.is_file() for path in place), "LONGEST_FILES names a file that is gone"
+        items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 @pytest.hookimpl(trylast=True)

@@ -81,7 +81,7 @@ def scored(tmp_path: Path) -> Path:
 
 @pytest.mark.process
 def test_fit_score_filter_one_after_the_other(tiny_model, references_file, tiny_scorer, rows, tmp_path):
-    fitted = larf_process("fit", tiny_model, "--layer", "1,3", "--references", references_file, "--out", tmp_path / "s")
+    fitted = larf("fit", tiny_model, "--layer", "1,3", "--references", references_file, "--out", tmp_path / "s")
     assert fitted.returncode == 0, fitted.stderr
     assert "8 pairs fitted" in fitted.stderr
 
@@ -97,7 +97,7 @@ def test_fit_score_filter_one_after_the_other(tiny_model, references_file, tiny_
     assert [score, *rest] == [f"{expected[top]:+.5f}", f"{top}", f"q{top}", "because", f"{top}"]
     assert re.fullmatch(r"\d+%", below)
 
-    split = larf_process("filter", tmp_path / "scored.parquet", "--drop-top", 2, "--out", tmp_path / "clean")
+    split = larf("filter", tmp_path / "scored.parquet", "--drop-top", 2, "--out", tmp_path / "clean")
     assert split.returncode == 0, split.stderr
     removed = pq.read_table(tmp_path / "clean" / "removed")["question"].to_pylist()
     assert sorted(removed) == sorted(f"q{i}" for i in np.argsort(expected)[-2:])
@@ -146,7 +146,7 @@ def test_calibrated_on_the_scorers_own_harmless_rows(scorer, scored, tmp_path, t
 @pytest.mark.process
 def test_version_and_help():
     assert larf_process("--version").stdout.strip() == __version__
-    shown = larf_process("--help").stdout
+    shown = larf("--help").stdout
     assert all(command in shown for command in ("fit", "score", "filter", "demo"))
 
 

@@ -103,7 +103,7 @@ def test_public_names_are_there_with_an_example_each():
 FLOW = [
     {"errors", "digests", "inert", "json_fields", "packaged", "safe_yaml"},
     {"atomic", "cache", "progress"},
-    {"hub", "written"},
+    {"hub", "typed_records", "written"},
     {"pushing"},
     {"rows", "sources"},
     {"models"},

@@ -41,7 +41,7 @@ def test_someone_else_commits_between_the_look_and_the_commit(hub):
         return {"README.md": b"# two"}
 
     with pytest.raises(PublishError, match=r"changed by someone else .*nothing was written; push again"):
-        push_files(HubClient(), Destination(REPO), render, title="Files")
+        push_files(HubClient(waits=(0.0,)), Destination(REPO), render, title="Files")
     assert hub.repos[REPO].files["README.md"] == b"# one"
     push_files(HubClient(), Destination(REPO), lambda *_: {"README.md": b"# two"}, title="Files")
     assert hub.repos[REPO].files["README.md"] == b"# two"

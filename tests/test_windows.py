@@ -41,16 +41,7 @@ def run(script: str) -> str:
 
 
 @pytest.mark.process
-def test_every_module_can_be_imported():
-    run(
-        "import importlib, pkgutil, larf_curate\n"
-        "for module in pkgutil.walk_packages(larf_curate.__path__, 'larf_curate.'):\n"
-        "    importlib.import_module(module.name)\n"
-    )
-
-
-@pytest.mark.process
-def test_a_recipe_says_that_it_needs_posix(tiny_scorer, tmp_path: Path):
+def test_every_module_can_be_imported_and_a_recipe_says_that_it_needs_posix(tiny_scorer, tmp_path: Path):
     tiny_scorer.save_pretrained(tmp_path / "scorer")
     (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "q", "completion": "a"}) + "\n")
     recipe = {
@@ -60,6 +51,9 @@ def test_a_recipe_says_that_it_needs_posix(tiny_scorer, tmp_path: Path):
         "output": str(tmp_path / "out"),
     }
     said = run(
+        "import importlib, pkgutil, larf_curate\n"
+        "for module in pkgutil.walk_packages(larf_curate.__path__, 'larf_curate.'):\n"
+        "    importlib.import_module(module.name)\n"
         "from larf_curate import LarfError, Recipe\n"
         f"try: Recipe.from_text({json.dumps(recipe)!r}).run()\n"
         "except LarfError as error: print(error)\n"

@@ -10,6 +10,7 @@ from ..errors import DataError, one_line
 from ..inert import html_table
 from ..json_fields import parse_json
 from ..scoring.records import ReferenceQuantiles
+from ..typed_records import record_of
 from .excerpts import Excerpt, signed
 from .field_checks import check_summary_fields
 from .thresholds import Threshold
@@ -204,15 +205,13 @@ class Summary:
         Raises:
             DataError: it is something else.
         """
-        from pydantic import TypeAdapter
-
         try:
             values = parse_json(text)
             check_summary_fields(values)
             outcomes = {name: values[name] for name in ("kept", "removed", "unscorable") if name in values}
             threshold = values["threshold"] and Threshold.from_json(json.dumps(values["threshold"]))
-            # pydantic checks the types of all records below: what is read back is what mypy believes it to be.
-            summary: Summary = TypeAdapter(cls).validate_python(
+            summary = record_of(
+                cls,
                 {
                     "rows": values["rows"],
                     "scored": values["scored"],
@@ -225,7 +224,7 @@ class Summary:
                     "execution": values.get("how", ""),
                     "run": values.get("run"),
                     "references": values.get("references"),
-                }
+                },
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"not the summary of a run: {one_line(error)}") from error

@@ -16,6 +16,7 @@ from ..scoring.public_names import public_id, public_spec
 from ..scoring.quantile_levels import GROUP_LEVELS
 from ..scoring.spec import ScorerSpec
 from ..scoring.statistics import Estimate
+from ..typed_records import record_of
 from ..validation.audit_result import Audit
 from ..validation.results import Validation
 from .report_checks import check_report_fields
@@ -277,16 +278,14 @@ class Report:
         Raises:
             DataError: it is something else, or of another version.
         """
-        from pydantic import TypeAdapter
-
         try:
             values = parse_json(text)
             version = values["report_version"]
             if version == VERSION:
                 check_report_fields(values)
                 scorer = values["scorer"] and json.dumps({_TEMPLATE: None, **values["scorer"]})
-                # pydantic checks the types of all records: what is read back is what mypy believes it to be.
-                report: Report = TypeAdapter(cls).validate_python(
+                return record_of(
+                    cls,
                     {
                         "rows": values["rows"],
                         "issues": values["issues"],
@@ -303,9 +302,8 @@ class Report:
                         "run": values["run"],
                         "audit": values.get("audit"),
                         "validation": _validation(values.get("validation")),
-                    }
+                    },
                 )
-                return report
         except (LarfError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"not a report of larf-curate: {one_line(error)}") from error
         raise DataError(f"the report is of version {str(version)[:40]}; this one reads {VERSION}")

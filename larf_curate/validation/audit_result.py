@@ -11,6 +11,7 @@ from typing import Literal
 from ..errors import DataError, one_line
 from ..json_fields import parse_json
 from ..scoring.public_names import public_id
+from ..typed_records import record_of
 from .audit_statistics import Measured
 
 AUDIT = "audit.json"  # the name of its file in a run directory
@@ -234,15 +235,11 @@ class Audit(AuditedModel):
         Raises:
             DataError: it is something else, or of another version.
         """
-        from pydantic import TypeAdapter
-
         try:
             values = parse_json(text)
             version = values["audit_version"]
             if version == VERSION:
-                # pydantic checks the types of all records: what is read back is what mypy believes it to be.
-                audit: Audit = TypeAdapter(cls).validate_python(values)
-                return audit
+                return record_of(cls, values)
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"not an audit of larf-curate: {one_line(error)}") from error
         raise DataError(f"the audit is of version {str(version)[:40]}; this one reads {VERSION}")

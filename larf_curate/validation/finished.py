@@ -13,6 +13,7 @@ from ..atomic import write_bytes, write_private, write_text
 from ..cache import read_cached
 from ..progress import say
 from ..scoring.margin import Refusals
+from ..typed_records import record_of
 from .measuring import Measured
 from .training_rows import TrainingRow
 
@@ -57,13 +58,11 @@ class FinishedArms:
 
     def read(self, name: str, seed: int, digest: str) -> Measured | None:
         """What an arm did, if it was trained and asked in just this way; None where it is still to be done."""
-        from pydantic import TypeAdapter
-
         try:
             stored = json.loads(self._content(self._path(name, seed)))
             if stored["digest"] != digest:
                 return None
-            found: Measured = TypeAdapter(Measured).validate_python(stored["measured"])
+            found = record_of(Measured, stored["measured"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -82,11 +81,9 @@ class FinishedArms:
 
     def read_refusals(self, digest: str) -> Refusals | None:
         """What `find_refusals` found, if for just these prompts and this model."""
-        from pydantic import TypeAdapter
-
         try:
             stored = json.loads(self._content(self.home / _REFUSALS))
-            found: Refusals = TypeAdapter(Refusals).validate_python(stored["refusals"])
+            found = record_of(Refusals, stored["refusals"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return found if stored["digest"] == digest else None

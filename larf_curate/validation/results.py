@@ -14,6 +14,7 @@ from ..deciding.results import run_digest
 from ..errors import DataError, one_line
 from ..json_fields import parse_json
 from ..scoring.public_names import public_id
+from ..typed_records import record_of
 from .bootstrap import Figure
 from .words import MEANINGS
 
@@ -189,14 +190,12 @@ class Validation:
         Raises:
             DataError: it is something else.
         """
-        from pydantic import TypeAdapter
-
         try:
             values = _nan_for_nulls(parse_json(text))
             arms = [{"name": name, **one} for name, one in values["arms"].items()]
             for one in arms:
                 one.pop("meaning", None)
-            found: Validation = TypeAdapter(cls).validate_python({**values, "arms": arms})
+            found = record_of(cls, {**values, "arms": arms})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"not the result of a validation: {one_line(error)}") from error
         return found

@@ -2,55 +2,65 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from larf_curate.encoding.memory import free_bytes, to_device
+from larf_curate.encoding.memory import free_bytes, reuse_memory, to_device
 
 FAULTS = """
-import ctypes, resource, sys, torch
+import ctypes, os, resource, torch
 for number in (-1, -3):  # as glibc begins; its thresholds then move, at times as far as to hide the difference
     ctypes.CDLL(None).mallopt(number, 128 * 1024)
 from larf_curate.encoding.memory import reuse_memory
-if sys.argv[1] == "reuse":
-    print(reuse_memory())
 def work():
     for _ in range(10):
         at_once = [torch.ones(5 * 2**20) for _ in range(4)]
         del at_once  # more than glibc keeps by itself
-work()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-work()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+def count_faults():
+    work()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    work()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+for reused in (False, True):  # each in a child of its own
+    if not os.fork():
+        print(reused and reuse_memory(), count_faults(), flush=True)
+        os._exit(0)
+    assert os.wait()[1] == 0
 """
-
-
-def faults(way: str, **env: str) -> list[str]:
-    plain = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_", "LD_"))}
-    command = [sys.executable, "-c", FAULTS, way]
-    return subprocess.run(command, env={**plain, **env}, capture_output=True, text=True, check=True).stdout.split()
 
 
 @pytest.mark.process
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc is known")
 def test_tensors_come_out_of_the_memory_of_the_last_ones() -> None:
-    said, reused = faults("reuse")
-    [plain] = faults("plain")
-    assert said == "True"
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_", "LD_"))}
+    command = [sys.executable, "-c", FAULTS]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    (said, plain), (changed, reused) = (line.split() for line in done.stdout.splitlines())
+    assert (said, changed) == ("False", "True")
     assert int(reused) < int(plain) / 10
 
 
-@pytest.mark.process
 @pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"])
-def test_what_the_user_has_said_stays(name: str) -> None:
-    value = "glibc.malloc.trim_threshold=131072" if name == "GLIBC_TUNABLES" else "131072"
-    assert faults("reuse", **{name: value})[0] == "False"
+def test_what_the_user_has_said_stays(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for other in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD"):
+        monkeypatch.delenv(other, raising=False)
+    changed: list[tuple[int, int]] = []
+    library = SimpleNamespace(mallopt=lambda number, value: changed.append((number, value)) or 1)
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: library)
+    assert reuse_memory.__wrapped__() == (sys.platform == "linux")
+    assert len(changed) == 2 * (sys.platform == "linux")
+    monkeypatch.setenv(name, "glibc.malloc.trim_threshold=131072" if name == "GLIBC_TUNABLES" else "131072")
+    changed.clear()
+    assert not reuse_memory.__wrapped__()
+    assert changed == []
 
 
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="another system tells it otherwise")

@@ -23,10 +23,14 @@ from larf_curate.rows.wording import refuses, settled
 from larf_curate.scoring.layer_search.search import find_safety_layers
 from larf_curate.scoring.references import ReferenceSet
 
-pytestmark = pytest.mark.demo
-
-for needed in ("gguf", "peft"):
-    pytest.importorskip(needed, reason="the aligned demo model needs larf-curate[demo,peft]")
+NEEDED = ("gguf", "peft")  # not imported here: peft takes seconds, in every process that collects this file
+pytestmark = [
+    pytest.mark.demo,
+    pytest.mark.skipif(
+        any(importlib.util.find_spec(package) is None for package in NEEDED),
+        reason="the aligned demo model needs larf-curate[demo,peft]",
+    ),
+]
 
 
 def held_out_rows() -> list[Any]:

@@ -189,7 +189,7 @@ def home(tmp_path_factory, tiny_scorer: LARFScorer) -> Path:
     home = tmp_path_factory.mktemp("recipe")
     tiny_scorer.save_pretrained(home / "scorer")
     rows = [{"instruction": f"Tell me of {i}.", "output": "\x1b[31m bread <b>salt</b> " * (i % 7)} for i in range(60)]
-    rows[0]["output"] = "word " * 100_000
+    rows[0]["output"] = "word " * 10_000
     (home / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     text = "source: {path: rows.jsonl}\nscorer: {from: scorer}\nthreshold: {drop_top: 6}\noutput: out\n"
     (home / "recipe.yaml").write_text(text)

@@ -117,9 +117,9 @@ def test_a_run_leaves_nothing_in_the_environment(tmp_path, scorer):
 
 @pytest.fixture(scope="module")
 def undisturbed(scorer: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """1,500 rows in 24 shards, and their results from one process."""
+    """900 rows in 15 shards, and their results from one process."""
     home = tmp_path_factory.mktemp("undisturbed")
-    write_rows(home / "rows.jsonl", 1500)
+    write_rows(home / "rows.jsonl", 900)
     run(recipe(home, scorer))
     return home
 
@@ -134,7 +134,7 @@ def test_it_decides_as_map_and_threshold_do(undisturbed, tiny_scorer):
     threshold = Threshold.drop_top(90).fit(scores)
     kept = scored.filter(threshold.with_unscorable("keep").keep, input_columns="larf_score", with_indices=True)
     found = results(undisturbed)
-    assert {outcome: len(table) for outcome, table in found.items()} == {"kept": 1395, "removed": 90, "unscorable": 15}
+    assert {outcome: len(table) for outcome, table in found.items()} == {"kept": 801, "removed": 90, "unscorable": 9}
     assert set(kept["number"]) - set(found["unscorable"]["number"].to_pylist()) == set(
         found["kept"]["number"].to_pylist()
     )
@@ -262,7 +262,7 @@ def test_a_killed_run_goes_on_where_whole_shards_ended(undisturbed, scorer, tmp_
     assert not (tmp_path / "out" / "kept").exists()
     run(recipe(tmp_path, scorer, executor={"tasks": 4, "workers": 1}))
     assert before.items() <= states(tmp_path).items(), "what was whole is not scored again"
-    assert len(states(tmp_path)) == 24
+    assert len(states(tmp_path)) == 15
     assert_same_results(tmp_path, undisturbed)
     for outcome in OUTCOMES:
         columns = pq.read_schema(next((tmp_path / "out" / outcome).iterdir()))

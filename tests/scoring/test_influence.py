@@ -121,7 +121,7 @@ def test_a_lower_rank_keeps_the_largest_part(tmp_path):
 def test_two_forward_passes_are_the_derivative(name, tmp_path):
     loaded, runtime = model_and_runtime(tmp_path, name)
     direction, _ = margin_direction(loaded, random_refusals(), rank=4)
-    rows, marks = rows_and_marks()
+    rows, marks = rows_and_marks(8)
     step, gap = choose_step(runtime, rows, marks, direction)
     found = token_influence(runtime, rows, marks, direction, step)
     assert gap < 0.01

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from larf_curate import LARFScorer
+from larf_curate import LARFScorer, ReferenceSet
 from larf_curate.cache import clear_caches
 from larf_curate.encoding.encoder import Encoder
 from larf_curate.errors import ModelError
@@ -164,10 +164,16 @@ def test_the_package_ships_the_states_of_its_references_for_the_demo_model(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, encoded: list[int], demo_scorer: LARFScorer
 ) -> None:
     """`recipes/reference_states.py` makes them anew where this fails."""
+    packaged = ReferenceSet.packaged()
+    few = ReferenceSet((*packaged.fitted[::40], *packaged.held_back[::20]), "some of the packaged")
+    here = LARFScorer.fit("demo", demo.LAYER, references=few, progress=False)
+    assert encoded == [2 * len(few.pairs) + 1]
+    for side in ("unsafe", "safe"):
+        np.testing.assert_allclose(demo_scorer._tensors[side][::40], here._tensors[side], rtol=1e-3, atol=1e-3)
+
     monkeypatch.undo()
     directories = [tmp_path, Path(reference_states.__file__).parents[1] / "data" / "reference_states"]
     monkeypatch.setattr(reference_states, "directories", lambda: directories)
     shipped = LARFScorer.fit("demo", demo.LAYER, progress=False)
     assert not list(tmp_path.iterdir()), "not found among those of the package: encoded"
-    for side in ("unsafe", "safe"):  # some of the same pairs, encoded here
-        np.testing.assert_allclose(shipped._tensors[side][::6], demo_scorer._tensors[side], rtol=1e-3, atol=1e-3)
+    assert shipped.spec == demo_scorer.spec

@@ -103,15 +103,17 @@ READERS: dict[str, Callable[[str], object]] = {
 SMALL, LARGE = 1 << 16, 1 << 20
 
 
-def seconds(reader: Callable[[str], object], text: str) -> float:
-    """Of a core, the fastest of three: other processes slow down some of them."""
-    spent = []
+def seconds(reader: Callable[[str], object], text: str, enough: float = 0.0) -> float:
+    """Of a core, the fastest of three, since other processes slow some down; one that is fast `enough` is the last."""
+    fastest = math.inf
     for _ in range(3):
         start = time.process_time()
         with contextlib.suppress(ValueError):
             reader(text)
-        spent.append(time.process_time() - start)
-    return min(spent)
+        fastest = min(fastest, time.process_time() - start)
+        if fastest < enough:
+            break
+    return fastest
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -120,8 +122,8 @@ def test_a_megabyte_takes_as_long_as_its_parts(name: str) -> None:
     start = "### Instruction:\n" if name == "transcript" else ""
     for piece in PIECES:
         small, large = ((start + piece * (size // len(piece) + 1))[:size] for size in (SMALL, LARGE))
-        before = max(seconds(READERS[name], small), 0.002)
-        assert seconds(READERS[name], large) < 4 * LARGE / SMALL * before, (name, piece)
+        limit = 4 * LARGE / SMALL * max(seconds(READERS[name], small), 0.002)
+        assert seconds(READERS[name], large, enough=limit) < limit, (name, piece)
 
 
 def conversation_of_calls(count: int) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 from safetensors.numpy import load_file, save
-from support.made_runs import SCORER, sample_rows
+from support.made_runs import SCORER, run_maker, sample_rows
 
 from larf_curate import LARFScorer, Threshold
 from larf_curate.deciding.layout import SUMMARY
@@ -223,6 +223,14 @@ def test_a_record_of_a_run_speaks_of_its_own_directory(plain_run: Path, place: s
         Summary.from_json(json.dumps(values))
 
 
+@pytest.fixture(scope="module")
+def report_text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """`report.json` of a run, as it was written."""
+    home = run_maker(tmp_path_factory.mktemp("report"))(*sample_rows())
+    write_report(home)
+    return (home / REPORT).read_text()
+
+
 @pytest.mark.parametrize(
     ("place", "value"),
     [
@@ -236,9 +244,8 @@ def test_a_record_of_a_run_speaks_of_its_own_directory(plain_run: Path, place: s
     ],
     ids=lambda value: repr(value)[:30],
 )  # fmt: skip
-def test_a_field_of_a_report_that_cannot_be_is_refused(plain_run: Path, place: str, value: object) -> None:
-    write_report(plain_run)
-    values = json.loads((plain_run / REPORT).read_text())
+def test_a_field_of_a_report_that_cannot_be_is_refused(report_text: str, place: str, value: object) -> None:
+    values = json.loads(report_text)
     change(values, place, value)
     with pytest.raises(DataError):
         Report.from_json(json.dumps(values))
