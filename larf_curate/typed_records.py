@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .cache import register
 
@@ -11,6 +10,10 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 Record = TypeVar("Record")
+
+_checkers: dict[type[Any], TypeAdapter[Any]] = {}
+"""One for each kind of record: making one takes a tenth of a second if the record is large."""
+register(_checkers.clear)
 
 
 def record_of(kind: type[Record], values: object) -> Record:
@@ -27,15 +30,9 @@ def record_of(kind: type[Record], values: object) -> Record:
     Raises:
         ValueError: a field is missing, unknown, or of another type.
     """
-    return cast("Record", _checker(kind).validate_python(values))
+    if kind not in _checkers:
+        from pydantic import TypeAdapter
 
-
-@functools.cache
-def _checker(kind: type[Any]) -> TypeAdapter[Any]:
-    """Made once for each kind: for a large one that takes a tenth of a second."""
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(kind)
-
-
-register(_checker.cache_clear)
+        _checkers[kind] = TypeAdapter(kind)
+    record: Record = _checkers[kind].validate_python(values)
+    return record
