@@ -429,13 +429,18 @@ def test_a_scored_shard_that_was_cut_short_afterwards(scorer, tmp_path):
 
 @contextlib.contextmanager
 def files_up_to(size: int) -> Iterator[None]:
-    """No file of this process grows beyond so many bytes meanwhile: the system refuses the write."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    """No file of this process grows beyond so many bytes meanwhile: the system refuses the write.
+
+    Bytecode is not written meanwhile: Python would keep the part of it that fits, and fail on it from then on.
+    """
+    before, written = resource.getrlimit(resource.RLIMIT_FSIZE), sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        sys.dont_write_bytecode = written
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.process)])
@@ -447,7 +452,8 @@ def test_files_that_cannot_grow(workers, undisturbed, scorer, tmp_path):
         with files_up_to(18_000), pytest.raises(OutputError, match="File too large"):
             run(path)
     else:
-        small = "resource.setrlimit(resource.RLIMIT_FSIZE, (18_000, resource.RLIM_INFINITY))"
+        small = "import os; os.environ['PYTHONDONTWRITEBYTECODE'] = '1'; sys.dont_write_bytecode = True; "
+        small += "resource.setrlimit(resource.RLIMIT_FSIZE, (18_000, resource.RLIM_INFINITY))"
         assert "File too large" in told(path, small)
     assert not (tmp_path / "out" / SUMMARY).exists()
     run(recipe(tmp_path, scorer, executor={"tasks": 2, "workers": 1}))
