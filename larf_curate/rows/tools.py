@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import Issue, Unscorable
+from ..json_fields import Undecoded
 from .values import kind_of_value, parse_json, structure_of, without_nulls
 
 Message = dict[str, Any]
@@ -106,7 +107,13 @@ def number_calls(messages: list[Message]) -> None:
 
 
 def tools_of(value: Any) -> tuple[tuple[dict[str, Any], ...], str]:
-    """Tool specifications as templates read them, or, where they are not JSON, as a text for the system turn."""
+    """Tool specifications as templates read them, or, where they are not JSON, as a text for the system turn.
+
+    Raises:
+        Unscorable: they are JSON that cannot be read.
+    """
+    if isinstance(value, Undecoded):
+        raise Unscorable(Issue.WRONG_TYPE, "the tools are JSON that cannot be read, nested too deep for example")
     if not isinstance(value, str):
         value = without_nulls(value)
     else:

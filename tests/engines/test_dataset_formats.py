@@ -155,6 +155,8 @@ def test_a_value_that_is_nested_deep_makes_one_row_unscorable(tiny_scorer: LARFS
     rows = [{"messages": deep}, {"messages": turns(1)}, {"messages": [{"role": "user", "content": deep}]}]
     found = tiny_scorer.annotate(rows)
     assert found.issues == ["wrong_type", None, "wrong_type"]
+    assert tiny_scorer.annotate([{"messages": turns(1), "tools": deep}]).issues == ["wrong_type"]
+    assert tiny_scorer.annotate([{"messages": turns(1), "more": deep}]).issues == [None], "nobody reads that column"
 
 
 # What is no rows ------------------------------------------------------------------------------------------------------
