@@ -564,7 +564,7 @@ def test_the_demo_as_json(tiny_scorer, tmp_path, monkeypatch):
 # What hands expect --------------------------------------------------------------------------------------------------
 
 
-def test_every_command_has_short_help_and_can_be_quiet_or_verbose():
+def test_every_command_has_short_help_can_be_quiet_or_verbose_and_reports_in_json():
     names = re.findall(r"^│ ([a-z]+) ", larf("-h").stdout, re.MULTILINE)
     assert {"run", "fit", "score", "filter", "report", "push", "layers", "demo", "env"} <= set(names)
     for name in names:
@@ -572,6 +572,7 @@ def test_every_command_has_short_help_and_can_be_quiet_or_verbose():
         assert shown.returncode == 0
         assert "--quiet" in shown.stdout
         assert "--verbose" in shown.stdout
+        assert "--json" in shown.stdout
 
 
 def test_quiet_prints_the_result_alone_and_json_is_one_object(scorer, rows, tmp_path):

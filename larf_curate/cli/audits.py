@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Unpack
 import typer
 
 from ..models.options import OPTIONS, FitOptions
+from ..progress import say, tell
 from ..validation.limits import LEAST_ROWS
 from .model_options import with_fit_options
-from .usage import Columns, Config, Field, Format, Join, Split, reading_of
+from .usage import Columns, Config, Field, Format, Join, Json, Split, reading_of
 
 if TYPE_CHECKING:
     from ..validation.audit_result import Audit
@@ -47,6 +48,7 @@ def audit(
     field: Field = None,
     columns: Columns = None,
     join: Join = None,
+    json: Json = False,
     **options: Unpack[FitOptions],
 ) -> None:
     """Measure, on a sample of rows, whether a score says which rows erode the refusals of a model."""
@@ -73,11 +75,14 @@ def audit(
         format=None if reading == reading_of("auto", None, None) else reading,
         **options,
     )
-    show_audit(found)
+    if json:
+        print(found.to_json())
+    else:
+        show_audit(found)
     if out is None and is_a_run:
         out = Path(data) / AUDIT
     if out is not None:
         write_bytes(out, found.to_json().encode())
         picture = out.with_suffix(".png")
         write_bytes(picture, draw_audit(found))
-        print(f"written: {out}, {picture}")
+        (say if json else tell)(f"written: {out}, {picture}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Literal, Unpack
 
@@ -10,10 +12,10 @@ import typer
 from ..answering.prompts import LEAST_PROMPTS
 from ..errors import ModelError
 from ..models.options import FitOptions
-from ..progress import tell
+from ..progress import say, tell
 from .model_options import with_fit_options
 from .scorers import endpoint_judge
-from .usage import RunDirectory, wrong_usage
+from .usage import Json, RunDirectory, wrong_usage
 
 
 @with_fit_options
@@ -67,6 +69,7 @@ def validate(
         Path | None, typer.Option(help="Directory that keeps finished arms with their answers; in the cache else.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and how long it takes.")] = False,
+    json: Json = False,
     **options: Unpack[FitOptions],
 ) -> None:
     """Did removing those rows help? Train on them and on rows like them, ask, judge and compare."""
@@ -102,13 +105,20 @@ def validate(
         whole_answers=whole_answers,
         work=work,
     )
-    show_validation_plan(plan_validation(request))
+    plan = plan_validation(request)
+    if not json:
+        show_validation_plan(plan)
+    elif dry_run:
+        print(dumps(asdict(plan), indent=2, default=str))
     if dry_run:
         return
     found = run_validation(request)
     files = write_validation(found, run, out)
-    show_validation(found)
-    tell(f"written: {', '.join(map(str, files))}")
+    if json:
+        print(found.to_json())
+    else:
+        show_validation(found)
+    (say if json else tell)(f"written: {', '.join(map(str, files))}")
 
 
 def _names(text: str) -> list[str]:
