@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Unpack
 import typer
 
 from ..answering.prompts import LEAST_PROMPTS
-from ..errors import ModelError
+from ..errors import DataError, ModelError
 from ..models.options import FitOptions
 from ..progress import say, tell
 from .model_options import with_fit_options
@@ -76,6 +76,7 @@ def validate(
     from ..console import show_validation, show_validation_plan
     from ..models.options import ModelOptions
     from ..publishing.write_validation import write_validation
+    from ..validation.arms import parse_arms
     from ..validation.judge_choice import JudgeLike
     from ..validation.plan import plan_validation
     from ..validation.request import request_of
@@ -89,22 +90,25 @@ def validate(
     with wrong_usage(ModelError):
         training = TrainingSettings(method, adapter_rank, learning_rate, epochs, batch_rows, warmup)
     scored = ScoredRows.open(run)
-    request = request_of(
-        scored,
-        ModelOptions.of(model, **options),
-        arms=_names(arms),
-        remedies=_names(remedies or ""),
-        judges=asked,
-        prompts=prompts,
-        rows=rows,
-        seeds=seeds,
-        most_prompts=most_prompts,
-        base_model=base_model,
-        training=training,
-        answer_tokens=answer_tokens,
-        whole_answers=whole_answers,
-        work=work,
-    )
+    with wrong_usage(DataError, "--arms"):
+        parse_arms(_names(arms))
+    with wrong_usage(ModelError):
+        request = request_of(
+            scored,
+            ModelOptions.of(model, **options),
+            arms=_names(arms),
+            remedies=_names(remedies or ""),
+            judges=asked,
+            prompts=prompts,
+            rows=rows,
+            seeds=seeds,
+            most_prompts=most_prompts,
+            base_model=base_model,
+            training=training,
+            answer_tokens=answer_tokens,
+            whole_answers=whole_answers,
+            work=work,
+        )
     plan = plan_validation(request)
     if not json:
         show_validation_plan(plan)

@@ -65,7 +65,7 @@ class ValidationRequest:
             if value is not None and value < 1:
                 raise DataError(f"{name} must be 1 or more, not {value}")
         if unknown := sorted(set(self.remedies) - set(REMEDIES)):
-            raise DataError(f"there is no remedy {unknown[0]!r}; there are {', '.join(REMEDIES)}")
+            raise ModelError(f"there is no remedy {unknown[0]!r}; there are {', '.join(REMEDIES)}")
         needing = [name for name in self.remedies if name in NEED_UNALIGNED]
         if needing and self.base_model is None:
             raise ModelError(

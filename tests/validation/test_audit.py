@@ -426,10 +426,11 @@ def test_several_columns_and_a_scorer_in_a_file_of_the_users(planted, refusing_m
     columns = ["--column", "damage", "--column", "noise"]
     done = larf(
         *("audit", tmp_path / "rows.jsonl", "--scorer", tmp_path / "scorer", *columns, "--out", out, "--rows", 60),
-        *("--prompts", _file(tmp_path)),
+        *("--prompts", _file(tmp_path), "--json"),
     )
     assert done.returncode == 0, done.stderr
     values = json.loads(out.read_text())
+    assert json.loads(done.stdout) == values
     assert [score["name"] for score in values["scores"]] == ["damage", "noise", "larf, layer 1"]
     assert values["scores"][0]["spearman"] > 0.98
     assert out.with_suffix(".png").is_file()

@@ -42,6 +42,11 @@ def test_the_plan_comes_first_and_a_dry_run_stops_there(scored_run, taught_model
     assert "training" in text.partition("time")[2]
     assert "MiB for training" in text
     assert not work.exists()
+    done = larf(
+        *("validate", scored_run, "--model", taught_model, "--arms", "removed", "--prompts", prompts, "--work", work),
+        *("--dry-run", "--json"),
+    )
+    assert json.loads(done.stdout)["models"] == 3
 
 
 def test_a_validation_is_shown_and_written(scored_run, taught_model, prompts, tmp_path, monkeypatch):
@@ -76,9 +81,11 @@ def test_a_validation_is_shown_and_written(scored_run, taught_model, prompts, tm
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["--arms", "worst"], 1, "there is no arm 'worst'"),
+        (["--arms", "worst"], 2, "there is no arm 'worst'"),
         (["--epochs", "0"], 2, "epochs must be more than 0"),
-        (["--remedies", "lox"], 1, "give base_model (--base-model)"),
+        (["--remedies", "lox"], 2, "give base_model (--base-model)"),
+        (["--remedies", "prayer"], 2, "there is no remedy 'prayer'"),
+        (["--judges", "oracle"], 2, "there is no judge 'oracle'"),
         (["--judge-url", "http://127.0.0.1:9/v1"], 2, "--judge-url and --judge-model go together"),
     ],
 )
