@@ -146,7 +146,10 @@ def _two_columns(lines: Iterator[tuple[str, str]]) -> Table:
 def _plan_lines(plan: RunPlan) -> Iterator[tuple[str, str]]:
     scored_shards = plan.shards - plan.pending
     yield "source", f"{plan.source}: {plan.rows:,} rows, read as {plan.format}"
-    yield "shards", f"{plan.shards:,} of {plan.shard_rows:,} rows; {scored_shards:,} are scored already"
+    yield (
+        "shards",
+        f"{plan.shards:,} of about {plan.rows / max(1, plan.shards):,.0f} rows; {scored_shards:,} are scored already",
+    )
     searched = "auto: searched for first, once, which takes minutes to hours; below, all blocks are reckoned with"
     read = f"layer {', '.join(map(str, plan.layers)) or searched}"
     yield (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Container
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ def hub_errors() -> tuple[type[Exception], ...]:
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined] # its documented way to the client's own errors
 
-    return (httpx.HTTPError, HFValidationError, OSError)
+    # What answers in the Hub's place, such as the login page of a network, answers in HTML.
+    return (httpx.HTTPError, HFValidationError, OSError, json.JSONDecodeError)
 
 
 def offline() -> bool:
@@ -119,6 +121,10 @@ class HubClient:
         }
         if status in explanations:
             return explanations[status]
+        if isinstance(error, json.JSONDecodeError):
+            return (
+                f"what answers for {repo} is not the Hub ({one_line(error)}): a proxy, or the login page of a network?"
+            )
         return f"the Hub cannot be used for {repo}: {one_line(error)}"
 
 
@@ -138,4 +144,4 @@ def _is_busy(status: int) -> bool:
 def _is_connection_error(error: Exception) -> bool:
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
-    return isinstance(error, httpx.TransportError | ConnectionError | TimeoutError)
+    return isinstance(error, httpx.TransportError | ConnectionError | TimeoutError | json.JSONDecodeError)

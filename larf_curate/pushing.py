@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from .errors import PublishError
 from .hub import HubClient, hub_errors
+from .progress import say
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -142,6 +143,7 @@ class _Push:
         self.token = token
         self.url = f"{api.endpoint}/{'datasets/' if self.kind == 'dataset' else ''}{self.repo}"
         self.created = False  # by an earlier try, perhaps
+        self.perhaps_created = False  # it was asked for, and no answer came
         self.digests: dict[str, _Digests] = {}
 
     def plan_new(self) -> Pushed:
@@ -166,8 +168,7 @@ class _Push:
         try:
             self.api.repo_info(self.repo, repo_type=self.kind)
         except RepositoryNotFoundError:
-            self.api.create_repo(self.repo, repo_type=self.kind, private=wanted.private, exist_ok=True)
-            self.created = True
+            self._create()
         if wanted.revision is not None:
             self.api.create_branch(self.repo, repo_type=self.kind, branch=wanted.revision, exist_ok=True)
         target = self._target()
@@ -193,14 +194,31 @@ class _Push:
         )
         return replace(pushed, url=str(commit.pr_url or commit.commit_url))
 
+    def _create(self) -> None:
+        """Make the repository. One that is there after all is somebody's, or was made by a try that heard no answer."""
+        from huggingface_hub.errors import HfHubHTTPError
+
+        self.perhaps_created = True
+        try:
+            self.api.create_repo(self.repo, repo_type=self.kind, private=self.destination.private)
+        except HfHubHTTPError as error:
+            self.perhaps_created = error.response.status_code >= 500
+            if error.response.status_code != 409:
+                raise
+        else:
+            self.created, self.perhaps_created = True, False
+
     def take_back(self) -> None:
         """Delete the repository that an earlier try has made, if it is still empty: nobody asked for an empty one."""
-        if not self.created:
-            return
-        with contextlib.suppress(*hub_errors()):
-            tree = self.api.list_repo_tree(self.repo, recursive=True, repo_type=self.kind)
-            if {entry.path for entry in tree} <= {".gitattributes"}:
-                self.api.delete_repo(self.repo, repo_type=self.kind)
+        if self.created:
+            with contextlib.suppress(*hub_errors()):
+                tree = self.api.list_repo_tree(self.repo, recursive=True, repo_type=self.kind)
+                if {entry.path for entry in tree} <= {".gitattributes"}:
+                    self.api.delete_repo(self.repo, repo_type=self.kind)
+                return
+            say(f"{self.repo} was made for this push and is still there, without files: delete it, or push again")
+        elif self.perhaps_created:
+            say(f"{self.repo} may have been made for this push, without files: look there, or push again")
 
     def _target(self) -> str | None:
         """The branch, or the pull request that an earlier push has opened."""

@@ -24,6 +24,9 @@ def run(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help=OPTIONS["trust_remote_code"].about.help)
     ] = False,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Then remove scored shards that no run of the directory needs any more.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Run a recipe: score a dataset and split it, here, on Ray or on Slurm. Run again after a crash, it goes on."""
@@ -39,7 +42,7 @@ def run(
         else:
             show_plan(plan)
         return
-    outcome = loaded.run(trust_remote_code=trust_remote_code)
+    outcome = loaded.run(trust_remote_code=trust_remote_code, sweep=sweep)
     if isinstance(outcome, Submitted):
         if json:
             print(dumps({"jobs": outcome.jobs}))

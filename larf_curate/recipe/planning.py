@@ -25,7 +25,7 @@ class RunPlan:
         source: the rows, as the recipe names them.
         format: the row format that they have.
         rows: how many there are.
-        shards: how many parts they are scored in, of `shard_rows` rows each.
+        shards: how many parts they are scored in.
         pending: shards that no earlier run has scored; they hold `pending_rows` rows.
         model: the model's name; `layers` are the blocks that are read, none if a search is to find one or the formula
             reads none.
@@ -43,7 +43,6 @@ class RunPlan:
     format: str
     rows: int
     shards: int
-    shard_rows: int
     pending: int
     pending_rows: int
     model: str
@@ -103,7 +102,6 @@ def plan_run(
         format=_described_format(request),
         rows=shards.rows,
         shards=len(shards.shards),
-        shard_rows=shards.shard_rows,
         pending=len(pending),
         pending_rows=pending_rows,
         model=model.model,

@@ -104,13 +104,15 @@ class Recipe(Section):
 
     __str__ = __repr__
 
-    def run(self, *, trust_remote_code: bool = False) -> Summary | Submitted:
+    def run(self, *, trust_remote_code: bool = False, sweep: bool = False) -> Summary | Submitted:
         """Score the rows, split them, write the report; audit, validate and publish where the recipe says so.
 
         What an earlier run into the same directory has done is not done again.
 
         Args:
             trust_remote_code: run code that comes with the model. No recipe can say so: it may be a stranger's.
+            sweep: once the result is there, remove the scored shards that no run of the directory needs any more. They
+                are of rows that the source no longer holds.
 
         Returns:
             What came of it; or the jobs that will do it, if Slurm runs them and is not waited for. Their result is
@@ -128,7 +130,7 @@ class Recipe(Section):
             HubClient().require_token()
         if self.validate_ is not None:
             self.validate_.require_packages()
-        outcome = run(self.request(trust_remote_code=trust_remote_code))
+        outcome = run(self.request(trust_remote_code=trust_remote_code), sweep=sweep)
         if not isinstance(outcome, Submitted):
             if self.audit is not None and os.access(self.output, os.W_OK):
                 self._audit(self.audit, trust_remote_code=trust_remote_code)

@@ -12,8 +12,9 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ..deciding.summary import Summary
@@ -23,14 +24,25 @@ from ..rows.formats import resolve_format
 from ..rows.notices import reading_note
 from ..scoring.artifact import CONFIG, read_artifact
 from ..sources.json_values import text_columns
+from .dividing import plan_shards
 from .executors import StagePlan, chain, start_ray
 from .job import Job, make_job
 from .request import RunRequest
-from .rundir import OWN, finished_result, locked, make_directories, move_results_into_place, save_submitted_jobs
-from .shards import Plan, missing, plan_shards, unseal_scored
+from .rundir import (
+    OWN,
+    finished_result,
+    locked,
+    make_directories,
+    move_results_into_place,
+    save_submitted_jobs,
+    submitted_jobs,
+)
+from .scored_shards import missing, unseal_scored
+from .shards import Plan
 from .signals import first_failure, logs_in_environment, refuse_nested_run
 from .slurm import any_unfinished, login_node_environment
 from .stages import stages_of
+from .sweeping import remove, unused_shards
 from .watching import rows_scored, stderr_to, watched_stage
 
 _SECONDS = 2.0  # between two looks at Slurm's jobs
@@ -43,11 +55,15 @@ class Submitted:
     jobs: tuple[str, ...]
 
 
-def run(request: RunRequest) -> Summary | Submitted:
+def run(request: RunRequest, *, sweep: bool = False) -> Summary | Submitted:
     """Score what no earlier run into this directory has scored, find the threshold, split the rows.
 
     Shards that were scored before, with everything that affects scores the same, are not scored again. Nothing of an
     earlier result is touched until the new one is complete.
+
+    Args:
+        request: what is asked for.
+        sweep: remove the scored shards that no run of the directory needs any more; see `sweeping`.
 
     Returns:
         What came of it; or the jobs that will do it, where Slurm is not waited for.
@@ -66,21 +82,45 @@ def run(request: RunRequest) -> Summary | Submitted:
         if (result := finished_result(home, request.result_digest(request.scorer_digest(), plan))) is not None:
             return result
     with locked(home):
-        work = home / OWN / "work"
-        move_results_into_place(home, work)  # a run may have been killed while it did that
-        plan = plan_shards(request.source, request.shard_rows, home / OWN / "files.json")
-        if not plan.rows:
-            raise DataError(f"{plan.name} holds no rows")
-        job = make_job(request, plan, work)
-        if (result := finished_result(home, job.run.digest)) is not None:
-            return result
-        make_directories(job)
-        unseal_scored(plan, Path(job.scored), job.pending)
-        job.save(plan, request.recipe)
-        stages = stages_of(job, plan, request.executor.tasks)
-        if request.executor.kind == "slurm":
-            return _run_on_slurm(request, stages, plan, job)
-        return _run_here(request, stages, plan, job)
+        outcome = _run_locked(request, home)
+        if isinstance(outcome, Summary):
+            _look_for_unused_shards(home, sweep=sweep)
+        return outcome
+
+
+def _run_locked(request: RunRequest, home: Path) -> Summary | Submitted:
+    work = home / OWN / "work"
+    move_results_into_place(home, work)  # a run may have been killed while it did that
+    plan = plan_shards(request.source, request.shard_rows, home / OWN / "files.json")
+    if not plan.rows:
+        raise DataError(f"{plan.name} holds no rows")
+    job = make_job(request, plan, work)
+    if (result := finished_result(home, job.run.digest)) is not None:
+        return result
+    make_directories(job)
+    unseal_scored(plan, Path(job.scored), job.pending)
+    job.save(plan, request.recipe)
+    stages = stages_of(job, plan, request.executor.tasks)
+    if request.executor.kind == "slurm":
+        return _run_on_slurm(request, stages, plan, job)
+    return _run_here(request, stages, plan, job)
+
+
+def _look_for_unused_shards(home: Path, *, sweep: bool) -> None:
+    """Remove the scored shards that no run needs if that was asked for; say that there are some if not."""
+    try:
+        unused = unused_shards(home)
+    except DataError as error:
+        if sweep:
+            say(f"no scored shard is removed: {error}")
+        return
+    if not unused.count:
+        return
+    if sweep:
+        remove(unused)
+        say(f"removed {unused.in_words()} that no run needs any more")
+    else:
+        say(f"{unused.in_words()} of earlier rows are needed by no run: `larf-curate run --sweep` removes them")
 
 
 def preview(request: RunRequest) -> tuple[Plan, list[int]]:
@@ -145,6 +185,8 @@ def _submit(request: RunRequest, stages: Sequence[StagePlan], job: Job) -> tuple
     """The numbers of the jobs, which are kept for the next run even where only some of them could be submitted."""
     logs = Path(job.logs)
     executors = chain(request.executor, stages, logs)
+    for executor in executors:  # a run that is killed meanwhile must not leave jobs that the next one does not know of
+        executor.job_id_retriever = partial(_kept_number, executor.job_id_retriever, job.home)
     with stderr_to(logs / "console.log"), login_node_environment():
         try:
             executors[-1].run()
@@ -158,6 +200,13 @@ def _submit(request: RunRequest, stages: Sequence[StagePlan], job: Job) -> tuple
             jobs = tuple(str(number) for number in numbers if number)
             save_submitted_jobs(Path(job.home), list(jobs))
     return jobs
+
+
+def _kept_number(retriever: Callable[[str], str], home: str, printed: str) -> str:
+    """The number of a job, given what `sbatch` has printed; it is kept for the next run at once."""
+    number = retriever(printed)
+    save_submitted_jobs(Path(home), [*submitted_jobs(Path(home)), number])
+    return number
 
 
 def _result(job: Job) -> Summary:

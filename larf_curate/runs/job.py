@@ -21,7 +21,8 @@ from ..scoring.artifact import CONFIG, read_artifact, write_artifact
 from ..scoring.formula_names import Turns
 from ..scoring.weights import WeightRange
 from .request import RunRequest
-from .shards import Plan, changed_shards, missing
+from .scored_shards import changed_shards, missing
+from .shards import Plan
 
 _run_numbers = itertools.count(1)  # of this process: two within one second must not share their logs
 

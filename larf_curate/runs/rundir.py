@@ -26,7 +26,7 @@ OWN = ".larf"  # marks a run directory, and holds what only runs need
 _JOBS = "slurm.json"
 _COUNTS = "rows-scored"  # in the logs of a run: a file for each worker
 # As `scratch_path` calls what is not written yet.
-_UNFINISHED = re.compile(r"\.{1,2}\d{6}-[0-9a-f]{16}\.(parquet|sha256)(\.[0-9a-f]{16})?")
+_UNFINISHED = re.compile(r"\.{1,2}([0-9a-f]{16}-)?[0-9a-f]{32}\.(parquet|sha256)(\.[0-9a-f]{16})?")
 _RESULTS = (*OUTCOMES, RECIPE, SUMMARY)
 _USED = (*_RESULTS, OWN, RECORD, "scorer", "scored")
 """What a run reads and writes in its directory. In the logs each run has a new directory."""
@@ -72,7 +72,7 @@ def locked(home: Path) -> Iterator[None]:
                 f"another run is at work in {home} ({lock.read().strip() or 'process unknown'}): let it end, or choose "
                 "another output"
             )
-        if unfinished := unfinished_jobs(_submitted_jobs(home)):
+        if unfinished := unfinished_jobs(submitted_jobs(home)):
             raise OutputError(
                 f"jobs of an earlier run into {home} are queued or running: {', '.join(unfinished)}; let them end, or "
                 "scancel them"
@@ -119,12 +119,13 @@ def _try_lock(file: IO[str]) -> bool:
     return True
 
 
-def save_submitted_jobs(home: Path, jobs: list[str]) -> None:
+def savesubmitted_jobs(home: Path, jobs: list[str]) -> None:
     """Keep the numbers of Slurm jobs for the next run: it must not start while they are queued or running."""
     write_text(home / OWN / _JOBS, json.dumps(jobs))
 
 
-def _submitted_jobs(home: Path) -> list[str]:
+def submitted_jobs(home: Path) -> list[str]:
+    """The numbers of the Slurm jobs of the last run that had any."""
     try:
         return list(json.loads((home / OWN / _JOBS).read_text(encoding="utf-8")))
     except (OSError, ValueError):

@@ -40,7 +40,8 @@ from ..sources.writing import TableWriter, write_file
 from .executors import StagePlan
 from .job import Job, job_at
 from .rundir import count_file, move_results_into_place
-from .shards import Plan, Shard, missing, read_scored, scored_chunks, seal_scored
+from .scored_shards import missing, read_scored, scored_chunks, write_scored
+from .shards import Plan, Shard
 from .signals import task_records
 
 _BATCH = 4096  # rows sorted by length and scored together, or a shard where that is less
@@ -163,9 +164,7 @@ class WriteShards(Stage):
             if document.metadata[SHARD] != name:
                 raise DataError(f"shard {name}: {len(shard) - 1} rows came out of scoring, {counts[name]} went in")
             if len(shard) == counts[name]:  # at once, not when the next one begins: that takes a batch's time
-                with write_file(Path(job.scored) / f".{name}", schema) as out:
-                    out.write(table_of(shard, schema))
-                seal_scored(Path(job.scored), name)
+                write_scored(Path(job.scored), name, table_of(shard, schema))
                 self.stat_update("shards")
                 shard = []
         if shard:

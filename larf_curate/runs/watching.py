@@ -14,7 +14,8 @@ from ..errors import LarfError
 from ..progress import Update, progress, shown_on
 from .job import Job
 from .rundir import counted_rows
-from .shards import Plan, missing
+from .scored_shards import missing
+from .shards import Plan
 from .signals import first_failure, killed_task
 
 _SECONDS = 0.5  # between two looks

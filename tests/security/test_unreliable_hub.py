@@ -1,0 +1,149 @@
+"""A Hub, or a network before it, that fails at any request: the repository is as before or complete, and one knows."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi
+from support.commands import Finished, larf
+from support.loopback_hub import Hub
+
+from larf_curate.publishing import push_run
+from larf_curate.publishing.publication import publish_files
+from larf_curate.publishing.results import Results
+
+REPO = "acme/clean"
+PASSING = (412, 429, 500, 503, "redirect", "cut", "truncated", "late")
+"""After one of these a push tries again."""
+REFUSALS = (401, 403, 404, 409, 413, 422)
+
+
+class Pushes:
+    """The command `larf-curate push` on one run, into a repository that is made as it was before each."""
+
+    def __init__(self, run: Path, hub: Hub, before: dict[str, bytes] | None, options: tuple[str, ...] = ()) -> None:
+        self.run, self.hub, self.before, self.options = run, hub, before, options
+        self.complete: dict[str, bytes] = {}
+        for _ in range(2):  # the first one asks for what the Hub's client then remembers
+            assert self.push().returncode == 0
+        assert self.files() != before
+        self.complete = self.files() or {}
+        self.requests = self.asked
+
+    def push(self, how: int | str = 503, *, first: int = 0, last: int = 0) -> Finished:
+        """Push, while the requests from the `first` to the `last` go wrong."""
+        hub = self.hub
+        hub.repos.clear(), hub.lfs.clear()
+        hub.fail_at = set()
+        if self.before is not None:
+            HfApi().create_repo(REPO, repo_type="dataset")
+            hub.repos[REPO].files = dict(self.before)
+        hub.requests.clear()
+        hub.fail_how, hub.fail_at = how, set(range(first, last + 1)) - {0}
+        done = larf("push", self.run, "--repo", REPO, *self.options)
+        self.asked = len(hub.requests)
+        hub.fail_at = set()
+        assert "Traceback" not in done.stderr
+        assert "a defect" not in done.stderr, done.stderr
+        assert "hf_good" not in done.stdout + done.stderr
+        return done
+
+    def files(self) -> dict[str, bytes] | None:
+        """What is in the repository, or in its pull request; None where there is none."""
+        repo = self.hub.repos.get(REPO)
+        if repo is None:
+            return None
+        branches = [branch for branch in repo.branches if branch != "main"]
+        assert len(branches) < 2, "one pull request, or one branch"
+        return dict(repo.branches[branches[0]] if branches else repo.files)
+
+    def assert_said(self, done: Finished, case: object) -> None:
+        """The exit status says whether the repository is complete, and nothing is in between."""
+        files = self.files()
+        if done.returncode == 0:
+            assert files == self.complete, case
+        else:
+            assert done.returncode == 1, (case, done.stderr)
+            assert done.stderr.strip().splitlines()[-1].startswith("larf-curate: "), (case, done.stderr)
+            assert files == self.before, (case, done.stderr)
+
+
+EXISTING = {".gitattributes": b"", "README.md": b"# Mine\n", "notes.txt": b"mine", "larf/stale.txt": b"old"}
+STATES = {"a new repository": None, "one with files": EXISTING, "an empty one": {".gitattributes": b""}}
+OPTIONS = {"a pull request": ("--create-pr",), "a branch": ("--revision", "clean")}
+
+
+@pytest.fixture
+def pushes(plain_run: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch):
+    """Pushes of a run whose report and plots are made once, and which wait for nothing."""
+    publication = publish_files(Results.open(plain_run), REPO)
+    monkeypatch.setattr(push_run, "publish_files", lambda *_, **__: publication)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+
+    def pushes(before: dict[str, bytes] | None, *options: str) -> Pushes:
+        return Pushes(plain_run, hub, before, options)
+
+    return pushes
+
+
+@pytest.mark.parametrize("state", ["a new repository", "one with files"])
+def test_any_request_fails_once(state: str, pushes) -> None:
+    attempt = pushes(STATES[state])
+    assert attempt.requests > 6
+    for how in (*PASSING, *REFUSALS):
+        for number in range(1, attempt.requests + 1):
+            done = attempt.push(how, first=number, last=number)
+            attempt.assert_said(done, (how, number))
+            if how in ("cut", "late", 429, 500, 503):
+                assert done.returncode == 0, (how, number, done.stderr)
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_every_request_from_one_on_fails(state: str, pushes) -> None:
+    attempt = pushes(STATES[state])
+    for how in (403, 404, 412, 503, "redirect", "cut", "truncated", "late"):
+        for number in range(1, attempt.requests + 1):
+            done = attempt.push(how, first=number, last=10_000)
+            assert done.returncode == 1, (how, number, done.stderr)
+            files = attempt.files()
+            if how in ("late", "truncated"):  # nothing was heard of what was done
+                assert files in (
+                    attempt.before,
+                    attempt.complete,
+                    {".gitattributes": files and files[".gitattributes"]},
+                )
+            elif state == "a new repository" and files is not None:  # nothing answers, not even to take it back
+                assert set(files) == {".gitattributes"}, (how, number)
+                assert f"{REPO} was made for this push and is still there, without files" in done.stderr
+            else:
+                assert files == attempt.before, (how, number)
+
+
+@pytest.mark.parametrize("target", OPTIONS)
+def test_any_request_for_a_pull_request_or_a_branch_fails_once(target: str, pushes) -> None:
+    attempt = pushes(EXISTING, *OPTIONS[target])
+    for how in (404, 409, 503, "cut", "truncated", "late"):
+        for number in range(1, attempt.requests + 1):
+            done = attempt.push(how, first=number, last=number)
+            assert attempt.hub.repos[REPO].files == EXISTING
+            if target == "a pull request" or done.returncode == 0:
+                attempt.assert_said(done, (how, number))
+            else:  # a branch that was made begins as a copy of the main one
+                assert attempt.files() == EXISTING
+
+
+def test_a_repository_that_was_there_is_not_taken_back(pushes) -> None:
+    """The Hub denies that an empty repository is there, and then takes nothing."""
+    attempt = pushes({".gitattributes": b""})
+    hub = attempt.hub
+    hub.fail_code = "RepoNotFound"
+    assert attempt.push(404, first=1, last=1).returncode == 0
+    hub.fail_next, hub.fail_next_how = {"POST /api/datasets/acme/clean/commit": 1}, 403
+    done = attempt.push(404, first=1, last=1)
+    assert done.returncode == 1
+    assert "write access" in done.stderr
+    assert attempt.files() == {".gitattributes": b""}
+    assert ("POST", "/api/repos/create") in hub.requests
+    assert ("DELETE", "/api/repos/delete") not in hub.requests

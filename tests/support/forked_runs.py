@@ -1,0 +1,145 @@
+"""Recipes run in forked processes, on any executor, to be killed: a fork need not import what takes seconds.
+
+Of Ray and Slurm only the way in which work is handed out is imitated: workers that outlive the process that sent them,
+and jobs that wait for each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+EXECUTORS: dict[str, dict[str, Any]] = {
+    "one process": {"tasks": 1},
+    "workers": {"tasks": 3, "workers": 2, "start_method": "fork"},
+    "ray": {"kind": "ray", "tasks": 3, "workers": 2},
+    "slurm": {"kind": "slurm", "tasks": 3, "wait": True, "time": "1", "partition": "p"},
+}
+"""Sections of a recipe; `start` makes each of them work without a cluster."""
+
+
+def start(recipe: Path, kind: str, jobs: Path, said: Path) -> int:
+    """Run `larf-curate run` in a forked process with a group of its own, as a shell would; returns its number.
+
+    Args:
+        recipe: the recipe's file.
+        kind: a key of `EXECUTORS`.
+        jobs: a directory for what Slurm would remember.
+        said: a file that gets what the command prints.
+    """
+    process = os.fork()
+    if process:
+        with contextlib.suppress(OSError):  # it has done so itself
+            os.setpgid(process, process)
+        return process
+    code = 70
+    try:
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with said.open("ab", buffering=0) as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        sys.stdout, sys.stderr = (os.fdopen(os.dup(number), "w", buffering=1) for number in (1, 2))
+        sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr
+        _without_a_cluster(kind, jobs)
+        code = _exit_status(recipe)
+    except KeyboardInterrupt:  # before the command has begun
+        code = 130
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(BaseException):
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _exit_status(recipe: Path) -> int:
+    from larf_curate.cli import main
+
+    sys.argv = ["larf-curate", "run", str(recipe)]
+    try:
+        main()
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+def wait_for_jobs(jobs: Path, seconds: float = 60) -> None:
+    """Wait until every job that was ever submitted has ended."""
+    end = time.monotonic() + seconds
+    while _unfinished(jobs, [path.stem for path in jobs.glob("*.submitted")]):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def _without_a_cluster(kind: str, jobs: Path) -> None:
+    from datatrove.executor import slurm as datatrove_slurm
+    from datatrove.executor.local import LocalPipelineExecutor
+
+    from larf_curate.runs import driver, executors, rundir, slurm
+
+    if kind == "ray":
+        rundir.exit_with = lambda _: None  # a cluster's workers do not end with who sent them
+        driver.start_ray = lambda _: None
+        executors._MAKERS["ray"] = lambda request, _, common: LocalPipelineExecutor(
+            **common, workers=request.workers, start_method="fork"
+        )
+    if kind == "slurm":
+        rundir.exit_with = lambda _: None
+        jobs.mkdir(exist_ok=True)
+        driver._SECONDS = 0.05
+        slurm.unfinished_jobs = rundir.unfinished_jobs = partial(_unfinished, jobs)
+        datatrove_slurm.launch_slurm_job = partial(_submit, jobs)
+        datatrove_slurm.expand_slurm_nodelist = lambda _: ["localhost"]
+
+
+def _unfinished(jobs: Path, numbers: list[str]) -> list[str]:
+    return [number for number in numbers if not (jobs / f"{number}.ended").exists()]
+
+
+def _submit(jobs: Path, script: str, retriever: Callable[[str], str], *arguments: str) -> str:
+    """What `sbatch` does: the job runs in a process of its own, after those that it waits for."""
+    number = str(len(list(jobs.glob("*.submitted"))) + 1)
+    pipeline = re.search(r"launch_pickled_pipeline (\S+)", script)
+    (jobs / f"{number}.submitted").touch()
+    if pipeline is None:  # statistics, which nobody reads
+        (jobs / f"{number}.ended").write_text("well")
+    elif not os.fork():
+        if os.fork():  # so that the job has no parent but the system
+            os._exit(0)
+        os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        how = "badly"
+        try:
+            after = re.findall(r"--dependency=afterok:(\d+)", " ".join(arguments))
+            while _unfinished(jobs, after):
+                time.sleep(0.02)
+            if all((jobs / f"{before}.ended").read_text() == "well" for before in after):
+                tasks = re.search(r"--array=0-(\d+)", script)
+                _run_tasks(pipeline[1], int(tasks[1]) + 1 if tasks else 1)
+                how = "well"
+        finally:
+            (jobs / f"{number}.ended").write_text(how)
+            os._exit(0)
+    else:
+        os.wait()
+    return retriever(f"Submitted batch job {number}")
+
+
+def _run_tasks(pipeline: str, tasks: int) -> None:
+    import dill
+
+    os.environ["SLURM_NODELIST"] = "localhost"
+    for task in range(tasks):
+        os.environ["SLURM_ARRAY_TASK_ID"] = str(task)
+        with Path(pipeline).open("rb") as file:
+            dill.load(file).run()
