@@ -76,8 +76,8 @@ def _still_true(before: dict[str, Any], now: dict[str, Any], source: Source) -> 
     """
     if any(before.get(name) != now[name] for name in ("version", "schema", "shard_rows")):
         return []
-    files, shards = before.get("files"), before.get("shards")
-    if not isinstance(files, list) or not _are_shards(shards):
+    files, shards = before.get("files"), _shards_in(before)
+    if not isinstance(files, list):
         return []
     same = 0
     for file, old, new in zip(source.files, files, now["files"], strict=False):
@@ -94,15 +94,14 @@ def _still_true(before: dict[str, Any], now: dict[str, Any], source: Source) -> 
     return kept
 
 
-def _are_shards(value: object) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(part, list)
-        and len(part) == 2
-        and isinstance(part[0], int)
-        and part[0] > 0
-        and isinstance(part[1], str)
-        for part in value
-    )
+def _shards_in(record: dict[str, Any]) -> list[tuple[int, str]]:
+    """The rows and the digest of each shard that a record names; none where it is damaged."""
+    try:
+        shards = [(rows, digest) for rows, digest in record["shards"]]
+    except (KeyError, TypeError, ValueError):
+        return []
+    sound = all(isinstance(rows, int) and rows > 0 and isinstance(digest, str) for rows, digest in shards)
+    return shards if sound else []
 
 
 def divided(tables: Iterable[pa.Table], shard_rows: int | None = None, first: int = 0) -> Iterator[pa.Table]:

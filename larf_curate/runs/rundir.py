@@ -119,7 +119,7 @@ def _try_lock(file: IO[str]) -> bool:
     return True
 
 
-def savesubmitted_jobs(home: Path, jobs: list[str]) -> None:
+def save_submitted_jobs(home: Path, jobs: list[str]) -> None:
     """Keep the numbers of Slurm jobs for the next run: it must not start while they are queued or running."""
     write_text(home / OWN / _JOBS, json.dumps(jobs))
 

@@ -141,7 +141,7 @@ def _checksums(values: NDArray[np.uint8], lengths: NDArray[np.int64]) -> Hashes:
     """A number for each of some values, which lie one after the other."""
     ends = np.cumsum(lengths)
     places = zip((ends - lengths).tolist(), ends.tolist(), strict=True)
-    content = memoryview(values)
+    content = values.data
     return np.fromiter((crc32(content[start:end], end - start) for start, end in places), np.uint64, len(lengths))
 
 
