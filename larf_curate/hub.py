@@ -70,8 +70,7 @@ class HubClient:
             try:
                 return action()
             except Exception as raised:
-                # The Hub's client wraps what goes wrong with one file of several in a RuntimeError.
-                error = raised.__cause__ if isinstance(raised, RuntimeError) else raised
+                error = _fault(raised)
                 if not isinstance(error, hub_errors()):
                     raise
                 status = getattr(error.response, "status_code", None) if isinstance(error, HfHubHTTPError) else None
@@ -126,6 +125,15 @@ class HubClient:
                 f"what answers for {repo} is not the Hub ({one_line(error)}): a proxy, or the login page of a network?"
             )
         return f"the Hub cannot be used for {repo}: {one_line(error)}"
+
+
+def _fault(raised: Exception) -> Exception:
+    """What went wrong: the Hub's client wraps it where it is one file of several, or a download that did not begin."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    cause = raised.__cause__
+    wrapped = isinstance(raised, RuntimeError | LocalEntryNotFoundError)
+    return cause if wrapped and isinstance(cause, Exception) else raised
 
 
 def _asked_to_wait(error: Exception) -> float:
