@@ -11,9 +11,9 @@ from huggingface_hub import HfApi
 from support.commands import Finished, larf
 from support.loopback_hub import Hub
 
+from larf_curate.deciding.results import Results
 from larf_curate.publishing import push_run
 from larf_curate.publishing.publication import publish_files
-from larf_curate.publishing.results import Results
 
 REPO = "acme/clean"
 PASSING = (412, 429, 500, 503, "redirect", "cut", "truncated", "late")
