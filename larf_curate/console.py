@@ -207,8 +207,8 @@ def show_report(report: Report, console: Console | None = None) -> None:
 def show_layers(profile: LayerProfile, console: Console | None = None) -> None:
     """Print a search for the safety-sensitive layer: a line for each block, the other methods, and the verdict."""
     console = console or Console()
-    title = Text("prompts refused when a block is scaled, of all that were asked")
-    table = Table(box=box.SIMPLE_HEAD, title=title, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    title = Text("percent of the prompts asked that are refused when a block is scaled")
+    table = Table(box=box.SIMPLE_HEAD, title=title, padding=0, pad_edge=False)
     # In short, for 80 columns: the lines below the table say them in full.
     methods = [re.split(r" of | \(", name)[0].replace(" ", "\n") for name in profile.locators]
     scales = [f"{scale:g}" for scale in sorted(profile.scales)]
@@ -216,10 +216,9 @@ def show_layers(profile: LayerProfile, console: Console | None = None) -> None:
     for name in ("block", *names):
         table.add_column(Text(visible(name, 200, lines=True)), justify="right", no_wrap=True)
     for block in profile.blocks:
-        figures = [str(max(block.asked.values()))]
-        figures += [
-            f"{block.refusals[scale] / block.asked[scale]:.0%}" if block.asked[scale] else "-" for scale in scales
-        ]
+        asked = block.asked
+        figures = [str(max(asked.values()))]
+        figures += [f"{100 * block.refusals[scale] / asked[scale]:.0f}" if asked[scale] else "-" for scale in scales]
         figures += [f"{block.kappa:.0f}", f"{block.low:.0f}..{block.high:.0f}", f"{block.first:.0%}"]
         figures += [f"{values[block.block]:.2f}" for values in profile.locators.values()]
         best = block.block == profile.best

@@ -471,7 +471,7 @@ def test_layers_shows_all_figures_and_writes_them(tiny_model, references_file, t
     done = larf(*arguments, env=env)
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
-    assert "prompts refused when a block is scaled, of all that were asked" in said
+    assert "percent of the prompts asked that are refused when a block is scaled" in said
     assert "30 answers" in said
     assert "no block stands out: 0 of 6 prompts are refused as the model is" in said
     assert "angle gap (degrees) is highest at block" in said

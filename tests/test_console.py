@@ -6,6 +6,7 @@ import io
 import unicodedata
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,10 +14,12 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from larf_curate import Threshold
-from larf_curate.console import show_summary
+from larf_curate.console import show_layers, show_summary
 from larf_curate.deciding.excerpts import Excerpt
 from larf_curate.deciding.summary import OutcomeCounts, Summary
 from larf_curate.inert import visible
+from larf_curate.scoring.layer_search.profile import LayerProfile
+from larf_curate.scoring.layer_search.resampling import analyse
 
 ACTS = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
@@ -148,3 +151,23 @@ def test_a_console_that_knows_only_ascii_gets_its_summary():
     show_summary(summary(prompt="é字" * 100, answer="x" * 1000), Console(file=out, width=80))
     out.flush()
     assert b"+0.50000" in raw.getvalue()
+
+
+def test_the_table_of_a_layer_search_fits_80_columns(capsys):
+    marks = np.random.default_rng(0).integers(0, 2, (40, 6, 128)).astype(np.int8)
+    marks[:30, :, 26:] = -1  # most blocks were asked a part of the prompts, and none of them at the outer scales
+    marks[:30, [0, 5]] = -1
+    scales = (0.7, 0.8, 0.9, 1.1, 1.2, 1.3)
+    blocks, p_value, _ = analyse(marks, scales, range(40))
+    locators = {"angle gap (degrees)": [12.34] * 40, "separation of references (d)": [-1.23] * 40}
+    profile = LayerProfile(
+        "acme/model", "v", 40, "float32", 128, "d", "wording", 32, scales, 0.05, 47, blocks, p_value, 33, locators
+    )
+    show_layers(profile, Console(width=80))
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    (line,) = [line.split() for line in shown.splitlines() if line.startswith("     7 ")]
+    assert (line[1], line[2], line[7]) == ("26", "-", "-")
+    assert line[3] == f"{100 * (marks[7, 1] == 1).sum() / 26:.0f}"
+    assert "of 30,848 answers: what could not come first any more was asked no further" in " ".join(shown.split())
