@@ -40,7 +40,7 @@ from larf_curate.validation.study import load_whole
 from larf_curate.validation.training import TrainingSettings, train
 from larf_curate.validation.training_rows import TrainingRow, training_row
 
-HARMLESS, UNSAFE, SAFE = 36, 12, 16  # rows
+HARMLESS, UNSAFE, SAFE = 36, 12, 32  # rows
 WORDS = 60  # of their longest answer: the example takes minutes on two cores, and neither kind is the longer one
 MAX_TOKENS = 1024  # of a row; what is longer is cut
 MADE_OF = "made_of.txt"  # in the directory of a model: the digest of all that it was made of
@@ -61,10 +61,10 @@ def example_rows() -> list[Row]:
     return rows
 
 
-def safe_rows() -> list[Row]:
+def safe_rows(count: int) -> list[Row]:
     """Unsafe requests with answers that refuse them, out of the package."""
-    refusing = [as_row(pair.safe) for pair in ReferenceSet.packaged().fitted]
-    return random.Random(0).sample([*filter(is_short, refusing)], SAFE)
+    refusing = [*filter(is_short, (as_row(pair.safe) for pair in ReferenceSet.packaged().fitted))]
+    return random.Random(0).sample(refusing, min(count, len(refusing)))
 
 
 def as_row(side: Conversation) -> dict[str, str]:
@@ -137,6 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="demo-aligned", help="a model that was aligned; default: demo-aligned")
     parser.add_argument("--rows", help="rows to train on and to filter: a file or dataset; default: see above")
     parser.add_argument("--safe", help="safe answers: a file or dataset of rows; default: see above")
+    parser.add_argument("--safe-rows", type=int, default=SAFE, help=f"how many, without --safe; default: {SAFE}")
     parser.add_argument("--epochs", type=float, default=2.0)
     parser.add_argument("--learning-rate", type=float, default=4e-4)
     parser.add_argument("--batch-rows", type=int, default=8)
@@ -153,11 +154,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             write_text(file, "".join(json.dumps(row) + "\n" for row in example_rows()))
         return read_rows(str(file))
 
+    def safe_answers() -> Sequence[Row]:
+        return read_rows(chosen.safe) if chosen.safe else safe_rows(chosen.safe_rows)
+
     try:
         make_model(noisy, chosen.model, noisy_rows, settings, chosen.seed)
-        make_model(
-            safe, str(noisy), lambda: read_rows(chosen.safe) if chosen.safe else safe_rows(), settings, chosen.seed
-        )
+        make_model(safe, str(noisy), safe_answers, settings, chosen.seed)
     except LarfError as error:
         raise SystemExit(f"error: {error}") from error
 

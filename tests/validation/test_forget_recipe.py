@@ -96,7 +96,7 @@ def test_what_safe_training_makes_a_model_forget_is_removed(
 
 
 def test_the_example_is_of_packaged_rows_and_asks_nothing_twice(script: ModuleType) -> None:
-    rows, safe = script.example_rows(), script.safe_rows()
+    rows, safe = script.example_rows(), script.safe_rows(1000)
     assert rows == script.example_rows()  # a second call goes on with the models of the first
     answers = {row["output"] for row in packaged_rows("sample_rows.jsonl")}
     unsafe = {pair.unsafe.answer for pair in ReferenceSet.packaged().pairs}
