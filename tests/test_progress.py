@@ -117,3 +117,15 @@ def test_bars_of_downloads_that_a_user_has_switched_off_stay_off() -> None:
             assert are_progress_bars_disabled()
     finally:
         enable_progress_bars()
+
+
+@pytest.mark.parametrize("value", ["1", "on", "TRUE"])
+def test_a_terminal_gets_lines_where_the_bars_of_the_hub_are_switched_off(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", value)
+    work(clock, total=1000, steps=5, seconds=20)
+    assert screen.getvalue().splitlines()[0] == "scoring: 20/1000 rows, 0.5 rows/s, 00:32:40 left"
+    assert "\r" not in screen.getvalue()
