@@ -39,7 +39,7 @@ from .rundir import (
 )
 from .scored_shards import missing, unseal_scored
 from .shards import Plan
-from .signals import first_failure, logs_in_environment, refuse_nested_run
+from .signals import first_failure, logs_in_environment, refuse_nested_run, while_interrupted
 from .slurm import any_unfinished, login_node_environment
 from .stages import stages_of
 from .sweeping import remove, unused_shards
@@ -147,15 +147,24 @@ def _run_here(request: RunRequest, stages: Sequence[StagePlan], plan: Plan, job:
             with watched_stage(rows, plan, job):
                 try:
                     executor.run()
-                except LarfError as error:
-                    raise first_failure(logs) or error from error
-                except OSError as error:  # datatrove's own files, on a disk that is full
-                    raise first_failure(logs) or OutputError(f"{logs} cannot be written: {error}") from error
+                except (LarfError, OSError, EOFError) as error:
+                    if while_interrupted(error):
+                        raise KeyboardInterrupt from error
+                    raise first_failure(logs) or _in_words(error, logs) from error
             if stage.name == "fit" and not first_failure(logs):
                 say(read_artifact(job.scorer)[0].summary())
             if executor.get_incomplete_ranks(skip_completed=True):  # Ray goes on past failed tasks
                 raise first_failure(logs) or LarfError(f"stage {stage.name} did not finish; its logs are in {logs}")
     return _result(job)
+
+
+def _in_words(error: LarfError | OSError | EOFError, logs: Path) -> LarfError:
+    """What a stage failed of, where no task has recorded it."""
+    if isinstance(error, LarfError):
+        return error
+    if isinstance(error, EOFError):  # of a pipe, at the other end of which nobody is left
+        return LarfError("a process of the run was ended; what it had finished is kept: run the recipe again")
+    return OutputError(f"{logs} cannot be written: {error}")  # datatrove's own files, on a disk that is full
 
 
 def _run_on_slurm(request: RunRequest, stages: Sequence[StagePlan], plan: Plan, job: Job) -> Summary | Submitted:

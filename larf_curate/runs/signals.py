@@ -93,6 +93,14 @@ def killed_task(logs: Path) -> str | None:
     return None
 
 
+def while_interrupted(error: BaseException) -> bool:
+    """Whether an error came up while Ctrl-C or SIGTERM was handled: what was ended too is missed in the clean-up."""
+    context: BaseException | None = error
+    while context is not None and not isinstance(context, KeyboardInterrupt):
+        context = context.__context__
+    return context is not None
+
+
 def _is_gone(process: int) -> bool:
     """Also where its parent has not asked yet how it ended: such a process still has its number."""
     try:

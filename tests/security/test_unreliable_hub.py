@@ -67,7 +67,7 @@ class Pushes:
             assert files == self.complete, case
         else:
             assert done.returncode == 1, (case, done.stderr)
-            assert done.stderr.strip().splitlines()[-1].startswith("larf-curate: "), (case, done.stderr)
+            assert "larf-curate: " in done.stderr.strip().splitlines()[-1], (case, done.stderr)
             assert files == self.before, (case, done.stderr)
 
 

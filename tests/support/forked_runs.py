@@ -128,7 +128,8 @@ def _submit(jobs: Path, script: str, retriever: Callable[[str], str], *arguments
                 _run_tasks(pipeline[1], int(tasks[1]) + 1 if tasks else 1)
                 how = "well"
         finally:
-            (jobs / f"{number}.ended").write_text(how)
+            (jobs / f"{number}.how").write_text(how)
+            (jobs / f"{number}.how").rename(jobs / f"{number}.ended")
             os._exit(0)
     else:
         os.wait()
