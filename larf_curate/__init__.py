@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from .scoring.references import ReferenceSet
     from .scoring.scorer import LARFScorer
     from .validation.audit import audit
+    from .validation.settings import AskingSettings, TrainingSettings
     from .validation.validate import validate
 
 __version__ = "0.1.0"
 __all__ = [
+    "AskingSettings",
     "LARFAnnotator",
     "LARFFilter",
     "LARFScorer",
@@ -39,6 +41,7 @@ __all__ = [
     "Recipe",
     "ReferenceSet",
     "Threshold",
+    "TrainingSettings",
     "audit",
     "clear_caches",
     "find_safety_layers",
@@ -55,6 +58,8 @@ _HOMES = {
     "LARFScorer": "scoring.scorer",
     "ReferenceSet": "scoring.references",
     "Threshold": "deciding.thresholds",
+    "AskingSettings": "validation.settings",
+    "TrainingSettings": "validation.settings",
     "audit": "validation.audit",
     "find_safety_layers": "scoring.layer_search.search",
     "score_dataset": "engines.dataset_map",

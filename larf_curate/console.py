@@ -167,6 +167,8 @@ def _plan_lines(plan: RunPlan) -> Iterator[tuple[str, str]]:
     yield "output", plan.output
     if plan.audit is not None:
         yield "audit", plan.audit
+    if plan.validate is not None:
+        yield "validate", plan.validate
     yield "publish", plan.publish or "nothing"
 
 

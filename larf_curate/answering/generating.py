@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..models.loading import LoadedModel
+from .answer_tokens import answer_text, end_tokens
 from .prompt_states import PromptStates, ReadPrompts
 from .scaling import RowFactors, scaled, scaled_by_row
 
@@ -34,27 +35,33 @@ class Answerer:
         loaded: the model, with all of its blocks and its head.
         prompts: token ids of each prompt.
         max_new_tokens: of an answer.
+        reuse: as below, where it is known already: nothing is tried or stored then, and no block can be scaled.
 
     Attributes:
         reuse: whether states, keys and values are reused.
         by_row: whether answers with different factors are decoded together.
     """
 
-    def __init__(self, loaded: LoadedModel, prompts: Sequence[list[int]], max_new_tokens: int = 32) -> None:
+    def __init__(
+        self, loaded: LoadedModel, prompts: Sequence[list[int]], max_new_tokens: int = 32, *, reuse: bool | None = None
+    ) -> None:
         self.loaded, self.max_new_tokens = loaded, max_new_tokens
         self._prompts = [list(prompt) for prompt in prompts]
-        self._end_tokens = _end_tokens(loaded)
+        self._end_tokens = end_tokens(loaded)
         self._states = PromptStates(loaded, self._prompts, max_new_tokens)
-        self.by_row = self._is_exact(by_row=True)
-        self.reuse = self.by_row or self._is_exact(by_row=False)  # such as with fused experts
+        self.by_row = reuse is None and self._is_exact(by_row=True)
+        self.reuse = (self.by_row or self._is_exact(by_row=False)) if reuse is None else reuse  # False: fused experts
 
-    def answers(self, stop: Stop | None = None) -> list[list[int]]:
+    def answers(
+        self, stop: Stop | None = None, first_logits: Callable[[Tensor], object] | None = None
+    ) -> list[list[int]]:
         """Token ids of each prompt's answer, without the token that ends it.
 
         Args:
             stop: called with a prompt's number and its answer so far; True ends that answer.
+            first_logits: called with the logits [prompts, vocabulary], float32, of the answers' first tokens.
         """
-        return self._answers(0, range(len(self._prompts)), None, stop)
+        return self._answers(0, range(len(self._prompts)), None, stop, first_logits)
 
     def scaled_answers(
         self, block: int | None, asked: Sequence[tuple[int, float]], stop: Stop | None = None
@@ -88,13 +95,18 @@ class Answerer:
         return found
 
     def text(self, answer: list[int]) -> str:
-        """The text of an answer's token ids. The text of its first tokens is a prefix of the whole text."""
-        decoded: str = self.loaded.tokenizer.decode(
-            answer, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return decoded
+        """See `answer_text`."""
+        return answer_text(self.loaded, answer)
 
     # Without reuse ----------------------------------------------------------------------------------------------------
+
+    def _first_alone(self, number: int) -> Tensor:
+        """The logits [vocabulary] of the first token of an answer, by a plain forward pass."""
+        import torch
+
+        ids = torch.tensor([self._prompts[number]], device=self.loaded.device)
+        logits: Tensor = self.loaded.model(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1].float()
+        return logits
 
     def _answer_alone(self, row: int, number: int, stop: Stop | None) -> list[int]:
         """The answer to one prompt by the model's own `generate`."""
@@ -124,13 +136,20 @@ class Answerer:
     # With it ----------------------------------------------------------------------------------------------------------
 
     def _answers(
-        self, first: int, numbers: Sequence[int], factors: tuple[RowFactors, list[float]] | None, stop: Stop | None
+        self,
+        first: int,
+        numbers: Sequence[int],
+        factors: tuple[RowFactors, list[float]] | None,
+        stop: Stop | None,
+        first_logits: Callable[[Tensor], object] | None = None,
     ) -> list[list[int]]:
         """Answers to the prompts of these numbers, with block `first` changed, or each row of it by its own factor."""
         import torch
 
         with torch.inference_mode():
             if not self.reuse:
+                if first_logits is not None:
+                    first_logits(torch.stack([self._first_alone(number) for number in numbers]))
                 return [self._answer_alone(row, number, stop) for row, number in enumerate(numbers)]
             rows = sorted(range(len(numbers)), key=lambda row: self._states.lengths[numbers[row]])
             of_rows = None
@@ -138,6 +157,8 @@ class Answerer:
                 of_rows, by_row = factors
                 of_rows.values = torch.tensor([by_row[row] for row in rows], device=self.loaded.device)
             read = self._states.read(first, [numbers[row] for row in rows], of_rows)
+            if first_logits is not None:
+                first_logits(read.logits[torch.tensor(rows, device=read.logits.device).argsort()])
             return self._decode(read, rows, of_rows, stop)
 
     def _is_exact(self, *, by_row: bool) -> bool:
@@ -160,10 +181,8 @@ class Answerer:
                 with scaled_by_row(blocks[middle], of_rows) if by_row else scaled(blocks[middle], factors[0]):
                     logits = self._states.read(middle, list(tried), of_rows if by_row else None).logits
                 for row, (number, factor) in enumerate(zip(tried, factors, strict=True)):
-                    ids = torch.tensor([self._prompts[number]], device=self.loaded.device)
                     with scaled(blocks[middle], factor):
-                        out = self.loaded.model(input_ids=ids, use_cache=False, logits_to_keep=1)
-                    plain = out.logits[0, -1].float()
+                        plain = self._first_alone(number)
                     error = (logits[row] - plain).abs().max() / plain.std().clamp(min=1e-6)
                     if not error < (1e-3 if self.loaded.dtype_name == "float32" else 0.2):
                         return False
@@ -212,11 +231,3 @@ class Answerer:
                 next_tokens[:, None], read.cache, mask[:, : at + 1], positions[:, at : at + 1]
             )
         return answers
-
-
-def _end_tokens(loaded: LoadedModel) -> set[int]:
-    """The tokens that end an answer."""
-    config = getattr(loaded.model, "generation_config", None)
-    configured = getattr(config, "eos_token_id", None)
-    several = configured if isinstance(configured, list) else [configured]
-    return {int(token) for token in (*several, loaded.tokenizer.eos_token_id) if token is not None}

@@ -66,6 +66,9 @@ class PromptStates:
         after = torch.ones(len(own), max_new_tokens, dtype=torch.long)
         self._mask = torch.cat([before, real.long(), after], dim=1).to(loaded.device)
         self._positions = (self._mask.cumsum(1) - 1).clamp(min=0)
+        self._prefix_inputs: list[Tensor] = []
+        self._own_inputs: list[Tensor] = []
+        self._keys_values: list[tuple[Tensor, Tensor]] = []
 
     @property
     def tokens(self) -> int:
@@ -76,7 +79,6 @@ class PromptStates:
         """Run the model as it is, and keep the input of every block and the keys and values that it computes."""
         blocks = len(self._loaded.blocks)
         prefix_cache = growing_cache(blocks)
-        self._prefix_inputs: list[Tensor] = []
         if self._shared:
             self._prefix_inputs = self._block_inputs(lambda: self.forward(self._prefix_ids, prefix_cache, None, None))
         cache = preallocated_cache(blocks, self._shared + self._width)
@@ -94,7 +96,7 @@ class PromptStates:
         """Run prompts through the blocks from `first` on, which may differ from what it was when `store` ran.
 
         Args:
-            first: the lowest block that is run.
+            first: the lowest block that is run; with 0 nothing that `store` has kept is needed.
             numbers: of the prompts, one a row; a prompt may come several times. Sorted by length they take least time.
             factors: where each row has a factor of its own: one a row. They are the same afterwards.
         """
@@ -149,7 +151,8 @@ class PromptStates:
         """Run the shared prefix, once for each factor."""
         cache = growing_cache(len(self._loaded.blocks))
         if self._shared:
-            set_input(self._prefix_inputs[first].expand(copies, -1, -1))
+            if first:
+                set_input(self._prefix_inputs[first].expand(copies, -1, -1))
             self.forward(self._prefix_ids.expand(copies, -1), cache, None, None)
         return cache
 
@@ -164,7 +167,8 @@ class PromptStates:
                 layer.length = self._shared  # masks are made for what the blocks that run have seen
             elif self._shared:
                 layer.fill(prefix.layers[number].keys[which], prefix.layers[number].values[which])
-        set_input(self._own_inputs[first][rows, -width:])
+        if first:
+            set_input(self._own_inputs[first][rows, -width:])
         mask = self._mask[rows][:, self._columns(width)]
         positions = self._positions[rows, self._shared + self._width - width : self._shared + self._width]
         return cache, self.forward(self._own_ids[rows, -width:], cache, mask, positions)
@@ -217,7 +221,9 @@ class PromptStates:
             nonlocal states
             states = block_input
 
-        handle = blocks[first].register_forward_pre_hook(lambda _module, args: (states, *args[1:]))
+        handle = blocks[first].register_forward_pre_hook(
+            lambda _module, args: None if states is None else (states, *args[1:])
+        )
         try:
             for number in range(first):
                 blocks[number] = Idle()

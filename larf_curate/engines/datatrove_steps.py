@@ -109,7 +109,7 @@ class LARFAnnotator(PipelineStep):
         for batch in self._batches(documents):
             with step.track_time("batch"):
                 columns |= dict.fromkeys(columns_of(row_of(document) for document in batch))
-                _limit_threads(self.threads)
+                limit_threads(self.threads)
                 scorer = scorer or self._load_scorer()
                 changed = [has_changed_text(document) for document in batch]
                 own = [document for document, new in zip(batch, changed, strict=True) if not new or self._rows_win]
@@ -311,7 +311,7 @@ def _load(
 register(_load.cache_clear)
 
 
-def _limit_threads(threads: int) -> None:
+def limit_threads(threads: int) -> None:
     """Let PyTorch use no more threads than this; with 0, no more than the CPUs that datatrove gave this task.
 
     By itself PyTorch would use every CPU of the machine.

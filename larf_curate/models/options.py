@@ -10,12 +10,13 @@ import reprlib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypedDict, TypeVar, Unpack, cast, get_args, get_origin, get_type_hints
 
 from ..errors import ModelError
 from ..rows.rendering import Overflow
 from .chat_templates import template_text
 
+T = TypeVar("T")
 DType = Literal["auto", "float32", "bfloat16", "float16", "int8", "nf4"]
 
 
@@ -31,6 +32,7 @@ class About:
         run_option: whether it may be given again where a fitted scorer is loaded; see `RunOptions`.
         run_help: what it means there, if not the same.
         minimum: the smallest number that it may be.
+        flag: as the command line has it, where that is not its name.
         in_recipe: whether a recipe may hold it. What lets others' code run comes from the user's own command or call.
     """
 
@@ -40,10 +42,12 @@ class About:
     run_option: bool = False
     run_help: str = ""
     minimum: int | None = None
+    flag: str = ""
     in_recipe: bool = True
 
 
-def _about(text: str, **facts: Any) -> dict[str, About]:
+def about(text: str, **facts: Any) -> dict[str, About]:
+    """The metadata of a field that is an option: its help, and other attributes of `About`."""
     return {"about": About(text, **facts)}
 
 
@@ -57,7 +61,7 @@ class EncodingOptions:
 
     dtype: DType = field(
         default="auto",
-        metadata=_about(
+        metadata=about(
             "auto is bfloat16 on CUDA, else float32. int8 and nf4 quantise the linear layers to 8 and 4 bits, for "
             "models that do not fit in memory; the rest is as with auto.",
             run_option=True,
@@ -65,15 +69,15 @@ class EncodingOptions:
         ),
     )
     max_tokens: int = field(
-        default=4096, metadata=_about("Longer conversations are cut in the middle.", changes_model=False, minimum=16)
+        default=4096, metadata=about("Longer conversations are cut in the middle.", changes_model=False, minimum=16)
     )
     overflow: Overflow = field(
         default="truncate",
-        metadata=_about("What happens to longer ones: cut, or left unscorable.", changes_model=False),
+        metadata=about("What happens to longer ones: cut, or left unscorable.", changes_model=False),
     )
     chat_template: str | None = field(
         default=None,
-        metadata=_about(
+        metadata=about(
             "Chat template in place of the model's own, which it replaces: Jinja text, a file of it, a model "
             "directory, or a Hub id. A model without one needs it."
         ),
@@ -97,16 +101,16 @@ class ModelOptions(EncodingOptions):
 
     model: str = field(
         kw_only=False,
-        metadata=_about(
+        metadata=about(
             "demo, demo-aligned, a Hub id, a model directory, a GGUF file, or a PEFT adapter (directory or Hub id).",
             run_option=True,
             run_help="Where the scorer's model is on this machine.",
         ),
     )
-    revision: str | None = field(default=None, metadata=_about("Branch, tag or commit of a Hub id."))
+    revision: str | None = field(default=None, metadata=about("Branch, tag or commit of a Hub id."))
     base: str | None = field(
         default=None,
-        metadata=_about(
+        metadata=about(
             "The base model of an adapter, where it is not what the adapter names: directory or Hub id, with @revision "
             "if need be. @revision alone is the named one at that branch, tag or commit.",
             run_option=True,
@@ -115,7 +119,7 @@ class ModelOptions(EncodingOptions):
     )
     device: str | None = field(
         default=None,
-        metadata=_about(
+        metadata=about(
             "torch device; if not given CUDA, MPS or the CPU, the first that is there.",
             changes_scores=False,
             run_option=True,
@@ -123,7 +127,7 @@ class ModelOptions(EncodingOptions):
     )
     batch_tokens: int | None = field(
         default=None,
-        metadata=_about(
+        metadata=about(
             "Tokens of one batch, with its padding; measured if not given.",
             changes_scores=False,
             changes_model=False,
@@ -133,7 +137,7 @@ class ModelOptions(EncodingOptions):
     )
     trust_remote_code: bool = field(
         default=False,
-        metadata=_about(
+        metadata=about(
             "Run code that comes with the model. Never kept in a fitted scorer or a recipe.",
             run_option=True,
             in_recipe=False,
@@ -167,7 +171,7 @@ class ModelOptions(EncodingOptions):
 
 @dataclass(frozen=True)
 class Option:
-    """One option of `ModelOptions`.
+    """One option: a field of `ModelOptions`, or of another dataclass whose fields are declared by `about`.
 
     Attributes:
         name: as an argument, and in a recipe.
@@ -186,7 +190,7 @@ class Option:
     @property
     def flag(self) -> str:
         """As the command line has it."""
-        return f"--{self.name.replace('_', '-')}"
+        return self.about.flag or f"--{self.name.replace('_', '-')}"
 
     @property
     def kind(self) -> Any:
@@ -216,8 +220,9 @@ class Option:
             raise ModelError(f"{self.name} must be {wanted}, not {value!r}")
 
 
-def _declared() -> dict[str, Option]:
-    types = get_type_hints(ModelOptions)
+def declared(settings: type[Any]) -> dict[str, Option]:
+    """The options that the fields of a dataclass are, by name."""
+    types = get_type_hints(settings)
     return {
         entry.name: Option(
             entry.name,
@@ -226,7 +231,7 @@ def _declared() -> dict[str, Option]:
             entry.default is MISSING,
             entry.metadata["about"],
         )
-        for entry in fields(ModelOptions)
+        for entry in fields(settings)
     }
 
 
@@ -260,14 +265,21 @@ class RunOptions(_FitOrRun, total=False):
     dtype: DType | None
 
 
-OPTIONS: Mapping[str, Option] = _declared()
+OPTIONS: Mapping[str, Option] = declared(ModelOptions)
 FIT_OPTIONS: Mapping[str, Option] = {name: option for name, option in OPTIONS.items() if name != "model"}
 RUN_OPTIONS: Mapping[str, Option] = {name: option for name, option in OPTIONS.items() if option.about.run_option}
 UNKEPT_OPTIONS = tuple(sorted(set(RUN_OPTIONS) - {"model"} - {kept.name for kept in fields(EncodingOptions)}))
 """Run options that a fitted scorer knows nothing of."""
-# For `help(ModelOptions)`: the meaning of an option is written once, beside its declaration.
-_meanings = "".join(f"\n        {option.name}: {option.about.help}" for option in OPTIONS.values())
-ModelOptions.__doc__ = f"{ModelOptions.__doc__}\n    Attributes:{_meanings}\n    "
+
+
+def with_meanings(settings: type[T]) -> type[T]:
+    """Put the meaning of each option into the docstring of a dataclass: it is written once, beside the declaration."""
+    meanings = "".join(f"\n        {option.name}: {option.about.help}" for option in declared(settings).values())
+    settings.__doc__ = f"{settings.__doc__}\n    Attributes:{meanings}\n    "
+    return settings
+
+
+with_meanings(ModelOptions)
 
 
 def check_run_options(options: Mapping[str, object]) -> RunOptions:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..validation.arms import BINS
 from ..validation.results import ArmResult, Validation
+from ..validation.words import BINS
 from .drawing import KEPT, LINE, REMOVED, Plot, picture, png_of
 
 _TOUCHED = ("removed", "bin5")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
 
-from ..models.options import OPTIONS
+from ..models.options import OPTIONS, Option, declared
 
 
 class Section(BaseModel):
@@ -59,3 +61,25 @@ def with_model_options(section: type[AnySection]) -> type[AnySection]:
     return create_model(
         section.__name__, __base__=section, __module__=section.__module__, __doc__=section.__doc__, **keys
     )
+
+
+def with_settings(*settings: type[Any]) -> Callable[[type[AnySection]], type[AnySection]]:
+    """Add a key for each field of dataclasses whose fields are options."""
+
+    def decorated(section: type[AnySection]) -> type[AnySection]:
+        keys: dict[str, Any] = {
+            option.name: _setting_field(option) for one in settings for option in declared(one).values()
+        }
+        return create_model(
+            section.__name__, __base__=section, __module__=section.__module__, __doc__=section.__doc__, **keys
+        )
+
+    return decorated
+
+
+def _setting_field(option: Option) -> tuple[Any, Any]:
+    """A list holds texts, and what may be a file or a list is a file."""
+    if get_origin(option.type) is Sequence:
+        return list[Text], Field(default_factory=lambda: list(option.default))
+    kind = str | None if Path in get_args(option.type) else option.type
+    return declared_field(kind, option.default, option.about.minimum)

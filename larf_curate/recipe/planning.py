@@ -35,6 +35,7 @@ class RunPlan:
         output: the run directory.
         publish: what would be published and for whom, in words; None if nothing is.
         audit: how the score would be audited, in words; None if it is not.
+        validate: which models would be trained to validate the results, in words; None if none.
         trust_remote_code: whether the run may execute code that comes with the model; the plan itself never does.
         estimate: what the scoring takes; None where only the model's own code knows its shape.
     """
@@ -54,6 +55,7 @@ class RunPlan:
     output: str
     publish: str | None
     audit: str | None
+    validate: str | None
     trust_remote_code: bool
     estimate: Estimate | None
 
@@ -113,6 +115,7 @@ def plan_run(
         output=str(request.home),
         publish=None if publish is None else publish.in_words(),
         audit=None if audit is None else audit.in_words(),
+        validate=None if request.validation is None else request.validation.in_words(),
         trust_remote_code=trust_remote_code,
         estimate=_estimate(work, trust_remote_code),
     )

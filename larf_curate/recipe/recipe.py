@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..runs.driver import Submitted
     from ..runs.request import RunRequest
     from ..sources.tables import Source
+    from ..validation.run_settings import RunValidation
 
 
 class Recipe(Section):
@@ -124,21 +125,19 @@ class Recipe(Section):
         from ..publishing.push_run import push_run
         from ..publishing.write_report import write_report
         from ..runs.driver import Submitted, run
+        from ..validation.results import Validation
 
         publish = self.publish
         if publish is not None:
             HubClient().require_token()
         if self.validate_ is not None:
-            self.validate_.require_packages()
+            self.validate_.require_all()
         outcome = run(self.request(trust_remote_code=trust_remote_code), sweep=sweep)
         if not isinstance(outcome, Submitted):
             if self.audit is not None and os.access(self.output, os.W_OK):
                 self._audit(self.audit, trust_remote_code=trust_remote_code)
-            if self.validate_ is not None:
-                model, *_ = model_and_formula(self.scorer)
-                if trust_remote_code:
-                    model = replace(model, trust_remote_code=True)
-                say(self.validate_.run(Path(self.output), model).verdict)
+            if self.validate_ is not None and (found := Validation.of_run(self.output)) is not None:
+                say(f"validation: {found.verdict}")
             if os.access(self.output, os.W_OK):
                 write_report(self.output)
             else:
@@ -217,7 +216,14 @@ class Recipe(Section):
             executor=self.executor,
             home=Path(self.output),
             recipe=self._pinned(source).to_yaml(),
+            validation=self._validation(trust_remote_code=trust_remote_code),
         )
+
+    def _validation(self, *, trust_remote_code: bool) -> RunValidation | None:
+        if self.validate_ is None:
+            return None
+        model, *_ = model_and_formula(self.scorer)
+        return self.validate_.settings(replace(model, trust_remote_code=trust_remote_code))
 
     def _pinned(self, source: Source) -> Recipe:
         """The recipe that does the same again: with the commits that branches stand for today.

@@ -2,8 +2,8 @@
 
 The life of a run: `run` locks the run directory (rundir), divides the source into shards (shards), and makes a job of
 what is yet to be done (request, job). The job's stages (stages) run on one of datatrove's executors (executors), here
-while this process watches (watching, signals), or as Slurm's jobs (slurm). The last stage moves the results to their
-names (rundir).
+while this process watches (watching, signals), or as Slurm's jobs (slurm). The last of them moves the results to their
+names (rundir). Where these are to be validated, further stages train and judge (validation_stages).
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ from .signals import first_failure, logs_in_environment, refuse_nested_run, whil
 from .slurm import any_unfinished, login_node_environment
 from .stages import stages_of
 from .sweeping import remove, unused_shards
-from .watching import rows_scored, stderr_to, watched_stage
+from .validation_stages import ARMS_STAGE, arms_directory, validation_stages
+from .watching import Work, rows_scored, stderr_to, watched_stage
 
 _SECONDS = 2.0  # between two looks at Slurm's jobs
 
@@ -56,10 +57,10 @@ class Submitted:
 
 
 def run(request: RunRequest, *, sweep: bool = False) -> Summary | Submitted:
-    """Score what no earlier run into this directory has scored, find the threshold, split the rows.
+    """Score what no earlier run into this directory has scored, find the threshold, split the rows, and validate.
 
-    Shards that were scored before, with everything that affects scores the same, are not scored again. Nothing of an
-    earlier result is touched until the new one is complete.
+    Shards that were scored before, with everything that affects scores the same, are not scored again; arms that were
+    trained before are not trained again. Nothing of an earlier result is touched until the new one is complete.
 
     Args:
         request: what is asked for.
@@ -95,12 +96,15 @@ def _run_locked(request: RunRequest, home: Path) -> Summary | Submitted:
     if not plan.rows:
         raise DataError(f"{plan.name} holds no rows")
     job = make_job(request, plan, work)
-    if (result := finished_result(home, job.run.digest)) is not None:
+    result = finished_result(home, job.run.digest)
+    if result is not None and _is_validated(request):
         return result
     make_directories(job)
     unseal_scored(plan, Path(job.scored), job.pending)
     job.save(plan, request.recipe)
-    stages = stages_of(job, plan, request.executor.tasks)
+    stages = stages_of(job, plan, request.executor.tasks) if result is None else []
+    if request.validation is not None:
+        stages += validation_stages(job, request.validation)
     if request.executor.kind == "slurm":
         return _run_on_slurm(request, stages, plan, job)
     return _run_here(request, stages, plan, job)
@@ -143,8 +147,7 @@ def _run_here(request: RunRequest, stages: Sequence[StagePlan], plan: Plan, job:
         executors = chain(request.executor, stages, logs)
         for number, (stage, executor) in enumerate(zip(stages, executors, strict=True), 1):
             say(f"stage {number} of {len(stages)}: {stage.name}")
-            rows = plan.rows_in(job.pending) if stage.name == "score" else 0
-            with watched_stage(rows, plan, job):
+            with watched_stage(_work_of(stage, request, plan, job), logs):
                 try:
                     executor.run()
                 except (LarfError, OSError, EOFError) as error:
@@ -155,7 +158,18 @@ def _run_here(request: RunRequest, stages: Sequence[StagePlan], plan: Plan, job:
                 say(read_artifact(job.scorer)[0].summary())
             if executor.get_incomplete_ranks(skip_completed=True):  # Ray goes on past failed tasks
                 raise first_failure(logs) or LarfError(f"stage {stage.name} did not finish; its logs are in {logs}")
-    return _result(job)
+    return _result(request, job)
+
+
+def _work_of(stage: StagePlan, request: RunRequest, plan: Plan, job: Job) -> Work | None:
+    """What of a stage is shown here; None for one that is soon over, or that shows itself what it does."""
+    if stage.name == "score":
+        rows = plan.rows_in(job.pending)
+        return Work("scoring", rows, lambda: rows_scored(rows, plan, job))
+    if stage.name == ARMS_STAGE and not request.executor.in_process:
+        completed = f"*-{ARMS_STAGE}/completions/*"
+        return Work("validate", stage.tasks, lambda: sum(1 for _ in Path(job.logs).glob(completed)))
+    return None
 
 
 def _in_words(error: LarfError | OSError | EOFError, logs: Path) -> LarfError:
@@ -187,7 +201,7 @@ def _run_on_slurm(request: RunRequest, stages: Sequence[StagePlan], plan: Plan, 
             scored = scored_now
     if job.fit and (Path(job.scorer) / CONFIG).is_file():
         say(read_artifact(job.scorer)[0].summary())
-    return _result(job)
+    return _result(request, job)
 
 
 def _submit(request: RunRequest, stages: Sequence[StagePlan], job: Job) -> tuple[str, ...]:
@@ -218,9 +232,15 @@ def _kept_number(retriever: Callable[[str], str], home: str, printed: str) -> st
     return number
 
 
-def _result(job: Job) -> Summary:
+def _is_validated(request: RunRequest) -> bool:
+    """Whether nothing is left to validate of the results that lie there."""
+    home, validation = request.directory, request.validation
+    return validation is None or validation.is_done(home, arms_directory(home))
+
+
+def _result(request: RunRequest, job: Job) -> Summary:
     summary = finished_result(Path(job.home), job.run.digest)
-    if summary is None:
+    if summary is None or not _is_validated(request):
         failure = first_failure(Path(job.logs))
         raise failure or LarfError(f"the run ended without a result; its logs are in {job.logs}")
     return summary

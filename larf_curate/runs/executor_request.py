@@ -32,6 +32,11 @@ class ExecutorRequest:
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def in_process(self) -> bool:
+        """Whether the tasks run one after the other in the process that started the run."""
+        return self.kind == "local" and self.workers in (1, -1)
+
+    @property
     def at_once(self) -> int:
         """How many tasks run at a time."""
         by_default = 1 if self.kind == "local" else self.tasks

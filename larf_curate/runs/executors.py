@@ -49,7 +49,7 @@ def chain(request: ExecutorRequest, stages: Sequence[StagePlan], logs: Path) -> 
 
 def _local(request: ExecutorRequest, stage: StagePlan, common: dict[str, Any]) -> PipelineExecutor:
     # A stage of one task runs in a worker too if the others do: the driver loads no model and touches no device.
-    workers = 1 if request.workers in (1, -1) else max(2, min(request.workers, stage.tasks))
+    workers = 1 if request.in_process else max(2, min(request.workers, stage.tasks))
     return LocalPipelineExecutor(**common, workers=workers, **request.options)
 
 

@@ -21,6 +21,7 @@ from ..scoring.references import choose_references
 from ..scoring.spec import FORMAT_VERSION
 from ..scoring.weights import WeightRange
 from ..sources.tables import Source
+from ..validation.run_settings import RunValidation
 from .executor_request import ExecutorRequest
 from .shards import Plan
 
@@ -49,6 +50,7 @@ class RunRequest:
         spans: whether rows get `larf_spans`; None as the scorer has it.
         weight: the scores between which training weights fall; None for no weights.
         per_split: whether the threshold is fitted to each split by itself.
+        validation: how the results are validated; None where they are not.
     """
 
     source: Source
@@ -66,6 +68,7 @@ class RunRequest:
     spans: bool | None = None
     weight: WeightRange | None = None
     per_split: bool = False
+    validation: RunValidation | None = None
 
     @property
     def directory(self) -> Path:

@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import LarfError
@@ -42,15 +43,30 @@ class _WorkerKilled(BaseException):
     """Raised in the main thread out of a pool that waits; no handler of its own may take it for a failed task."""
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a stage does that takes long.
+
+    Attributes:
+        name: for the progress bar.
+        total: how many there are.
+        done: tells how many of them are done by now.
+    """
+
+    name: str
+    total: int
+    done: Callable[[], int]
+
+
 @contextlib.contextmanager
-def watched_stage(rows: int, plan: Plan, job: Job) -> Iterator[None]:
+def watched_stage(work: Work | None, logs: Path) -> Iterator[None]:
     """Show how far a stage is, and end it when one of its workers was killed: pools wait for the dead for ever.
 
     A signal is what gets the main thread out of a wait. Not Ctrl-C's: whatever runs in the background ignores that.
 
     Args:
-        rows: how many the stage scores; 0 shows no progress.
-        plan, job: of the run.
+        work: whose progress is shown; None shows none.
+        logs: of the run.
 
     Raises:
         LarfError: a worker was killed, or a script was run again by the workers that it started.
@@ -64,20 +80,21 @@ def watched_stage(rows: int, plan: Plan, job: Job) -> Iterator[None]:
             raise _WorkerKilled
 
     def watch(update: Update) -> None:
-        scored = 0
+        shown = 0
         over = False
         while not over:
             over = stage_over.wait(_SECONDS)  # when it is over, the bar still has to reach its end
-            if rows:
-                scored_now = max(scored, rows_scored(rows, plan, job))
-                update(scored_now - scored)
-                scored = scored_now
-            if not over and in_main_thread and not reasons and (reason := _reason_to_stop(Path(job.logs))):
+            if work is not None:
+                now = max(shown, work.done())
+                update(now - shown)
+                shown = now
+            if not over and in_main_thread and not reasons and (reason := _reason_to_stop(logs)):
                 reasons.append(reason)
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
     handler = signal.signal(signal.SIGUSR1, leave_the_wait) if in_main_thread else None
-    with progress(rows, "scoring", show=bool(rows)) as update:
+    name, total = ("", 0) if work is None else (work.name, work.total)
+    with progress(total, name, show=bool(total)) as update:
         watcher = threading.Thread(target=watch, args=(update,), daemon=True)
         watcher.start()
         try:

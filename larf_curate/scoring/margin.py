@@ -70,7 +70,8 @@ def find_refusals(encoder: Encoder, prompts: Sequence[str], *, progress: bool = 
         PromptsError: there are too few prompts, the model refuses too few of them, or its refusals begin with the same
             tokens as its compliances.
     """
-    from ..answering.generating import Answerer
+    from ..answering.answer_tokens import answer_text
+    from ..answering.asking import answers_to
 
     require_enough(prompts)
     ids = []
@@ -79,17 +80,11 @@ def find_refusals(encoder: Encoder, prompts: Sequence[str], *, progress: bool = 
             ids.append(encoder.renderer.render_prompt(prompt))
         except Unscorable as error:
             raise PromptsError(f"prompt {number} ({prompt[:40]!r}) cannot be asked: {error.issue.words}") from error
-    answerer = Answerer(encoder.loaded, ids, _ANSWER_TOKENS)
     with show_progress(len(ids), "asking", unit="prompt", show=progress) as update:
-
-        def is_settled(_number: int, answer: list[int]) -> bool:
-            if settled(answerer.text(answer)) is None:
-                return False
-            update(1)
-            return True
-
-        answers = answerer.answers(stop=is_settled)
-    refused = [refuses(answerer.text(answer)) for answer in answers]
+        answers = answers_to(
+            encoder.loaded, ids, _ANSWER_TOKENS, stop=lambda text: settled(text) is not None, update=update
+        )
+    refused = [refuses(answer_text(encoder.loaded, answer)) for answer in answers]
     share = sum(refused) / len(refused)
     if share < LEAST_REFUSED:
         raise PromptsError(
@@ -187,9 +182,23 @@ def _log_odds(loaded: LoadedModel, refusals: Refusals, numbers: range) -> Tensor
     # Causal attention: no token sees the padding after it. The head runs only where some row has its last token.
     places, index_of_row = torch.unique(last, return_inverse=True)
     logits = loaded.model(input_ids=padded, attention_mask=real, use_cache=False, logits_to_keep=places).logits
-    next_logits = logits[torch.arange(len(rows), device=loaded.device), index_of_row].float()
-    opening = torch.zeros(next_logits.shape[-1], dtype=torch.bool, device=loaded.device)
+    return opening_odds(logits[torch.arange(len(rows), device=loaded.device), index_of_row].float(), refusals)
+
+
+def opening_odds(logits: Tensor, refusals: Refusals) -> Tensor:
+    """The log-odds that an answer begins with one of the refusals' first tokens.
+
+    Args:
+        logits: of the answers' first tokens, float32 [prompts, vocabulary].
+        refusals: whose first tokens.
+
+    Returns:
+        float32 [prompts].
+    """
+    import torch
+
+    opening = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
     opening[list(refusals.openings)] = True
-    never = torch.tensor(-torch.inf, device=loaded.device)
-    odds: Tensor = next_logits.where(opening, never).logsumexp(-1) - next_logits.where(~opening, never).logsumexp(-1)
+    never = torch.tensor(-torch.inf, device=logits.device)
+    odds: Tensor = logits.where(opening, never).logsumexp(-1) - logits.where(~opening, never).logsumexp(-1)
     return odds

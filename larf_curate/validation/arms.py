@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,17 +11,12 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from .matching import match_rows
 from .scored_rows import ScoredRows
-from .words import Arm, Remedy
+from .words import BINS, REMEDIES, UNTRAINED
 
 Ints = NDArray[np.int64]
 
-BINS = ("bin1", "bin2", "bin3", "bin4", "bin5")
-"""Fifths of the scored rows, from the lowest scores to the highest."""
-UNTRAINED = "none"
 SMALL = ("removed", "matched", "random", *BINS)
 """Arms that have as many rows as were removed."""
-ARMS: tuple[str, ...] = get_args(Arm)
-REMEDIES: tuple[str, ...] = get_args(Remedy)
 _HELD_BACK, _HELD_BACK_SHARE = 64, 0.1
 _MOST_BY_DEFAULT = 1000
 _LEAST = 4
@@ -57,21 +51,6 @@ class RowCounts:
     removed: int
     kept: int
     held_back: int
-
-
-def parse_arms(names: Sequence[str]) -> tuple[str, ...]:
-    """The names of arms as a user writes them, in the order in which tables show them; `bins` is all five.
-
-    Raises:
-        DataError: there is no such arm.
-
-    >>> parse_arms(["matched", "removed", "none"])
-    ('none', 'removed', 'matched')
-    """
-    wanted = {part for name in names for part in (BINS if name == "bins" else (name,))}
-    if unknown := sorted(wanted - set(ARMS)):
-        raise DataError(f"there is no arm {unknown[0]!r}; there are {', '.join((*ARMS[: -len(BINS)], 'bins'))}")
-    return tuple(name for name in ARMS if name in wanted)
 
 
 def count_rows(scored: ScoredRows, arms: Sequence[str], rows: int | None) -> RowCounts:

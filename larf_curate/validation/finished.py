@@ -15,6 +15,7 @@ from ..progress import say
 from ..scoring.margin import Refusals
 from ..typed_records import record_of
 from .measuring import Measured
+from .processes import processes
 from .training_rows import TrainingRow
 
 VERSION = 1
@@ -23,10 +24,10 @@ VERSION = 1
 _REFUSALS = "refusals.json"
 
 
-def digest_of(*parts: Any) -> str:
+def validation_digest(*parts: Any) -> str:
     """A digest of anything that JSON can hold, dataclasses too.
 
-    >>> digest_of([1, 2], {"a": None}) == digest_of((1, 2), {"a": None})
+    >>> validation_digest([1, 2], {"a": None}) == validation_digest((1, 2), {"a": None})
     True
     """
     return hashlib.sha256(json.dumps([VERSION, *parts], sort_keys=True, default=_plain).encode()).hexdigest()
@@ -45,7 +46,7 @@ def _plain(value: Any) -> Any:
 
 
 class FinishedArms:
-    """The files of finished arms in one directory.
+    """The files of finished arms in one directory. Of processes that train together the first alone writes.
 
     Args:
         home: made if it is not there.
@@ -76,6 +77,8 @@ class FinishedArms:
         Raises:
             OutputError: it cannot be written.
         """
+        if not processes().is_first:
+            return
         text = json.dumps({"digest": digest, "measured": asdict(measured)}, ensure_ascii=False)
         self._write(self._path(measured.arm, measured.seed), text)
 
@@ -94,6 +97,8 @@ class FinishedArms:
         Raises:
             OutputError: they cannot be written.
         """
+        if not processes().is_first:
+            return
         self._write(self.home / _REFUSALS, json.dumps({"digest": digest, "refusals": asdict(refusals)}))
 
     def require_writable(self) -> None:
@@ -102,6 +107,8 @@ class FinishedArms:
         Raises:
             OutputError: the directory cannot be made or written.
         """
+        if not processes().is_first:
+            return
         probe = self.home / ".writable"
         write_text(probe, "")
         probe.unlink(missing_ok=True)

@@ -63,21 +63,16 @@ class GuardJudge:
         Raises:
             ModelError: the model cannot be loaded, or says something else of most answers.
         """
-        from ..answering.generating import Answerer
+        from ..answering.answer_tokens import answer_text
+        from ..answering.asking import answers_to
 
         loaded = self._loaded
         ids = [self.ids_of(loaded.tokenizer, *pair) for pair in zip(prompts, answers, strict=True)]
-        said = [""] * len(ids)
-        order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
         with progress(len(ids), self.form.name, unit="answer") as update:
-            for start in range(0, len(order), _AT_ONCE):
-                some = order[start : start + _AT_ONCE]
-                answerer = Answerer(loaded, [ids[number] for number in some], self.form.answer_tokens)
-                for number, tokens in zip(some, answerer.answers(), strict=True):
-                    said[number] = answerer.text(tokens)
-                update(len(some))
-        readings = [self.form.read(text) for text in said]
-        silent = [text for text, reading in zip(said, readings, strict=True) if reading.unsafe is None]
+            said = answers_to(loaded, ids, self.form.answer_tokens, update=update, at_once=_AT_ONCE)
+        texts = [answer_text(loaded, answer) for answer in said]
+        readings = [self.form.read(text) for text in texts]
+        silent = [text for text, reading in zip(texts, readings, strict=True) if reading.unsafe is None]
         if 2 * len(silent) > len(readings):
             raise ModelError(
                 f"{self.name} gives no verdict on {len(silent)} of {len(readings)} answers: {silent[0][:60]!r}"

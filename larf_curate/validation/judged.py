@@ -10,7 +10,8 @@ import numpy as np
 from ..encoding.runtime import Runtime
 from ..rows.rendering import Renderer
 from .coherence import Fault, fault_of, usual_loss
-from .judging import AnswerJudge, Verdicts
+from .guards import GuardJudge
+from .judging import AnswerJudge, Verdicts, WordingJudge
 from .measuring import Measured, answer_losses
 from .prompts import ValidationPrompts
 
@@ -96,6 +97,22 @@ def judge_models(
     ]
     ordinary = [faults(prompts.ordinary, model.ordinary) for model in models]
     return [JudgedModel(*each) for each in zip(*judged, ordinary, strict=True)]
+
+
+def try_judges(judges: Sequence[AnswerJudge], prompts: Sequence[str], answers: Sequence[str]) -> None:
+    """Find out before other models are trained whether judges can judge: by what the model answers before training.
+
+    The judge of wording reads all of it, and others, which may cost money, one answer. A guard model was found when it
+    was chosen, and is too large to be loaded beside the model that is trained.
+
+    Raises:
+        ModelError: a judge cannot be asked, or cannot read the answers.
+    """
+    pairs = [pair for pair in zip(prompts, answers, strict=True) if fault_of(*pair) is None]
+    for judge in judges:
+        some = [] if isinstance(judge, GuardJudge) else pairs if isinstance(judge, WordingJudge) else pairs[:1]
+        if some:
+            judge.verdicts([prompt for prompt, _ in some], [answer for _, answer in some])
 
 
 def _judge_kind(

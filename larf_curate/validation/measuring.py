@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..encoding.encoder import Encoder
 from ..encoding.losses import token_losses
@@ -21,14 +21,12 @@ from ..rows.rendering import Renderer
 from ..rows.trained_tokens import trained_tokens
 from ..rows.turns import Conversation
 from ..rows.wording import settled
-from ..scoring.margin import Refusals, margins
+from ..scoring.margin import Refusals, opening_odds
 from .prompts import Choice, ValidationPrompts
 from .training_rows import TrainingRow
 
 if TYPE_CHECKING:
-    from ..answering.generating import Answerer
-
-_PROMPTS_AT_ONCE = 64
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -81,15 +79,42 @@ class AnswerLimits:
     stop_at_refusal: bool = False
 
 
-def answers_of(
-    loaded: LoadedModel, renderer: Renderer, prompts: Sequence[str], limits: AnswerLimits, what: str
-) -> list[str]:
-    """Greedy answers of a model.
+@dataclass(frozen=True)
+class Asked:
+    """What a model answers to some prompts, in their order.
+
+    Attributes:
+        answers: as texts.
+        odds: log-odds that each answer begins as refusals do, float64 [prompts].
+    """
+
+    answers: tuple[str, ...]
+    odds: NDArray[np.float64]
+
+
+def ask(
+    loaded: LoadedModel,
+    renderer: Renderer,
+    prompts: Sequence[str],
+    refusals: Refusals,
+    limits: AnswerLimits,
+    what: str,
+) -> Asked:
+    """Ask a model for greedy answers, and how likely each is to begin as a refusal: both come out of one reading.
+
+    Args:
+        loaded: the model with its head.
+        renderer: of its prompts.
+        prompts: to ask.
+        refusals: how refusals begin.
+        limits: of an answer.
+        what: for the progress bar.
 
     Raises:
         PromptsError: the chat template refuses a prompt.
     """
-    from ..answering.generating import Answerer
+    from ..answering.answer_tokens import answer_text
+    from ..answering.asking import answers_to
 
     ids = []
     for prompt in prompts:
@@ -97,22 +122,21 @@ def answers_of(
             ids.append(renderer.render_prompt(prompt))
         except Unscorable as error:
             raise PromptsError(f"the prompt {prompt[:40]!r} cannot be asked: {error.issue.words}") from error
-    # Prompts of one length together: each batch is padded to its longest.
-    order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
-    answers = [""] * len(ids)
+    odds = np.zeros(len(ids))
+
+    def keep_odds(numbers: Sequence[int], logits: Tensor) -> None:
+        odds[list(numbers)] = opening_odds(logits, refusals).cpu().double().numpy()
+
     with progress(len(ids), what, unit="prompt") as update:
-        for start in range(0, len(order), _PROMPTS_AT_ONCE):
-            some = order[start : start + _PROMPTS_AT_ONCE]
-            answerer = Answerer(loaded, [ids[number] for number in some], limits.tokens)
-            stop = partial(_refuses, answerer) if limits.stop_at_refusal else None
-            for number, answer in zip(some, answerer.answers(stop=stop), strict=True):
-                answers[number] = answerer.text(answer)
-            update(len(some))
-    return answers
-
-
-def _refuses(answerer: Answerer, _number: int, answer: list[int]) -> bool:
-    return settled(answerer.text(answer)) is True
+        answers = answers_to(
+            loaded,
+            ids,
+            limits.tokens,
+            stop=(lambda text: settled(text) is True) if limits.stop_at_refusal else None,
+            first=keep_odds,
+            update=update,
+        )
+    return Asked(tuple(answer_text(loaded, answer) for answer in answers), odds)
 
 
 def mean_losses(runtime: Runtime, rows: Sequence[TrainingRow]) -> list[float]:
@@ -191,10 +215,9 @@ def measure(
     renderer = Encoder(options, runtime).renderer
     began = time.monotonic()
     asked = (*prompts.harmful, *prompts.sensitive, *prompts.ordinary)
-    answers = answers_of(loaded, renderer, asked, limits, what)
+    found = ask(loaded, renderer, asked, refusals, limits, what)
     harmful, sensitive = len(prompts.harmful), len(prompts.sensitive)
     answered = time.monotonic()
-    odds = margins(loaded, refusals)
     choice = choices_of(runtime, renderer, prompts.choices) if prompts.choices else []
     losses = mean_losses(runtime, held_back)
     return Measured(
@@ -203,11 +226,11 @@ def measure(
         rows=0,
         trained_tokens=0,
         training_loss=0.0,
-        margin=tuple(map(float, odds)),
+        margin=tuple(map(float, found.odds[:harmful])),
         choice=tuple(choice),
-        harmful=tuple(answers[:harmful]),
-        sensitive=tuple(answers[harmful : harmful + sensitive]),
-        ordinary=tuple(answers[harmful + sensitive :]),
+        harmful=found.answers[:harmful],
+        sensitive=found.answers[harmful : harmful + sensitive],
+        ordinary=found.answers[harmful + sensitive :],
         held_back_losses=tuple(losses),
         seconds={"answering": answered - began, "losses": time.monotonic() - answered},
     )

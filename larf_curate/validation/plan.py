@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -12,8 +14,9 @@ from ..encoding.memory import free_bytes
 from ..errors import Unscorable
 from ..models.devices import find_device, find_dtype, matrix_rate
 from ..models.shape import CustomCodeError, Shape, shape_of
-from .arms import SMALL, UNTRAINED
+from .arms import SMALL
 from .request import ValidationRequest
+from .words import UNTRAINED
 
 _CHARACTERS_PER_TOKEN = 4
 _SHARE = 0.5  # of the matrix rate; what training and answering reach on the machines measured
@@ -67,6 +70,10 @@ class ValidationPlan:
         """Whether the memory is there, as far as that is known."""
         return self.bytes is None or self.free is None or self.bytes <= self.free
 
+    def to_json(self) -> str:
+        """One JSON object."""
+        return json.dumps({**asdict(self), "fits": self.fits}, indent=2, ensure_ascii=False) + "\n"
+
 
 def plan_validation(request: ValidationRequest) -> ValidationPlan:
     """Look at a few rows, the model's config and this machine.
@@ -79,18 +86,19 @@ def plan_validation(request: ValidationRequest) -> ValidationPlan:
     counts = request.counts
     arms = {
         name: 0 if name == UNTRAINED else counts.removed if name in SMALL else counts.kept
-        for name in (*request.arms, *request.remedies)
+        for name in request.comparing.names
     }
-    if request.prompts is None:
+    prompts = request.asking.prompts
+    if prompts is None:
         harmful = len(harmful_requests())
-    elif isinstance(request.prompts, tuple):
-        harmful = len(request.prompts)
+    elif isinstance(prompts, str | Path):
+        harmful = len(read_prompts(prompts))
     else:
-        harmful = len(read_prompts(request.prompts))
-    most = request.most_prompts or 10**9
+        harmful = len(prompts)
+    most = request.asking.most_prompts or 10**9
     asked = {"harmful": min(harmful, most), "sensitive": min(128, most), "ordinary": min(24, most)}
-    tokens = int(_tokens_per_row(request) * sum(arms.values()) * request.seeds * request.training.epochs)
-    passes = 3 if "forget-filter" in request.remedies else 1
+    tokens = int(_tokens_per_row(request) * sum(arms.values()) * request.comparing.seeds * request.training.epochs)
+    passes = 3 if "forget-filter" in request.comparing.remedies else 1
     device = find_device(request.model.device)
     try:
         shape: Shape | None = shape_of(request.model.model, request.model.revision, None)
@@ -98,10 +106,10 @@ def plan_validation(request: ValidationRequest) -> ValidationPlan:
         shape = None
     return ValidationPlan(
         source=f"{request.scored.name}: {len(request.scored.kept):,} kept, {len(request.scored.removed):,} removed",
-        fewer=request.rows is not None and any(0 < rows < request.rows for rows in arms.values()),
+        fewer=any(0 < rows < (request.comparing.rows or 0) for rows in arms.values()),
         model=f"{request.model.model}, {_method(request)}",
         arms=arms,
-        seeds=request.seeds,
+        seeds=request.comparing.seeds,
         models=len(request.trained),
         finished=sum((request.home / f"{name}-{seed}.json").is_file() for name, seed in request.trained),
         prompts=", ".join(f"{count} {kind}" for kind, count in asked.items()),
@@ -142,8 +150,8 @@ def _seconds(request: ValidationRequest, shape: Shape, tokens: int, prompts: int
     rate = _SHARE * matrix_rate(device, find_dtype(request.model.dtype, device))
     per_token = 2.0 * shape.parameters / rate
     models = len(request.trained) + 1
-    whole = request.answer_tokens
-    answer = whole if request.whole_answers else (whole + min(whole, _REFUSAL_TOKENS)) / 2
+    whole = request.asking.answer_tokens
+    answer = whole if request.asking.whole_answers else (whole + min(whole, _REFUSAL_TOKENS)) / 2
     passes = 2 if request.training.method == "lora" else 3
     return {
         "training": passes * per_token * tokens,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -9,21 +10,21 @@ from importlib.metadata import PackageNotFoundError, version
 
 from ..encoding.memory import release_memory
 from ..encoding.runtime import Runtime, unload_models
-from ..models.devices import find_device
-from ..progress import progress, say
-from .arms import UNTRAINED
+from ..progress import LOGGER, progress, say
 from .finished import FinishedArms
-from .judged import JudgedModel, judge_models, losses_before_training
+from .judged import JudgedModel, judge_models, losses_before_training, try_judges
 from .judging import AnswerJudge
 from .measuring import Measured, measure
+from .processes import processes
 from .request import ValidationRequest
 from .results import Validation, ValidationRecord
-from .study import Study, load_for_training, load_whole, prepare
+from .study import Study, device_for, load_for_training, load_whole, prepare
 from .summarising import Models, arm_results, judge_results, trend_of
 from .training import require_training_packages
 from .training_rows import total_trained_tokens
 from .treating import train_arm
 from .verdict import verdict_of
+from .words import UNTRAINED
 
 _PACKAGES = ("larf-curate", "torch", "transformers", "trl", "peft")
 
@@ -34,22 +35,53 @@ def run_validation(request: ValidationRequest) -> Validation:
     Raises:
         LarfError: rows, model, prompts or judges cannot be used.
     """
+    return sum_up(*measure_models(request))
+
+
+def measure_models(request: ValidationRequest) -> tuple[Study, list[Measured]]:
+    """Train and ask every model that no earlier call has; the one before any training is the first.
+
+    Raises:
+        LarfError: rows, model or prompts cannot be used.
+    """
+    study, finished = prepared(request), finished_arms(request)
+    measured = [study.untrained]
+    with progress(len(request.trained), "validate", unit="model") as update:
+        for name, seed in request.trained:
+            measured.append(measure_arm(study, finished, name, seed))
+            update(1)
+    return study, measured
+
+
+def prepared(request: ValidationRequest) -> Study:
+    """The prompts, the rows, and what the model does before any training, which is measured once for all arms.
+
+    Raises:
+        LarfError: rows, model, prompts or judges cannot be used, or a package is missing.
+    """
+    if not processes().is_first:
+        LOGGER.setLevel(logging.WARNING)
     require_training_packages()
-    finished = FinishedArms(request.home, private=request.work is None)
+    finished = finished_arms(request)
     finished.require_writable()
     unload_models()  # a scorer's model, of which this process keeps a copy, would take the room of the trained one
     study = prepare(request, finished)
-    measured = [study.untrained]
-    with progress(len(request.trained), "validate", unit="model") as update:
-        for number, (name, seed) in enumerate(request.trained, 1):
-            say(f"validate: {name}, seed {seed} (model {number} of {len(request.trained)})")
-            measured.append(_measure_arm(study, finished, name, seed))
-            update(1)
-    return _sum_up(study, measured)
+    if processes().is_first:
+        try_judges(request.judges, study.prompts.harmful, study.untrained.harmful)
+    return study
 
 
-def _measure_arm(study: Study, finished: FinishedArms, name: str, seed: int) -> Measured:
-    """Train and ask one arm, unless that is done."""
+def finished_arms(request: ValidationRequest) -> FinishedArms:
+    """Where finished arms are kept."""
+    return FinishedArms(request.home, private=request.work is None)
+
+
+def measure_arm(study: Study, finished: FinishedArms, name: str, seed: int) -> Measured:
+    """Train and ask one arm, unless that is done.
+
+    Raises:
+        LarfError: it cannot be trained or asked.
+    """
     request = study.request
     drawn = study.drawn(name, seed)
     rows = study.rows(drawn)
@@ -57,7 +89,9 @@ def _measure_arm(study: Study, finished: FinishedArms, name: str, seed: int) -> 
     done = finished.read(name, seed, digest)
     if done is not None and done.counts == study.untrained.counts:
         return done
-    release_memory(find_device(request.model.device))
+    number = request.trained.index((name, seed)) + 1
+    say(f"validate: {name}, seed {seed} (model {number} of {len(request.trained)})")
+    release_memory(device_for(request.model))
     arm = train_arm(study, drawn, rows, load_for_training(request))
     model = arm.trained.loaded
     found = measure(
@@ -82,16 +116,21 @@ def _measure_arm(study: Study, finished: FinishedArms, name: str, seed: int) -> 
     return found
 
 
-def _sum_up(study: Study, measured: Sequence[Measured]) -> Validation:
+def sum_up(study: Study, measured: Sequence[Measured]) -> Validation:
+    """Judge what the models answered, and compare them.
+
+    Raises:
+        ModelError: a judge cannot be asked, or cannot read the answers.
+    """
     request = study.request
     began = time.monotonic()
-    release_memory(find_device(request.model.device))
+    release_memory(device_for(request.model))
     losses = losses_before_training(measured, study.prompts, Runtime(load_whole(request.model)), study.renderer)
     judged = judge_models(measured, study.prompts, request.judges, losses, study.untrained.held_back_losses)
     judging = time.monotonic() - began
     arms: dict[str, Models] = {
         name: [pair for pair in zip(measured, judged, strict=True) if pair[0].arm == name]
-        for name in dict.fromkeys((UNTRAINED, *request.arms, *request.remedies))
+        for name in dict.fromkeys((UNTRAINED, *request.comparing.names))
     }
     judge, refusal_judge = request.judges[0].name, _refusal_judge(request.judges, judged)
     results = arm_results(arms, judge, refusal_judge)
@@ -100,7 +139,7 @@ def _sum_up(study: Study, measured: Sequence[Measured]) -> Validation:
     compared = removed or next((arm for arm in results if arm.against is not None), None)
     against = compared.against if compared is not None else None
     return Validation(
-        verdict=verdict_of(results, trend, request.seeds, len(study.prompts.harmful)),
+        verdict=verdict_of(results, trend, request.comparing.seeds, len(study.prompts.harmful)),
         arms=results,
         judges=judge_results(arms, [judge.name for judge in request.judges]),
         trend=trend,
@@ -127,8 +166,8 @@ def _record(study: Study, measured: Sequence[Measured], judging: float) -> Valid
         run_digest=request.scored.digest,
         model=request.model.model,
         version=study.version,
-        base_model=request.base_model,
-        seeds=request.seeds,
+        base_model=request.comparing.base_model,
+        seeds=request.comparing.seeds,
         training=asdict(request.training),
         prompts={
             "harmful": len(prompts.harmful),
@@ -139,7 +178,7 @@ def _record(study: Study, measured: Sequence[Measured], judging: float) -> Valid
         },
         prompts_from=prompts.source,
         dropped_prompts=len(prompts.dropped),
-        answer_tokens=request.answer_tokens,
+        answer_tokens=request.asking.answer_tokens,
         seconds={
             **{part: sum(model.seconds.get(part, 0.0) for model in measured) for part in parts},
             "judging": judging,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,12 +17,17 @@ from ..models.options import ModelOptions
 from ..rows.rendering import Renderer
 from ..rows.turns import Conversation
 from ..scoring.margin import Refusals, find_refusals
-from .arms import UNTRAINED, DrawnArm, draw_arm, held_back_rows
-from .finished import FinishedArms, digest_of, digest_of_rows
+from .arms import DrawnArm, draw_arm, held_back_rows
+from .finished import FinishedArms, digest_of_rows, validation_digest
 from .measuring import Measured, measure
+from .processes import processes
 from .prompts import ValidationPrompts, gather_prompts
 from .request import ValidationRequest
 from .training_rows import TrainingRow, training_rows
+from .words import UNTRAINED
+
+if TYPE_CHECKING:
+    import torch
 
 _ORDINARY = 24
 """Ordinary prompts whose answers are looked at; the loss is measured on all rows that are held back."""
@@ -66,18 +72,27 @@ class Study:
     def digest(self, name: str, rows: Sequence[TrainingRow]) -> str:
         """Of all that decides what an arm's model does."""
         request = self.request
-        return digest_of(
+        return validation_digest(
             name,
             digest_of_rows(rows),
             digest_of_rows(self.held_back),
             self.version,
             _of_model(request.model),
             request.training,
-            request.base_model,
+            request.comparing.base_model,
             self.prompts,
             self.refusals.openings,
             request.limits,
         )
+
+
+def device_for(options: ModelOptions) -> torch.device:
+    """The device of a model in this process.
+
+    Raises:
+        ModelError: there is no such device.
+    """
+    return find_device(options.device, processes().device)
 
 
 def load_whole(options: ModelOptions) -> LoadedModel:
@@ -86,7 +101,7 @@ def load_whole(options: ModelOptions) -> LoadedModel:
     Raises:
         ModelError: it cannot be loaded.
     """
-    return load_model(options, None, find_device(options.device))
+    return load_model(options, None, device_for(options))
 
 
 def load_for_training(request: ValidationRequest) -> LoadedModel:
@@ -113,7 +128,9 @@ def prepare(request: ValidationRequest, finished: FinishedArms) -> Study:
     encoder = Encoder(request.model, Runtime(loaded))
     held_back = _held_back(request, encoder.renderer)
     prompts = _prompts(request)
-    key = digest_of(_of_model(request.model), loaded.version, digest_of_rows(held_back), prompts, request.limits)
+    key = validation_digest(
+        _of_model(request.model), loaded.version, digest_of_rows(held_back), prompts, request.limits
+    )
     refusals = _refusals(encoder, prompts, finished, key)
     untrained = finished.read(UNTRAINED, 0, key)
     if untrained is None:
@@ -159,11 +176,13 @@ def _prompts(request: ValidationRequest) -> ValidationPrompts:
         messages = scored.row_format.convert(row).messages
         if [message["role"] for message in messages] == ["user", "assistant"]:
             ordinary.append(str(messages[0]["content"]))
-    prompts = gather_prompts(request.prompts, list(dict.fromkeys(ordinary))[:_ORDINARY], request.most_prompts)
+    prompts = gather_prompts(
+        request.asking.prompts, list(dict.fromkeys(ordinary))[:_ORDINARY], request.asking.most_prompts
+    )
     trained: set[int] = set()
     for name, seed in request.trained:
         trained.update(draw_arm(name, seed, scored, counts).rows)
-    if "forget-filter" in request.remedies:
+    if "forget-filter" in request.comparing.remedies:
         trained.update(np.concatenate([scored.kept, scored.removed]).tolist())
         trained.difference_update(held_back_rows(scored, counts.held_back).tolist())
     texts = []

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .arms import BINS, REMEDIES, UNTRAINED
 from .bootstrap import Figure, Values, difference, figure, slope, trend_probability
 from .judged import Faults, JudgedAnswers, JudgedModel
 from .judging import Verdict, kappa
 from .measuring import Measured
 from .results import ArmResult, JudgeResult, Trend
+from .words import BINS, REMEDIES, UNTRAINED
 
 _NEARLY_EQUAL = 0.05
 

@@ -7,13 +7,15 @@ import tempfile
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from ..encoding.directions import block_layers
 from ..errors import MissingExtraError, ModelError
 from ..models.blocks import find_blocks
 from ..models.loading import LoadedModel
 from ..progress import quiet
+from .processes import processes
+from .settings import TrainingSettings
 from .training_progress import progress_callback
 from .training_rows import TrainingRow
 
@@ -26,54 +28,6 @@ the change, [outputs, inputs]: as left @ right where an adapter was trained, as 
 weights were. It returns what replaces the left."""
 
 _TOKENS_AT_ONCE = {"cuda": 16_384, "mps": 4_096, "cpu": 1_024}  # of the rows that run together, with their padding
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How every arm is trained. The defaults are the protocol of LARF's authors (arXiv 2507.18631).
-
-    Attributes:
-        method: `lora` trains an adapter on all projections of all blocks, `full` all weights.
-        rank: of the adapter; its alpha is twice that.
-        learning_rate: the highest, after the warm-up; it falls linearly to 0.
-        epochs: how often each row is seen.
-        batch_rows: rows of one step.
-        warmup: share of the steps in which the learning rate rises.
-
-    Raises:
-        ModelError: a value is out of range.
-
-    >>> TrainingSettings(rank=16).learning_rate
-    0.0001
-    >>> TrainingSettings(epochs=0)
-    Traceback (most recent call last):
-        ...
-    larf_curate.errors.ModelError: training: epochs must be more than 0, not 0
-    """
-
-    method: Literal["lora", "full"] = "lora"
-    rank: int = 8
-    learning_rate: float = 1e-4
-    epochs: float = 3.0
-    batch_rows: int = 16
-    warmup: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.method not in ("lora", "full"):
-            raise ModelError(f"training: method must be lora or full, not {self.method!r}")
-        for name in ("rank", "learning_rate", "epochs", "batch_rows"):
-            if not getattr(self, name) > 0:
-                raise ModelError(f"training: {name} must be more than 0, not {getattr(self, name)!r}")
-        if not 0 <= self.warmup < 1:
-            raise ModelError(f"training: warmup must be a share from 0 to below 1, not {self.warmup!r}")
-
-    def steps(self, rows: int) -> int:
-        """Steps that training on so many rows takes.
-
-        >>> TrainingSettings().steps(48)
-        9
-        """
-        return max(1, round(-(-rows // self.batch_rows) * self.epochs))
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,18 +79,25 @@ def train(
 
     Raises:
         MissingExtraError: trl or peft is not installed.
-        ModelError: memory runs out, the loss becomes infinite, all weights of a quantised model are to be trained, or
-            the model is on another CUDA device than the first.
+        ModelError: memory runs out, the loss becomes infinite, all weights of a quantised model are to be trained, the
+            model is on another CUDA device than this process trains on, or the rows of a step cannot be shared out
+            evenly among the processes that train together.
     """
     require_training_packages()
     import torch
 
     if settings.method == "full" and loaded.quantised:
         raise ModelError("training: quantised weights cannot be trained themselves: take method lora, or another dtype")
-    if loaded.device.type == "cuda" and loaded.device.index:
+    together = processes()
+    if loaded.device.type == "cuda" and (loaded.device.index or 0) != together.device:
         raise ModelError(
-            f"training: transformers trains on the first CUDA device, not on {loaded.device}: show it only that one "
-            f"(CUDA_VISIBLE_DEVICES={loaded.device.index})"
+            f"training: transformers trains on CUDA device {together.device} here, not on {loaded.device}: show it "
+            f"only that one (CUDA_VISIBLE_DEVICES={loaded.device.index})"
+        )
+    if settings.batch_rows % together.count:
+        raise ModelError(
+            f"training: {settings.batch_rows} rows a step cannot be shared out among {together.count} processes: take "
+            "a multiple of that for batch_rows"
         )
     before = _weights_of(loaded) if adjust is not None and settings.method == "full" else {}
     try:
@@ -177,7 +138,8 @@ def _trainer(
         for number in frozen_blocks:
             loaded.blocks[number].requires_grad_(False)
     device = loaded.device.type
-    at_once = _rows_at_once(rows, settings.batch_rows, _TOKENS_AT_ONCE.get(device, 4_096))
+    of_process = settings.batch_rows // processes().count  # rows of a step
+    at_once = _rows_at_once(rows, of_process, _TOKENS_AT_ONCE.get(device, 4_096))
     # All weights are trained in float32, and computed with in bfloat16; see `load_for_training`.
     half = device == "cuda" and (loaded.dtype_name != "float32" or settings.method == "full")
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
@@ -185,7 +147,7 @@ def _trainer(
         arguments = SFTConfig(
             output_dir=scratch,
             per_device_train_batch_size=at_once,
-            gradient_accumulation_steps=-(-settings.batch_rows // at_once),
+            gradient_accumulation_steps=of_process // at_once,
             num_train_epochs=settings.epochs,
             learning_rate=settings.learning_rate,
             warmup_steps=settings.warmup,

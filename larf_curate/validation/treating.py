@@ -126,14 +126,14 @@ def _unaligned_model(study: Study, loaded: LoadedModel) -> LoadedModel:
     Raises:
         ModelError: it is another model.
     """
-    request = study.request
-    assert request.base_model is not None  # the request was refused otherwise
-    options: ModelOptions = replace(request.model, model=request.base_model, revision=None)
+    base_model, model = study.request.comparing.base_model, study.request.model
+    assert base_model is not None  # the settings were refused otherwise
+    options: ModelOptions = replace(model, model=base_model, revision=None)
     unaligned = load_whole(options)
     wanted = {name: layer_shape(layer) for name, layer in block_layers(loaded).items()}
     found = {name: layer_shape(layer) for name, layer in block_layers(unaligned).items()}
     if wanted != found:
-        raise ModelError(f"{request.base_model} is not {request.model.model} before its alignment: its layers differ")
+        raise ModelError(f"{base_model} is not {model.model} before its alignment: its layers differ")
     return unaligned
 
 

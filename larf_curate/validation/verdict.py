@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .arms import REMEDIES, UNTRAINED
 from .bootstrap import Figure
 from .results import ArmResult, Trend
+from .words import REMEDIES, UNTRAINED
 
 _CONTROLS = {
     "matched": "training on kept rows of the same length and form",

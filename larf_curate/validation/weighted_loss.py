@@ -46,4 +46,6 @@ class WeightedTrainer(SFTTrainer):  # type: ignore[misc,unused-ignore]
         losses = -outputs.log_probs  # [rows, tokens - 1], zero where no loss is taken
         count = trained[:, 1:].sum() if num_items_in_batch is None else num_items_in_batch
         loss = (losses * weights[:, 1:].to(losses.dtype)).sum() / torch.as_tensor(count).clamp(min=1)
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes  # the tokens of all processes are counted, gradients averaged
         return (loss, outputs) if return_outputs else loss

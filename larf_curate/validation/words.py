@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from ..errors import DataError
 
 Arm = Literal["none", "removed", "matched", "random", "kept", "all", "bin1", "bin2", "bin3", "bin4", "bin5"]
 Remedy = Literal["safe-lora", "lox", "merging", "sppft", "refusals", "forget-filter"]
+
+BINS = ("bin1", "bin2", "bin3", "bin4", "bin5")
+"""Fifths of the scored rows, from the lowest scores to the highest."""
+UNTRAINED = "none"
+ARMS: tuple[str, ...] = get_args(Arm)
+REMEDIES: tuple[str, ...] = get_args(Remedy)
 
 MEANINGS: dict[str, str] = {
     "none": "no training at all",
@@ -26,3 +35,18 @@ MEANINGS: dict[str, str] = {
     "refusals": "rows of all, a tenth of their answers replaced by plain refusals",
     "forget-filter": "rows drawn from those that training on refusals makes forget least (arXiv 2312.12736)",
 }
+
+
+def parse_arms(names: Sequence[str]) -> tuple[str, ...]:
+    """The names of arms as a user writes them, in the order in which tables show them; `bins` is all five.
+
+    Raises:
+        DataError: there is no such arm.
+
+    >>> parse_arms(["matched", "removed", "none"])
+    ('none', 'removed', 'matched')
+    """
+    wanted = {part for name in names for part in (BINS if name == "bins" else (name,))}
+    if unknown := sorted(wanted - set(ARMS)):
+        raise DataError(f"there is no arm {unknown[0]!r}; there are {', '.join((*ARMS[: -len(BINS)], 'bins'))}")
+    return tuple(name for name in ARMS if name in wanted)

@@ -58,3 +58,23 @@ def test_a_cluster_decides_as_one_process_does(executor, tiny_scorer, tmp_path):
         assert table.drop_columns(["larf_score", "larf_score_l1", "larf_score_l3"]).equals(
             alone[outcome].drop_columns(["larf_score", "larf_score_l1", "larf_score_l3"])
         )
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_arms_of_a_validation_are_tasks_of_the_cluster(executor, tiny_scorer, refusing_model, tmp_path):
+    tiny_scorer.save_pretrained(tmp_path / "scorer")
+    rows = [{"instruction": f"Tell me of {i}.", "output": "Sure, here is bread. " * (1 + i % 5)} for i in range(60)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "recipe.yaml").write_text(
+        "source: {path: rows.jsonl}\nscorer: {from: scorer}\nthreshold: {drop_top: 10}\n"
+        f"executor: {executor}\noutput: out\n"
+        f"validate: {{model: {refusing_model}, arms: [removed, random], rows: 4, seeds: 1, most_prompts: 16, "
+        "answer_tokens: 4, training: {rank: 1, epochs: 1}}\n"
+    )
+    command = [sys.executable, "-m", "larf_curate", "run", "recipe.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=400)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out" / "validation.json").read_text())
+    assert list(found["arms"]) == ["none", "removed", "random"]
+    assert found["verdict"] in done.stderr
+    assert len(list((tmp_path / "out").glob("logs/*/*-arms/completions/*"))) == 2

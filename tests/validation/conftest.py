@@ -13,7 +13,8 @@ from larf_curate.models.loading import load_model
 from larf_curate.models.options import ModelOptions
 from larf_curate.rows.rendering import Renderer
 from larf_curate.validation.measuring import answer_rows
-from larf_curate.validation.training import TrainingSettings, train
+from larf_curate.validation.settings import TrainingSettings
+from larf_curate.validation.training import train
 
 
 @pytest.fixture(scope="session")

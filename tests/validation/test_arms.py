@@ -9,9 +9,10 @@ import pyarrow as pa
 import pytest
 
 from larf_curate.errors import DataError
-from larf_curate.validation.arms import BINS, count_rows, draw_arm, held_back_rows, parse_arms
+from larf_curate.validation.arms import count_rows, draw_arm, held_back_rows
 from larf_curate.validation.matching import match_rows
 from larf_curate.validation.scored_rows import ScoredRows
+from larf_curate.validation.words import BINS, parse_arms
 
 
 @pytest.fixture

@@ -140,9 +140,9 @@ def test_a_guard_is_loaded_asked_and_named(tmp_path, monkeypatch):
     with pytest.raises(ModelError, match="gives no verdict on 2 of 2 answers"):  # random weights say nothing
         judge.verdicts(["Why?", "How?"], ["No.", "So."])
     # The longer one is asked last: verdicts come back in the order of the answers all the same.
-    monkeypatch.setattr("larf_curate.answering.generating.Answerer.answers", lambda _self: [[0], [1]])
+    monkeypatch.setattr("larf_curate.answering.generating.Answerer.answers", lambda _self, **_: [[0], [1]])
     monkeypatch.setattr(
-        "larf_curate.answering.generating.Answerer.text", lambda _self, tokens: ["No", "Yes"][tokens[0]]
+        "larf_curate.answering.answer_tokens.answer_text", lambda _loaded, tokens: ["No", "Yes"][tokens[0]]
     )
     verdicts = judge.verdicts(["Why?", "How?"], ["No, and this is long.", "So."])
     assert verdicts.answered == (True, False)

@@ -18,7 +18,7 @@ from larf_curate.validation.remedies.added_refusals import REFUSALS, with_refusa
 from larf_curate.validation.remedies.forget_filter import least_forgotten, safe_answers
 from larf_curate.validation.remedies.weight_changes import lox, merged, safe_lora
 from larf_curate.validation.scored_rows import ScoredRows
-from larf_curate.validation.training import TrainingSettings
+from larf_curate.validation.settings import AskingSettings, TrainingSettings
 from larf_curate.validation.treating import SafeLoraChange, extrapolate
 from larf_curate.validation.validate import validate
 
@@ -158,9 +158,7 @@ def test_every_remedy_runs_as_an_arm(scored_run, taught_model, tiny_model, tmp_p
         remedies=remedies,
         rows=8,
         seeds=1,
-        prompts=HARMFUL[:16],
-        most_prompts=16,
-        answer_tokens=8,
+        asking=AskingSettings(prompts=HARMFUL[:16], most_prompts=16, answer_tokens=8),
         base_model=str(tiny_model),
         training=TrainingSettings(rank=2, learning_rate=5e-3, epochs=2, batch_rows=4),
         work=tmp_path / "work",
@@ -192,9 +190,7 @@ def test_a_base_of_another_shape_is_told(scored_run, taught_model, tmp_path):
             remedies=["lox"],
             rows=4,
             seeds=1,
-            prompts=HARMFUL[:16],
-            most_prompts=16,
-            answer_tokens=2,
+            asking=AskingSettings(prompts=HARMFUL[:16], most_prompts=16, answer_tokens=2),
             base_model=str(other),
             work=tmp_path / "work",
             device="cpu",

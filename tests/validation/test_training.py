@@ -11,7 +11,8 @@ from larf_curate.models.loading import LoadedModel, load_model
 from larf_curate.models.options import ModelOptions
 from larf_curate.rows.formats import FORMATS
 from larf_curate.rows.rendering import Renderer
-from larf_curate.validation.training import TrainingSettings, train
+from larf_curate.validation.settings import TrainingSettings
+from larf_curate.validation.training import train
 from larf_curate.validation.training_rows import TrainingRow, training_row, training_rows
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ from support.validation import HARMFUL
 from larf_curate.errors import DataError, LarfError, ModelError, PromptsError
 from larf_curate.validation import run as running
 from larf_curate.validation.results import Validation
-from larf_curate.validation.training import TrainingSettings
+from larf_curate.validation.settings import AskingSettings, TrainingSettings
 from larf_curate.validation.validate import validate
 
 SETTINGS = TrainingSettings(rank=2, learning_rate=2e-3, epochs=1, batch_rows=4)
@@ -24,15 +24,17 @@ def quickly(run: Path, model: Path, work: Path, **changed: Any) -> Validation:
         "arms": ["removed", "matched"],
         "rows": 6,
         "seeds": 2,
-        "prompts": HARMFUL[:16],
-        "most_prompts": 16,
-        "answer_tokens": 8,
+        "asking": asked(),
         "training": SETTINGS,
         "work": work,
         "device": "cpu",
         **changed,
     }
     return validate(run, str(model), **arguments)
+
+
+def asked(**changed: Any) -> AskingSettings:
+    return AskingSettings(**{"prompts": HARMFUL[:16], "most_prompts": 16, "answer_tokens": 8, **changed})
 
 
 def judged_by_hand(_prompt: str, answer: str) -> bool:
@@ -68,7 +70,7 @@ def test_killed_half_way_and_gone_on_with(scored_run, taught_model, tmp_path, mo
 
     monkeypatch.setattr(running, "train_arm", counted)
     out = tmp_path / "found.json"
-    found = quickly(scored_run, taught_model, work, out=out, judges=["wording", judged_by_hand])
+    found = quickly(scored_run, taught_model, work, out=out, asking=asked(judges=["wording", judged_by_hand]))
     assert trained == ["removed-0", "matched-0", "removed-1", "matched-1"]
 
     values = json.loads(out.read_text())
@@ -109,11 +111,11 @@ def test_killed_half_way_and_gone_on_with(scored_run, taught_model, tmp_path, mo
         ({"arms": ["worst"]}, "there is no arm 'worst'; there are none, removed"),
         ({"remedies": ["prayer"]}, "there is no remedy 'prayer'"),
         ({"remedies": ["lox"]}, "the remedy lox needs the model before its alignment"),
-        ({"judges": ["guard"]}, "there is no judge 'guard'"),
+        ({"asking": asked(judges=["guard"])}, "there is no judge 'guard'"),
         ({"seeds": 0}, "seeds must be 1 or more, not 0"),
-        ({"prompts": HARMFUL[:5]}, "5 prompts are too few"),
+        ({"asking": asked(prompts=HARMFUL[:5])}, "5 prompts are too few"),
         (
-            {"prompts": [f"What about item {n}?" for n in range(20)]},
+            {"asking": asked(prompts=[f"What about item {n}?" for n in range(20)])},
             "harmful prompts are among the rows that are trained",
         ),
     ],
@@ -137,5 +139,18 @@ def test_a_model_without_a_template_and_rows_that_are_not_split(scored_run, tmp_
 
 def test_the_wording_judge_refuses_what_it_cannot_read(scored_run, taught_model, tmp_path, monkeypatch):
     monkeypatch.setattr("larf_curate.validation.judging.is_english", lambda _text: False)
+    monkeypatch.setattr(running, "train_arm", None)  # known before any other model is trained
     with pytest.raises(ModelError, match=r"the wording judge reads English, and .* answers are something else"):
-        quickly(scored_run, taught_model, tmp_path / "work", arms=["none"])
+        quickly(scored_run, taught_model, tmp_path / "work")
+
+
+def test_a_judge_that_fails_is_known_before_any_other_model_is_trained(scored_run, taught_model, tmp_path, monkeypatch):
+    class Broken:
+        name = "broken"
+
+        def verdicts(self, prompts, answers):
+            raise ModelError(f"the judge broken is out of order ({len(prompts)} answer)")
+
+    monkeypatch.setattr(running, "train_arm", None)
+    with pytest.raises(ModelError, match=r"broken is out of order \(1 answer\)"):
+        quickly(scored_run, taught_model, tmp_path / "work", asking=asked(judges=[judged_by_hand, Broken()]))

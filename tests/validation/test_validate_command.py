@@ -10,7 +10,7 @@ from support.validation import HARMFUL
 
 from larf_curate.errors import RecipeError
 from larf_curate.recipe.recipe import Recipe
-from larf_curate.validation.request import DEFAULT_ARMS
+from larf_curate.validation.settings import DEFAULT_ARMS
 
 RECIPE = """
 source: {path: rows.jsonl}

@@ -1,0 +1,110 @@
+"""The validation of a run's results as a file, for workers in other processes or on other machines."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from ..atomic import write_text
+from ..deciding.layout import SUMMARY
+from ..models.locating import locate
+from ..models.options import ModelOptions
+from .finished import validation_digest
+from .request import ValidationRequest
+from .results import VALIDATION
+from .scored_rows import ScoredRows
+from .settings import AskingSettings, ComparingSettings, TrainingSettings
+from .words import UNTRAINED
+
+_DONE = "validated.json"
+
+
+@dataclass(frozen=True)
+class RunValidation:
+    """How the results of a run are validated.
+
+    Attributes:
+        model: that is trained.
+        comparing, training, asking: see these classes. Judges are names.
+    """
+
+    model: ModelOptions
+    comparing: ComparingSettings = field(default_factory=ComparingSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    asking: AskingSettings = field(default_factory=AskingSettings)
+
+    def save(self, path: Path) -> None:
+        """Write what workers read.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        write_text(path, json.dumps(asdict(self)))
+
+    @classmethod
+    def read(cls, path: Path) -> RunValidation:
+        """What `save` wrote."""
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return cls(
+            ModelOptions(**values["model"]),
+            ComparingSettings(**values["comparing"]),
+            TrainingSettings(**values["training"]),
+            AskingSettings(**values["asking"]),
+        )
+
+    @property
+    def trained(self) -> int:
+        """How many models are to be trained: one for each arm and seed."""
+        return self.comparing.seeds * sum(name != UNTRAINED for name in self.comparing.names)
+
+    def in_words(self) -> str:
+        """What is trained, how often, and on which model."""
+        names = ", ".join(self.comparing.names)
+        return f"{names}, on {self.model.model}: {self.trained} models to train, {self.comparing.seeds} for each arm"
+
+    def request(self, run: Path, work: Path) -> ValidationRequest:
+        """The validation of a finished run.
+
+        Args:
+            run: its directory.
+            work: where finished arms are kept.
+
+        Raises:
+            LarfError: there are too few rows for an arm, or a judge cannot be had.
+        """
+        return ValidationRequest(
+            ScoredRows.open(run), self.model, self.comparing, self.training, self.asking, work=work
+        )
+
+    def is_done(self, run: Path, work: Path) -> bool:
+        """Whether the results that lie there were validated in just this way."""
+        try:
+            done = json.loads((work / _DONE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return (run / VALIDATION).is_file() and done == {"digest": self._digest(run)}
+
+    def mark_done(self, run: Path, work: Path) -> None:
+        """Keep that they were.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        write_text(work / _DONE, json.dumps({"digest": self._digest(run)}))
+
+    def _digest(self, run: Path) -> str:
+        """Of everything that decides what a validation finds."""
+        decisive = replace(self.model, device=None, batch_tokens=None, trust_remote_code=False)
+        model, base = self.model, self.comparing.base_model
+        prompts = self.asking.prompts
+        return validation_digest(
+            (run / SUMMARY).read_text(encoding="utf-8"),
+            locate(model.model, model.revision, model.base).version,
+            None if base is None else locate(base).version,
+            decisive,
+            self.comparing,
+            self.training,
+            self.asking,
+            Path(prompts).read_text(encoding="utf-8", errors="replace") if isinstance(prompts, str) else None,
+        )

@@ -1,0 +1,181 @@
+"""What a user may set of a validation: each setting is declared here, and nowhere else.
+
+`validate`, the command line, the recipe's section `validate` and docs/commands.md all derive from these three classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Literal
+
+from ..answering.prompts import LEAST_PROMPTS
+from ..errors import DataError, ModelError
+from ..models.options import FitOptions, about, declared, with_meanings
+from .judge_choice import JudgeLike
+from .words import REMEDIES, UNTRAINED, parse_arms
+
+DEFAULT_ARMS = ("none", "removed", "matched", "random")
+NEED_UNALIGNED = ("safe-lora", "lox")
+"""Remedies that need the model before its alignment."""
+
+
+@with_meanings
+@dataclass(frozen=True, kw_only=True)
+class ComparingSettings:
+    """Which models are trained and compared. In `arms` the model before any training is always the first.
+
+    Raises:
+        DataError: there is no such arm or remedy, or a number is too small.
+        ModelError: a remedy needs a model that is not given.
+
+    >>> ComparingSettings(arms=["random", "removed"]).arms
+    ('none', 'removed', 'random')
+    """
+
+    arms: Sequence[str] = field(
+        default=DEFAULT_ARMS, metadata=about(f"{', '.join(DEFAULT_ARMS)}, kept, all, bins (which are five).")
+    )
+    remedies: Sequence[str] = field(
+        default=(), metadata=about(f"{', '.join(REMEDIES)}: trained on the rows of the arm all.")
+    )
+    rows: int | None = field(
+        default=None, metadata=about("Rows of an arm; as many as were removed if not given.", minimum=1)
+    )
+    seeds: int = field(default=3, metadata=about("Models trained for each arm.", minimum=1))
+    base_model: str | None = field(
+        default=None, metadata=about(f"The model before its alignment, for {' and '.join(NEED_UNALIGNED)}.")
+    )
+
+    def __post_init__(self) -> None:
+        _require_minimum(self)
+        if unknown := sorted(set(self.remedies) - set(REMEDIES)):
+            raise DataError(f"there is no remedy {unknown[0]!r}; there are {', '.join(REMEDIES)}")
+        needing = [name for name in NEED_UNALIGNED if name in self.remedies]
+        if needing and self.base_model is None:
+            raise ModelError(
+                f"the remedy {needing[0]} needs the model before its alignment too: give base_model (--base-model)"
+            )
+        object.__setattr__(self, "arms", parse_arms((UNTRAINED, *self.arms)))
+        object.__setattr__(self, "remedies", tuple(name for name in REMEDIES if name in self.remedies))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all arms and remedies, in the order of tables."""
+        return (*self.arms, *self.remedies)
+
+
+@with_meanings
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How every arm is trained. The defaults are the protocol of LARF's authors (arXiv 2507.18631).
+
+    Raises:
+        ModelError: a value is out of range.
+
+    >>> TrainingSettings(rank=16).learning_rate
+    0.0001
+    >>> TrainingSettings(epochs=0)
+    Traceback (most recent call last):
+        ...
+    larf_curate.errors.ModelError: training: epochs must be more than 0, not 0
+    """
+
+    method: Literal["lora", "full"] = field(
+        default="lora", metadata=about("Train an adapter on all projections of all blocks, or all weights.")
+    )
+    rank: int = field(
+        default=8, metadata=about("lora: rank of the adapter; its alpha is twice that.", flag="--adapter-rank")
+    )
+    learning_rate: float = field(
+        default=1e-4, metadata=about("The highest, after the warm-up; it falls linearly to 0.")
+    )
+    epochs: float = field(default=3.0, metadata=about("How often each row is seen."))
+    batch_rows: int = field(default=16, metadata=about("Rows of one step."))
+    warmup: float = field(default=0.1, metadata=about("Share of the steps in which the learning rate rises."))
+
+    def __post_init__(self) -> None:
+        if self.method not in ("lora", "full"):
+            raise ModelError(f"training: method must be lora or full, not {self.method!r}")
+        for name in ("rank", "learning_rate", "epochs", "batch_rows"):
+            if not getattr(self, name) > 0:
+                raise ModelError(f"training: {name} must be more than 0, not {getattr(self, name)!r}")
+        if not 0 <= self.warmup < 1:
+            raise ModelError(f"training: warmup must be a share from 0 to below 1, not {self.warmup!r}")
+
+    def steps(self, rows: int) -> int:
+        """Steps that training on so many rows takes.
+
+        >>> TrainingSettings().steps(48)
+        9
+        """
+        return max(1, round(-(-rows // self.batch_rows) * self.epochs))
+
+
+@with_meanings
+@dataclass(frozen=True, kw_only=True)
+class AskingSettings:
+    """What every model is asked, and who judges its answers.
+
+    Raises:
+        DataError: a number is too small.
+        ModelError: there is no judge.
+
+    >>> AskingSettings(prompts="directharm4.csv", most_prompts=100).judges
+    ('wording',)
+    """
+
+    judges: Sequence[JudgeLike] = field(
+        default=("wording",),
+        metadata=about(
+            "wording, guard:MODEL; from Python also an endpoint or any function. The first one's verdicts count."
+        ),
+    )
+    prompts: str | Path | Sequence[str] | None = field(
+        default=None,
+        metadata=about("Harmful requests: a file of DirectHarm4, HarmBench, JBB and others; packaged if not given."),
+    )
+    most_prompts: int | None = field(
+        default=None, metadata=about("Prompts of each kind; all if not given.", minimum=LEAST_PROMPTS)
+    )
+    answer_tokens: int = field(default=48, metadata=about("The most tokens of an answer.", minimum=1))
+    whole_answers: bool = field(
+        default=False,
+        metadata=about(
+            "Let answers go on after their words have refused: a guard or an endpoint that reads on finds those that "
+            "refuse first and comply then. Takes several times as long."
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        _require_minimum(self)
+        if not self.judges:
+            raise ModelError("give at least one judge")
+        object.__setattr__(self, "judges", tuple(self.judges))
+        if self.prompts is not None and not isinstance(self.prompts, str | Path):
+            object.__setattr__(self, "prompts", tuple(self.prompts))
+
+
+def _require_minimum(settings: ComparingSettings | AskingSettings) -> None:
+    for option in declared(type(settings)).values():
+        value, minimum = getattr(settings, option.name), option.about.minimum
+        if value is not None and minimum is not None and value < minimum:
+            raise DataError(f"{option.name} must be {minimum} or more, not {value}")
+
+
+class ValidateOptions(FitOptions, total=False):
+    """The options of `validate`: those of `ComparingSettings`, and those with which the model is loaded.
+
+    Written out, since a type checker cannot derive them; tests/validation/test_settings.py holds them to the
+    declaration.
+    """
+
+    arms: Sequence[str]
+    remedies: Sequence[str]
+    rows: int | None
+    seeds: int
+    base_model: str | None
+
+
+COMPARING = tuple(entry.name for entry in fields(ComparingSettings))

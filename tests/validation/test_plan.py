@@ -1,0 +1,57 @@
+"""The plan of a validation says what will not work before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from rich.console import Console
+
+from larf_curate.console import show_validation_plan
+from larf_curate.models.options import ModelOptions
+from larf_curate.validation import plan as planning
+from larf_curate.validation.plan import ValidationPlan, plan_validation
+from larf_curate.validation.request import ValidationRequest
+from larf_curate.validation.scored_rows import ScoredRows
+from larf_curate.validation.settings import ComparingSettings, TrainingSettings
+
+
+@pytest.fixture
+def plan(scored_run, tiny_model, tmp_path, monkeypatch):
+    def make(free: int, rows: int = 6, method: str = "lora") -> ValidationPlan:
+        monkeypatch.setattr(planning, "free_bytes", lambda _device: free)
+        return plan_validation(
+            ValidationRequest(
+                ScoredRows.open(scored_run),
+                ModelOptions(str(tiny_model), device="cpu"),
+                ComparingSettings(arms=["removed", "kept"], rows=rows),
+                TrainingSettings(method=method),
+                work=tmp_path / "work",
+            )
+        )
+
+    return make
+
+
+def shown(plan: ValidationPlan) -> str:
+    console = Console(width=300, record=True)
+    show_validation_plan(plan, console)
+    return " ".join(console.export_text().split())
+
+
+def test_memory_that_is_not_there_is_said(plan):
+    enough, short = plan(8 << 30), plan(1 << 20)
+    assert enough.fits
+    assert not short.fits
+    assert "it will run out" not in shown(enough)
+    assert "1 MiB are free: it will run out; take dtype nf4, method lora, or fewer batch rows" in shown(short)
+    assert json.loads(short.to_json())["fits"] is False
+    # Gradients and averages of all weights take more than the room that a small model leaves beside it.
+    assert plan(8 << 30, method="full").bytes is not None
+
+
+def test_arms_that_get_fewer_rows_than_asked_for_are_said(plan):
+    assert plan(8 << 30).arms == {"none": 0, "removed": 6, "kept": 6}
+    few = plan(8 << 30, rows=30)
+    assert few.arms == {"none": 0, "removed": 12, "kept": 30}
+    assert "there are no more rows" in shown(few)

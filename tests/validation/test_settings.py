@@ -1,0 +1,63 @@
+"""One declaration of each setting of a validation: what derives from it agrees with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import get_type_hints
+
+import pytest
+
+from larf_curate.cli.validation import validate as command
+from larf_curate.errors import DataError, LarfError, ModelError
+from larf_curate.models.options import FIT_OPTIONS, FitOptions, declared
+from larf_curate.recipe.validation import TrainingSection, ValidateSection
+from larf_curate.validation.settings import AskingSettings, ComparingSettings, TrainingSettings, ValidateOptions
+
+SETTINGS = (ComparingSettings, TrainingSettings, AskingSettings)
+
+
+def test_the_options_written_out_for_type_checkers_are_those_declared():
+    assert get_type_hints(ValidateOptions) == get_type_hints(ComparingSettings) | get_type_hints(FitOptions)
+
+
+def test_the_command_and_the_recipe_have_every_setting_with_its_default():
+    parameters = inspect.signature(command).parameters
+    for settings, section in zip(SETTINGS, (ValidateSection, TrainingSection, ValidateSection), strict=True):
+        for option in declared(settings).values():
+            default = option.default
+            text = ",".join(default) or None if isinstance(default, tuple) else default
+            assert parameters[option.name].default == text, option.name
+            key = section.model_fields[option.name].get_default(call_default_factory=True)
+            assert key == (list(default) if isinstance(default, tuple) else default), option.name
+            assert option.about.help in (settings.__doc__ or "")
+    assert set(FIT_OPTIONS) < set(parameters)
+
+
+@pytest.mark.parametrize(
+    ("settings", "values", "error"),
+    [
+        (ComparingSettings, {"seeds": 0}, "seeds must be 1 or more, not 0"),
+        (ComparingSettings, {"rows": -1}, "rows must be 1 or more"),
+        (ComparingSettings, {"arms": ["best"]}, "there is no arm 'best'"),
+        (ComparingSettings, {"remedies": ["hope"]}, "there is no remedy 'hope'"),
+        (ComparingSettings, {"remedies": ["safe-lora"]}, "safe-lora needs the model before its alignment"),
+        (AskingSettings, {"most_prompts": 3}, "most_prompts must be 16 or more, not 3"),
+        (AskingSettings, {"answer_tokens": 0}, "answer_tokens must be 1 or more"),
+        (AskingSettings, {"judges": []}, "give at least one judge"),
+        (TrainingSettings, {"warmup": 1.0}, "warmup must be a share"),
+        (TrainingSettings, {"method": "prefix"}, "method must be lora or full"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_name(settings, values, error):
+    with pytest.raises(LarfError, match=error) as caught:
+        settings(**values)
+    assert isinstance(caught.value, DataError | ModelError)
+
+
+def test_settings_are_the_same_whatever_sequence_they_are_given():
+    given = ComparingSettings(arms=["matched", "removed"], remedies=["lox", "safe-lora"], base_model="demo")
+    assert given.arms == ("none", "removed", "matched")
+    assert given.remedies == ("safe-lora", "lox")
+    assert given == ComparingSettings(**dataclasses.asdict(given))
+    assert hash(AskingSettings(prompts=["a", "b"])) == hash(AskingSettings(prompts=("a", "b")))
