@@ -27,6 +27,7 @@ from ..sources.json_values import text_columns
 from .dividing import plan_shards
 from .executors import StagePlan, chain, start_ray
 from .job import Job, make_job
+from .pools import pools_that_end
 from .request import RunRequest
 from .rundir import (
     OWN,
@@ -141,7 +142,7 @@ def preview(request: RunRequest) -> tuple[Plan, list[int]]:
 def _run_here(request: RunRequest, stages: Sequence[StagePlan], plan: Plan, job: Job) -> Summary:
     """One stage after the other, locally or on Ray, while this process waits."""
     logs = Path(job.logs)
-    with logs_in_environment(logs), stderr_to(logs / "console.log"):
+    with logs_in_environment(logs), stderr_to(logs / "console.log"), pools_that_end():
         if request.executor.kind == "ray":
             start_ray(request.executor)
         executors = chain(request.executor, stages, logs)
