@@ -110,13 +110,15 @@ def _submit(jobs: Path, script: str, retriever: Callable[[str], str], *arguments
     """What `sbatch` does: the job runs in a process of its own, after those that it waits for."""
     number = str(len(list(jobs.glob("*.submitted"))) + 1)
     pipeline = re.search(r"launch_pickled_pipeline (\S+)", script)
-    (jobs / f"{number}.submitted").touch()
+    submitted = jobs / f"{number}.submitted"
     if pipeline is None:  # statistics, which nobody reads
         (jobs / f"{number}.ended").write_text("well")
+        submitted.touch()
     elif not os.fork():
         if os.fork():  # so that the job has no parent but the system
             os._exit(0)
         os.setsid()
+        submitted.touch()  # by the job itself: whoever submits it may be killed at any moment
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         how = "badly"
         try:
@@ -133,6 +135,8 @@ def _submit(jobs: Path, script: str, retriever: Callable[[str], str], *arguments
             os._exit(0)
     else:
         os.wait()
+        while not submitted.exists():
+            time.sleep(0.01)
     return retriever(f"Submitted batch job {number}")
 
 
