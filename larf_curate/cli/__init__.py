@@ -72,21 +72,31 @@ def main() -> None:
         LOGGER.setLevel(level)  # of a process that goes on
 
 
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _end_by_sigterm() -> None:
+    """In a forked process, a worker say: SIGTERM, by which pools end their workers, ends it at once.
+
+    Python would handle the signal when the main thread runs Python code next. That of a worker that waits for a lock
+    may never do so, and the pool would wait for the worker.
+    """
+    if signal.getsignal(signal.SIGTERM) is _interrupt:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_end_by_sigterm)
+
+
 @contextlib.contextmanager
 def _ended_like_ctrl_c() -> Iterator[None]:
     """Let SIGTERM, which systems and job queues send, leave things as Ctrl-C does: cleaned up, and with a word."""
-    process = os.getpid()
-
-    def interrupt(*_: object) -> None:
-        if os.getpid() == process:
-            raise KeyboardInterrupt
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked worker, whose pool ends it so
-        os.kill(os.getpid(), signal.SIGTERM)
-
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Tests of runs/pools: a pool ends though its workers' lock does not come back."""
+"""Tests of runs/pools and of what forked workers do at SIGTERM: pools end, whatever has happened to their workers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import time
 import multiprocess
 import pytest
 
+from larf_curate.cli import _ended_like_ctrl_c
 from larf_curate.runs.pools import pools_that_end
 
 pytestmark = [
@@ -43,3 +44,13 @@ def test_others_pools_are_left_as_they_are() -> None:
     with pools_that_end(), multiprocess.get_context("fork").Pool(2) as pool:
         assert sorted(pool.imap_unordered(abs, range(-3, 0))) == [1, 2, 3]
     assert Pool._help_stuff_finish is before
+
+
+def test_a_forked_worker_does_not_handle_sigterm_in_python_but_ends() -> None:
+    """A handler in Python would wait for a main thread that waits for a lock."""
+    with _ended_like_ctrl_c():
+        assert callable(signal.getsignal(signal.SIGTERM))
+        child = os.fork()
+        if not child:
+            os._exit(0 if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL else 1)
+    assert os.waitpid(child, 0)[1] == 0
