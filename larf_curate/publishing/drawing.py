@@ -62,7 +62,11 @@ def pictures(count: int, height: float = 4.2) -> Iterator[tuple[Figure, list[Axe
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
         figure = Figure(figsize=(6.4, height * count), dpi=150, layout="constrained")
-        yield figure, list(figure.subplots(count, squeeze=False)[:, 0])
+        panels = list(figure.subplots(count, squeeze=False)[:, 0])
+        for axes in panels:
+            # matplotlib makes room for ticks of three characters; those of scores have seven ("-0.0025").
+            axes.locator_params(axis="x", nbins=5)
+        yield figure, panels
 
 
 def png_of(figure: Figure) -> bytes:
