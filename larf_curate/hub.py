@@ -107,6 +107,8 @@ class HubClient:
     def _explain(self, error: Exception, status: int | None, repo: str) -> str:
         if status is not None and _is_busy(status):
             return f"the Hub answers {status} after {len(self.waits) + 1} tries: try again later, it goes on from there"
+        if _is_offline(error):
+            return f"HF_HUB_OFFLINE is set, so the Hub is not asked about {repo}: unset it and try again"
         changed = f"{repo} was changed by someone else during the push ({status}): nothing was written; push again"
         explanations = {
             401: f"the Hub does not accept the token for {repo} (401): log in with `hf auth login`, or set HF_TOKEN",
@@ -152,4 +154,11 @@ def _is_busy(status: int) -> bool:
 def _is_connection_error(error: Exception) -> bool:
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
-    return isinstance(error, httpx.TransportError | ConnectionError | TimeoutError | json.JSONDecodeError)
+    broken = isinstance(error, httpx.TransportError | ConnectionError | TimeoutError | json.JSONDecodeError)
+    return broken and not _is_offline(error)  # a ConnectionError too, but waiting does not change what the user has set
+
+
+def _is_offline(error: Exception) -> bool:
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    return isinstance(error, OfflineModeIsEnabled)

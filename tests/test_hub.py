@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+from huggingface_hub.errors import OfflineModeIsEnabled
 
 from larf_curate.errors import PublishError
 from larf_curate.hub import HubClient
@@ -75,6 +76,15 @@ def test_a_refusal_is_explained_at_once(status, words, hub, waited):
     assert words in str(error.value)
     assert "\n" not in str(error.value)
     assert (len(hub.requests), waited) == (1, [])
+
+
+def test_a_user_who_works_offline_is_told_so_at_once(waited):
+    def refused() -> None:
+        raise OfflineModeIsEnabled("Cannot reach the Hub: offline mode is enabled.")
+
+    with pytest.raises(PublishError, match="HF_HUB_OFFLINE is set, so the Hub is not asked about acme/data"):
+        HubClient().call(refused, REPO)
+    assert waited == []
 
 
 def test_errors_of_another_kind_pass_through(waited):
