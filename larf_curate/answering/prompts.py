@@ -7,12 +7,15 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..digests import digest_of_texts
-from ..errors import PromptsError
+from ..errors import PromptsError, Unscorable
 from ..packaged import packaged_rows
 from ..rows.prompt_columns import PROMPT_COLUMNS
+
+if TYPE_CHECKING:
+    from ..rows.rendering import Renderer
 
 LEAST_PROMPTS = 16
 """Fewer harmful requests than this do not tell a model's refusals."""
@@ -66,6 +69,25 @@ def choose_prompts(prompts: Sequence[str] | str | Path | None) -> PromptSet:
         chosen = PromptSet("given", tuple(dict.fromkeys(prompts)))
     require_enough(chosen.prompts)
     return chosen
+
+
+def prompt_tokens(renderer: Renderer, prompts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each prompt, as a user's turn to be answered.
+
+    Args:
+        renderer: of the model that is asked.
+        prompts: their texts.
+
+    Raises:
+        PromptsError: the chat template refuses a prompt.
+    """
+    ids = []
+    for number, prompt in enumerate(prompts, 1):
+        try:
+            ids.append(renderer.render_prompt(prompt))
+        except Unscorable as error:
+            raise PromptsError(f"prompt {number} ({prompt[:40]!r}) cannot be asked: {error.issue.words}") from error
+    return ids
 
 
 def require_enough(prompts: Sequence[str]) -> None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..answering.prompts import require_enough
+from ..answering.prompts import prompt_tokens, require_enough
 from ..encoding.directions import Factors, WeightDirection, block_layers
 from ..encoding.encoder import Encoder
-from ..errors import ModelError, PromptsError, Unscorable
+from ..errors import ModelError, PromptsError
 from ..models.loading import LoadedModel
 from ..progress import progress as show_progress
 from ..rows.wording import refuses, settled
@@ -67,19 +67,14 @@ def find_refusals(encoder: Encoder, prompts: Sequence[str], *, progress: bool = 
         progress: show how far it is.
 
     Raises:
-        PromptsError: there are too few prompts, the model refuses too few of them, or its refusals begin with the same
-            tokens as its compliances.
+        PromptsError: there are too few prompts, one cannot be asked, the model refuses too few of them, or its refusals
+            begin with the same tokens as its compliances.
     """
     from ..answering.answer_tokens import answer_text
     from ..answering.asking import answers_to
 
     require_enough(prompts)
-    ids = []
-    for number, prompt in enumerate(prompts, 1):
-        try:
-            ids.append(encoder.renderer.render_prompt(prompt))
-        except Unscorable as error:
-            raise PromptsError(f"prompt {number} ({prompt[:40]!r}) cannot be asked: {error.issue.words}") from error
+    ids = prompt_tokens(encoder.renderer, prompts)
     with show_progress(len(ids), "asking", unit="prompt", show=progress) as update:
         answers = answers_to(
             encoder.loaded, ids, _ANSWER_TOKENS, stop=lambda text: settled(text) is not None, update=update

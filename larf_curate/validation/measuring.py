@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ..answering.prompts import prompt_tokens
 from ..encoding.encoder import Encoder
 from ..encoding.losses import token_losses
 from ..encoding.runtime import Runtime
-from ..errors import Issue, PromptsError, Unscorable
+from ..errors import Issue, Unscorable
 from ..models.loading import LoadedModel
 from ..models.options import ModelOptions
 from ..progress import progress
@@ -116,12 +117,7 @@ def ask(
     from ..answering.answer_tokens import answer_text
     from ..answering.asking import answers_to
 
-    ids = []
-    for prompt in prompts:
-        try:
-            ids.append(renderer.render_prompt(prompt))
-        except Unscorable as error:
-            raise PromptsError(f"the prompt {prompt[:40]!r} cannot be asked: {error.issue.words}") from error
+    ids = prompt_tokens(renderer, prompts)
     odds = np.zeros(len(ids))
 
     def keep_odds(numbers: Sequence[int], logits: Tensor) -> None:

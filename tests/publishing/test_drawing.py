@@ -10,7 +10,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from larf_curate.publishing.drawing import picture
 
 
-@pytest.mark.parametrize("lowest, highest", [(-0.0123, 0.004), (-3.2, 1.1), (-0.000071, 0.000012), (0.0101, 0.0107)])
+@pytest.mark.parametrize(
+    ("lowest", "highest"), [(-0.0123, 0.004), (-3.2, 1.1), (-0.000071, 0.000012), (0.0101, 0.0107)]
+)
 def test_numbers_under_a_picture_do_not_touch_each_other(lowest, highest):
     with picture() as (figure, axes):
         axes.plot([lowest, highest], [0, 1])

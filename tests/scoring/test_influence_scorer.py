@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 from safetensors.numpy import load_file
 from support.commands import larf
+from support.models import CHATML
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from larf_curate import LARFScorer
@@ -240,6 +241,12 @@ def test_a_model_that_never_refuses_gets_no_score(tiny_model: Path) -> None:
 def test_prompts_that_cannot_be_used(prompts, complaint: str, refusing_model: Path) -> None:
     with pytest.raises(PromptsError, match=complaint):
         LARFScorer.fit(str(refusing_model), formula="influence", prompts=prompts, progress=False)
+
+
+def test_a_prompt_that_the_template_refuses_is_named(refusing_model: Path) -> None:
+    refuses = "{% if messages[0].content == '" + PROMPTS[2] + "' %}{{ raise_exception('no') }}{% endif %}" + CHATML
+    with pytest.raises(PromptsError, match=r"^prompt 3 \('.+'\) cannot be asked: the chat template"):
+        LARFScorer.fit(str(refusing_model), formula="influence", prompts=PROMPTS, chat_template=refuses, progress=False)
 
 
 def test_another_model_is_refused(scorer: LARFScorer, tiny_model: Path) -> None:

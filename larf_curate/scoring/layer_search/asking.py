@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...answering.judges import Judge, by_wording, judge_all
+from ...answering.prompts import prompt_tokens
 from ...cache import cache_directory
 from ...digests import digest_of_texts
 from ...encoding.encoder import Encoder
-from ...errors import ModelError, Unscorable
 from ...progress import progress as show_progress
 from ...progress import say
 from ...rows.wording import settled
@@ -44,7 +44,7 @@ class Asking:
         progress: show how far it is.
 
     Raises:
-        ModelError: a prompt cannot be asked. OutputError: the ledger cannot be read.
+        PromptsError: a prompt cannot be asked. OutputError: the ledger cannot be read.
     """
 
     def __init__(
@@ -60,13 +60,8 @@ class Asking:
         self._max_new_tokens, self._progress = max_new_tokens, progress
         self._order = np.random.default_rng(0).permutation(len(prompts))  # a fixed one: a search goes on as it began
         self._prompts = [prompts[number] for number in self._order]
-        self._ids = []
-        for number, prompt in enumerate(prompts, 1):
-            try:
-                self._ids.append(encoder.renderer.render_prompt(prompt))
-            except Unscorable as error:
-                raise ModelError(f"prompt {number} ({prompt[:40]!r}) cannot be asked: {error.issue.words}") from error
-        self._ids = [self._ids[number] for number in self._order]
+        ids = prompt_tokens(encoder.renderer, prompts)
+        self._ids = [ids[number] for number in self._order]
         depends_on = [VERSION, self.loaded.version, self.loaded.dtype_name, max_new_tokens, self.judge_name]
         depends_on += [digest_of_texts(list(prompts)), encoder.renderer.template_digest]
         key = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:32]

@@ -73,7 +73,7 @@ def find_safety_layers(
 
     Raises:
         ModelError: the model cannot be used, has no such block, or the scales cannot be.
-        PromptsError: a file of prompts cannot be read, or a line of it has none.
+        PromptsError: a file of prompts cannot be read, a line of it has none, or the chat template refuses one.
         ReferencesError: too few of the references can be encoded. OutputError: the file cannot be read or written.
     """
     amplitudes(scales)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.models import SIZES, make_model, make_tokenizer
+from support.models import CHATML, SIZES, make_model, make_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from larf_curate import LARFScorer, ReferenceSet, find_safety_layers
@@ -136,6 +136,12 @@ def test_a_model_that_never_refuses_has_no_such_layer(
     monkeypatch.setattr("larf_curate.scoring.layer_search.search.over_rejection_prompts", lambda: PROMPTS[:8])
     with pytest.raises(ModelError, match=r"layer 'auto' of .*: no block stands out.*choose a layer by hand"):
         LARFScorer.fit(str(home), "auto", references=references_file)
+
+
+def test_a_prompt_that_the_template_refuses_is_named(tiny_model: Path, search: Any) -> None:
+    refuses = "{% if messages[0].content == 'two' %}{{ raise_exception('no') }}{% endif %}" + CHATML
+    with pytest.raises(PromptsError, match=r"^prompt 2 \('two'\) cannot be asked: the chat template"):
+        search(str(tiny_model), prompts=["one", "two"], chat_template=refuses)
 
 
 def test_counts_are_those_of_the_plain_way(tmp_path: Path, search: Any) -> None:
