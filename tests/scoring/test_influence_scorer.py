@@ -245,7 +245,7 @@ def test_prompts_that_cannot_be_used(prompts, complaint: str, refusing_model: Pa
 
 def test_a_prompt_that_the_template_refuses_is_named(refusing_model: Path) -> None:
     refuses = "{% if messages[0].content == '" + PROMPTS[2] + "' %}{{ raise_exception('no') }}{% endif %}" + CHATML
-    with pytest.raises(PromptsError, match=r"^prompt 3 \('.+'\) cannot be asked: the chat template"):
+    with pytest.raises(PromptsError, match=r"^prompt 3 \('.+'\) cannot be asked: template error"):
         LARFScorer.fit(str(refusing_model), formula="influence", prompts=PROMPTS, chat_template=refuses, progress=False)
 
 

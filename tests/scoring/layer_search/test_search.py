@@ -140,7 +140,7 @@ def test_a_model_that_never_refuses_has_no_such_layer(
 
 def test_a_prompt_that_the_template_refuses_is_named(tiny_model: Path, search: Any) -> None:
     refuses = "{% if messages[0].content == 'two' %}{{ raise_exception('no') }}{% endif %}" + CHATML
-    with pytest.raises(PromptsError, match=r"^prompt 2 \('two'\) cannot be asked: the chat template"):
+    with pytest.raises(PromptsError, match=r"^prompt 2 \('two'\) cannot be asked: template error"):
         search(str(tiny_model), prompts=["one", "two"], chat_template=refuses)
 
 
