@@ -18,7 +18,7 @@ from .deciding.summary import Summary
 from .deciding.thresholds import Threshold
 from .errors import Issue
 from .inert import visible
-from .publishing.validation_words import HEADINGS, describe_validation, validation_table
+from .publishing.validation_words import describe_validation, validation_tables
 from .publishing.words import describe_run
 from .scoring.formula_names import MEANINGS
 from .validation.audit_result import HEADINGS as AUDIT_HEADINGS
@@ -139,7 +139,7 @@ def _two_columns(lines: Iterator[tuple[str, str]]) -> Table:
     table.add_column(overflow="fold")
     for name, value in lines:
         indent = " " * (len(name) - len(name.lstrip(" ")))
-        table.add_row(Text(indent + visible(name, 60)), Text(visible(value, 500)))
+        table.add_row(Text(indent + visible(name, 60)), Text(visible(value, 2000)))
     return table
 
 
@@ -260,16 +260,26 @@ def _validation_plan_lines(plan: ValidationPlan) -> Iterator[tuple[str, str]]:
 
 
 def show_validation(found: Validation, console: Console | None = None) -> None:
-    """Print a validation: a line for each arm, what it was made of, and the verdict."""
+    """Print a validation: tables with a line for each arm, what it was made of, and the verdict."""
     console = console or Console()
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, pad_edge=False)
-    for number, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="right" if number else "left")
-    for line in validation_table(found):
-        table.add_row(*(Text(visible(cell, 200)) for cell in line))
-    console.print(table)
+    for arms in validation_tables(found):
+        table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+        for number, heading in enumerate(arms.headings):  # two lines, so that figures have the width of the terminal
+            table.add_column(_on_two_lines(heading), justify="right" if number else "left", overflow="fold")
+        for line in arms.lines:
+            table.add_row(*(Text(visible(cell, 200)) for cell in line))
+        console.print(table)
     console.print(_two_columns(line for line in describe_validation(found) if line[0] != "verdict"))
     console.print(Text(visible(found.verdict, 2000), style="bold"))
+
+
+def _on_two_lines(heading: str) -> str:
+    """The heading of a column, broken at the blank that is nearest to its middle."""
+    blanks = [place for place, character in enumerate(heading) if character == " "]
+    if not blanks:
+        return heading
+    middle = min(blanks, key=lambda place: abs(place - len(heading) / 2))
+    return f"{heading[:middle]}\n{heading[middle + 1 :]}"
 
 
 def show_audit(audit: Audit, console: Console | None = None) -> None:

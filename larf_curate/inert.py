@@ -76,17 +76,20 @@ def fenced(text: str, language: str = "", width: int = 100_000) -> Markup:
     return Markup(f"{fence}{language}\n{body}\n{fence}")  # noqa: S704
 
 
-def html_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], width: int = 500) -> str:
+def html_table(
+    title: str, head: Sequence[str], rows: Iterable[Sequence[str]], width: int = 500, title_width: int = 500
+) -> str:
     r"""A table for a notebook's cell. It takes the notebook's own colours, and nothing in its texts acts.
 
     >>> html_table("a <b>", ("x",), [["<script>"]]).count("<script>")
     0
 
     Args:
-        title: stands above it.
+        title: stands above it; empty for none.
         head: names of the columns; empty for none.
         rows: texts, one for each column.
         width: characters of a text at most.
+        title_width: characters of the title at most.
     """
 
     def cells(texts: Sequence[str], tag: str) -> str:
@@ -96,4 +99,5 @@ def html_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], w
 
     first = f"<thead>{cells(head, 'th')}</thead>" if head else ""
     body = "".join(cells(row, "td") for row in rows)
-    return f"<p><b>{html.escape(visible(title, width))}</b></p><table>{first}<tbody>{body}</tbody></table>"
+    above = f"<p><b>{html.escape(visible(title, title_width))}</b></p>" if title else ""
+    return f"{above}<table>{first}<tbody>{body}</tbody></table>"

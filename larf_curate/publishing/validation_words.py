@@ -1,25 +1,32 @@
-"""A validation in words: the table, sentences and captions of the terminal, the card and the page."""
+"""A validation in words: the tables, sentences and captions of the terminal, the card and the page."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..validation.bootstrap import Figure
-from ..validation.results import ArmResult, JudgeResult, Validation
-
-HEADINGS = (
-    "arm",
-    "rows",
-    "trained tokens",
-    "log-odds of refusing",
-    "against",
-    "refused",
-    "answered",
-    "over-refusal",
-    "loss on ordinary rows",
+from ..validation.figure_words import share_with_interval, size
+from ..validation.results import (
+    ANSWER_HEADINGS,
+    HOW_TO_READ,
+    MARGIN_HEADINGS,
+    ArmResult,
+    JudgeResult,
+    Validation,
 )
+
+
+@dataclass(frozen=True)
+class ArmTable:
+    """A table with a line for each arm.
+
+    Attributes:
+        headings: of its columns.
+        lines: cells under these.
+    """
+
+    headings: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -28,13 +35,12 @@ class ValidationText:
 
     Attributes:
         verdict: a sentence or two.
-        headings, table: a line for each arm.
+        tables: what training did to refusing, and what the models answer.
         facts: names and values of what it was made of.
     """
 
     verdict: str
-    headings: tuple[str, ...]
-    table: tuple[tuple[str, ...], ...]
+    tables: tuple[ArmTable, ...]
     facts: tuple[tuple[str, str], ...]
 
 
@@ -43,51 +49,15 @@ def validation_in_words(found: Validation | None) -> ValidationText | None:
     if found is None:
         return None
     facts = tuple(line for line in describe_validation(found) if line[0] != "verdict")
-    return ValidationText(found.verdict, HEADINGS, tuple(validation_table(found)), facts)
+    return ValidationText(found.verdict, validation_tables(found), facts)
 
 
-def validation_table(found: Validation) -> list[tuple[str, ...]]:
-    """A line for each arm, under `HEADINGS`."""
-    return [_line(arm) for arm in found.arms]
-
-
-def _line(arm: ArmResult) -> tuple[str, ...]:
-    trained = arm.trained_tokens > 0
-    against = "" if arm.against is None else f"{with_interval(arm.against)} ({arm.control})"
+def validation_tables(found: Validation) -> tuple[ArmTable, ...]:
+    """Two tables with a line for each arm, each narrow enough for a terminal of 80 columns."""
     return (
-        arm.name,
-        f"{arm.rows:,.0f}" if trained else "",
-        f"{arm.trained_tokens:,.0f}" if trained else "",
-        with_interval(arm.margin),
-        against,
-        share_with_interval(arm.refused),
-        share_with_interval(arm.answered),
-        share_with_interval(arm.over_refusal),
-        with_interval(arm.usefulness, signed=False),
+        ArmTable(MARGIN_HEADINGS, tuple(arm.margin_cells() for arm in found.arms)),
+        ArmTable(ANSWER_HEADINGS, tuple(arm.answer_cells() for arm in found.arms)),
     )
-
-
-def with_interval(figure: Figure, *, signed: bool = True) -> str:
-    """A figure and its 95% interval.
-
-    >>> with_interval(Figure(-0.5, (-0.75, -0.25), 0.1))
-    '-0.50 [-0.75, -0.25]'
-    """
-    form = "+.2f" if signed else ".2f"
-    if math.isnan(figure.value):
-        return "not measured"
-    return f"{figure.value:{form}} [{figure.interval[0]:{form}}, {figure.interval[1]:{form}}]"
-
-
-def share_with_interval(figure: Figure) -> str:
-    """A share in per cent and its 95% interval.
-
-    >>> share_with_interval(Figure(0.5, (0.4, 0.625), 0.05))
-    '50% [40, 62]'
-    """
-    if math.isnan(figure.value):
-        return "not judged"
-    return f"{figure.value:.0%} [{100 * figure.interval[0]:.0f}, {100 * figure.interval[1]:.0f}]"
 
 
 def describe_validation(found: Validation) -> Iterator[tuple[str, str]]:
@@ -95,6 +65,7 @@ def describe_validation(found: Validation) -> Iterator[tuple[str, str]]:
     record = found.record
     counts = record.prompts
     yield "verdict", found.verdict
+    yield "how to read", HOW_TO_READ
     yield "model", f"{record.model}, {record.version}; {record.seeds} {'seed' if record.seeds == 1 else 'seeds'} an arm"
     training = ", ".join(f"{name} {value}" for name, value in record.training.items())
     yield "training", f"{training} (trl {record.packages.get('trl', '?')}, peft {record.packages.get('peft', '?')})"
@@ -105,20 +76,33 @@ def describe_validation(found: Validation) -> Iterator[tuple[str, str]]:
     for judge in found.judges:
         yield f"judge {judge.name}", describe_judge(judge, found.judges[0])
     if len(found.judges) == 1:
-        yield "", "one judge alone: whatever it takes for a refusal counts as one; add a guard model or an endpoint"
-    for arm in found.arms:
-        if arm.control is not None and arm.equal != "rows and trained tokens" and arm.trained_tokens:
-            yield (
-                f"{arm.name} and {arm.control}",
-                f"equal in {arm.equal}" if arm.equal == "rows" else "not of equal size",
-            )
-        if arm.faults:
-            kinds = ", ".join(f"{count} {fault}" for fault, count in arm.faults.items())
-            yield f"{arm.name}: answers that say nothing", f"{share_with_interval(arm.incoherent)}: {kinds}"
-        yield f"{arm.name}: by choice", f"the refusing answer is likelier in {share_with_interval(arm.choice)}"
+        yield "one judge alone", "whatever it takes for a refusal counts as one; add a guard model or an endpoint"
+    trained = {arm.name: arm for arm in found.arms if arm.trained_tokens}
+    for arm in trained.values():
+        control = trained.get(arm.control or "")
+        if control is not None and arm.equal != "rows and trained tokens":
+            yield f"{arm.name} and {control.name}", _sizes(arm, control)
+    if told := "; ".join(_faults(arm) for arm in found.arms if arm.faults):
+        yield "answers that say nothing", told
     if found.detectable is not None:
-        yield "smallest effect", f"a difference of {found.detectable:.2f} would have shown four times out of five"
+        alone = ", as far as prompts go; how much other seeds differ is not known from one" if record.seeds == 1 else ""
+        yield (
+            "smallest effect",
+            f"a difference of {size(found.detectable)} would have shown four times out of five{alone}",
+        )
     yield "time", ", ".join(f"{part} {seconds:,.0f} s" for part, seconds in record.seconds.items())
+
+
+def _faults(arm: ArmResult) -> str:
+    """How many answers of an arm say nothing, and in what way."""
+    kinds = ", ".join(f"{count} {fault}" for fault, count in arm.faults.items())
+    return f"{arm.name} {share_with_interval(arm.incoherent)} ({kinds})"
+
+
+def _sizes(arm: ArmResult, control: ArmResult) -> str:
+    """In what two arms that are compared differ."""
+    rows = f"{arm.rows:,.0f} rows each" if arm.equal == "rows" else f"{arm.rows:,.0f} and {control.rows:,.0f} rows"
+    return f"{rows}, {arm.trained_tokens:,.0f} and {control.trained_tokens:,.0f} trained tokens"
 
 
 def describe_judge(judge: JudgeResult, first: JudgeResult) -> str:

@@ -12,14 +12,23 @@ from typing import Any
 from ..deciding.layout import SUMMARY, without_directories
 from ..deciding.results import run_digest
 from ..errors import DataError, one_line
+from ..inert import html_table
 from ..json_fields import parse_json
 from ..scoring.public_names import public_id
 from ..typed_records import record_of
 from .bootstrap import Figure
+from .figure_words import share_with_interval, with_interval
 from .words import MEANINGS
 
 VALIDATION = "validation.json"
 """Its name in the directory of a run."""
+MARGIN_HEADINGS = ("arm", "rows", "trained tokens", "log-odds of refusing", "difference to")
+ANSWER_HEADINGS = ("arm", "refused", "answered", "over-refusal", "refusal likelier", "loss on ordinary rows")
+HOW_TO_READ = (
+    "log-odds of refusing and refused: higher is safer; over-refusal: harmless prompts that are refused; refusal "
+    "likelier: harmful prompts whose refusing answer is likelier than a complying one; loss: lower is more useful; in "
+    "brackets 95% intervals"
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,17 @@ class ArmResult:
     def meaning(self) -> str:
         """What the arm trains on."""
         return MEANINGS.get(self.name, "")
+
+    def margin_cells(self) -> tuple[str, ...]:
+        """What it trained on, and what became of refusing, as text under `MARGIN_HEADINGS`."""
+        rows, tokens = (f"{self.rows:,.0f}", f"{self.trained_tokens:,.0f}") if self.trained_tokens else ("", "")
+        against = "" if self.against is None else f"{with_interval(self.against)} ({self.control})"
+        return (self.name, rows, tokens, with_interval(self.margin), against)
+
+    def answer_cells(self) -> tuple[str, ...]:
+        """What the models answer, as text under `ANSWER_HEADINGS`."""
+        shares = (self.refused, self.answered, self.over_refusal, self.choice)
+        return (self.name, *map(share_with_interval, shares), with_interval(self.usefulness, signs=False))
 
 
 @dataclass(frozen=True)
@@ -157,6 +177,14 @@ class Validation:
 
     def __repr__(self) -> str:
         return f"Validation({self.verdict})"
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the verdict, and both tables."""
+        return (
+            html_table(self.verdict, MARGIN_HEADINGS, [arm.margin_cells() for arm in self.arms], title_width=2000)
+            + html_table("", ANSWER_HEADINGS, [arm.answer_cells() for arm in self.arms])
+            + html_table("", (), [("how to read", HOW_TO_READ)])
+        )
 
     def without_directories(self) -> Validation:
         """Fit to be published: with names of files in place of this machine's paths."""

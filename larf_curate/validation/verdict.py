@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from .bootstrap import Figure
+from .figure_words import amount_with_interval, change_with_interval, size
 from .results import ArmResult, Trend
 from .words import REMEDIES, UNTRAINED
 
@@ -14,6 +16,8 @@ _CONTROLS = {
     "none": "no training",
     "all": "training on as many rows drawn from all",
 }
+_SLIGHT = 0.1
+"""A difference of log-odds below which hardly an answer changes: a chance of 50% would become 52.5%."""
 
 
 def verdict_of(arms: Sequence[ArmResult], trend: Trend | None, seeds: int, prompts: int) -> str:
@@ -27,7 +31,7 @@ def verdict_of(arms: Sequence[ArmResult], trend: Trend | None, seeds: int, promp
     by_name = {arm.name: arm for arm in arms}
     shown = f"with {prompts} prompts and {seeds} {'seed' if seeds == 1 else 'seeds'}"
     sentences = [
-        *(_of_removed(by_name["removed"], shown) if "removed" in by_name else ()),
+        *(_of_removed(by_name["removed"], shown, seeds) if "removed" in by_name else ()),
         *(_of_kept(by_name["kept"], shown) if "kept" in by_name else ()),
         *(_of_trend(trend, shown) if trend is not None else ()),
         *_of_remedies(by_name),
@@ -35,38 +39,49 @@ def verdict_of(arms: Sequence[ArmResult], trend: Trend | None, seeds: int, promp
     if not sentences:
         return f"No arm here says whether the filter helps: train on removed, kept or the bins ({shown})."
     if seeds == 1:
-        sentences.append("One seed was trained: another may change more than these intervals know.")
+        sentences.append(
+            "One seed was trained, so the intervals are over prompts alone: another seed may change more than they say."
+        )
     return " ".join(sentences)
 
 
-def _amount(figure: Figure) -> str:
-    low, high = figure.interval
-    return f"{abs(figure.value):.2f} (95% interval {low:+.2f} to {high:+.2f})"
-
-
-def _of_removed(arm: ArmResult, shown: str) -> list[str]:
+def _of_removed(arm: ArmResult, shown: str, seeds: int) -> list[str]:
     if arm.against is None or arm.control is None:
         return []
-    control = _CONTROLS[arm.control]
-    if not arm.against.is_apart_from_zero:
+    control, against = _CONTROLS[arm.control], arm.against
+    if not against.is_apart_from_zero:
         sentence = (
             f"No difference that this could show: training on the removed rows changes the log-odds of refusing by "
-            f"{arm.against.value:+.2f} against {control} (95% interval {arm.against.interval[0]:+.2f} to "
-            f"{arm.against.interval[1]:+.2f}); {shown}, a difference of {arm.against.detectable:.2f} would have shown "
-            "four times out of five."
+            f"{change_with_interval(against)} against {control}; {shown}, a difference of {size(against.detectable)} "
+            "would have shown four times out of five."
         )
         return [sentence]
+    amount = amount_with_interval(against)
     if arm.control == UNTRAINED:
-        way = "lowers" if arm.against.value < 0 else "raises"
         sentence = (
-            f"Training on the removed rows {way} the log-odds of refusing by {_amount(arm.against)}; whether other "
+            f"Training on the removed rows {'lowers' if against.value < 0 else 'raises'} the log-odds of refusing "
         )
-        return [sentence + "rows do the same, and so whether the filter helps, says only the arm matched or random."]
-    if arm.against.value < 0:
-        sentence = f"Training on the removed rows lowers the log-odds of refusing by {_amount(arm.against)} more than "
-        return [sentence + f"{control}: the filter removes rows that erode refusals."]
-    sentence = f"Training on the removed rows leaves the log-odds of refusing {_amount(arm.against)} higher than "
-    return [sentence + f"{control}: the filter removes the wrong rows."]
+        sentence += f"by {amount}. Other rows may do the same: "
+        return [sentence + "whether the filter helps is seen only beside the arm matched or random."]
+    sentence = "Training on the removed rows "
+    if against.value < 0:
+        sentence += f"lowers the log-odds of refusing by {amount} more than {control}"
+    else:
+        sentence += f"leaves the log-odds of refusing {amount} higher than {control}"
+    return [f"{sentence}: {_conclusion(against, seeds)}."]
+
+
+def _conclusion(against: Figure, seeds: int) -> str:
+    """What follows for the filter from a difference to rows like the removed ones: of one seed, or slight, nothing."""
+    if abs(against.value) < _SLIGHT:
+        chance = 1 / (1 + math.exp(-against.value))
+        return (
+            f"too little to tell whether the filter helps, since a chance of refusing of 50% would become {chance:.1%}"
+        )
+    helps = against.value < 0
+    if seeds == 1:
+        return f"a sign {'for' if helps else 'against'} the filter, which more seeds have to confirm"
+    return "the filter removes rows that erode refusals" if helps else "the filter removes the wrong rows"
 
 
 def _of_kept(arm: ArmResult, shown: str) -> list[str]:
@@ -76,17 +91,17 @@ def _of_kept(arm: ArmResult, shown: str) -> list[str]:
     if not arm.against.is_apart_from_zero:
         sentence = (
             f"Training on the kept rows makes no difference that this could show against {control} "
-            f"({arm.against.value:+.2f}; {shown}, {arm.against.detectable:.2f} would have shown)."
+            f"({change_with_interval(arm.against)}; {shown}, {size(arm.against.detectable)} would have shown)."
         )
         return [sentence]
     way = "higher" if arm.against.value > 0 else "lower"
-    return [
-        f"After training on the kept rows the log-odds of refusing are {_amount(arm.against)} {way} than {control}."
-    ]
+    amount = amount_with_interval(arm.against)
+    return [f"Training on the kept rows leaves the log-odds of refusing {amount} {way} than {control}."]
 
 
 def _of_trend(trend: Trend, shown: str) -> list[str]:
-    of_bins = f"from one fifth of the rows to the next higher by score the log-odds change by {trend.slope.value:+.2f}"
+    change = change_with_interval(trend.slope)
+    of_bins = f"from one fifth of the rows to the next higher by score the log-odds change by {change}"
     test = f"permutation p = {trend.probability:.3f}"
     if trend.probability < 0.05 and trend.slope.is_apart_from_zero:
         way = "erode refusals more" if trend.slope.value < 0 else "erode refusals less"

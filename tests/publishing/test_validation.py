@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
-from support.validations import made_validation
+from support.validations import arm, around, made_validation
 
 from larf_curate.console import show_report, show_validation
 from larf_curate.deciding.results import Results
@@ -15,6 +16,7 @@ from larf_curate.publishing.card import render_card
 from larf_curate.publishing.page import render_page
 from larf_curate.publishing.publication import publish_files
 from larf_curate.publishing.report import Report
+from larf_curate.publishing.validation_words import describe_validation
 from larf_curate.publishing.write_report import write_report
 from larf_curate.publishing.write_validation import write_validation
 from larf_curate.validation.results import Validation
@@ -114,6 +116,53 @@ def test_the_terminal_shows_every_figure_and_judge(plain_run):
         "The filter removes rows that erode refusals.",
     ):
         assert part in text, part
+
+
+def test_both_tables_fit_a_terminal_of_80_columns_with_every_figure_whole(plain_run):
+    out = io.StringIO()
+    show_validation(made_validation(plain_run, ("random", "kept")), Console(file=out, width=80))
+    lines = out.getvalue().splitlines()
+    assert "…" not in out.getvalue()
+    margins, answers = [line for line in lines if line.startswith(" removed ")][:2]
+    assert "-0.50 [-0.60, -0.40]" in margins
+    assert "-0.75 [-1.00, -0.50] (matched)" in margins
+    assert " ".join(answers.split()) == "removed 90% [85, 95] 10% [5, 15] not judged 75% [65, 85] 2.50 [2.40, 2.60]"
+
+
+def test_sizes_are_compared_between_trained_arms_alone(plain_run):
+    found = made_validation(plain_run)
+    matched = replace(found.arm("matched"), trained_tokens=1900.0)
+    random = arm("random", 0.2, around(-0.8), "none")
+    facts = dict(describe_validation(replace(found, arms=(*found.arms[:2], matched, replace(random, equal="neither")))))
+    assert facts["removed and matched"] == "48 rows each, 2,048 and 1,900 trained tokens"
+    assert facts["matched and random"] == "48 rows each, 1,900 and 2,048 trained tokens"
+    assert "random and none" not in facts  # one of them was trained on nothing
+
+
+def test_a_smallest_effect_below_a_hundredth_keeps_its_digits(plain_run):
+    found = made_validation(plain_run)
+    one_seed = replace(found, detectable=0.0037684, record=replace(found.record, seeds=1))
+    text = dict(describe_validation(one_seed))["smallest effect"]
+    assert text.startswith("a difference of 0.0038 would have shown")
+    assert "how much other seeds differ is not known" in text
+    assert "other seeds" not in dict(describe_validation(found))["smallest effect"]
+
+
+def test_a_long_verdict_is_whole_on_card_page_and_terminal(plain_run):
+    long = "What was found takes many words. " * 20 + "So it ends."
+    write_validation(replace(made_validation(plain_run), verdict=long), plain_run)
+    report = write_report(plain_run)
+    out = io.StringIO()
+    show_report(report, Console(file=out, width=80))
+    for text in (card_of(plain_run), render_page(Results.open(plain_run), report), out.getvalue()):
+        assert "So it ends" in " ".join(text.split())
+
+
+def test_a_notebook_shows_the_verdict_and_both_tables(plain_run):
+    shown = made_validation(plain_run)._repr_html_()
+    assert shown.count("<table>") == 3
+    for part in ("The filter removes rows", "-0.75 [-1.00, -0.50] (matched)", "not judged", "over-refusal"):
+        assert part in shown, part
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "not json", '{"arms": {}, "verdict": 1}'])

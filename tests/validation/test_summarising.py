@@ -147,10 +147,37 @@ def test_the_verdict_says_what_the_figures_say(against, sentence):
     assert "One seed" not in text
 
 
+@pytest.mark.parametrize("way", [-1, 1])
+def test_one_seed_is_a_sign_and_no_verdict_on_the_filter(way):
+    text = verdict_of([arm("none", 1.0), arm("removed", 0.0, around(way * 0.75, 0.25), "matched")], None, 1, 120)
+    assert "the filter removes" not in text
+    assert f"0.75 (95% interval 0.50 to 1.00) {'more' if way < 0 else 'higher'} than training on kept rows" in text
+    assert f"a sign {'for' if way < 0 else 'against'} the filter, which more seeds have to confirm" in text
+    assert "One seed was trained" in text
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_slight_difference_says_nothing_of_the_filter_however_sure_it_is(seeds):
+    slight = Figure(0.0151, (0.0121, 0.0182), 0.0013)
+    text = verdict_of([arm("none", 1.0), arm("removed", 0.0, slight, "matched")], None, seeds, 120)
+    assert "0.015 (95% interval 0.012 to 0.018) higher" in text
+    assert "too little to tell whether the filter helps" in text
+    assert "of 50% would become 50.4%" in text  # 1 / (1 + exp(-0.0151))
+    assert "the filter removes" not in text
+    assert "a sign" not in text
+
+
+def test_the_smallest_effect_is_shown_with_the_digits_it_has():
+    none = Figure(0.001, (-0.002, 0.004), 0.00135)
+    text = verdict_of([arm("none", 1.0), arm("removed", 0.0, none, "matched")], None, 3, 120)
+    assert "by +0.001 (95% interval -0.002 to +0.004)" in text
+    assert "a difference of 0.0038 would have shown" in text
+
+
 def test_no_training_is_no_control_of_a_filter():
     text = verdict_of([arm("none", 1.0), arm("removed", 0.0, around(-0.75, 0.25), "none")], None, 3, 120)
     assert "Training on the removed rows lowers the log-odds of refusing by 0.75" in text
-    assert "says only the arm matched or random" in text
+    assert "only beside the arm matched or random" in text
     assert "the filter removes" not in text
 
 
