@@ -18,6 +18,7 @@ from ..cache import cache_directory, only_ours, read_cached
 from ..errors import MissingExtraError, ModelError
 from ..hub import hub_errors
 from ..progress import quiet, say
+from .gguf_files import parsed_once
 
 NAME = "demo"
 ALIGNED = "demo-aligned"
@@ -166,7 +167,7 @@ def _convert(gguf: Path, home: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     print("unpacking the demo model (once) ...", file=sys.stderr, flush=True)
-    with quiet():
+    with quiet(), parsed_once():
         directory, name = str(gguf.parent), gguf.name
         tokenizer = AutoTokenizer.from_pretrained(directory, gguf_file=name, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(

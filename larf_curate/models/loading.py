@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast, get_args
@@ -15,6 +16,7 @@ from . import quantising
 from .adapters import apply_adapter
 from .blocks import decoder_of, path_of_blocks, require_block, with_blocks
 from .devices import dtype_name, find_dtype
+from .gguf_files import parsed_once
 from .locating import Source, code_of_its_own, locate
 from .options import DType, ModelOptions
 from .quantising import Quantised
@@ -93,7 +95,7 @@ def load_model(options: ModelOptions, highest: int | None, device: torch.device)
     detail(f"model {options.model}: files in {source.adapter or source.path}, version {source.version}")
     began = time.perf_counter()
     try:
-        with quiet():
+        with quiet(), parsed_once() if "gguf_file" in source.arguments else nullcontext():
             loaded = _load(options, source, highest, device)
     except LarfError:
         raise

@@ -305,6 +305,36 @@ def test_a_gguf_file_gives_the_states_of_the_model_it_was_made_of(gguf_file: Pat
     assert loaded.tokenizer.chat_template == CHATML
 
 
+def test_a_gguf_file_is_parsed_once_and_the_package_is_left_as_it_was(
+    gguf_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gguf
+
+    parsed: list[str] = []
+    named: list[int] = []
+    reading, naming = gguf.GGUFReader.__init__, gguf.get_tensor_name_map
+
+    def read(self: Any, path: Any, *rest: Any) -> None:
+        parsed.append(str(path))
+        reading(self, path, *rest)
+
+    def name(architecture: Any, blocks: int) -> Any:
+        named.append(blocks)
+        return naming(architecture, blocks)
+
+    monkeypatch.setattr(gguf.GGUFReader, "__init__", read)
+    monkeypatch.setattr(gguf, "get_tensor_name_map", name)
+    before = gguf.GGUFReader
+    load(gguf_file, 0)
+    assert parsed == [str(gguf_file)]
+    assert len(named) == len(set(named))
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ModelError):
+        load(tmp_path / "broken.gguf", 0)
+    assert gguf.GGUFReader is before
+    assert gguf.get_tensor_name_map is name
+
+
 def test_a_gguf_file_without_a_chat_template_is_refused_before_its_weights_are_read(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
