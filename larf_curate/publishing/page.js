@@ -33,12 +33,13 @@ function tellThreshold() {
   const value = stops.scores[at()].toFixed(stops.digits);
   const share = ((100 * count) / stops.scored).toFixed(1);
   const unsafe = stops.unsafe_above.length
-    ? `; ${Math.round(100 * stops.unsafe_above[at()])}% of the unsafe references score above`
+    ? `; ${Math.round(100 * stops.unsafe_above[at()])}% of the unsafe references score above it`
     : "";
   document.getElementById("outcome").textContent =
     `above ${value}: ${whole.format(count)} of ${whole.format(stops.scored)} scored rows would be removed (${share}%)` +
     (asItWas() ? ", as they were" : "") + unsafe;
-  document.getElementById("command").textContent = stops.command + (asItWas() ? stops.scores[at()] : value);
+  const same = stops.unchanged || stops.command + stops.scores[at()];
+  document.getElementById("command").textContent = asItWas() ? same : stops.command + value;
 }
 
 function compare(first, second, column) {

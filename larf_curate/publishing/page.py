@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jinja2
 import numpy as np
+import yaml
 from markupsafe import Markup
 
 from ..atomic import write_bytes
@@ -18,6 +19,7 @@ from ..deciding.layout import RECIPE
 from ..deciding.ranking import quantiles
 from ..deciding.results import Results
 from ..inert import visible
+from ..safe_yaml import load_yaml
 from ..scoring.columns import SCORE
 from ..written import claim
 from .build_report import build_report
@@ -31,6 +33,8 @@ _REMOVED, _KEPT, _UNSCORABLE = 2_000, 500, 200  # rows shown at most
 _MAX_CHARACTERS, _MAX_CELL = 1_000, 120  # of a text of the conversation, and of a value of another column
 _MOST_COLUMNS = 12  # of the user's own
 _STOPS = 400  # of the slider, about
+_MOST_DIGITS = 10  # of a threshold that is shown with fewer digits than it has
+_SCORED_ROWS = "SCORED_ROWS"  # what `filter` read: a result does not know it
 _NEAR = 0.05  # of the middle nine tenths of the scores: a kept row that close to the threshold is just under it
 
 
@@ -47,6 +51,8 @@ class Slider:
         near: how far below the threshold a kept row may score to be just under it.
         digits: after the decimal point, with which every score is told apart from the next stop.
         command: that runs with another threshold, up to its value.
+        unchanged: the whole command that removes what was removed, where no threshold does: rows tie with the last one
+            to go, and some of them stay. Empty else.
     """
 
     scores: tuple[float, ...] = ()
@@ -57,6 +63,7 @@ class Slider:
     near: float = 0.0
     digits: int = 5
     command: str = ""
+    unchanged: str = ""
 
 
 def write_page(directory: str | Path, out: str | Path, report: Report | None = None) -> None:
@@ -106,16 +113,24 @@ def render_page(results: Results, report: Report) -> str:
         max_cell=_MAX_CELL,
         slider=slider,
         slider_fields=asdict(slider),
+        placeholder=_SCORED_ROWS if results.recipe is None else "",
     )
 
 
 def _which_rows(report: Report) -> str:
     """Which rows the page shows, in a sentence."""
     rows = report.rows
-    shown = f"The {min(_REMOVED, rows.removed):,} highest of {rows.removed:,} removed rows"
-    shown += f", the {min(_KEPT, rows.kept):,} highest that stayed"
+    removed, kept = _how_many(rows.removed, _REMOVED, "removed"), _how_many(rows.kept, _KEPT, "kept")
     unscorable = min(_UNSCORABLE, rows.unscorable)
-    return shown + (f", and {unscorable:,} that have no score." if unscorable else ".")
+    shown = f"{removed}, then {kept}" + (f", then {unscorable:,} that have no score" if unscorable else "")
+    return f"{shown[:1].upper()}{shown[1:]}."
+
+
+def _how_many(rows: int, most: int, outcome: str) -> str:
+    """How many rows of an outcome are shown."""
+    if rows > most:
+        return f"the {most:,} highest of {rows:,} {outcome} rows"
+    return f"all {rows:,} {outcome} rows" if rows else f"no {outcome} row"
 
 
 def _slider(results: Results, report: Report) -> Slider:
@@ -129,14 +144,23 @@ def _slider(results: Results, report: Report) -> Slider:
     # a threshold that is copied from the page removes as many rows as the page says.
     near = quantiles(results.values(SCORE), list(np.linspace(0.5, 1, _STOPS // 2)))
     stops = np.round(np.concatenate([report.histogram.edges, near]), digits)
-    scores = np.unique(np.concatenate([stops, [threshold]]))
+    # The threshold itself with as few digits as remove the same rows: a command is copied, and read.
+    shorter = [round(threshold, more) for more in range(digits, _MOST_DIGITS)]
+    scores = np.unique(np.concatenate([stops, shorter, [threshold]]))
     counts = np.zeros(len(scores) + 1, np.int64)
     for chunk in results.values(SCORE)():
         counts += np.bincount(np.searchsorted(scores, chunk[~np.isnan(chunk)]), minlength=len(scores) + 1)
     above = counts.sum() - np.cumsum(counts)[:-1]
-    now = int(np.searchsorted(scores, threshold))
-    if report.threshold.removed is not None:
-        above[now] = report.threshold.removed  # rows that tie with the last one stay
+    removed = report.threshold.removed
+    same = (one for one in shorter if above[np.searchsorted(scores, one)] == removed)
+    chosen = next(same, threshold)
+    wanted = np.isin(scores, stops) | (scores == chosen)
+    scores, above = scores[wanted], above[wanted]
+    now = int(np.searchsorted(scores, chosen))
+    unchanged = ""
+    if removed is not None and above[now] != removed:
+        above[now] = removed
+        unchanged = f"{_command(results, 'drop_top')}{removed}"
     unsafe = report.scorer.quantiles if report.scorer else None
     return Slider(
         scores=tuple(scores.tolist()),
@@ -146,15 +170,29 @@ def _slider(results: Results, report: Report) -> Slider:
         scored=report.rows.scored,
         near=_NEAR * middle,
         digits=digits,
-        command=_command(results),
+        command=_command(results, "max_score"),
+        unchanged=unchanged,
     )
 
 
-def _command(results: Results) -> str:
-    """What to type for another threshold, up to its value."""
+def _command(results: Results, rule: str) -> str:
+    """What to type for another threshold of a rule, up to its amount."""
+    home = visible(str(results.home), 500)
     if results.recipe is None:
-        return "larf-curate filter SCORED_ROWS --out CLEAN --max-score "
-    return f"larf-curate run {shlex.quote(visible(str(results.home / RECIPE), 500))} --set threshold.max_score="
+        return f"larf-curate filter {_SCORED_ROWS} --out {shlex.quote(home)} --{rule.replace('_', '-')} "
+    command = f"larf-curate run {shlex.quote(str(Path(home) / RECIPE))} "
+    if _output_of(results.recipe) != results.home.resolve():  # as seen from here: a run is moved, or was made elsewhere
+        command += f"--set {shlex.quote(f'output={home}')} "
+    return f"{command}--set threshold.{rule}="
+
+
+def _output_of(recipe: str) -> Path | None:
+    """Where a recipe's results go when it is run from the working directory; None where it does not say."""
+    try:
+        values = load_yaml(recipe)
+        return Path(values["output"]).resolve()
+    except (yaml.YAMLError, ValueError, KeyError, TypeError, OSError):
+        return None
 
 
 def _resource(name: str) -> str:

@@ -81,6 +81,7 @@ def _draw_scores(axes: Axes, report: Report) -> None:
         )
         below += counts
     _draw_references(axes, report, float(below.max()))
+    axes.set_ylim(0, 1.05 * float(below.max()))  # the highest bar and the curves end below the edge
     _mark_threshold(axes.axvline, report)
     meaning = MEANINGS[report.scorer.formula if report.scorer else "larf"]
     axes.set_xlabel(f"score (no unit; higher: {meaning})")
@@ -119,13 +120,16 @@ def _draw_points(axes: Axes, points: Points, outcome: str, colour: str, shape: s
     axes.scatter(points.characters, points.score, s=size, c=colour, marker=shape, alpha=0.55, linewidths=0, label=label)
 
 
-def _mark_threshold(draw: Callable[..., Any], report: Report) -> None:
+def _mark_threshold(draw: Callable[..., Any], report: Report) -> bool:
+    """Draw the threshold where it is near the scores, and say whether it is."""
     value, scores = report.threshold.value, report.score_quantiles
     if value is None:
-        return
+        return False
     margin = scores["highest"] - scores["lowest"]
-    if scores["lowest"] - margin <= value <= scores["highest"] + margin:  # further off, all scores would be one line
+    near = scores["lowest"] - margin <= value <= scores["highest"] + margin  # further off, all scores would be one line
+    if near:
         draw(value, color=LINE, linestyle="--", linewidth=1.6, label=f"threshold {signed(value)}")
+    return near
 
 
 def _draw_layers(axes: Axes, report: Report) -> None:
@@ -205,9 +209,9 @@ def _draw_groups(axes: Axes, column: str, groups: Sequence[Group], report: Repor
         medianprops={"color": LINE, "linewidth": 2},
     )
     axes.set_yticklabels(labels, fontsize=11)
-    _mark_threshold(axes.axvline, report)
+    dashed = "; dashed: threshold" if _mark_threshold(axes.axvline, report) else ""
     left = f"\n{len(groups) - len(shown)} smaller groups are in the report" if len(groups) > len(shown) else ""
-    axes.set_xlabel(f"score by {visible(column, 30)}\nmedian, middle half, 5% to 95%{left}", fontsize=12)
+    axes.set_xlabel(f"score by {visible(column, 30)}\nmedian, middle half, 5% to 95%{dashed}{left}", fontsize=12)
 
 
 def _has_points(report: Report) -> bool:

@@ -41,7 +41,10 @@ def _arms(found: Validation) -> bytes:
         if untrained is not None:
             axes.axvline(untrained.margin.value, color=LINE, linestyle="--", linewidth=1.2)
         axes.set_yticks(places, [arm.name for arm in arms])
-        axes.set_xlabel("log-odds of refusing harmful prompts (higher is safer)\nmean and 95% interval", fontsize=12)
+        axes.margins(y=0.5 / len(arms))  # the first and the last arm stand clear of the edges
+        dashed = "; dashed: before training" if untrained is not None else ""
+        about = f"log-odds of refusing harmful prompts (higher is safer)\nmean and 95% interval{dashed}"
+        axes.set_xlabel(about, fontsize=12)
         return png_of(figure)
 
 

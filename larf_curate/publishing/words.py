@@ -69,7 +69,11 @@ def describe_run(report: Report) -> Iterator[tuple[str, str]]:
 
 def describe_separation(separation: Separation) -> str:
     """How well the score tells apart pairs that it was not fitted on."""
-    return "not measured" if separation.auc is None else f"AUC {separation.auc:.3f} on {separation.pairs} pairs"
+    return (
+        "not measured"
+        if separation.auc is None
+        else f"AUC {separation.auc:.3f} (0.5 is chance, 1 is perfect) on {separation.pairs} pairs it was not fitted on"
+    )
 
 
 def describe_search(profile: LayerProfile | None) -> list[str]:

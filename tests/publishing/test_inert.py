@@ -368,6 +368,6 @@ def test_what_the_page_says_of_a_row_follows_the_slider(make_run, tmp_path):
     shown = float(found["command"].rpartition(" ")[2])
     assert shown == found["stop"]
     assert found["now"] == sum(score is not None and np.float32(score) > shown for score in scores)
-    assert "% of the unsafe references score above" in found["unsafe"]
+    assert "% of the unsafe references score above it" in found["unsafe"]
     assert found["sorted"] == ["0", "0", "0"]
     assert (found["category"], found["then"]) == (False, True)

@@ -106,7 +106,7 @@ def test_the_facts_of_a_run_are_those_of_its_report(make_run):
     facts = dict(describe_run(report))
     assert facts["rows"] == "200: 188 kept, 7 removed, 5 unscorable"
     assert facts["scorer"] == "acme/base-model, layer 3, formula larf"
-    assert facts["separation"] == "AUC 0.817 on 56 pairs"
+    assert facts["separation"] == "AUC 0.817 (0.5 is chance, 1 is perfect) on 56 pairs it was not fitted on"
     assert facts["removed"] == f"the 7 highest-scoring rows: scores above {report.threshold.value:+.5f}"
     assert facts["rows without a score"] == "5 set apart"
     assert facts["  empty_answer"] == "5"
