@@ -131,14 +131,22 @@ class PromptStates:
 
     def forward(self, ids: Tensor, cache: Cache, mask: Tensor | None, positions: Tensor | None) -> Tensor:
         """Logits float32 [rows, vocabulary] of what follows the last token."""
-        out = self._loaded.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
+        model = self._loaded.model
+        # The last states alone lie apart in memory: torch would then multiply the head with each row by itself.
+        compact = model.get_output_embeddings().register_forward_pre_hook(
+            lambda _module, args: (args[0].contiguous(), *args[1:])
         )
+        try:
+            out = model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        finally:
+            compact.remove()
         logits: Tensor = out.logits[:, -1].float()
         return logits
 
