@@ -142,13 +142,13 @@ def preview(request: RunRequest) -> tuple[Plan, list[int]]:
 def _run_here(request: RunRequest, stages: Sequence[StagePlan], plan: Plan, job: Job) -> Summary:
     """One stage after the other, locally or on Ray, while this process waits."""
     logs = Path(job.logs)
-    with logs_in_environment(logs), stderr_to(logs / "console.log"), pools_that_end():
+    with logs_in_environment(logs), stderr_to(logs / "console.log"), pools_that_end() as lost_workers:
         if request.executor.kind == "ray":
             start_ray(request.executor)
         executors = chain(request.executor, stages, logs)
         for number, (stage, executor) in enumerate(zip(stages, executors, strict=True), 1):
             say(f"stage {number} of {len(stages)}: {stage.name}")
-            with watched_stage(_work_of(stage, request, plan, job), logs):
+            with watched_stage(_work_of(stage, request, plan, job), logs, lost_workers):
                 try:
                     executor.run()
                 except (LarfError, OSError, EOFError) as error:

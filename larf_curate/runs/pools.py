@@ -1,4 +1,4 @@
-"""Pools of worker processes that can be ended, whatever has happened to their workers."""
+"""Pools of worker processes that tell when a worker is lost, and that can be ended then."""
 
 from __future__ import annotations
 
@@ -11,25 +11,43 @@ _SECONDS = 5.0
 
 
 @contextmanager
-def pools_that_end(seconds: float = _SECONDS) -> Iterator[None]:
-    """Pools that are ended meanwhile do not wait for a lock that nobody can give back.
+def pools_that_end(seconds: float = _SECONDS) -> Iterator[list[int]]:
+    """Pools at work meanwhile tell which workers they lose, and end without a lock that nobody can give back.
+
+    A pool starts another worker for one that has ended, and waits for the result of the lost task for ever. Whoever
+    waits for the pool learns of it from the list that is yielded.
 
     A worker holds a lock while it waits for its next task. If it dies then, as when SIGTERM ends a whole group of
     processes, the lock stays taken, and `multiprocess` waits for it for ever: a run that is to end would not. The pool
     wants it to empty the queue of tasks, so that what still writes into that queue can go on. The tasks of a run are a
     few numbers, which fit in it: where the lock does not come, the queue may stay as it is.
+
+    Args:
+        seconds: how long the lock is waited for.
+
+    Yields:
+        Exit statuses of workers that ended while their pool was at work, in order: -9 for SIGKILL. One that ends as it
+        should, with status 0, is not among them.
     """
     from multiprocess.pool import Pool
 
-    empty_the_queue = Pool._help_stuff_finish
+    empty_the_queue, join_exited_workers = Pool._help_stuff_finish, Pool._join_exited_workers
+    lost: list[int] = []
 
     def empty_it_if_possible(inqueue: Any, task_handler: Any, size: int) -> None:
         if inqueue._rlock.acquire(timeout=seconds):
             inqueue._rlock.release()
             empty_the_queue(inqueue, task_handler, size)
 
+    def join_and_tell(workers: Any) -> bool:
+        # A pool that is being ended does not come here any more: what it kills itself is not lost.
+        lost.extend(worker.exitcode for worker in workers if worker.exitcode)
+        return bool(join_exited_workers(workers))
+
     Pool._help_stuff_finish = staticmethod(empty_it_if_possible)
+    Pool._join_exited_workers = staticmethod(join_and_tell)
     try:
-        yield
+        yield lost
     finally:
         Pool._help_stuff_finish = staticmethod(empty_the_queue)
+        Pool._join_exited_workers = staticmethod(join_exited_workers)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from .. import errors
 from ..errors import LarfError, OutputError, one_line
-from .job import Job
+from .job import Driver, Job
 
 _LOGS_VARIABLE = "LARF_CURATE_LOGS"  # in the environment of a run's workers: the directory of the run's logs
 _RECORDS = "tasks"
@@ -45,8 +45,13 @@ def task_records(job: Job, task: str) -> Iterator[None]:
             yield
         finally:
             alive.unlink(missing_ok=True)
-    except (Exception, SystemExit) as error:  # a pool whose worker exits waits for it for ever
-        failure = _as_larf_error(error)
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # a pool whose worker exits waits for it for ever
+        if isinstance(error, KeyboardInterrupt):
+            if job.driver == Driver(os.getpid(), socket.gethostname()):
+                raise  # the run itself is interrupted, not a worker of it
+            failure = LarfError("a worker was interrupted; what it had finished is kept: run the recipe again")
+        else:
+            failure = _as_larf_error(error)
         record_failure(Path(job.logs), task, failure)
         raise failure from error
 
@@ -93,12 +98,11 @@ def killed_task(logs: Path) -> str | None:
     return None
 
 
-def while_interrupted(error: BaseException) -> bool:
+def while_interrupted(error: BaseException | None) -> bool:
     """Whether an error came up while Ctrl-C or SIGTERM was handled: what was ended too is missed in the clean-up."""
-    context: BaseException | None = error
-    while context is not None and not isinstance(context, KeyboardInterrupt):
-        context = context.__context__
-    return context is not None
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def _is_gone(process: int) -> bool:

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from .job import Job
 from .rundir import counted_rows
 from .scored_shards import missing
 from .shards import Plan
-from .signals import first_failure, killed_task
+from .signals import first_failure, killed_task, while_interrupted
 
 _SECONDS = 0.5  # between two looks
 
@@ -59,14 +59,15 @@ class Work:
 
 
 @contextlib.contextmanager
-def watched_stage(work: Work | None, logs: Path) -> Iterator[None]:
-    """Show how far a stage is, and end it when one of its workers was killed: pools wait for the dead for ever.
+def watched_stage(work: Work | None, logs: Path, lost_workers: Sequence[int] = ()) -> Iterator[None]:
+    """Show how far a stage is, and end it when one of its workers is lost: pools wait for the dead for ever.
 
     A signal is what gets the main thread out of a wait. Not Ctrl-C's: whatever runs in the background ignores that.
 
     Args:
         work: whose progress is shown; None shows none.
         logs: of the run.
+        lost_workers: exit statuses of those that ended before their pool, as it finds them; see `pools_that_end`.
 
     Raises:
         LarfError: a worker was killed, or a script was run again by the workers that it started.
@@ -76,7 +77,8 @@ def watched_stage(work: Work | None, logs: Path) -> Iterator[None]:
     in_main_thread = threading.current_thread() is threading.main_thread()
 
     def leave_the_wait(*_: object) -> None:
-        if not stage_over.is_set():
+        # Ctrl-C ends the workers too. The pool is being ended then, which is not to be left half done.
+        if not stage_over.is_set() and not while_interrupted(sys.exc_info()[1]):
             raise _WorkerKilled
 
     def watch(update: Update) -> None:
@@ -88,7 +90,7 @@ def watched_stage(work: Work | None, logs: Path) -> Iterator[None]:
                 now = max(shown, work.done())
                 update(now - shown)
                 shown = now
-            if not over and in_main_thread and not reasons and (reason := _reason_to_stop(logs)):
+            if not over and in_main_thread and not reasons and (reason := _reason_to_stop(logs, lost_workers)):
                 reasons.append(reason)
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
 
@@ -108,15 +110,20 @@ def watched_stage(work: Work | None, logs: Path) -> Iterator[None]:
                 signal.signal(signal.SIGUSR1, handler)
 
 
-def _reason_to_stop(logs: Path) -> LarfError | None:
+def _reason_to_stop(logs: Path, lost_workers: Sequence[int]) -> LarfError | None:
     """What a pool would wait for, for ever; not a task that failed: its pool ends by itself, and its workers too."""
-    if first_failure(logs):
+    failure, task = first_failure(logs), killed_task(logs)
+    if failure and not lost_workers:
         return first_failure(logs, "main")
-    if task := killed_task(logs):
+    if failure:  # the worker was lost before it could pass it on
+        return failure
+    if task or any(status < 0 for status in lost_workers):
         return LarfError(
-            f"the worker of task {task} was killed, perhaps for lack of memory; what it had finished is kept: run the "
-            "recipe again, with fewer workers or smaller batch_tokens"
+            f"{f'the worker of task {task}' if task else 'a worker'} was killed, perhaps for lack of memory; what it "
+            "had finished is kept: run the recipe again, with fewer workers or smaller batch_tokens"
         )
+    if lost_workers:
+        return LarfError(f"a worker ended with status {lost_workers[0]}; {logs / 'console.log'} may say why")
     return None
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
+from support import forked_runs
 
 from larf_curate import LARFScorer, Recipe, Threshold
 from larf_curate.deciding.layout import OUTCOMES, SUMMARY
@@ -277,6 +279,26 @@ def test_a_worker_that_is_killed_ends_the_run_though_ctrl_c_is_ignored(scorer, t
 
 
 @pytest.mark.process
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_an_interrupt_that_a_worker_gets_alone_ends_the_run(scorer, tmp_path):
+    write_rows(tmp_path / "rows.jsonl", 5_000)
+    path = recipe(tmp_path, scorer, executor={"tasks": 2, "workers": 2, "start_method": "fork"})
+    running = forked_runs.start(path, "workers", tmp_path / "jobs", tmp_path / "said.txt")
+    deadline = time.monotonic() + 60
+    while not (alive := [f for f in (tmp_path / "out" / "logs").glob("*/tasks/WriteShards*.alive") if f.read_text()]):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(int(alive[0].read_text().split()[0]), signal.SIGINT)
+    while not (ended := os.waitpid(running, os.WNOHANG))[0]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert os.waitstatus_to_exitcode(ended[1]) == 1
+    said = (tmp_path / "said.txt").read_text().splitlines()[-1]
+    assert said.startswith("larf-curate: a worker was interrupted; what it had finished is kept")
+
+
+@pytest.mark.process
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=str)
 def test_ctrl_c_says_so_and_leaves_what_is_done(sent, scorer, tmp_path):
     write_rows(tmp_path / "rows.jsonl", 5_000)
@@ -517,6 +539,15 @@ def test_what_a_task_raises_reaches_the_driver(raised, kind, words, job):
     with task_records(job, "t"):
         pass
     assert first_failure(Path(job.logs)) is None, "a task that is run again has not failed"
+
+
+def test_an_interrupt_that_a_worker_gets_alone_is_a_failure_of_its_task(job):
+    with pytest.raises(KeyboardInterrupt), task_records(job, "t"):
+        raise KeyboardInterrupt  # in the run's own process it interrupts the run
+    assert first_failure(Path(job.logs)) is None
+    with pytest.raises(LarfError, match="a worker was interrupted"), task_records(replace(job, driver=None), "t"):
+        raise KeyboardInterrupt
+    assert "was interrupted" in str(first_failure(Path(job.logs)))
 
 
 def test_the_first_failure_is_told(job):

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
+
+from pathlib import Path
 
 import multiprocess
 import pytest
 
 from larf_curate.cli import _ended_like_ctrl_c
+from larf_curate.errors import DataError, LarfError
 from larf_curate.runs.pools import pools_that_end
+from larf_curate.runs.signals import record_failure
+from larf_curate.runs.watching import watched_stage
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are forked"),
@@ -40,10 +46,62 @@ def test_a_pool_ends_whose_idle_worker_was_killed() -> None:
 def test_others_pools_are_left_as_they_are() -> None:
     from multiprocess.pool import Pool
 
-    before = Pool._help_stuff_finish
-    with pools_that_end(), multiprocess.get_context("fork").Pool(2) as pool:
+    before = Pool._help_stuff_finish, Pool._join_exited_workers
+    with pools_that_end() as lost_workers, multiprocess.get_context("fork").Pool(2) as pool:
         assert sorted(pool.imap_unordered(abs, range(-3, 0))) == [1, 2, 3]
-    assert Pool._help_stuff_finish is before
+    assert not lost_workers, "a pool ends its own workers"
+    assert (Pool._help_stuff_finish, Pool._join_exited_workers) == before
+
+
+def end_by(sent: int) -> None:
+    """What may happen to a worker between two tasks, where it has no record of its own."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.kill(os.getpid(), sent)
+    time.sleep(60)
+
+
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        (signal.SIGKILL, "a worker was killed, perhaps for lack of memory"),
+        (signal.SIGTERM, "a worker was killed"),
+        (signal.SIGINT, r"a worker ended with status 1; .*console\.log may say why"),
+    ],
+    ids=str,
+)
+def test_a_stage_that_loses_a_worker_ends(sent: int, words: str, tmp_path: Path) -> None:
+    with (
+        pools_that_end(seconds=0.2) as lost_workers,
+        pytest.raises(LarfError, match=words),
+        watched_stage(None, tmp_path, lost_workers),
+        multiprocess.get_context("fork").Pool(2) as pool,
+    ):
+        pool.imap_unordered(end_by, [sent]).next(timeout=30)
+
+
+def test_a_failure_that_a_lost_worker_could_not_pass_on_is_told(tmp_path: Path) -> None:
+    record_failure(tmp_path, "score", DataError("row 3 is wrong"))
+    with pytest.raises(DataError, match="row 3"), watched_stage(None, tmp_path, [-signal.SIGKILL]):
+        time.sleep(30)
+
+
+@pytest.mark.parametrize("lost_workers", [[], [-signal.SIGTERM]], ids=["recorded", "seen by the pool"])
+def test_workers_that_end_at_ctrl_c_are_not_the_reason(lost_workers: list[int], tmp_path: Path) -> None:
+    """The pool takes a while to end: nothing may get it out of that, and what the run says is that it was interrupted."""
+    dead = os.fork()
+    if not dead:
+        os._exit(0)
+    os.waitpid(dead, 0)
+    (tmp_path / "tasks").mkdir()
+    ended = []
+    with pytest.raises(KeyboardInterrupt), watched_stage(None, tmp_path, lost_workers):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            (tmp_path / "tasks" / "score.alive").write_text(f"{dead} {socket.gethostname()}")
+            time.sleep(1.2)
+            ended.append("the pool")
+    assert ended
 
 
 def test_a_forked_worker_does_not_handle_sigterm_in_python_but_ends() -> None:
