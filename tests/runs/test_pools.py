@@ -94,21 +94,15 @@ def test_workers_that_end_at_ctrl_c_are_not_the_reason(lost_workers: list[int], 
     os.waitpid(dead, 0)
     (tmp_path / "tasks").mkdir()
     ended = []
-    with pytest.raises(KeyboardInterrupt), watched_stage(None, tmp_path, lost_workers):
+
+    def be_interrupted() -> None:
         try:
             raise KeyboardInterrupt
         finally:
             (tmp_path / "tasks" / "score.alive").write_text(f"{dead} {socket.gethostname()}")
             time.sleep(1.2)
             ended.append("the pool")
+
+    with pytest.raises(KeyboardInterrupt), watched_stage(None, tmp_path, lost_workers):
+        be_interrupted()
     assert ended
-
-
-def test_a_forked_worker_does_not_handle_sigterm_in_python_but_ends() -> None:
-    """A handler in Python would wait for a main thread that waits for a lock."""
-    with _ended_like_ctrl_c():
-        assert callable(signal.getsignal(signal.SIGTERM))
-        child = os.fork()
-        if not child:
-            os._exit(0 if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL else 1)
-    assert os.waitpid(child, 0)[1] == 0
