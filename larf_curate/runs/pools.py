@@ -39,10 +39,13 @@ def pools_that_end(seconds: float = _SECONDS) -> Iterator[list[int]]:
             inqueue._rlock.release()
             empty_the_queue(inqueue, task_handler, size)
 
-    def join_and_tell(workers: Any) -> bool:
-        # A pool that is being ended does not come here any more: what it kills itself is not lost.
-        lost.extend(worker.exitcode for worker in workers if worker.exitcode)
-        return bool(join_exited_workers(workers))
+    def join_and_tell(workers: list[Any]) -> bool:
+        # A pool that is being ended does not come here any more: what it kills itself is not lost. Asked for its status
+        # a moment before, a worker that has closed its files may not have ended yet.
+        before = list(workers)
+        joined = bool(join_exited_workers(workers))
+        lost.extend(worker.exitcode for worker in before if worker not in workers and worker.exitcode)
+        return joined
 
     Pool._help_stuff_finish = staticmethod(empty_it_if_possible)
     Pool._join_exited_workers = staticmethod(join_and_tell)

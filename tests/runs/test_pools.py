@@ -7,7 +7,6 @@ import signal
 import socket
 import threading
 import time
-
 from pathlib import Path
 
 import multiprocess
@@ -53,6 +52,16 @@ def test_others_pools_are_left_as_they_are() -> None:
     assert (Pool._help_stuff_finish, Pool._join_exited_workers) == before
 
 
+def test_a_forked_worker_does_not_handle_sigterm_in_python_but_ends() -> None:
+    """A handler in Python would wait for a main thread that waits for a lock."""
+    with _ended_like_ctrl_c():
+        assert callable(signal.getsignal(signal.SIGTERM))
+        child = os.fork()
+        if not child:
+            os._exit(0 if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
 def end_by(sent: int) -> None:
     """What may happen to a worker between two tasks, where it has no record of its own."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -87,7 +96,7 @@ def test_a_failure_that_a_lost_worker_could_not_pass_on_is_told(tmp_path: Path) 
 
 @pytest.mark.parametrize("lost_workers", [[], [-signal.SIGTERM]], ids=["recorded", "seen by the pool"])
 def test_workers_that_end_at_ctrl_c_are_not_the_reason(lost_workers: list[int], tmp_path: Path) -> None:
-    """The pool takes a while to end: nothing may get it out of that, and what the run says is that it was interrupted."""
+    """The pool takes a while to end: nothing may get it out of that, and the run says that it was interrupted."""
     dead = os.fork()
     if not dead:
         os._exit(0)
