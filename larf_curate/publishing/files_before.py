@@ -39,6 +39,8 @@ def data_files_of(paths: Iterable[str]) -> list[dict[str, str | list[str]]]:
 
 def _split_files(paths: list[str]) -> dict[str, list[str]]:
     """The files of each split as `datasets` finds them: by their names alone, so empty files of these names will do."""
+    if not paths:  # as in every new repository: `datasets` would look for 65 patterns
+        return {}
     from datasets.data_files import DataFilesDict, get_data_patterns
 
     with tempfile.TemporaryDirectory(prefix="larf-") as scratch:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from huggingface_hub import HfApi
+from support import loopback_hub
 from support.commands import Finished, larf
 from support.loopback_hub import Hub
+from support.made_runs import run_maker, sample_rows
 
 from larf_curate.deciding.results import Results
 from larf_curate.publishing import push_run
-from larf_curate.publishing.publication import publish_files
+from larf_curate.publishing.publication import Publication, publish_files
 
 REPO = "acme/clean"
 PASSING = (412, 429, 500, 503, "redirect", "cut", "truncated", "late")
@@ -39,7 +39,7 @@ class Pushes:
         hub.repos.clear(), hub.lfs.clear()
         hub.fail_at = set()
         if self.before is not None:
-            HfApi().create_repo(REPO, repo_type="dataset")
+            hub.repos[REPO] = loopback_hub.Repo(REPO, "dataset", private=True)
             hub.repos[REPO].files = dict(self.before)
         hub.requests.clear()
         hub.fail_how, hub.fail_at = how, set(range(first, last + 1)) - {0}
@@ -77,17 +77,27 @@ STATES = {"a new repository": None, "one with files": EXISTING}
 OPTIONS = {"a pull request": ("--create-pr",), "a branch": ("--revision", "clean")}
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_maker(tmp_path_factory.mktemp("run"))(*sample_rows())
+
+
+@pytest.fixture(scope="module")
+def publication(run: Path) -> Publication:
+    """What is pushed, without pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("larf_curate.publishing.publication.draw_plots", lambda _: [])
+        return publish_files(Results.open(run), REPO)
+
+
 @pytest.fixture
-def pushes(plain_run: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch):
-    """Pushes of a run whose report is made once, without pictures, and which wait for nothing."""
-    whole = publish_files(Results.open(plain_run), REPO)
-    files = {path: content for path, content in whole.files.items() if not path.endswith(".png")}
-    publication = replace(whole, files=files)
+def pushes(run: Path, publication: Publication, hub: Hub, monkeypatch: pytest.MonkeyPatch):
+    """Pushes of a run whose report is made once, and which wait for nothing."""
     monkeypatch.setattr(push_run, "publish_files", lambda *_, **__: publication)
     monkeypatch.setattr(time, "sleep", lambda _: None)
 
     def pushes(before: dict[str, bytes] | None, *options: str) -> Pushes:
-        return Pushes(plain_run, hub, before, options)
+        return Pushes(run, hub, before, options)
 
     return pushes
 

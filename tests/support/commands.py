@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import shutil
 import subprocess
@@ -12,9 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 TIMEOUT = 300
 """Seconds that a command may take in a process of its own."""
+
+
+_parser_of = functools.cache(get_command)
+"""Typer makes the parser of the command line anew at every call, which takes longer than many tests."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ def larf(*arguments: object, cwd: Path | None = None, env: Mapping[str, str] | N
     out, errors = (io.TextIOWrapper(io.BytesIO(), "utf-8", newline="\n", write_through=True) for _ in range(2))
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
         patch.setattr(sys, "argv", ["larf-curate", *map(str, arguments)])
+        patch.setattr("typer.main.get_command", _parser_of)
         for name, value in (env or {}).items():
             patch.setenv(name, value)
         if cwd is not None:
