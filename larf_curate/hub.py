@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Container
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ class HubClient:
                 error = _fault(raised)
                 if not isinstance(error, hub_errors()):
                     raise
-                status = getattr(error.response, "status_code", None) if isinstance(error, HfHubHTTPError) else None
+                status = error.response.status_code if isinstance(error, HfHubHTTPError) else _status_in_words(error)
                 busy = status is not None and (_is_busy(status) or status in again_on)
                 temporary = busy or (status is None and _is_connection_error(error))
                 if wait is None or not temporary:
@@ -120,13 +121,14 @@ class HubClient:
             413: f"the Hub takes no files of this size for {repo} (413): nothing was written; publish less",
             422: f"the Hub does not accept what was sent for {repo} (422): {one_line(error)}; nothing was written",
         }
-        if status in explanations:
+        if status in explanations and not (status == 404 and "/xet-" in str(error)):  # the repository is there
             return explanations[status]
         if isinstance(error, json.JSONDecodeError):
             return (
                 f"what answers for {repo} is not the Hub ({one_line(error)}): a proxy, or the login page of a network?"
             )
-        return f"the Hub cannot be used for {repo}: {one_line(error)}"
+        without = "; if this Hub has no Xet storage, set HF_HUB_DISABLE_XET=1" if "/xet-" in str(error) else ""
+        return f"the Hub cannot be used for {repo}: {one_line(error)}{without}"
 
 
 def _fault(raised: Exception) -> Exception:
@@ -145,6 +147,12 @@ def _asked_to_wait(error: Exception) -> float:
         return min(max(0.0, float(headers.get("Retry-After", 0))), _LONGEST_WAIT)
     except ValueError:  # a date, which the Hub does not send
         return 0.0
+
+
+def _status_in_words(error: Exception) -> int | None:
+    """The status that an error of the Hub's file storage (hf_xet) names in its text alone; None for other errors."""
+    found = re.search(r"HTTP status \w+ error \((\d{3})\b", str(error)) if isinstance(error, OSError) else None
+    return int(found[1]) if found else None
 
 
 def _is_busy(status: int) -> bool:

@@ -152,6 +152,21 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def uploads_as_wanted() -> Iterator[None]:
+    """With the Hub's bars of files on their way where bars are wanted, and without them in a log or with `-q`."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if are_progress_bars_disabled() or (bars_wanted() and LOGGER.isEnabledFor(logging.INFO)):
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
+@contextlib.contextmanager
 def downloads_shown() -> Iterator[None]:
     """Within `quiet`: with the Hub's bars of files on their way, which transformers switches off beside its own."""
     from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars

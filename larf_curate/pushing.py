@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from .errors import PublishError
 from .hub import HubClient, hub_errors
-from .progress import say
+from .progress import say, uploads_as_wanted
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -114,10 +114,12 @@ def push_files(
     push = _Push(client.api, destination, render, title, folder, token)
     push.plan_new()  # refuses a file that holds the token, before a repository is made
     try:
-        return client.call(push.plan if dry_run else push.send, destination.repo, again_on=(412,))
-    except PublishError:
+        with uploads_as_wanted():
+            return client.call(push.plan if dry_run else push.send, destination.repo, again_on=(412,))
+    except PublishError as error:
         push.take_back()
         if dry_run and token is None:  # a private repository cannot be looked into: compare with nothing
+            say(f"{error}; {destination.repo} was not looked into, and all files count as new")
             return push.plan_new()
         raise
 

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -97,7 +98,16 @@ def test_fit_score_filter_one_after_the_other(tiny_model, references_file, tiny_
     assert [score, *rest] == [f"{expected[top]:+.5f}", f"{top}", f"q{top}", "because", f"{top}"]
     assert re.fullmatch(r"\d+%", below)
 
+    told = next(line for line in scored.stdout.splitlines() if line.startswith("next: "))
+    command = shlex.split(told.removeprefix("next: larf-curate ").partition(", ")[0].replace("DIRECTORY", "fifth"))
+    assert larf(*command, cwd=tmp_path).returncode == 0
+    assert (
+        pq.read_table(tmp_path / "fifth" / "kept").num_rows + pq.read_table(tmp_path / "fifth" / "removed").num_rows
+        == 9
+    )
+
     split = larf("filter", tmp_path / "scored.parquet", "--drop-top", 2, "--out", tmp_path / "clean")
+    assert f"next: larf-curate report {tmp_path / 'clean'} --html report.html" in split.stdout
     assert split.returncode == 0, split.stderr
     removed = pq.read_table(tmp_path / "clean" / "removed")["question"].to_pylist()
     assert sorted(removed) == sorted(f"q{i}" for i in np.argsort(expected)[-2:])
@@ -573,6 +583,7 @@ def test_every_command_has_short_help_can_be_quiet_or_verbose_and_reports_in_jso
         assert "--quiet" in shown.stdout
         assert "--verbose" in shown.stdout
         assert "--json" in shown.stdout
+        assert "…" not in larf(name, "-h", env={"COLUMNS": "80"}).stdout  # no word is cut
 
 
 def test_quiet_prints_the_result_alone_and_json_is_one_object(scorer, rows, tmp_path):

@@ -78,6 +78,30 @@ def test_a_refusal_is_explained_at_once(status, words, hub, waited):
     assert (len(hub.requests), waited) == (1, [])
 
 
+@pytest.mark.parametrize(
+    ("status", "words", "tries"),
+    [
+        (404, "set HF_HUB_DISABLE_XET=1", 1),
+        (403, "a token with write access", 1),
+        (503, "the Hub answers 503 after 6 tries", 6),
+    ],
+)
+def test_what_the_file_storage_refuses_is_not_asked_again(status, words, tries, waited):
+    asked = []
+
+    def stored() -> None:  # as hf_xet raises it: the status is in the text alone
+        asked.append(status)
+        raise ConnectionError(
+            f"Network error: Request error: HTTP status client error ({status} Reason), domain: "
+            f"https://hub/api/datasets/{REPO}/xet-write-token/main"
+        )
+
+    with pytest.raises(PublishError) as error:
+        HubClient().call(stored, REPO)
+    assert words in str(error.value)
+    assert (len(asked), len(waited)) == (tries, tries - 1)
+
+
 def test_a_user_who_works_offline_is_told_so_at_once(waited):
     def refused() -> None:
         raise OfflineModeIsEnabled("Cannot reach the Hub: offline mode is enabled.")

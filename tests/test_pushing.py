@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection
 
 import pytest
 from huggingface_hub import HfApi
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 
 from larf_curate.errors import PublishError
 from larf_curate.hub import HubClient
@@ -30,6 +32,30 @@ def test_files_of_a_folder_go_and_others_stay(hub, tmp_path):
     assert set(hub.repos[REPO].files) == {".gitattributes", "README.md", "ours/big.parquet", "x.txt"}
     pushed = push_files(HubClient(), Destination(REPO), lambda *_: {"b.txt": b"b"}, title="Files")  # owns no folder
     assert pushed.changed == {"b.txt": 1}
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_the_hub_s_bars_are_for_terminals(hub, monkeypatch, terminal):
+    seen = []
+    commit = HfApi.create_commit
+
+    def watched(*arguments, **options):
+        seen.append(are_progress_bars_disabled())
+        return commit(*arguments, **options)
+
+    monkeypatch.setattr(HfApi, "create_commit", watched)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    push_files(HubClient(), Destination(REPO), lambda *_: {"README.md": b"# one"}, title="Files")
+    assert seen == [not terminal]
+    assert not are_progress_bars_disabled()  # it is the user's setting, and the user's code goes on
+
+
+def test_a_dry_run_that_saw_nothing_says_so(hub, monkeypatch, capsys):
+    monkeypatch.delenv("HF_TOKEN")
+    hub.fail_how, hub.fail_at = 418, set(range(1, 9))
+    planned = push_files(HubClient(), Destination(REPO), lambda *_: {"a.txt": b"a"}, title="Files", dry_run=True)
+    assert planned.changed == {"a.txt": 1}
+    assert "acme/files was not looked into, and all files count as new" in capsys.readouterr().err
 
 
 def test_someone_else_commits_between_the_look_and_the_commit(hub):

@@ -61,7 +61,7 @@ def _setting_parameter(option: Option) -> inspect.Parameter:
     """A list is text with commas, and what may be a file or a list is a file."""
     text = option.about.help
     if _is_list(option):
-        return _parameter(option, str | None, ",".join(option.default) or None, f"With commas: {text}")
+        return _parameter(option, str | None, ", ".join(option.default) or None, f"With commas: {text}")
     return _parameter(option, Path | None if Path in get_args(option.type) else option.type, option.default, text)
 
 

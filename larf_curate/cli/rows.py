@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal, Unpack
 
 import typer
@@ -104,6 +105,8 @@ def score(
         tell(f"scored rows written to {out}")
         if judge is not None:
             tell(f"{unsafe:,} answers are unsafe, says {judge.name}: column guard_unsafe")
+        every = " --split all" if split == "all" else ""
+        tell(f"next: larf-curate filter {quote(str(out))}{every} --drop-fraction 0.05 --out DIRECTORY, to split them")
     refuse_unscored(summary)
 
 
@@ -172,6 +175,7 @@ def filter_(
         return
     show_summary(summary)
     tell(f"written to {out}: kept/ removed/ unscorable/")
+    tell(f"next: larf-curate report {quote(str(out))} --html report.html, and look through what was removed")
 
 
 def _harmless_scores(harmless: str | None, scorer: str | None) -> Iterable[float | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from json import dumps
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -57,4 +58,4 @@ def run(
     show_summary(outcome)
     tell(f"written to {loaded.output}: kept/ removed/ unscorable/ (Parquet), report.json, plots/")
     refuse_unscored(outcome)
-    tell(f"next: larf-curate report {loaded.output} --html report.html, and look through what was removed")
+    tell(f"next: larf-curate report {quote(loaded.output)} --html report.html, and look through what was removed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.resources import as_file, files
 from pathlib import Path
+from shlex import quote
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
@@ -21,7 +22,7 @@ def demo(
     drop_fraction: Annotated[float, typer.Option(help="Share of the rows to remove.")] = 0.1,
     json: Json = False,
 ) -> None:
-    """The whole path on the embedded model and the packaged sample rows: fit, score, remove the worst."""
+    """The whole path on the embedded model and the packaged sample rows: fit, score, remove the highest tenth."""
     from ..console import show_summary
     from ..deciding.thresholds import Threshold
     from ..engines.local_files import score_file, split_file
@@ -44,4 +45,5 @@ def demo(
         return
     show_summary(summary)
     tell(f"written to {out}: kept/ removed/ unscorable/ (Parquet)")
-    tell(f'next: from datasets import load_dataset; load_dataset("{out}/kept", split="train")')
+    tell(f"next: larf-curate report {quote(str(out))} --html report.html, and look through what was removed")
+    tell(f'to load what was kept: from datasets import load_dataset; load_dataset("{out}/kept", split="train")')

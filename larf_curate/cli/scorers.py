@@ -107,7 +107,7 @@ def layers(
         typer.Option(help="Harmless prompts that sound harmful, in a file; packaged if not given."),
     ] = None,
     blocks: Annotated[str | None, typer.Option(help="Blocks to scale, with commas; all if not given.")] = None,
-    scales: Annotated[str, typer.Option(help="Factors, in pairs 1-a and 1+a.")] = "0.7,0.8,0.9,1.1,1.2,1.3",
+    scales: Annotated[str, typer.Option(help="Factors, in pairs 1-a and 1+a.")] = "0.7, 0.8, 0.9, 1.1, 1.2, 1.3",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each answer.")] = 32,
     judge_url: Annotated[
         str | None, typer.Option(help="OpenAI-compatible endpoint that judges, instead of wording.")

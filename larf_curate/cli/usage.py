@@ -29,11 +29,13 @@ Config = Annotated[str | None, typer.Option(help="Configuration of a dataset tha
 Field = Annotated[str | None, typer.Option(help="Key of a JSON object under which its rows lie.")]
 Columns = Annotated[
     list[str] | None,
-    typer.Option("--map", help="What columns are called: query=prompt,reply=completion.", metavar="THEIRS=OURS"),
+    typer.Option("--map", help="Names of your columns: query=prompt, or several, with commas.", metavar="THEIRS=OURS"),
 ]
 Join = Annotated[
     str | None,
-    typer.Option(help="Between a request and its input, or a template with {instruction} and {input}. Default: \\\\n"),
+    typer.Option(
+        help="Between a request and its input, or a template with {instruction} and {input}; else a line break."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object, and nothing else.")]
 Weight = Annotated[

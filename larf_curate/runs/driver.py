@@ -155,7 +155,8 @@ def _run_here(request: RunRequest, stages: Sequence[StagePlan], plan: Plan, job:
                     if while_interrupted(error):
                         raise KeyboardInterrupt from error
                     raise first_failure(logs) or _in_words(error, logs) from error
-            if stage.name == "fit" and not first_failure(logs):
+            said = request.executor.in_process  # by the fit itself
+            if stage.name == "fit" and not said and not first_failure(logs):
                 say(read_artifact(job.scorer)[0].summary())
             if executor.get_incomplete_ranks(skip_completed=True):  # Ray goes on past failed tasks
                 raise first_failure(logs) or LarfError(f"stage {stage.name} did not finish; its logs are in {logs}")

@@ -137,7 +137,7 @@ class ScorerSpec(EncodingOptions):
         """A few lines: model, layers, formula, separation, and what the linter says of the references."""
         where = f", layer {', '.join(map(str, self.layers))} of 0..{self.blocks - 1}" if self.layers else ""
         top = f", top_k {self.top_k}" if self.top_k else ""
-        lines = [f"{self.model} ({self.version[:24]}){where}, formula {self.formula}{top}"]
+        lines = [f"model: {self.model} ({self.version[:24]}){where}, formula {self.formula}{top}"]
         if self.search is not None:
             lines.append(f"layer found by search: {self.search.verdict()}")
         if self.references is not None:

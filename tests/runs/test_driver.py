@@ -491,6 +491,13 @@ def test_files_that_cannot_grow(workers, undisturbed, scorer, tmp_path):
     assert_same_results(tmp_path, undisturbed)
 
 
+def test_what_was_fitted_is_said_once(tiny_model, references_file, tmp_path, capfd):
+    write_rows(tmp_path / "rows.jsonl", 8)
+    fitted = {"model": str(tiny_model), "layer": 1, "references": str(references_file)}
+    run(recipe(tmp_path, fitted, threshold={"drop_top": 1}))
+    assert capfd.readouterr().err.count("separation of unseen pairs") == 1
+
+
 def test_a_model_that_is_gone(tiny_scorer, tiny_model, tmp_path):
     tiny_scorer.save_pretrained(tmp_path / "scorer")
     write_rows(tmp_path / "rows.jsonl", 100)
