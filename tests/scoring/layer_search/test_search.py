@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import Event, get_ident
+from time import monotonic, sleep
 from typing import Any
 
 import numpy as np
@@ -40,6 +43,14 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.F
 def search(references_file: Path) -> Any:
     """`find_safety_layers` with eight reference pairs: to encode the packaged ones takes longer than all else here."""
     return partial(find_safety_layers, references=ReferenceSet.from_jsonl(references_file), device="cpu")
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets how many threads torch has, until the test ends."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 def plant(home: Path, block: int | None) -> Path:
@@ -93,10 +104,11 @@ def test_a_planted_block_is_found(tmp_path: Path, search: Any) -> None:
 
 
 def test_what_cannot_come_first_is_asked_no_further(
-    tmp_path: Path, search: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, search: Any, monkeypatch: pytest.MonkeyPatch, threads: Callable[[int], None]
 ) -> None:
     from larf_curate.answering.generating import Answerer
 
+    threads(1)
     real, asked = Answerer.scaled_answers, [0]
 
     def counted(self: Any, block: Any, rows: Any, *more: Any) -> Any:
@@ -141,7 +153,7 @@ def test_a_model_that_never_refuses_has_no_such_layer(
 def test_a_prompt_that_the_template_refuses_is_named(tiny_model: Path, search: Any) -> None:
     refuses = "{% if messages[0].content == 'two' %}{{ raise_exception('no') }}{% endif %}" + CHATML
     with pytest.raises(PromptsError, match=r"^prompt 2 \('two'\) cannot be asked: template error"):
-        search(str(tiny_model), prompts=["one", "two"], chat_template=refuses)
+        search(str(tiny_model), prompts=["What is one?", "two"], chat_template=refuses)
 
 
 def test_counts_are_those_of_the_plain_way(tmp_path: Path, search: Any) -> None:
@@ -186,9 +198,53 @@ def plain_answers(home: Path, block: int | None, scale: float, prompts: list[str
     return found
 
 
-def test_a_search_that_was_interrupted_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search: Any) -> None:
+@pytest.mark.parametrize("first_block", ["found", "interrupted", "failed"])
+def test_blocks_are_asked_in_as_many_threads_as_torch_has(
+    tmp_path: Path, search: Any, monkeypatch: pytest.MonkeyPatch, threads: Callable[[int], None], first_block: str
+) -> None:
+    """With the same result; and where one thread is interrupted or fails, the others end before their answers do."""
+    from larf_curate.answering.generating import Answerer
+
+    home = plant(tmp_path / "model", PLANTED)
+    options: dict[str, Any] = {"prompts": PROMPTS, "max_new_tokens": 4}
+    threads(1)
+    alone = search(home, **options, resume=tmp_path / "alone")
+    threads(2)
+    real, seen, is_second_in = Answerer.scaled_answers, set(), Event()
+
+    def watched(self: Any, block: Any, asked: Any, stop: Any) -> Any:
+        if block is not None:
+            seen.add((get_ident(), id(self)))
+        if first_block == "found" or block not in (0, 1):
+            return real(self, block, asked, stop)
+        if block == 0:
+            assert is_second_in.wait(20)
+            raise KeyboardInterrupt if first_block == "interrupted" else ModelError("no")
+        is_second_in.set()
+        for _ in range(2000):  # as if answers took 20 seconds
+            sleep(0.01)
+            stop(0, [1])
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr(Answerer, "scaled_answers", watched)
+    began = monotonic()
+    if first_block == "found":
+        assert search(home, **options, resume=tmp_path / "both") == alone
+        assert len({thread for thread, _ in seen}) >= 2
+        assert len({answerer for _, answerer in seen}) == 2
+    else:
+        with pytest.raises(KeyboardInterrupt if first_block == "interrupted" else ModelError):
+            search(home, **options, resume=tmp_path / "both")
+        assert monotonic() - began < 15
+    assert torch.get_num_threads() == 2
+
+
+def test_a_search_that_was_interrupted_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search: Any, threads: Callable[[int], None]
+) -> None:
     from larf_curate.answering import generating as answering
 
+    threads(1)
     home, ledger = plant(tmp_path / "model", PLANTED), tmp_path / "search.jsonl"
     real, calls = answering.Answerer.scaled_answers, []
     interrupts_at: int | None = None
