@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from ..models.loading import LoadedModel
 from .answer_tokens import answer_text, end_tokens
 from .prompt_states import PromptStates, ReadPrompts
 from .scaling import RowFactors, scaled, scaled_by_row
+from .thread_copies import may_run_in_threads, with_modules_of_its_own
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,6 +95,29 @@ class Answerer:
             for place, answer in zip(places, answers, strict=True):
                 found[place] = answer
         return found
+
+    def for_threads(self, rows: int) -> list[Answerer]:
+        """Answerers of the same prompts that may answer at the same time: one for each of torch's threads.
+
+        Args:
+            rows: answers that each of them decodes together.
+
+        Returns:
+            This one alone where the model, the device or the free memory allows no more.
+        """
+        import torch
+
+        threads = torch.get_num_threads()
+        if not self.by_row or not may_run_in_threads(self.loaded, threads * rows * self._states.bytes_of_row):
+            return [self]
+        return [self, *(self._beside() for _ in range(threads - 1))]
+
+    def _beside(self) -> Answerer:
+        """One with modules of its own, which shares the weights and what was computed once."""
+        other = copy.copy(self)
+        other.loaded = with_modules_of_its_own(self.loaded)
+        other._states = self._states.with_model(other.loaded)
+        return other
 
     def text(self, answer: list[int]) -> str:
         """See `answer_text`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -74,6 +75,18 @@ class PromptStates:
     def tokens(self) -> int:
         """Of the longest prompt and its answer."""
         return self._shared + self._width + self._room
+
+    @property
+    def bytes_of_row(self) -> int:
+        """Memory for the keys and values of one prompt and its answer, once `store` has run."""
+        stored = sum(keys.nbytes + values.nbytes for keys, values in self._keys_values)
+        return stored * self.tokens // (len(self.lengths) * (self._shared + self._width))
+
+    def with_model(self, loaded: LoadedModel) -> PromptStates:
+        """The same states, read by other modules with the same weights."""
+        other = copy.copy(self)
+        other._loaded = loaded
+        return other
 
     def store(self) -> None:
         """Run the model as it is, and keep the input of every block and the keys and values that it computes."""

@@ -16,7 +16,11 @@ Result = TypeVar("Result")
 
 
 def map_in_threads(
-    function: Callable[[Item], Result], items: Sequence[Item], *, threaded: bool
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    threaded: bool,
+    leaving: Callable[[], object] = lambda: None,
 ) -> Generator[tuple[Item, Result]]:
     """Every item with what the function returns for it, in order.
 
@@ -27,6 +31,7 @@ def map_in_threads(
         items: its arguments.
         threaded: run as many at once as torch has threads, each of them on one. Where there are too few items for that,
             they run one after another, and torch's threads share the work of each.
+        leaving: called before work that has begun is waited for, whose results nobody reads: it may tell it to end.
     """
     import torch
 
@@ -36,7 +41,10 @@ def map_in_threads(
             yield item, function(item)
         return
     with _torch_threads(threads) as pool:
-        yield from _in_order(pool, function, items, ahead=2 * threads)
+        try:
+            yield from _in_order(pool, function, items, ahead=2 * threads)
+        finally:
+            leaving()
 
 
 def prefetched(function: Callable[[Item], Result], items: Sequence[Item]) -> Generator[Result]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import queue
+import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +20,7 @@ from ...answering.prompts import prompt_tokens
 from ...cache import cache_directory
 from ...digests import digest_of_texts
 from ...encoding.encoder import Encoder
+from ...encoding.threads import map_in_threads
 from ...progress import progress as show_progress
 from ...progress import say
 from ...rows.wording import settled
@@ -27,7 +31,6 @@ from .profile import VERSION, Decisions, amplitudes, deciding_amplitudes
 if TYPE_CHECKING:
     from ...answering.generating import Answerer
 
-_UNSCALED = "unscaled"
 _ROWS_AT_ONCE = 128  # answers that are decoded together
 _Arm = tuple[int, float]
 
@@ -70,7 +73,7 @@ class Asking:
             path = cache_directory() / "layers" / f"{key}.jsonl"
         sizes = {"prompts": len(prompts), "blocks": len(self.loaded.blocks)}
         self.ledger = Ledger(path, key, **sizes, private=resume is None)
-        self._answerer: Answerer | None = None
+        self._answerers: list[Answerer] = []
 
     def run(self, blocks: Sequence[int], scales: tuple[float, ...], error_rate: float) -> tuple[Decisions, list[bool]]:
         """Ask until one block is first, or all prompts have been asked of those that may be.
@@ -85,9 +88,16 @@ class Asking:
         race = _Race(blocks, scales, len(self._prompts), exhaustive=not error_rate)
         total = (1 + 2 * len(race.arms)) * len(self._prompts)
         with show_progress(total, "layers", unit="answer", show=self._progress) as update:
-            self._ask(None, [1.0], len(self._prompts))
+            self._ask({None: [1.0]}, len(self._prompts))
             update(len(self._prompts))
             counted = dict.fromkeys(race.arms, 0)  # prompts that the bar has counted
+
+            def count(block: int | None) -> None:
+                for arm in race.arms:
+                    if arm[0] == block and (asked := race.asked(self.ledger, arm)) > counted[arm]:
+                        update(2 * (asked - counted[arm]))
+                        counted[arm] = asked
+
             while True:
                 for arm in race.look(self.ledger, error_rate):
                     update(2 * (len(self._prompts) - counted[arm]))  # answers that are not needed
@@ -95,56 +105,85 @@ class Asking:
                 size, behind = race.behind(self.ledger)
                 if not behind:
                     break
-                for block, changes in behind.items():
-                    self._ask(block, [scale for a in changes for scale in race.pair(a)], size)
-                    for a in changes:
-                        update(2 * max(0, size - counted[block, a]))
-                        counted[block, a] = max(size, counted[block, a])
+                self._ask({block: race.scales(changes) for block, changes in behind.items()}, size, count)
         if error_rate:
             first = race.first(self.ledger)
-            self._ask(first, [scale for a in amplitudes(scales) for scale in race.pair(a)], len(self._prompts))
+            self._ask({first: race.scales(amplitudes(scales))}, len(self._prompts))
         decisions = np.full((len(blocks), len(scales), len(self._prompts)), -1, dtype=np.int8)
         for at, block in enumerate(blocks):
             for number, scale in enumerate(scales):
-                known = self.ledger.refusals.get((str(block), scale), [])
+                known = self.ledger.refusals.get((_key(block), scale), [])
                 decisions[at, number, self._order[: len(known)]] = known
         unscaled = np.empty(len(self._prompts), dtype=bool)
-        unscaled[self._order] = self.ledger.refusals[_UNSCALED, 1.0]
+        unscaled[self._order] = self.ledger.refusals[_key(None), 1.0]
         return decisions, unscaled.tolist()
 
-    def _ask(self, block: int | None, scales: Sequence[float], prompts: int) -> None:
-        """Ask the first so many prompts, in the order of asking, as far as they have not been asked."""
-        name = _UNSCALED if block is None else str(block)
-        asked = [(number, scale) for scale in scales for number in range(self.ledger.asked(name, scale), prompts)]
-        if not asked:
+    def _ask(
+        self,
+        scales_of: Mapping[int | None, Sequence[float]],
+        prompts: int,
+        done: Callable[[int | None], object] = lambda _: None,
+    ) -> None:
+        """Ask the first so many prompts with each block at each of its scales, as far as they have not been asked.
+
+        Args:
+            scales_of: by block; of None, which is the model as it is, 1 alone.
+            prompts: in the order of asking.
+            done: called with each block, in their order, as soon as the ledger has its refusals.
+        """
+        asked_of = {
+            block: [(n, scale) for scale in scales for n in range(self.ledger.asked(_key(block), scale), prompts)]
+            for block, scales in scales_of.items()
+        }
+        if not any(asked_of.values()):
             return
-        answerer = self._get_answerer()
-        refused: list[bool] = []
-        for start in range(0, len(asked), _ROWS_AT_ONCE):
-            some = asked[start : start + _ROWS_AT_ONCE]
+        idle: queue.SimpleQueue[Answerer] = queue.SimpleQueue()
+        for answerer in self._get_answerers(several=len(asked_of) > 1):
+            idle.put(answerer)
+        ended = threading.Event()
 
-            def is_settled(_place: int, answer: list[int]) -> bool:
-                return settled(answerer.text(answer)) is not None
+        def answers_of(block: int | None) -> list[str]:
+            answerer = idle.get()
 
-            # Only the packaged judge can tell from the first words what it will say of the whole answer.
-            stop = is_settled if self.judge is by_wording else None
-            texts = [answerer.text(answer) for answer in answerer.scaled_answers(block, some, stop)]
-            refused += judge_all(self.judge, [self._prompts[number] for number, _ in some], texts)
-        for scale in dict.fromkeys(scales):
+            def stop(_place: int, answer: list[int]) -> bool:
+                if ended.is_set():
+                    raise KeyboardInterrupt  # which another thread got, or it failed
+                # Only the packaged judge can tell from the first words what it will say of the whole answer.
+                return self.judge is by_wording and settled(answerer.text(answer)) is not None
+
+            try:
+                asked = asked_of[block]
+                parts = [asked[start : start + _ROWS_AT_ONCE] for start in range(0, len(asked), _ROWS_AT_ONCE)]
+                return [answerer.text(a) for part in parts for a in answerer.scaled_answers(block, part, stop)]
+            finally:
+                idle.put(answerer)
+
+        threaded = idle.qsize() > 1
+        with closing(map_in_threads(answers_of, list(asked_of), threaded=threaded, leaving=ended.set)) as results:
+            for block, answers in results:
+                self._judge(block, asked_of[block], answers)
+                done(block)
+
+    def _judge(self, block: int | None, asked: Sequence[tuple[int, float]], answers: Sequence[str]) -> None:
+        """Keep in the ledger which answers refuse."""
+        refused = judge_all(self.judge, [self._prompts[number] for number, _ in asked], answers)
+        for scale in dict.fromkeys(scale for _, scale in asked):
             found = [verdict for (_, each), verdict in zip(asked, refused, strict=True) if each == scale]
-            if found:
-                self.ledger.add_refusals(name, scale, found)
+            self.ledger.add_refusals(_key(block), scale, found)
 
-    def _get_answerer(self) -> Answerer:
-        if self._answerer is None:
+    def _get_answerers(self, *, several: bool) -> list[Answerer]:
+        """One, or as many as may answer at the same time."""
+        if not self._answerers:
             from ...answering.generating import Answerer
 
             if self._progress:
                 say("layers: reading the prompts once ...")
-            self._answerer = Answerer(self.loaded, self._ids, self._max_new_tokens)
-            if self._progress and not self._answerer.reuse:
+            self._answerers = [Answerer(self.loaded, self._ids, self._max_new_tokens)]
+            if self._progress and not self._answerers[0].reuse:
                 say("layers: this architecture is searched without shortcuts, one prompt at a time; it will take long")
-        return self._answerer
+        if several and len(self._answerers) == 1:
+            self._answerers = self._answerers[0].for_threads(_ROWS_AT_ONCE)
+        return self._answerers
 
 
 class _Race:
@@ -167,12 +206,16 @@ class _Race:
         """The scales 1 - a and 1 + a."""
         return self._scales[-a], self._scales[a]
 
+    def scales(self, changes: Sequence[float]) -> list[float]:
+        """The scales of some amplitudes."""
+        return [scale for a in changes for scale in self.pair(a)]
+
     def behind(self, ledger: Ledger) -> tuple[int, dict[int, list[float]]]:
         """Up to which prompt is asked before the next look, and at which amplitudes of which blocks: the last of them.
 
         There are none if all prompts have been asked.
         """
-        asked = {arm: self._asked(ledger, arm) for arm in self.arms if self._left[arm]}
+        asked = {arm: self.asked(ledger, arm) for arm in self.arms if self._left[arm]}
         least = min(asked.values())
         size = next((size for size in self._sizes if size > least), self._prompts)
         found = defaultdict(list)
@@ -193,21 +236,27 @@ class _Race:
 
     def first(self, ledger: Ledger) -> int:
         """The block with the highest kappa, of those all prompts were asked of."""
-        complete = [arm for arm in self.arms if self._asked(ledger, arm) == self._prompts]
+        complete = [arm for arm in self.arms if self.asked(ledger, arm) == self._prompts]
         return max(complete, key=lambda arm: float(self._figures(ledger, arm).sum()))[0]
 
-    def _asked(self, ledger: Ledger, arm: _Arm) -> int:
-        return min(ledger.asked(str(arm[0]), scale) for scale in self.pair(arm[1]))
+    def asked(self, ledger: Ledger, arm: _Arm) -> int:
+        """How many prompts have been asked at both scales."""
+        return min(ledger.asked(_key(arm[0]), scale) for scale in self.pair(arm[1]))
 
     def _figures(self, ledger: Ledger, arm: _Arm) -> NDArray[np.float64]:
         """What each prompt adds to kappa, in the order of asking: 0, or 1 / a up or down; NaN where not asked."""
         block, a = arm
-        asked = self._asked(ledger, arm)
+        asked = self.asked(ledger, arm)
         figures = np.full(self._prompts, np.nan)
         if asked:
-            less, more = (np.array(ledger.refusals[str(block), scale][:asked], float) for scale in self.pair(a))
+            less, more = (np.array(ledger.refusals[_key(block), scale][:asked], float) for scale in self.pair(a))
             figures[:asked] = (more - less) / a
         return figures
+
+
+def _key(block: int | None) -> str:
+    """What the ledger calls a block; None is the model as it is."""
+    return "unscaled" if block is None else str(block)
 
 
 def _name(judge: Judge) -> str:
