@@ -178,7 +178,7 @@ def _in_words(error: LarfError | OSError | EOFError, logs: Path) -> LarfError:
     """What a stage failed of, where no task has recorded it."""
     if isinstance(error, LarfError):
         return error
-    if isinstance(error, EOFError):  # of a pipe, at the other end of which nobody is left
+    if isinstance(error, EOFError | ConnectionError):  # of a pipe or socket, at the other end of which nobody is left
         return LarfError("a process of the run was ended; what it had finished is kept: run the recipe again")
     return OutputError(f"{logs} cannot be written: {error}")  # datatrove's own files, on a disk that is full
 

@@ -318,9 +318,18 @@ def test_ctrl_c_says_so_and_leaves_what_is_done(sent, scorer, tmp_path):
 
 
 @pytest.mark.parametrize("interrupted", [True, False])
-@pytest.mark.parametrize("raised", [EOFError, BrokenPipeError, DataError])
+@pytest.mark.parametrize(
+    ("raised", "words"),
+    [
+        (EOFError, "a process of the run was ended"),
+        (BrokenPipeError, "a process of the run was ended"),
+        (ConnectionRefusedError, "a process of the run was ended"),
+        (OSError, "cannot be written: x"),
+        (DataError, "^x$"),
+    ],
+)
 def test_what_is_missed_while_a_run_is_ended_is_not_its_reason(
-    interrupted: bool, raised: type[Exception], scorer, tmp_path, monkeypatch
+    interrupted: bool, raised: type[Exception], words: str, scorer, tmp_path, monkeypatch
 ):
     """SIGTERM ends a whole session: the pool's other processes are gone when it cleans up."""
 
@@ -335,7 +344,7 @@ def test_what_is_missed_while_a_run_is_ended_is_not_its_reason(
 
     write_rows(tmp_path / "rows.jsonl", 100)
     monkeypatch.setattr("larf_curate.runs.driver.chain", lambda _, stages, __: [Ended() for _ in stages])
-    with pytest.raises(KeyboardInterrupt if interrupted else LarfError):
+    with pytest.raises(KeyboardInterrupt if interrupted else LarfError, match=None if interrupted else words):
         run(recipe(tmp_path, scorer))
 
 
