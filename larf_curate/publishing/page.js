@@ -30,7 +30,8 @@ function outcome({ score, outcome }) {
 function tellThreshold() {
   if (!slider) return;
   const count = stops.removed[at()];
-  const value = stops.scores[at()].toFixed(stops.digits);
+  // The threshold in use may need more digits than the other stops, to remove the same rows.
+  const value = asItWas() && !stops.unchanged ? String(stops.scores[at()]) : stops.scores[at()].toFixed(stops.digits);
   const share = ((100 * count) / stops.scored).toFixed(1);
   const unsafe = stops.unsafe_above.length
     ? `; ${Math.round(100 * stops.unsafe_above[at()])}% of the unsafe references score above it`
@@ -38,8 +39,7 @@ function tellThreshold() {
   document.getElementById("outcome").textContent =
     `above ${value}: ${whole.format(count)} of ${whole.format(stops.scored)} scored rows would be removed (${share}%)` +
     (asItWas() ? ", as they were" : "") + unsafe;
-  const same = stops.unchanged || stops.command + stops.scores[at()];
-  document.getElementById("command").textContent = asItWas() ? same : stops.command + value;
+  document.getElementById("command").textContent = (asItWas() && stops.unchanged) || stops.command + value;
 }
 
 function compare(first, second, column) {

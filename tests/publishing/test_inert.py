@@ -341,6 +341,7 @@ def test_what_the_page_says_of_a_row_follows_the_slider(make_run, tmp_path):
       .map((row) => row.querySelector(`[data-label=${name}]`).textContent.trim());
     const pick = (box, value) => { box.value = value; box.dispatchEvent(new Event("change")); };
     const found = {title: document.title, before: cell("outcome")[0], cut: cell("answered")[0].slice(-9)};
+    found.first = [document.getElementById("outcome").textContent, document.getElementById("command").textContent];
     pick(document.getElementById("size"), "500");
     found.near = cell("outcome").filter((text) => text.includes("just under")).length;
     found.kept = cell("outcome").filter((text) => text.startsWith("kept")).length;
@@ -362,6 +363,8 @@ def test_what_the_page_says_of_a_row_follows_the_slider(make_run, tmp_path):
     found = browse(tmp_path / "page.html", script, tmp_path)
     assert (found["before"], found["after"]) == ("removed", "kept, just under the threshold (was removed)")
     assert found["cut"] == " cut here"
+    said, copied = found["first"]  # the same threshold in both
+    assert said.startswith(f"above {copied.rpartition(' ')[2]}: ")
     assert found["kept"] > 100
     assert 0 < found["near"] < 30
     assert found["command"].startswith("larf-curate filter ")
