@@ -241,7 +241,7 @@ def show_validation_plan(plan: ValidationPlan, console: Console | None = None) -
 def _validation_plan_lines(plan: ValidationPlan) -> Iterator[tuple[str, str]]:
     yield "rows", plan.source
     yield "model", plan.model
-    few = "; there are no more rows, and arms that are compared have equal numbers" if plan.fewer else ""
+    few = "; fewer than asked for: one arm has no more rows, and compared arms are of one size" if plan.fewer else ""
     yield "arms", ", ".join(f"{name} ({rows:,} rows)" if rows else name for name, rows in plan.arms.items()) + few
     done = f"; {plan.finished} were finished before" if plan.finished else ""
     yield "models", f"{plan.models} to train, {plan.seeds} for each arm{done}; finished ones are kept in {plan.home}"

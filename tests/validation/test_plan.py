@@ -54,4 +54,4 @@ def test_arms_that_get_fewer_rows_than_asked_for_are_said(plan):
     assert plan(8 << 30).arms == {"none": 0, "removed": 6, "kept": 6}
     few = plan(8 << 30, rows=30)
     assert few.arms == {"none": 0, "removed": 12, "kept": 30}
-    assert "there are no more rows" in shown(few)
+    assert "fewer than asked for: one arm has no more rows" in shown(few)
