@@ -13,14 +13,12 @@ from ..models.options import ModelOptions
 from ..packaged import packaged_rows
 from ..progress import progress as show_progress
 from ..rows.rendering import Rendered
-from ..rows.turns import Conversation
 from .artifact import Tensors
 from .formula_names import Formula
 from .formulas import FittedFormula
-from .model_check import CHECK
 from .new_spec import new_spec
 from .records import ReferencesRecord
-from .reference_states import states_of_references
+from .reference_states import conversations_of, states_of_references
 from .references import ReferenceSet
 from .separation import measure_separation, reference_quantiles
 from .spec import ScorerSpec
@@ -86,13 +84,7 @@ def _encode(
     encoder: Encoder, references: ReferenceSet, layers: Sequence[int], progress: bool
 ) -> dict[str, NDArray[np.float32]]:
     """States [conversations, layers, hidden size] of all that fitting needs, encoded in one go."""
-    groups: dict[str, list[Conversation]] = {
-        "unsafe": [pair.unsafe for pair in references.fitted],
-        "safe": [pair.safe for pair in references.fitted],
-        "held_unsafe": [pair.unsafe for pair in references.held_back],
-        "held_safe": [pair.safe for pair in references.held_back],
-        "check": [CHECK],
-    }
+    groups = conversations_of(references)
     rendered = {name: [encoder.render(one) for one in conversations] for name, conversations in groups.items()}
     for name, group in rendered.items():
         for number, one in enumerate(group, 1):

@@ -16,17 +16,31 @@ from ..encoding.encoder import Encoder, States
 from ..errors import OutputError
 from ..progress import detail
 from ..rows.rendering import Rendered
+from ..rows.turns import Conversation
 from .formulas import normalise
-from .model_check import least_cosine, require_same_alone, tried_rows
+from .model_check import CHECK, least_cosine, require_same_alone, tried_rows
+from .references import ReferenceSet
 
 _VERSION = 1  # raised when the same token ids come to give other states
-_MOST_BYTES = 256 * 2**20  # states that were not asked for are kept only where all of them take less
+MOST_BYTES = 256 * 2**20
+"""States of all blocks are kept only where they take less."""
 _LEAST_COSINE = 0.99999  # in float32, of two passes over one conversation: states that only resemble are of no use
 
 
 def directories() -> list[Path]:
     """Where kept states are looked for: in the user's cache, then among those that come with the package."""
     return [cache_directory() / "references", Path(str(resources.files("larf_curate"))) / "data" / "reference_states"]
+
+
+def conversations_of(references: ReferenceSet) -> dict[str, list[Conversation]]:
+    """What is encoded of references, by what it is for, in one order: states that are kept are found by it again."""
+    return {
+        "unsafe": [pair.unsafe for pair in references.fitted],
+        "safe": [pair.safe for pair in references.fitted],
+        "held_unsafe": [pair.unsafe for pair in references.held_back],
+        "held_safe": [pair.safe for pair in references.held_back],
+        "check": [CHECK],
+    }
 
 
 def states_of_references(
@@ -58,7 +72,7 @@ def states_of_references(
             detail(f"states of references: {len(rendered) - 1} are read from files ({name})")
             return States(values, [item.issue for item in rendered], [item.tokens for item in rendered], "kept states")
     below = range(max(layers) + 1)
-    every = tuple(below) if len(below) * shape[0] * shape[1] * 4 <= _MOST_BYTES else tuple(layers)
+    every = tuple(below) if len(below) * shape[0] * shape[1] * 4 <= MOST_BYTES else tuple(layers)
     detail(f"states of references: {len(rendered) - 1} are encoded, since no files that fit are kept ({name})")
     states = encoder.states_of(rendered, every, progress)
     if not any(issue and issue.unscorable for issue in states.issues):
@@ -96,7 +110,7 @@ def _read(name: str, layer: int, shape: tuple[int, int]) -> NDArray[np.float32] 
     from safetensors.numpy import load
 
     cached, shipped = directories()[0], directories()[1:]
-    contents = [read_cached(_file(cached, name, layer), 2 * _MOST_BYTES)]
+    contents = [read_cached(_file(cached, name, layer), 2 * MOST_BYTES)]
     contents += [path.read_bytes() for path in (_file(home, name, layer) for home in shipped) if path.is_file()]
     for content in contents:
         try:

@@ -12,11 +12,13 @@ from safetensors.numpy import load_file, save_file
 
 from larf_curate import LARFScorer, ReferenceSet
 from larf_curate.cache import clear_caches
-from larf_curate.encoding.encoder import Encoder
+from larf_curate.encoding.encoder import Encoder, get_encoder
 from larf_curate.errors import ModelError
 from larf_curate.models import demo
+from larf_curate.models.options import ModelOptions
 from larf_curate.progress import LOGGER
 from larf_curate.scoring import reference_states
+from larf_curate.scoring.layer_search.locators import separation
 
 ROWS = [{"question": "Name a colour.", "answer": "Green."}, {"question": "Hide it?", "answer": "Sure, plan it well."}]
 
@@ -58,6 +60,20 @@ def test_a_second_fit_runs_three_conversations_and_a_fit_below_it_too(
     np.testing.assert_allclose(below.score(ROWS), anew.score(ROWS), atol=1e-6)
     LARFScorer.fit(tiny_model, 4, references=references_file)
     assert encoded[-1] == 17  # no pass has reached block 4 yet
+
+
+def test_a_layer_search_and_a_fit_encode_the_references_once(
+    home: Path, encoded: list[int], tiny_model: Path, references_file: Path
+) -> None:
+    references = ReferenceSet.from_jsonl(references_file)
+    encoder = get_encoder(ModelOptions(str(tiny_model)), 4)
+    found = separation(encoder, references)
+    assert encoded == [17]
+    LARFScorer.fit(tiny_model, 4, references=references_file)
+    LARFScorer.fit(tiny_model, 2, references=references_file)
+    assert encoded == [17, 3, 3]
+    assert separation(encoder, references) == found
+    assert encoded == [17, 3, 3, 3]
 
 
 def test_a_search_for_a_fault_is_told_what_was_read_and_how(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +13,11 @@ from ...encoding.encoder import Encoder
 from ...errors import ReferencesError
 from ...progress import Update
 from ...progress import progress as show_progress
+from ...rows.rendering import Rendered
 from ..fitting import sample_rows
 from ..formulas import FittedFormula, normalise
-from ..references import ReferencePair, ReferenceSet
+from ..reference_states import MOST_BYTES, conversations_of, states_of_references
+from ..references import ReferenceSet
 
 _PROMPTS = 60  # of a kind
 
@@ -50,11 +54,11 @@ def separation(encoder: Encoder, references: ReferenceSet, *, progress: bool = F
     Raises:
         ReferencesError: too few pairs can be encoded.
     """
-    fitted, unseen = list(references.fitted), list(references.held_back)
-    if not unseen:
-        unseen, fitted = fitted[3::4], [pair for number, pair in enumerate(fitted) if number % 4 != 3]
-    with show_progress(2 * (len(fitted) + len(unseen)), "separation", unit="reference", show=progress) as update:
-        fitted_states, unseen_states = _pair_states(encoder, update, fitted, unseen)
+    fitted, unseen = _pair_states(encoder, references, progress)
+    if not references.held_back:
+        held_back = np.arange(len(fitted.usable)) % 4 == 3
+        fitted, unseen = fitted.where(~held_back), fitted.where(held_back)
+    fitted_states, unseen_states = fitted.usable_states, unseen.usable_states
     if len(fitted_states) < 1 or len(unseen_states) < 2:
         raise ReferencesError(
             f"of {len(references.pairs)} reference pairs, {len(fitted_states)} to fit on and {len(unseen_states)} to "
@@ -80,16 +84,52 @@ def _prompt_states(encoder: Encoder, prompts: Sequence[str], progress: Update) -
     return states.values[[issue is None for issue in states.issues]]
 
 
-def _pair_states(encoder: Encoder, progress: Update, *groups: Sequence[ReferencePair]) -> list[NDArray[np.float32]]:
-    """For each group, states [pairs, 2 (unsafe, safe), blocks, hidden size] of the pairs that can be encoded whole."""
+@dataclass(frozen=True)
+class _PairStates:
+    """States of pairs.
+
+    Attributes:
+        values: float32 [pairs, 2 (unsafe, safe), blocks, hidden size].
+        usable: bool [pairs]: both sides can be encoded.
+    """
+
+    values: NDArray[np.float32]
+    usable: NDArray[np.bool_]
+
+    def where(self, chosen: NDArray[np.bool_]) -> _PairStates:
+        """Those of some of the pairs."""
+        return _PairStates(self.values[chosen], self.usable[chosen])
+
+    @property
+    def usable_states(self) -> NDArray[np.float32]:
+        """The values of the pairs that are usable."""
+        return self.values[self.usable]
+
+
+def _pair_states(encoder: Encoder, references: ReferenceSet, progress: bool) -> tuple[_PairStates, _PairStates]:
+    """States of the pairs to fit on, and of those held back. They are kept as a fit keeps them, so that one is enough.
+
+    Raises:
+        ModelError: the state of a conversation depends on those that are encoded with it.
+    """
     blocks = range(encoder.loaded.total_blocks)
-    sides = [side for pairs in groups for pair in pairs for side in (pair.unsafe, pair.safe)]
-    states = encoder.states_of(sides, blocks, progress)
-    encoded = np.array([issue is None or not issue.unscorable for issue in states.issues], bool).reshape(-1, 2)
-    usable = encoded[:, 0] & encoded[:, 1]
-    by_pair = states.values.reshape(len(usable), 2, len(blocks), encoder.loaded.hidden_size)
-    ends = np.cumsum([len(pairs) for pairs in groups])[:-1]
-    return [part[kept] for part, kept in zip(np.split(by_pair, ends), np.split(usable, ends), strict=True)]
+    groups = conversations_of(references)
+    rendered = [encoder.render(conversation) for group in groups.values() for conversation in group]
+    whole = [item for item in rendered if isinstance(item, Rendered)]
+    shape = (len(rendered), len(blocks), encoder.loaded.hidden_size)
+    with show_progress(len(rendered), "separation", unit="reference", show=progress) as update:
+        if len(whole) == len(rendered) and 4 * math.prod(shape) <= MOST_BYTES:
+            states = states_of_references(encoder, whole, blocks, update)
+        else:
+            states = encoder.states_of(rendered, blocks, update)
+    encoded = np.array([issue is None or not issue.unscorable for issue in states.issues], bool)
+    ends = np.cumsum([len(group) for group in groups.values()])[:-1]
+    unsafe, safe, held_unsafe, held_safe, _ = zip(np.split(states.values, ends), np.split(encoded, ends), strict=True)
+    fitted, held_back = (
+        _PairStates(np.stack([one[0], other[0]], axis=1), one[1] & other[1])
+        for one, other in ((unsafe, safe), (held_unsafe, held_safe))
+    )
+    return fitted, held_back
 
 
 def _degrees(cosines: NDArray[np.floating]) -> NDArray[np.float64]:
