@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..models.loading import LoadedModel
 from .answer_tokens import answer_text, end_tokens
+from .kv_cache import places_left
 from .prompt_states import PromptStates, ReadPrompts
 from .scaling import RowFactors, scaled, scaled_by_row
 from .thread_copies import may_run_in_threads, with_modules_of_its_own
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 Stop = Callable[[int, list[int]], bool]
 
-_COMPACT = 0.75  # rows that have ended run along until no more than this share is left: dropping them copies the cache
+_COMPACT = 15 / 16  # rows that have ended run along until no more than this share is left
 _TRIED_PROMPTS = 4
 
 
@@ -245,7 +246,7 @@ class Answerer:
             if not unfinished or step == self.max_new_tokens - 1:
                 break
             if len(unfinished) <= _COMPACT * len(rows):
-                left = torch.tensor([at for at, row in enumerate(rows) if row in unfinished], device=mask.device)
+                left = torch.tensor(places_left([row in unfinished for row in rows]), device=mask.device)
                 rows = [rows[at] for at in left.tolist()]
                 next_tokens, mask, positions = next_tokens[left], mask[left], positions[left]
                 if factors is not None:

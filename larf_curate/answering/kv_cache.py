@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
+import torch
+from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class PreallocatedLayer(DynamicLayer):  # type: ignore[misc,unused-ignore]
@@ -47,8 +47,23 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc,unused-ignore]
         return self.length
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Keep these rows alone."""
-        self._buffers = [buffer.index_select(0, beam_idx) for buffer in self._buffers]
+        """Keep these rows alone, of which only those are copied that get another place; see `places_left`."""
+        places = torch.arange(len(beam_idx), device=beam_idx.device)
+        moved = (beam_idx != places).nonzero()[:, 0]
+        for buffer in self._buffers:
+            buffer[moved, :, : self.length] = buffer[beam_idx[moved], :, : self.length]
+        self._buffers = [buffer[: len(places)] for buffer in self._buffers]
+
+
+def places_left(is_left: Sequence[bool]) -> list[int]:
+    """Which row each of the first places gets when some rows are left: its own, or one from behind the last place.
+
+    >>> places_left([True, False, True, False, True])
+    [0, 4, 2]
+    """
+    count = sum(is_left)
+    behind = (place for place in range(count, len(is_left)) if is_left[place])
+    return [place if is_left[place] else next(behind) for place in range(count)]
 
 
 def growing_cache(blocks: int) -> Cache:
