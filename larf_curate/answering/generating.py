@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..encoding.memory import reuse_memory
 from ..models.loading import LoadedModel
 from .answer_tokens import answer_text, end_tokens
 from .kv_cache import places_left
@@ -48,6 +49,8 @@ class Answerer:
     def __init__(
         self, loaded: LoadedModel, prompts: Sequence[list[int]], max_new_tokens: int = 32, *, reuse: bool | None = None
     ) -> None:
+        if loaded.device.type == "cpu":
+            reuse_memory()
         self.loaded, self.max_new_tokens = loaded, max_new_tokens
         self._prompts = [list(prompt) for prompt in prompts]
         self._end_tokens = end_tokens(loaded)
