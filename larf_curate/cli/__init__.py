@@ -72,22 +72,41 @@ def main() -> None:
         LOGGER.setLevel(level)  # of a process that goes on
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+class _Fork:
+    """Whether a thread is in the middle of `os.fork`."""
+
+    under_way = False
 
 
-def _end_by_sigterm() -> None:
-    """In a forked process, a worker say: SIGTERM, by which pools end their workers, ends it at once.
+def _interrupt(number: int, _: object) -> None:
+    if not _Fork.under_way:
+        raise KeyboardInterrupt
+    # Python drops what is raised while it calls `at_fork` functions. Ctrl-C would be lost, and with it the call that
+    # gives back the lock of `logging`, for which other threads would wait for ever.
+    threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+
+
+def _before_fork() -> None:
+    _Fork.under_way = True  # nothing is called here: a signal may be handled at every call
+
+
+def _after_fork() -> None:
+    _Fork.under_way = False
+
+
+def _in_forked_process() -> None:
+    """SIGTERM, by which pools end their workers, ends a forked process at once.
 
     Python would handle the signal when the main thread runs Python code next. That of a worker that waits for a lock
     may never do so, and the pool would wait for the worker.
     """
+    _after_fork()
     if signal.getsignal(signal.SIGTERM) is _interrupt:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_end_by_sigterm)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_forked_process)
 
 
 @contextlib.contextmanager
@@ -96,11 +115,14 @@ def _ended_like_ctrl_c() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, _interrupt)}
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored, as under nohup
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, _interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _fail(message: str, code: int) -> None:

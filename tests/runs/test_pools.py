@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from pathlib import Path
@@ -60,6 +61,33 @@ def test_a_forked_worker_does_not_handle_sigterm_in_python_but_ends() -> None:
         if not child:
             os._exit(0 if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT], ids=str)
+def test_an_interrupt_in_the_middle_of_a_fork_is_not_lost(sent: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes while the process is copied, which takes milliseconds; Python handles it in what it calls after that."""
+    dropped: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", dropped.append)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests may run in the background
+
+    def fork_and_wait() -> None:
+        child = os.fork()
+        if not child:
+            os._exit(0)
+        os.waitpid(child, 0)
+        time.sleep(10)
+
+    began = time.monotonic()
+    os.waitpid(os.fork() or os._exit(0), 0)
+    took = time.monotonic() - began
+    with _ended_like_ctrl_c():
+        for part in range(1, 20):
+            timer = threading.Timer(took * part / 20, os.kill, (os.getpid(), sent))
+            timer.start()
+            with pytest.raises(KeyboardInterrupt):
+                fork_and_wait()
+    signal.signal(signal.SIGINT, before)
+    assert not dropped
 
 
 def end_by(sent: int) -> None:
