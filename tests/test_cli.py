@@ -508,7 +508,8 @@ def test_ctrl_c_half_way_through_scoring(scorer, tmp_path):
     data = jsonl(tmp_path / "rows.jsonl", rows)
     (tmp_path / "out.jsonl").write_text("old\n")
     small = (
-        "from larf_curate import cli; from larf_curate.engines import local_files; "
+        "import signal; from larf_curate import cli; from larf_curate.engines import local_files; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell's background jobs ignore it
         "local_files.ROWS_AT_ONCE = 200; cli.main()"
     )
     command = [sys.executable, "-c", small, "score", str(data), "--scorer", str(scorer)]
