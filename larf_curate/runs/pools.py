@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from .signals import exit_with
 
 _SECONDS = 5.0
 """How long a worker's lock is waited for: one that lives gives it back within milliseconds."""
@@ -22,6 +25,8 @@ def pools_that_end(seconds: float = _SECONDS) -> Iterator[list[int]]:
     wants it to empty the queue of tasks, so that what still writes into that queue can go on. The tasks of a run are a
     few numbers, which fit in it: where the lock does not come, the queue may stay as it is.
 
+    The process that holds what workers share (`multiprocess.Manager`) ends soon after this one, even if that is killed.
+
     Args:
         seconds: how long the lock is waited for.
 
@@ -29,8 +34,10 @@ def pools_that_end(seconds: float = _SECONDS) -> Iterator[list[int]]:
         Exit statuses of workers that ended while their pool was at work, in order: -9 for SIGKILL. One that ends as it
         should, with status 0, is not among them.
     """
+    from multiprocess.managers import SyncManager
     from multiprocess.pool import Pool
 
+    start_manager = SyncManager.start
     empty_the_queue, join_exited_workers = Pool._help_stuff_finish, Pool._join_exited_workers
     lost: list[int] = []
 
@@ -47,10 +54,15 @@ def pools_that_end(seconds: float = _SECONDS) -> Iterator[list[int]]:
         lost.extend(worker.exitcode for worker in before if worker not in workers and worker.exitcode)
         return joined
 
+    def start_to_end_with_this_process(manager: SyncManager) -> None:
+        start_manager(manager, exit_with, (os.getpid(),))
+
+    SyncManager.start = start_to_end_with_this_process
     Pool._help_stuff_finish = staticmethod(empty_it_if_possible)
     Pool._join_exited_workers = staticmethod(join_and_tell)
     try:
         yield lost
     finally:
+        SyncManager.start = start_manager
         Pool._help_stuff_finish = staticmethod(empty_the_queue)
         Pool._join_exited_workers = staticmethod(join_exited_workers)

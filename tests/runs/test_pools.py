@@ -63,6 +63,24 @@ def test_a_forked_worker_does_not_handle_sigterm_in_python_but_ends() -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
+def test_what_a_killed_run_leaves_at_work_ends(tmp_path: Path) -> None:
+    """The process that holds what its workers share waited for ever, with a copy of all that the run had loaded."""
+    killed = os.fork()
+    if not killed:
+        with pools_that_end():
+            manager = multiprocess.Manager()
+            (tmp_path / "manager").write_text(str(manager._process.pid))
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(killed, 0)
+    state = Path("/proc", (tmp_path / "manager").read_text(), "stat")
+    if not state.parent.parent.is_dir():
+        pytest.skip("asks /proc")
+    deadline = time.monotonic() + 30
+    while state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT], ids=str)
 def test_an_interrupt_in_the_middle_of_a_fork_is_not_lost(sent: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes while the process is copied, which takes milliseconds; Python handles it in what it calls after that."""
