@@ -155,5 +155,5 @@ def test_the_scorer_of_a_run_is_published_with_it_and_can_be_loaded(plain_run: P
     assert read.model == "model"
     assert np.array_equal(states["unsafe"], tensors["unsafe"])
     assert yaml.safe_load(published["larf/recipe.yaml"])["scorer"] == {"from": "larf/scorer"}
-    assert "fitted, is in `larf/scorer/`" in published["README.md"].decode()
+    assert "The fitted scorer is in `larf/scorer/`." in published["README.md"].decode()
     assert_nowhere(published, DIRECTORY)

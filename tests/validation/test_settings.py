@@ -26,7 +26,7 @@ def test_the_command_and_the_recipe_have_every_setting_with_its_default():
     for settings, section in zip(SETTINGS, (ValidateSection, TrainingSection, ValidateSection), strict=True):
         for option in declared(settings).values():
             default = option.default
-            text = ",".join(default) or None if isinstance(default, tuple) else default
+            text = ", ".join(default) or None if isinstance(default, tuple) else default
             assert parameters[option.name].default == text, option.name
             key = section.model_fields[option.name].get_default(call_default_factory=True)
             assert key == (list(default) if isinstance(default, tuple) else default), option.name
