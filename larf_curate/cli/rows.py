@@ -28,6 +28,7 @@ from .usage import (
     refuse_unscored,
     rows_from,
     rows_to,
+    tell_to_look,
     weight_of,
     wrong_usage,
 )
@@ -175,7 +176,7 @@ def filter_(
         return
     show_summary(summary)
     tell(f"written to {out}: kept/ removed/ unscorable/")
-    tell(f"next: larf-curate report {quote(str(out))} --html report.html, and look through what was removed")
+    tell_to_look(out)
 
 
 def _harmless_scores(harmless: str | None, scorer: str | None) -> Iterable[float | None]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict
 from json import dumps
 from pathlib import Path
-from shlex import quote
 from typing import Annotated
 
 import typer
 
 from ..models.options import OPTIONS
 from ..progress import tell
-from .usage import Json, refuse_unscored
+from .usage import Json, refuse_unscored, tell_to_look
 
 
 def run(
@@ -58,4 +57,4 @@ def run(
     show_summary(outcome)
     tell(f"written to {loaded.output}: kept/ removed/ unscorable/ (Parquet), report.json, plots/")
     refuse_unscored(outcome)
-    tell(f"next: larf-curate report {quote(loaded.output)} --html report.html, and look through what was removed")
+    tell_to_look(loaded.output)

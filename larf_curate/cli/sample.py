@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from importlib.resources import as_file, files
 from pathlib import Path
-from shlex import quote
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
@@ -13,7 +12,7 @@ import typer
 from ..errors import ThresholdError
 from ..models import demo as demo_model
 from ..progress import tell
-from .usage import Json, parse_blocks, wrong_usage
+from .usage import Json, parse_blocks, tell_to_look, wrong_usage
 
 
 def demo(
@@ -45,5 +44,5 @@ def demo(
         return
     show_summary(summary)
     tell(f"written to {out}: kept/ removed/ unscorable/ (Parquet)")
-    tell(f"next: larf-curate report {quote(str(out))} --html report.html, and look through what was removed")
+    tell_to_look(out)
     tell(f'to load what was kept: from datasets import load_dataset; load_dataset("{out}/kept", split="train")')

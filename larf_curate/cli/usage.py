@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ import typer
 
 from ..errors import DataError, LarfError, RowFormatError, ThresholdError
 from ..models.options import OPTIONS
-from ..progress import say
+from ..progress import say, tell
 from ..rows.formats import FORMATS
 from ..rows.reading import Reading, check_join, parse_columns
 
@@ -105,6 +106,11 @@ def refuse_unscored(summary: Summary) -> None:
         raise DataError(summary.complaint)
     if summary.complaint:
         say(summary.complaint)
+
+
+def tell_to_look(results: str | Path) -> None:
+    """Name the command that shows what was removed into a directory of results."""
+    tell(f"next: larf-curate report {quote(str(results))} --html report.html, and look through what was removed")
 
 
 @contextlib.contextmanager
