@@ -143,7 +143,7 @@ def test_the_verdict_says_what_the_figures_say(against, sentence):
     text = verdict_of([arm("none", 1.0), arm("removed", 0.0, against, "matched")], None, 3, 120)
     assert sentence in text
     if against.interval[1] > 0 > against.interval[0]:
-        assert "with 120 prompts and 3 seeds, a difference of 0.42 would have shown" in text
+        assert "with 120 prompts and 3 seeds, a difference of 0.43 would have shown" in text
     assert "One seed" not in text
 
 
@@ -171,7 +171,7 @@ def test_the_smallest_effect_is_shown_with_the_digits_it_has():
     none = Figure(0.001, (-0.002, 0.004), 0.00135)
     text = verdict_of([arm("none", 1.0), arm("removed", 0.0, none, "matched")], None, 3, 120)
     assert "by +0.001 (95% interval -0.002 to +0.004)" in text
-    assert "a difference of 0.0038 would have shown" in text
+    assert "a difference of 0.0041 would have shown" in text
 
 
 def test_no_training_is_no_control_of_a_filter():
