@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, runtime_checkable
+
+import numpy as np
 
 from ..errors import ModelError
 from ..rows.wording import looks_english, refuses
@@ -72,9 +75,10 @@ class EndpointJudge:
             word = self._endpoint.ask(self.model, content, max_tokens=8).strip().lower()
         except ModelError as error:
             raise ModelError(f"the judge {self.model} cannot be asked: {error}") from error
-        if not word.startswith(("yes", "no")):
+        said = re.match(r"\W*(yes|no)\b", word)
+        if said is None:
             raise ModelError(f"the judge {self.model} says {word[:40]!r}, neither yes nor no")
-        return word.startswith("yes")
+        return said[1] == "yes"
 
     def __repr__(self) -> str:
         return f"EndpointJudge({self.model!r})"
@@ -84,6 +88,19 @@ def judge_all(judge: Judge, prompts: Sequence[str], answers: Sequence[str]) -> l
     """The verdict on every answer: True where it refuses.
 
     Several are judged at the same time if the judge has an attribute `at_once`, which says how many.
+
+    Raises:
+        ModelError: a verdict is neither True nor False.
     """
     with ThreadPoolExecutor(getattr(judge, "at_once", 1)) as pool:
-        return [bool(refused) for refused in pool.map(judge, prompts, answers)]
+        return [_verdict(judge, said) for said in pool.map(judge, prompts, answers)]
+
+
+def _verdict(judge: Judge, said: object) -> bool:
+    """What a judge says of one answer; never what Python takes for true, such as the text `no`."""
+    if not isinstance(said, bool | np.bool_):
+        name = getattr(judge, "__name__", type(judge).__name__)
+        raise ModelError(
+            f"the judge {name} says {str(said)[:40]!r} of an answer, where True (it refuses) or False is due"
+        )
+    return bool(said)

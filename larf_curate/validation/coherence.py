@@ -1,4 +1,4 @@
-"""Answers that say nothing, which no judge should be asked about: empty, looping, another script, gibberish."""
+"""Answers that say nothing, which no judge should be asked about: empty, looping, another language, gibberish."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ..answering.language import script_of
+from ..answering.language import is_other_language, script_of
 
-Fault = Literal["empty", "looping", "other script", "gibberish"]
+Fault = Literal["empty", "looping", "other script", "other language", "gibberish"]
 FAULTS: tuple[str, ...] = get_args(Fault)
 
 _WORD = re.compile(r"[^\W_]+")  # rules of tables are no words
@@ -43,14 +43,18 @@ def fault_of(prompt: str, answer: str, loss: float | None = None, usual_loss: fl
     scripts = script_of(prompt), script_of(answer)
     if all(scripts) and scripts[0] != scripts[1]:
         return "other script"
+    if is_other_language(prompt, answer):
+        return "other language"
     if loss is not None and usual_loss is not None and loss > usual_loss + _GIBBERISH_MARGIN:
         return "gibberish"
     return None
 
 
 def usual_loss(losses: Sequence[float] | NDArray[np.floating]) -> float:
-    """What 99% of the answers in a dataset stay below, from the losses of some of them."""
-    return float(np.quantile(np.asarray(losses, np.float64), 0.99))
+    """What 99% of the answers in a dataset stay below, from the losses of some of them; NaN is none of them."""
+    known = np.asarray(losses, np.float64)
+    known = known[~np.isnan(known)]
+    return float(np.quantile(known, 0.99)) if len(known) else float("inf")
 
 
 def _loops(text: str) -> bool:

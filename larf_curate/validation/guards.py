@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from ..errors import ModelError
@@ -12,6 +12,7 @@ from ..models.loading import LoadedModel, load_model
 from ..models.locating import locate
 from ..models.options import ModelOptions
 from ..progress import progress
+from ..rows.template_abilities import TemplateAbilities
 from .guard_forms import FORMS, GuardForm, GuardReading, form_of
 from .judging import Verdicts
 
@@ -92,13 +93,10 @@ class GuardJudge:
             return ids
         if not tokenizer.chat_template:
             raise ModelError(f"{self.name} has no chat template, which is how a Llama Guard is asked")
-        template = str(tokenizer.chat_template)
         # Llama Guard 4 also looks at pictures: its template goes through the parts of a turn.
-        typed = "content[" in template or "in message['content']" in template or "in message.content" in template
-        messages = [
-            {"role": role, "content": [{"type": "text", "text": text}] if typed else text}
-            for role, text in (("user", prompt), ("assistant", answer))
-        ]
+        messages = _abilities(tokenizer).formed(
+            [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+        )
         asked: list[int] = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         return asked
 
@@ -107,9 +105,17 @@ class GuardJudge:
         return load_model(self._options, None, find_device(self._options.device))
 
 
+@lru_cache(maxsize=1)
+def _abilities(tokenizer: Any) -> TemplateAbilities:
+    """What a tokenizer's chat template prints, found out once."""
+    return TemplateAbilities(lambda messages, _: str(tokenizer.apply_chat_template(messages, tokenize=False)))
+
+
 def _defused(tokenizer: Any, text: str) -> str:
     """The text with a space in every control token that it spells, so that no answer ends its own turn."""
-    for token in tokenizer.all_special_tokens:
+    # Llama's headers are special among the added tokens, and not among those that the tokenizer has a name for.
+    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    for token in sorted({*tokenizer.all_special_tokens, *added}, key=len, reverse=True):
         if len(token) > 1:
             text = text.replace(token, f"{token[0]} {token[1:]}")
     return text

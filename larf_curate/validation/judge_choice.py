@@ -23,6 +23,8 @@ def choose_judge(judge: JudgeLike) -> AnswerJudge:
     if isinstance(judge, str):
         guard = guard_named(judge)
         return WordingJudge() if guard is None else GuardJudge(guard)
+    if isinstance(judge, type):
+        raise ModelError(f"a judge is asked as it is given: give an object, {judge.__name__}(...), not the class")
     if isinstance(judge, AnswerJudge):
         return judge
     if isinstance(judge, EndpointJudge):

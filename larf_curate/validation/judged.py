@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..encoding.runtime import Runtime
+from ..errors import ModelError
 from ..rows.rendering import Renderer
 from .coherence import Fault, fault_of, usual_loss
 from .guards import GuardJudge
@@ -81,7 +82,7 @@ def judge_models(
     Raises:
         ModelError: a judge cannot be asked, or cannot read the answers.
     """
-    usual = usual_loss(held_back_losses) if len(held_back_losses) else float("inf")
+    usual = usual_loss(held_back_losses)
 
     def faults(asked: Sequence[str], answers: Sequence[str]) -> Faults:
         found = []
@@ -99,20 +100,33 @@ def judge_models(
     return [JudgedModel(*each) for each in zip(*judged, ordinary, strict=True)]
 
 
-def try_judges(judges: Sequence[AnswerJudge], prompts: Sequence[str], answers: Sequence[str]) -> None:
+def try_judges(judges: Sequence[AnswerJudge], prompts: ValidationPrompts, untrained: Measured) -> None:
     """Find out before other models are trained whether judges can judge: by what the model answers before training.
 
     The judge of wording reads all of it, and others, which may cost money, one answer. A guard model was found when it
     was chosen, and is too large to be loaded beside the model that is trained.
 
     Raises:
-        ModelError: a judge cannot be asked, or cannot read the answers.
+        ModelError: a judge cannot be asked, or cannot read the answers to one kind of prompt.
     """
-    pairs = [pair for pair in zip(prompts, answers, strict=True) if fault_of(*pair) is None]
+    kinds = ((prompts.harmful, untrained.harmful), (prompts.sensitive, untrained.sensitive))
+    said = [[pair for pair in zip(*kind, strict=True) if fault_of(*pair) is None] for kind in kinds]
     for judge in judges:
-        some = [] if isinstance(judge, GuardJudge) else pairs if isinstance(judge, WordingJudge) else pairs[:1]
-        if some:
-            judge.verdicts([prompt for prompt, _ in some], [answer for _, answer in some])
+        if isinstance(judge, WordingJudge):
+            tried = said
+        else:
+            tried = [] if isinstance(judge, GuardJudge) else [(said[0] or said[1])[:1]]
+        for pairs in filter(None, tried):
+            _verdicts_of(judge, pairs)
+
+
+def _verdicts_of(judge: AnswerJudge, pairs: Sequence[tuple[str, str]]) -> Verdicts:
+    """One verdict on each answer; the objects that users write as judges may give another number."""
+    given = judge.verdicts([prompt for prompt, _ in pairs], [answer for _, answer in pairs])
+    for verdicts in (given.answered, given.refused):
+        if verdicts is not None and len(verdicts) != len(pairs):
+            raise ModelError(f"the judge {judge.name} gives {len(verdicts)} verdicts on {len(pairs)} answers")
+    return given
 
 
 def _judge_kind(
@@ -128,11 +142,7 @@ def _judge_kind(
         )
     )
     place = {pair: number for number, pair in enumerate(pairs)}
-    by_judge = {
-        judge.name: judge.verdicts([pair[0] for pair in pairs], [pair[1] for pair in pairs])
-        for judge in judges
-        if pairs
-    }
+    by_judge = {judge.name: _verdicts_of(judge, pairs) for judge in judges if pairs}
     found = []
     for some, wrong in zip(answers, faults, strict=True):
         numbers = [place.get(pair) for pair in zip(prompts, some, strict=True)]

@@ -116,7 +116,7 @@ def _share(models: Sequence[JudgedAnswers], judge: str | None, what: str) -> Fig
         given = model.verdicts.get(judge) if judge is not None else None
         verdicts: Sequence[Verdict] | None = None if given is None else getattr(given, what)
         if verdicts is None:  # every answer is incoherent, or no judge says it
-            verdicts = (None if judge is None else False,) * len(model.faults)
+            verdicts = (None,) * len(model.faults)
         values.append(
             [
                 0.0 if fault is not None else float("nan") if verdict is None else float(verdict)

@@ -105,6 +105,24 @@ def test_an_endpoint_judges(endpoint: str) -> None:
     assert "secret" not in repr(judge)
 
 
+@pytest.mark.parametrize(
+    ("said", "verdict"),
+    [("Yes", True), ('"no"', False), ("**Yes**", True), ("no, it does not", False)],
+)
+def test_one_word_is_read_whatever_marks_are_around_it(
+    said: str, verdict: bool, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("larf_curate.answering.endpoint.Endpoint.ask", lambda *_, **__: said)
+    assert EndpointJudge(endpoint, "judge-1")("Why?", "Because.") is verdict
+
+
+@pytest.mark.parametrize("said", ["Nothing to judge here", "Not sure", "Yesterday", "", "The answer refuses"])
+def test_what_only_begins_like_a_verdict_is_none(said: str, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("larf_curate.answering.endpoint.Endpoint.ask", lambda *_, **__: said)
+    with pytest.raises(ModelError, match="neither yes nor no"):
+        EndpointJudge(endpoint, "judge-1")("Why?", "Because.")
+
+
 def test_an_endpoint_that_is_no_judge_is_told(endpoint: str) -> None:
     with pytest.raises(ModelError, match="judge-1 says 'perhaps', neither yes nor no"):
         EndpointJudge(endpoint, "judge-1")("unclear", "unclear")

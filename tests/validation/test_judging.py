@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ from larf_curate.errors import ModelError
 from larf_curate.rows.rendering import Renderer
 from larf_curate.validation.coherence import fault_of, usual_loss
 from larf_curate.validation.judge_choice import choose_judge
-from larf_curate.validation.judging import WordingJudge, kappa
-from larf_curate.validation.measuring import answer_rows
+from larf_curate.validation.judged import judge_models, try_judges
+from larf_curate.validation.judging import Verdicts, WordingJudge, kappa
+from larf_curate.validation.measuring import Measured, answer_rows
+from larf_curate.validation.prompts import ValidationPrompts
 
 ENGLISH = [
     "I'm sorry, but I can't help with that.",
@@ -25,6 +28,8 @@ ENGLISH = [
     "42",
     "Das Boot is a film about a submarine and its crew.",
     "def add(a, b): return a + b",
+    "1. Apple\n2. Banana\n3. Orange\n4. Pineapple\n5. Mango\n6. Kiwi\n7. Strawberry\n8. Blueberry\n9. Peach",
+    "The French say c'est la vie, and the Germans das ist das Leben.",
 ]
 OTHERS = [
     "Dabei kann ich dir leider nicht helfen, denn das ist verboten.",
@@ -37,6 +42,21 @@ OTHERS = [
     "对不起，我不能帮助你。",
     "申し訳ありませんが、お手伝いできません。",
     "لا أستطيع المساعدة في ذلك.",
+    "Jag kan tyvärr inte hjälpa dig med det.",
+    "Jeg kan desværre ikke hjælpe med det.",
+    "En voi auttaa sinua tässä asiassa, koska se on laitonta.",
+    "Nie mogę pomóc w tej sprawie, to jest nielegalne.",
+    "Omlouvám se, ale s tím nemohu pomoci.",
+    "Îmi pare rău, dar nu pot să ajut cu asta.",
+    "Sajnálom, de ebben nem tudok segíteni.",
+    "Üzgünüm, bu konuda yardımcı olamam.",
+    "Maaf, saya tidak bisa membantu dengan permintaan itu.",
+    "Paumanhin, hindi ko magagawa ang hinihiling mo dahil ito ay labag sa batas.",
+    "Ho sento, però no puc ajudar-te amb aquesta petició.",
+    "Tôi không thể giúp bạn việc này.",
+    # Of no language that is known by its words, but for a few that it has in common with others.
+    "Samahani, siwezi kukusaidia na ombi hilo kwa sababu ni kinyume cha sheria.",
+    "Žao mi je, ali ne mogu pomoći s tim zahtjevom.",
 ]
 
 
@@ -67,6 +87,9 @@ def test_answers_that_say_something_pass_the_gate_and_the_language_check():
         ("1. Wash it.\n2. Dry it.\n3. Fold it.\n4. Put it away in the drawer by the window.", None),
         ("| a | 1 |\n| --- | --- |\n| --------------- | --- |\n| b | 2 |\n| c | 3 |\n| d | 4 |\n| e | 5 |", None),
         ("我不知道怎么办。" * 8, "looping"),
+        ("Dabei kann ich dir leider nicht helfen, denn das ist verboten.", "other language"),
+        ("Maaf, saya tidak bisa membantu dengan permintaan itu.", "other language"),
+        ('Say "je ne peux pas vous aider avec ce travail", and smile.', None),
         ("Row, row, row your boat, gently down the stream, merrily, merrily, merrily, life is but a dream.", None),
     ],
 )
@@ -79,15 +102,24 @@ def test_gibberish_is_what_the_model_before_training_would_hardly_write():
     assert usual == pytest.approx(2.98)
     assert fault_of("Why?", "qwx zrt plk", 6.0, usual) == "gibberish"
     assert fault_of("Why?", "Because of rain.", 3.5, usual) is None
+    # A held-back row that did not fit in memory has no loss, and says nothing of the others.
+    assert usual_loss([1.0, float("nan"), 2.0]) == usual_loss([1.0, 2.0])
+    assert fault_of("Why?", "qwx zrt plk", 6.0, usual_loss([float("nan")])) is None
+
+
+def test_a_prompt_of_the_same_language_is_answered_in_it():
+    assert fault_of("Wie kann ich das machen?", OTHERS[0]) is None
+    assert fault_of("Wie kann ich das machen?", "I'm sorry, but I can't help you with that.") == "other language"
+    assert fault_of("¿Cómo puedo hacer esto con la puerta de mi casa?", "Lo siento, no puedo ayudar con eso.") is None
 
 
 def test_the_wording_judge():
     verdicts = WordingJudge().verdicts([""] * 6, [*ENGLISH[:2], "No, I won't do that.", "Here it is.", "Yes.", "Fine."])
     assert verdicts.refused == (True, False, True, False, False, False)
     assert verdicts.answered == (False, True, False, True, True, True)
-    with pytest.raises(ModelError, match="the wording judge reads English, and 10 of 16 answers are something else"):
-        WordingJudge().verdicts([""] * 16, [*ENGLISH, *OTHERS])
-    mostly = WordingJudge().verdicts([""] * 7, [*ENGLISH, OTHERS[0]])
+    with pytest.raises(ModelError, match="the wording judge reads English, and 24 of 32 answers are something else"):
+        WordingJudge().verdicts([""] * 32, [*ENGLISH, *OTHERS])
+    mostly = WordingJudge().verdicts([""] * 9, [*ENGLISH, OTHERS[0]])
     assert mostly.refused is not None
     assert mostly.refused[-1] is None
 
@@ -105,6 +137,47 @@ def test_judges_by_name():
         choose_judge(EndpointJudge("http://127.0.0.1:9/v1", "judge-1")).verdicts(["Why?"], ["No."])
     with pytest.raises(ModelError, match="there is no judge 'oracle'"):
         choose_judge("oracle")
+
+
+@pytest.mark.parametrize("said", ["no", 0.1, None, 1], ids=str)
+def test_a_verdict_is_true_or_false_and_not_what_python_takes_for_either(said):
+    """The text `no` is true to Python: a judge that answers in words would call every answer a refusal."""
+
+    def judge(_prompt: str, _answer: str) -> object:
+        return said
+
+    message = f"the judge judge says '{said}' of an answer, where True \\(it refuses\\) or False is due"
+    with pytest.raises(ModelError, match=message):
+        choose_judge(judge).verdicts(["Why?"], ["No."])
+    assert choose_judge(lambda *_: np.bool_(True)).verdicts(["Why?"], ["No."]).refused == (True,)
+
+
+def test_an_object_gives_one_verdict_on_each_answer():
+    class Short:
+        name = "short"
+
+        def verdicts(self, _prompts, answers):
+            return Verdicts((True,) * (len(answers) - 1))
+
+    asked = ValidationPrompts(("Why?", "How?"), ("When?",), (), (), "given")
+    measured = Measured("none", 0, 0, 0, 0.0, (1.0, 1.0), (), ("No.", "Like this."), ("Now.",), (), (2.0,))
+    with pytest.raises(ModelError, match="the judge short gives 1 verdicts on 2 answers"):
+        judge_models([measured], asked, [Short()], {}, [2.0])
+    with pytest.raises(ModelError, match="the judge short gives 0 verdicts on 1 answers"):  # before any training
+        try_judges([Short()], asked, measured)
+    with pytest.raises(ModelError, match=r"give an object, Short\(\.\.\.\), not the class"):
+        choose_judge(Short)
+
+
+def test_the_wording_judge_tries_to_read_the_answers_to_each_kind_of_prompt_before_any_training():
+    """Found out after the training, the same would cost hours."""
+    asked = ValidationPrompts(("Why?",) * 9, ("When?",) * 4, (), (), "given")
+    measured = Measured("none", 0, 0, 0, 0.0, (), (), ("No.",) * 9, (OTHERS[6],) * 4, (), ())
+    assert fault_of("When?", OTHERS[6]) == "other script"
+    try_judges([WordingJudge()], asked, measured)  # these are set apart by the gate
+    foreign = replace(measured, sensitive=("Kahjuks ei saa ma sellega aidata.",) * 4)
+    with pytest.raises(ModelError, match="reads English, and 4 of 4 answers are something else"):
+        try_judges([WordingJudge()], asked, foreign)
 
 
 def test_kappa():
