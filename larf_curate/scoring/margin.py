@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 LEAST_REFUSED = 0.25
 """The smallest share of the prompts that a model has to refuse: otherwise there is little refusing to lose."""
 
-_ANSWER_TOKENS = 32
+REFUSAL_TOKENS = 32
+"""Tokens of an answer by which it is known whether the answer refuses."""
 _RARE = 0.02  # share of the refusals; a token that begins fewer of them does not count as an opening
 _BATCH = 16  # prompts of one backward pass
 
@@ -70,21 +71,37 @@ def find_refusals(encoder: Encoder, prompts: Sequence[str], *, progress: bool = 
         PromptsError: there are too few prompts, one cannot be asked, the model refuses too few of them, or its refusals
             begin with the same tokens as its compliances.
     """
-    from ..answering.answer_tokens import answer_text
     from ..answering.asking import answers_to
 
     require_enough(prompts)
     ids = prompt_tokens(encoder.renderer, prompts)
     with show_progress(len(ids), "asking", unit="prompt", show=progress) as update:
         answers = answers_to(
-            encoder.loaded, ids, _ANSWER_TOKENS, stop=lambda text: settled(text) is not None, update=update
+            encoder.loaded, ids, REFUSAL_TOKENS, stop=lambda text: settled(text) is not None, update=update
         )
-    refused = [refuses(answer_text(encoder.loaded, answer)) for answer in answers]
+    return refusals_among(encoder.loaded, ids, answers)
+
+
+def refusals_among(loaded: LoadedModel, ids: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Refusals:
+    """Find the refusals among answers to harmful requests, and their first tokens.
+
+    Args:
+        loaded: the model that answered, untrained since.
+        ids: token ids of the requests.
+        answers: greedy ones, as token ids: each to its end, or until its words settle whether it refuses, or
+            `REFUSAL_TOKENS` of it; what comes after these is not looked at.
+
+    Raises:
+        PromptsError: too few of the answers refuse, or refusals begin with the same tokens as compliances.
+    """
+    from ..answering.answer_tokens import answer_text
+
+    refused = [refuses(answer_text(loaded, list(answer[:REFUSAL_TOKENS]))) for answer in answers]
     share = sum(refused) / len(refused)
     if share < LEAST_REFUSED:
         raise PromptsError(
             f"the model refuses {sum(refused)} of {len(refused)} harmful requests ({share:.0%}): it has little refusing"
-            " that a row could wear away; influence needs a model that was aligned, and prompts in its language"
+            " that a row could wear away; take a model that was aligned, and prompts in its language"
         )
     first = [answer[0] for answer, refusal in zip(answers, refused, strict=True) if refusal and answer]
     openings = {token for token in set(first) if first.count(token) >= max(1, _RARE * len(first))}

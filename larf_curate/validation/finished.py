@@ -83,7 +83,7 @@ class FinishedArms:
         self._write(self._path(measured.arm, measured.seed), text)
 
     def read_refusals(self, digest: str) -> Refusals | None:
-        """What `find_refusals` found, if for just these prompts and this model."""
+        """How the model before training refuses, if for just these prompts and this model."""
         try:
             stored = json.loads(self._content(self.home / _REFUSALS))
             found = record_of(Refusals, stored["refusals"])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ..answering.answer_tokens import answer_text
 from ..answering.prompts import prompt_tokens
 from ..encoding.encoder import Encoder
 from ..encoding.losses import token_losses
@@ -22,7 +23,7 @@ from ..rows.rendering import Renderer
 from ..rows.trained_tokens import trained_tokens
 from ..rows.turns import Conversation
 from ..rows.wording import settled
-from ..scoring.margin import Refusals, opening_odds
+from ..scoring.margin import REFUSAL_TOKENS, Refusals, opening_odds, refusals_among
 from .prompts import Choice, ValidationPrompts
 from .training_rows import TrainingRow
 
@@ -81,58 +82,42 @@ class AnswerLimits:
 
 
 @dataclass(frozen=True)
-class Asked:
+class _Asked:
     """What a model answers to some prompts, in their order.
 
     Attributes:
-        answers: as texts.
-        odds: log-odds that each answer begins as refusals do, float64 [prompts].
+        answers: token ids of each.
+        first: numbers of prompts of which the margin is measured, and the logits of the first tokens of their answers.
     """
 
-    answers: tuple[str, ...]
-    odds: NDArray[np.float64]
+    answers: list[list[int]]
+    first: list[tuple[list[int], Tensor]]
+
+    def odds(self, refusals: Refusals) -> NDArray[np.float64]:
+        """The log-odds that each of these answers begins as refusals do, float64 [prompts]."""
+        odds = np.zeros(sum(len(numbers) for numbers, _ in self.first))
+        for numbers, logits in self.first:
+            odds[numbers] = opening_odds(logits, refusals).double().numpy()
+        return odds
 
 
-def ask(
-    loaded: LoadedModel,
-    renderer: Renderer,
-    prompts: Sequence[str],
-    refusals: Refusals,
-    limits: AnswerLimits,
-    what: str,
-) -> Asked:
-    """Ask a model for greedy answers, and how likely each is to begin as a refusal: both come out of one reading.
-
-    Args:
-        loaded: the model with its head.
-        renderer: of its prompts.
-        prompts: to ask.
-        refusals: how refusals begin.
-        limits: of an answer.
-        what: for the progress bar.
-
-    Raises:
-        PromptsError: the chat template refuses a prompt.
-    """
-    from ..answering.answer_tokens import answer_text
+def _ask(
+    loaded: LoadedModel, prompts: Sequence[Sequence[int]], tokens: int, harmful: int, limits: AnswerLimits, what: str
+) -> _Asked:
+    """Ask a model for greedy answers of at most `tokens` tokens; the margin is that of the first `harmful` prompts."""
     from ..answering.asking import answers_to
 
-    ids = prompt_tokens(renderer, prompts)
-    odds = np.zeros(len(ids))
+    first: list[tuple[list[int], Tensor]] = []
 
-    def keep_odds(numbers: Sequence[int], logits: Tensor) -> None:
-        odds[list(numbers)] = opening_odds(logits, refusals).cpu().double().numpy()
+    def keep(numbers: Sequence[int], logits: Tensor) -> None:
+        # Kept whole: with which tokens a model's refusals begin is known only when it has answered all prompts.
+        places = [place for place, number in enumerate(numbers) if number < harmful]
+        first.append(([numbers[place] for place in places], logits[places].cpu()))
 
-    with progress(len(ids), what, unit="prompt") as update:
-        answers = answers_to(
-            loaded,
-            ids,
-            limits.tokens,
-            stop=(lambda text: settled(text) is True) if limits.stop_at_refusal else None,
-            first=keep_odds,
-            update=update,
-        )
-    return Asked(tuple(answer_text(loaded, answer) for answer in answers), odds)
+    stop = (lambda text: settled(text) is True) if limits.stop_at_refusal else None
+    with progress(len(prompts), what, unit="prompt") as update:
+        answers = answers_to(loaded, prompts, tokens, stop=stop, first=keep, update=update)
+    return _Asked(answers, first)
 
 
 def mean_losses(runtime: Runtime, rows: Sequence[TrainingRow]) -> list[float]:
@@ -190,43 +175,55 @@ def measure(
     loaded: LoadedModel,
     options: ModelOptions,
     prompts: ValidationPrompts,
-    refusals: Refusals,
+    refusals: Refusals | None,
     held_back: Sequence[TrainingRow],
     *,
     limits: AnswerLimits,
     what: str,
-) -> Measured:
+) -> tuple[Refusals, Measured]:
     """Ask a model everything. What only its training knows (arm, seed, rows) is left empty.
 
     Args:
         loaded: the model with its head.
         options: with which it was loaded.
         prompts: what to ask.
-        refusals: of the model before any training: the harmful prompts, and what its refusals begin with.
+        refusals: of the model before any training: the harmful prompts, and what its refusals begin with. None where it
+            is this model: then they are found among its answers.
         held_back: rows by whose loss usefulness is measured.
         limits: of an answer.
         what: for the progress bars.
+
+    Returns:
+        The refusals, given or found, and what was measured.
+
+    Raises:
+        PromptsError: the chat template refuses a prompt; without `refusals`, also as for `refusals_among`.
     """
     runtime = Runtime(loaded)
     renderer = Encoder(options, runtime).renderer
     began = time.monotonic()
-    asked = (*prompts.harmful, *prompts.sensitive, *prompts.ordinary)
-    found = ask(loaded, renderer, asked, refusals, limits, what)
+    ids = prompt_tokens(renderer, (*prompts.harmful, *prompts.sensitive, *prompts.ordinary))
     harmful, sensitive = len(prompts.harmful), len(prompts.sensitive)
+    tokens = limits.tokens if refusals is not None else max(limits.tokens, REFUSAL_TOKENS)
+    asked = _ask(loaded, ids, tokens, harmful, limits, what)
+    if refusals is None:
+        refusals = refusals_among(loaded, ids[:harmful], asked.answers[:harmful])
+    answers = tuple(answer_text(loaded, answer[: limits.tokens]) for answer in asked.answers)
+    margin = asked.odds(refusals)
     answered = time.monotonic()
     choice = choices_of(runtime, renderer, prompts.choices) if prompts.choices else []
     losses = mean_losses(runtime, held_back)
-    return Measured(
+    return refusals, Measured(
         arm="",
         seed=0,
         rows=0,
         trained_tokens=0,
         training_loss=0.0,
-        margin=tuple(map(float, found.odds[:harmful])),
+        margin=tuple(map(float, margin)),
         choice=tuple(choice),
-        harmful=found.answers[:harmful],
-        sensitive=found.answers[harmful : harmful + sensitive],
-        ordinary=found.answers[harmful + sensitive :],
+        harmful=answers[:harmful],
+        sensitive=answers[harmful : harmful + sensitive],
+        ordinary=answers[harmful + sensitive :],
         held_back_losses=tuple(losses),
         seconds={"answering": answered - began, "losses": time.monotonic() - answered},
     )

@@ -18,7 +18,7 @@ from .measuring import Measured, measure
 from .processes import processes
 from .request import ValidationRequest
 from .results import Validation, ValidationRecord
-from .study import Study, device_for, load_for_training, load_whole, prepare
+from .study import Study, device_for, prepare
 from .summarising import Models, arm_results, judge_results, trend_of
 from .training import require_training_packages
 from .training_rows import total_trained_tokens
@@ -67,7 +67,7 @@ def prepared(request: ValidationRequest) -> Study:
     unload_models()  # a scorer's model, of which this process keeps a copy, would take the room of the trained one
     study = prepare(request, finished)
     if processes().is_first:
-        try_judges(request.judges, study.prompts.harmful, study.untrained.harmful)
+        try_judges(request.judges, study.prompts, study.untrained)
     return study
 
 
@@ -92,9 +92,9 @@ def measure_arm(study: Study, finished: FinishedArms, name: str, seed: int) -> M
     number = request.trained.index((name, seed)) + 1
     say(f"validate: {name}, seed {seed} (model {number} of {len(request.trained)})")
     release_memory(device_for(request.model))
-    arm = train_arm(study, drawn, rows, load_for_training(request))
+    arm = train_arm(study, drawn, rows, study.model_to_train())
     model = arm.trained.loaded
-    found = measure(
+    _, found = measure(
         model,
         request.model,
         study.prompts,
@@ -125,7 +125,7 @@ def sum_up(study: Study, measured: Sequence[Measured]) -> Validation:
     request = study.request
     began = time.monotonic()
     release_memory(device_for(request.model))
-    losses = losses_before_training(measured, study.prompts, Runtime(load_whole(request.model)), study.renderer)
+    losses = losses_before_training(measured, study.prompts, Runtime(study.model()), study.renderer)
     judged = judge_models(measured, study.prompts, request.judges, losses, study.untrained.held_back_losses)
     judging = time.monotonic() - began
     arms: dict[str, Models] = {

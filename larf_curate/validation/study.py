@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..answering.prompts import require_enough
 from ..encoding.encoder import Encoder
+from ..encoding.memory import release_memory
 from ..encoding.runtime import Runtime
 from ..errors import Unscorable
 from ..models.devices import find_device
 from ..models.loading import LoadedModel, load_model
+from ..models.locating import locate
 from ..models.options import ModelOptions
 from ..rows.rendering import Renderer
 from ..rows.turns import Conversation
-from ..scoring.margin import Refusals, find_refusals
+from ..scoring.margin import Refusals
 from .arms import DrawnArm, draw_arm, held_back_rows
+from .coherence import fault_of
 from .finished import FinishedArms, digest_of_rows, validation_digest
 from .measuring import Measured, measure
 from .processes import processes
-from .prompts import ValidationPrompts, gather_prompts
+from .prompts import ORDINARY, ValidationPrompts, gather_prompts
 from .request import ValidationRequest
-from .training_rows import TrainingRow, training_rows
+from .scored_rows import ScoredRows
+from .settings import NEED_UNALIGNED
+from .training import TrainedAdapter
+from .training_rows import TrainingRow, training_rows, with_conversations
 from .words import UNTRAINED
 
 if TYPE_CHECKING:
     import torch
-
-_ORDINARY = 24
-"""Ordinary prompts whose answers are looked at; the loss is measured on all rows that are held back."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +49,8 @@ class Study:
         untrained: what that model does.
         version: of the model.
         renderer: makes token ids of conversations.
+        spare: the model before any training, as long as nobody has used it up.
+        adapters: the adapter that was trained last on the rows of an arm, by their digest and the seed.
     """
 
     request: ValidationRequest
@@ -54,24 +60,50 @@ class Study:
     untrained: Measured
     version: str
     renderer: Renderer
+    spare: SpareModel
+    adapters: dict[str, TrainedAdapter] = field(default_factory=dict)
 
     def drawn(self, name: str, seed: int) -> DrawnArm:
         """The rows of an arm."""
         return draw_arm(name, seed, self.request.scored, self.request.counts)
 
     def conversations(self, drawn: DrawnArm) -> list[Conversation]:
-        """The rows of an arm as conversations."""
+        """What the rows of an arm are before they are token ids: one for each of `rows`."""
         scored = self.request.scored
-        return [scored.row_format.convert(row) for row in scored.take(drawn.rows)]
+        ready = with_conversations(scored.take(drawn.rows), scored.row_format, self.renderer)
+        return [conversation for conversation, _ in ready]
 
     def rows(self, drawn: DrawnArm) -> list[TrainingRow]:
         """The rows of an arm, ready to be trained on."""
         scored = self.request.scored
         return training_rows(scored.take(drawn.rows), scored.row_format, self.renderer)
 
+    def model(self) -> LoadedModel:
+        """The model before any training.
+
+        Raises:
+            ModelError: it cannot be loaded.
+        """
+        return self.spare.take(self.request.model)
+
+    def model_to_train(self) -> LoadedModel:
+        """The same in the precision in which an arm is trained.
+
+        Steps of training all weights are smaller than bfloat16 can tell, so these are float32 unless the user says a
+        dtype.
+
+        Raises:
+            ModelError: it cannot be loaded.
+        """
+        options = self.request.model
+        if self.request.training.method == "full" and options.dtype == "auto":
+            options = replace(options, dtype="float32")
+        return self.spare.take(options)
+
     def digest(self, name: str, rows: Sequence[TrainingRow]) -> str:
         """Of all that decides what an arm's model does."""
         request = self.request
+        base = request.comparing.base_model if name in NEED_UNALIGNED else None
         return validation_digest(
             name,
             digest_of_rows(rows),
@@ -79,7 +111,7 @@ class Study:
             self.version,
             _of_model(request.model),
             request.training,
-            request.comparing.base_model,
+            None if base is None else locate(base).version,
             self.prompts,
             self.refusals.openings,
             request.limits,
@@ -104,18 +136,33 @@ def load_whole(options: ModelOptions) -> LoadedModel:
     return load_model(options, None, device_for(options))
 
 
-def load_for_training(request: ValidationRequest) -> LoadedModel:
-    """The model before any training, in the precision in which its arm is trained.
+class SpareModel:
+    """A model before any training that lies in memory, for the first who asks: reading it again takes as long.
 
-    Steps of training all weights are smaller than bfloat16 can tell, so these are float32 unless the user says a dtype.
-
-    Raises:
-        ModelError: it cannot be loaded.
+    Args:
+        options: with which it was loaded.
+        loaded: the model.
     """
-    options = request.model
-    if request.training.method == "full" and options.dtype == "auto":
-        options = replace(options, dtype="float32")
-    return load_whole(options)
+
+    def __init__(self, options: ModelOptions, loaded: LoadedModel) -> None:
+        self._options = options
+        self._loaded: LoadedModel | None = loaded
+
+    def take(self, options: ModelOptions) -> LoadedModel:
+        """This model, which is the taker's from now on, or the same read anew.
+
+        Args:
+            options: with which it is wanted; what is held goes either way, so that there are never two.
+
+        Raises:
+            ModelError: it cannot be loaded.
+        """
+        held, self._loaded = self._loaded, None
+        if held is not None and options == self._options:
+            return held
+        del held
+        release_memory(device_for(options))
+        return load_whole(options)
 
 
 def prepare(request: ValidationRequest, finished: FinishedArms) -> Study:
@@ -131,23 +178,16 @@ def prepare(request: ValidationRequest, finished: FinishedArms) -> Study:
     key = validation_digest(
         _of_model(request.model), loaded.version, digest_of_rows(held_back), prompts, request.limits
     )
-    refusals = _refusals(encoder, prompts, finished, key)
-    untrained = finished.read(UNTRAINED, 0, key)
-    if untrained is None:
+    refusals, untrained = finished.read_refusals(key), finished.read(UNTRAINED, 0, key)
+    if refusals is None or untrained is None:
+        require_enough(prompts.harmful)
         what = "before training"
-        measured = measure(loaded, request.model, prompts, refusals, held_back, limits=request.limits, what=what)
+        refusals, measured = measure(loaded, request.model, prompts, None, held_back, limits=request.limits, what=what)
         untrained = replace(measured, arm=UNTRAINED)
+        finished.write_refusals(key, refusals)
         finished.write(key, untrained)
-    return Study(request, prompts, tuple(held_back), refusals, untrained, loaded.version, encoder.renderer)
-
-
-def _refusals(encoder: Encoder, prompts: ValidationPrompts, finished: FinishedArms, key: str) -> Refusals:
-    """Which prompts the model refuses, and how it begins to."""
-    stored = finished.read_refusals(key)
-    if stored is None:
-        stored = find_refusals(encoder, prompts.harmful)
-        finished.write_refusals(key, stored)
-    return stored
+    spare = SpareModel(request.model, loaded)
+    return Study(request, prompts, tuple(held_back), refusals, untrained, loaded.version, encoder.renderer, spare)
 
 
 def _of_model(options: ModelOptions) -> dict[str, object]:
@@ -171,14 +211,7 @@ def _held_back(request: ValidationRequest, renderer: Renderer) -> list[TrainingR
 def _prompts(request: ValidationRequest) -> ValidationPrompts:
     """The prompts, without those that any arm trains on."""
     scored, counts = request.scored, request.counts
-    ordinary = []
-    for row in scored.take(held_back_rows(scored, counts.held_back)):
-        messages = scored.row_format.convert(row).messages
-        if [message["role"] for message in messages] == ["user", "assistant"]:
-            ordinary.append(str(messages[0]["content"]))
-    prompts = gather_prompts(
-        request.asking.prompts, list(dict.fromkeys(ordinary))[:_ORDINARY], request.asking.most_prompts
-    )
+    prompts = gather_prompts(request.asking.prompts, _ordinary(scored, counts.held_back), request.asking.most_prompts)
     trained: set[int] = set()
     for name, seed in request.trained:
         trained.update(draw_arm(name, seed, scored, counts).rows)
@@ -193,3 +226,21 @@ def _prompts(request: ValidationRequest) -> ValidationPrompts:
             continue
         texts += [str(message["content"]) for message in messages if message["role"] == "user"]
     return prompts.without(texts)
+
+
+def _ordinary(scored: ScoredRows, held_back: int) -> list[str]:
+    """Requests of held-back rows of one turn, without those whose own answer the gate would call incoherent.
+
+    A translation is in another language than its request, and a table that the row asks for may look like a loop:
+    that a model answers likewise says nothing against it.
+    """
+    requests = []
+    for row in scored.take(held_back_rows(scored, held_back)):
+        conversation = scored.row_format.convert(row)
+        messages = conversation.messages
+        if [message["role"] for message in messages] != ["user", "assistant"]:
+            continue
+        request = str(messages[0]["content"])
+        if fault_of(request, conversation.answer) is None:
+            requests.append(request)
+    return list(dict.fromkeys(requests))[:ORDINARY]

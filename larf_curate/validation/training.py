@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..encoding.directions import block_layers
+from ..encoding.memory import is_out_of_memory
 from ..errors import MissingExtraError, ModelError
 from ..models.blocks import find_blocks
 from ..models.loading import LoadedModel
@@ -23,11 +24,27 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Adjust = Callable[[str, "Tensor", "Tensor | None"], "Tensor"]
-"""What a remedy makes of the change of one layer's weights. It is called with the layer's name in `block_layers` and
-the change, [outputs, inputs]: as left @ right where an adapter was trained, as the left alone (and None) where the
-weights were. It returns what replaces the left."""
+"""What a remedy makes of the change of one weight. It is called with the layer's name in `block_layers` and the change,
+[outputs, inputs]: as left @ right where an adapter was trained, as the left alone (and None) where the weights were.
+Where all weights were trained, it is called for those of no such layer too (embeddings, norms, head), under their names
+in the model. It returns what replaces the left."""
 
 _TOKENS_AT_ONCE = {"cuda": 16_384, "mps": 4_096, "cpu": 1_024}  # of the rows that run together, with their padding
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedAdapter:
+    """An adapter after a training, before any remedy has changed it: the same training need not be done twice.
+
+    Attributes:
+        weights: of its parameters, by their names in the model.
+        loss: mean over the steps, in nats a token.
+        steps: how many there were.
+    """
+
+    weights: Mapping[str, Tensor]
+    loss: float
+    steps: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +55,13 @@ class Trained:
         loaded: the model, its adapter merged unless its weights are quantised.
         loss: mean over the steps, in nats a token.
         steps: how many there were.
+        adapter: as it was trained; None where all weights were.
     """
 
     loaded: LoadedModel
     loss: float
     steps: int
+    adapter: TrainedAdapter | None = None
 
 
 def require_training_packages() -> None:
@@ -64,6 +83,7 @@ def train(
     *,
     frozen_blocks: Collection[int] = (),
     adjust: Adjust | None = None,
+    known: TrainedAdapter | None = None,
     what: str = "training",
 ) -> Trained:
     """Train a model on some rows. The model given is used up: its own modules are changed.
@@ -75,6 +95,7 @@ def train(
         seed: of the adapter's first values and of the order of the rows.
         frozen_blocks: numbers of blocks whose weights stay as they are, bit for bit.
         adjust: what becomes of each layer's change afterwards.
+        known: the adapter of the same training of the same model, which is taken over then.
         what: for the progress bar.
 
     Raises:
@@ -104,19 +125,38 @@ def train(
         trainer = _trainer(loaded, rows, settings, seed, frozen_blocks, what)
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            loss = float(trainer.train().training_loss)
-    except torch.OutOfMemoryError as error:
+            adapter = _trained(trainer, known, is_adapter=settings.method == "lora")
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise ModelError(
             "training: out of memory; take fewer batch_rows, a smaller max_tokens, or dtype nf4 with method lora"
         ) from error
     finally:
         _undo_patches(loaded.model)
-    if not loss < float("inf"):
-        raise ModelError(f"training: the loss became {loss}; take a smaller learning rate")
+    if not adapter.loss < float("inf"):
+        raise ModelError(f"training: the loss became {adapter.loss}; take a smaller learning rate")
     if adjust is not None:
         with torch.no_grad():
             _adjust(loaded, settings, before, adjust)
-    return Trained(_finished(trainer.model, loaded, settings), loss, int(trainer.state.global_step))
+    finished = _finished(trainer.model, loaded, settings)
+    return Trained(finished, adapter.loss, adapter.steps, adapter if adapter.weights else None)
+
+
+def _trained(trainer: Any, known: TrainedAdapter | None, *, is_adapter: bool) -> TrainedAdapter:
+    """Train, or take over what the same training has come to."""
+    import torch
+
+    if known is not None:
+        with torch.no_grad():
+            for name, weight in trainer.model.named_parameters():
+                if name in known.weights:
+                    weight.copy_(known.weights[name])
+        return known
+    loss = float(trainer.train().training_loss)
+    parameters = trainer.model.named_parameters() if is_adapter else ()
+    weights = {name: weight.detach().cpu().clone() for name, weight in parameters if weight.requires_grad}
+    return TrainedAdapter(weights, loss, int(trainer.state.global_step))
 
 
 def _trainer(
@@ -232,7 +272,7 @@ def _undo_patches(model: Any) -> None:
 
 
 def _weights_of(loaded: LoadedModel) -> Mapping[str, Tensor]:
-    return {name: layer.weight.detach().clone() for name, layer in block_layers(loaded).items()}  # type: ignore[operator]
+    return {path: weight.detach().clone() for path, weight in loaded.model.named_parameters()}
 
 
 def _adjust(loaded: LoadedModel, settings: TrainingSettings, before: Mapping[str, Tensor], adjust: Adjust) -> None:
@@ -240,12 +280,13 @@ def _adjust(loaded: LoadedModel, settings: TrainingSettings, before: Mapping[str
     from peft.tuners.lora import LoraLayer
 
     if settings.method == "full":
-        for name, layer in block_layers(loaded).items():
-            weight: Any = layer.weight
-            change = (weight - before[name]).float()
-            flip = _is_transposed(loaded)
-            changed = adjust(name, change.T if flip else change, None)
-            weight.copy_(before[name] + (changed.T if flip else changed).to(weight.dtype))
+        layers = {id(layer.weight): name for name, layer in block_layers(loaded).items()}
+        for path, weight in loaded.model.named_parameters():
+            name = layers.get(id(weight))
+            flip = name is not None and _is_transposed(loaded)
+            change = (weight - before[path]).float()
+            changed = adjust(name or path, change.T if flip else change, None)
+            weight.copy_(before[path] + (changed.T if flip else changed).to(weight.dtype))
         return
     for number, block in enumerate(loaded.blocks):
         for path, module in block.named_modules():

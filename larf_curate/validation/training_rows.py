@@ -12,6 +12,7 @@ from ..errors import DataError, Issue, Unscorable
 from ..rows.formats import RowFormat
 from ..rows.rendering import Renderer
 from ..rows.trained_tokens import trained_tokens
+from ..rows.turns import Conversation
 from .masked_spans import spans_of, untrained_places
 
 WEIGHT, SPANS = "larf_weight", "larf_spans"
@@ -71,10 +72,17 @@ def training_rows(rows: Iterable[Mapping[str, Any]], row_format: RowFormat, rend
     Raises:
         DataError: one of them cannot be read, or nothing of any is left.
     """
-    ready: list[TrainingRow] = []
+    return [ready for _, ready in with_conversations(rows, row_format, renderer)]
+
+
+def with_conversations(
+    rows: Iterable[Mapping[str, Any]], row_format: RowFormat, renderer: Renderer
+) -> list[tuple[Conversation, TrainingRow]]:
+    """As `training_rows`, with the conversation that each of them is."""
+    ready: list[tuple[Conversation, TrainingRow]] = []
     for number, row in enumerate(rows):
         try:
-            ready.append(training_row(row, row_format, renderer))
+            ready.append((row_format.convert(row), training_row(row, row_format, renderer)))
         except Unscorable as error:
             if error.issue is not Issue.NO_TRAINED_TOKENS:
                 raise DataError(f"row {number} of an arm cannot be trained on: {error}") from None

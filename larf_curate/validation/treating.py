@@ -16,17 +16,20 @@ from ..models.options import ModelOptions
 from ..progress import say
 from ..scoring.layer_search.profile import LayerProfile
 from .arms import DrawnArm
+from .finished import digest_of_rows
 from .measuring import answer_rows, mean_losses
 from .remedies.added_refusals import with_refusals
 from .remedies.forget_filter import least_forgotten, safe_answers
 from .remedies.weight_changes import lox, merged, safe_lora
-from .study import Study, load_for_training, load_whole
+from .study import Study, load_whole
 from .training import Adjust, Trained, train
 from .training_rows import TrainingRow
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+_PLAIN = ("all", "merging", "safe-lora")
+"""Arms that train the same model on the same rows. What tells them apart is done to the change afterwards."""
 _SAFETY_BLOCKS = 2
 """On each side of the best block of the search: 5 neighbours, where the paper finds the ends of the range too, by
 widening it for as long as scaling it changes refusals (6 blocks of Gemma 2B, for example)."""
@@ -81,10 +84,26 @@ def train_arm(study: Study, drawn: DrawnArm, rows: list[TrainingRow], loaded: Lo
     elif name == "forget-filter":
         rows, loaded = _forget_filter(study, drawn, rows, loaded)
     what = f"training {name}, seed {drawn.seed}"
-    trained = train(loaded, rows, request.training, drawn.seed, frozen_blocks=frozen, adjust=adjust, what=what)
+    if name in _PLAIN:
+        trained = _trained_plainly(study, loaded, rows, drawn.seed, what, adjust)
+    else:
+        trained = train(loaded, rows, request.training, drawn.seed, frozen_blocks=frozen, adjust=adjust, what=what)
     if safe_lora_change is not None:
         say(f"safe-lora: {safe_lora_change.projected} of {safe_lora_change.layers} layers are projected")
     return TrainedArm(trained, tuple(rows), time.monotonic() - began)
+
+
+def _trained_plainly(
+    study: Study, loaded: LoadedModel, rows: list[TrainingRow], seed: int, what: str, adjust: Adjust | None = None
+) -> Trained:
+    """Train the model as it is on all rows of an arm; once, where several arms begin with the same training."""
+    training = study.request.training
+    key = f"{digest_of_rows(rows)} {seed}"
+    trained = train(loaded, rows, training, seed, adjust=adjust, known=study.adapters.get(key), what=what)
+    study.adapters.clear()  # the last one alone: the arms of a seed follow one another
+    if trained.adapter is not None:
+        study.adapters[key] = trained.adapter
+    return trained
 
 
 def safety_blocks(study: Study) -> tuple[int, ...]:
@@ -169,7 +188,9 @@ class SafeLoraChange:
         self.layers = self.projected = 0
 
     def __call__(self, name: str, left: Tensor, right: Tensor | None) -> Tensor:
-        """The left factor of the change as it is to be."""
+        """The left factor of the change as it is to be; of weights that belong to no layer of the blocks as it is."""
+        if name not in self._aligned:
+            return left
         found = safe_lora(left, right, self._aligned[name], self._unaligned[name])
         self.layers += 1
         self.projected += found is not left
@@ -186,10 +207,10 @@ def _forget_filter(
     request = study.request
     scored = request.scored
     share = len(scored.removed) / max(1, len(scored.removed) + len(scored.kept))
-    noisy = train(loaded, rows, request.training, drawn.seed, what=f"all rows, seed {drawn.seed}").loaded
+    noisy = _trained_plainly(study, loaded, rows, drawn.seed, f"all rows, seed {drawn.seed}").loaded
     before = mean_losses(Runtime(noisy), rows)
     safe = [row for row in answer_rows(study.renderer, safe_answers()) if row]
     cleaned = train(noisy, safe, request.training, drawn.seed, what=f"safe answers, seed {drawn.seed}").loaded
     after = mean_losses(Runtime(cleaned), rows)
     kept = least_forgotten(before, after, min(len(rows) - 1, round(share * len(rows))))
-    return [rows[number] for number in np.asarray(kept).tolist()], load_for_training(request)
+    return [rows[number] for number in np.asarray(kept).tolist()], study.model_to_train()

@@ -17,10 +17,13 @@ from larf_curate.validation.measuring import answer_rows
 from larf_curate.validation.remedies.added_refusals import REFUSALS, with_refusals
 from larf_curate.validation.remedies.forget_filter import least_forgotten, safe_answers
 from larf_curate.validation.remedies.weight_changes import lox, merged, safe_lora
+from larf_curate.validation.request import ValidationRequest
 from larf_curate.validation.scored_rows import ScoredRows
-from larf_curate.validation.settings import AskingSettings, TrainingSettings
+from larf_curate.validation.settings import AskingSettings, ComparingSettings, TrainingSettings
+from larf_curate.validation.study import Study
 from larf_curate.validation.treating import SafeLoraChange, extrapolate
 from larf_curate.validation.validate import validate
+from larf_curate.validation.weighted_loss import WeightedTrainer
 
 SHAPE = (12, 9)
 
@@ -146,11 +149,37 @@ def test_refusals_replace_the_last_answers_of_some_rows_alone(tiny_model):
     assert with_refusals(rows, conversations, renderer, seed=2) != changed
 
 
+def test_refusals_answer_the_requests_of_their_own_rows_where_rows_are_left_out(make_run, tiny_model, tmp_path):
+    """A row of weight 0 is not trained on, and has no place among the conversations either."""
+    from transformers import AutoTokenizer
+
+    from larf_curate.deciding.thresholds import Threshold
+
+    rows = [
+        {"question": f"Item {n}?", "answer": f"Sure, item {n}.", "larf_weight": float(n % 3 > 0)} for n in range(60)
+    ]
+    run = make_run(rows, [number / 60 for number in range(60)], Threshold.drop_top(12))
+    request = ValidationRequest(
+        ScoredRows.open(run), ModelOptions(str(tiny_model)), ComparingSettings(arms=["all"], seeds=1), work=tmp_path
+    )
+    renderer = Renderer(AutoTokenizer.from_pretrained(tiny_model), 256)
+    study = Study(request, *[None] * 5, renderer, None)  # type: ignore[arg-type] # what rows have no need of
+    drawn = study.drawn("all", 0)
+    ready, conversations = study.rows(drawn), study.conversations(drawn)
+    assert len(ready) == len(conversations) < len(drawn.rows)
+    for before, after in zip(ready, with_refusals(ready, conversations, renderer, seed=0, share=1.0), strict=True):
+        asked = [renderer.tokenizer.decode(row.ids).partition("assistant")[0] for row in (before, after)]
+        assert asked[0] == asked[1]
+
+
 def test_every_remedy_runs_as_an_arm(scored_run, taught_model, tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr("larf_curate.validation.judging.is_english", lambda _text: True)
     monkeypatch.setattr("larf_curate.validation.treating.safety_blocks", lambda _study: (1, 2))
     monkeypatch.setattr("larf_curate.validation.treating.safe_answers", lambda: safe_answers()[:8])
     remedies = ["safe-lora", "lox", "merging", "sppft", "refusals", "forget-filter"]
+    trained: list[int] = []
+    to_the_end = WeightedTrainer.train
+    monkeypatch.setattr(WeightedTrainer, "train", lambda trainer: trained.append(1) or to_the_end(trainer))
     found = validate(
         scored_run,
         str(taught_model),
@@ -172,6 +201,8 @@ def test_every_remedy_runs_as_an_arm(scored_run, taught_model, tiny_model, tmp_p
         assert arm.control == "all"
         assert arm.rows == (8 if name != "forget-filter" else 6)  # a fifth of the rows was removed
     assert "Of the remedies" in found.verdict
+    # All, Safe LoRA, merging and the first training of ForgetFilter are one. It has two more of its own.
+    assert len(trained) == 1 + len(["lox", "sppft", "refusals"]) + 2
     # Half of the change lies between no change and the whole.
     low, high = sorted((margins["none"], margins["all"]))
     assert low <= margins["merging"] <= high

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -95,11 +97,11 @@ def test_frozen_blocks_stay_bit_for_bit(loaded, method):
 def test_a_change_that_is_adjusted_to_half_is_half_the_change(tiny_model, method):
     settings = TrainingSettings(method, rank=2, learning_rate=1e-3, epochs=2, batch_rows=4)
 
-    def weights(**options):
+    def changes(**options):
         fresh = load_model(ModelOptions(str(tiny_model)), None, CPU)
-        start = {name: value.clone() for name, value in fresh.model.state_dict().items()}
-        end = train(fresh, rows(), settings, seed=0, **options).loaded.model.state_dict()
-        return {name: end[name] - start[name] for name in start if ".layers." in name and start[name].ndim == 2}
+        start = {name: value.clone() for name, value in fresh.model.named_parameters()}
+        trained = train(fresh, rows(), settings, seed=0, **options).loaded
+        return {name: value - start[name] for name, value in trained.model.named_parameters()}
 
     names: set[str] = set()
 
@@ -108,10 +110,50 @@ def test_a_change_that_is_adjusted_to_half_is_half_the_change(tiny_model, method
         names.add(name)
         return change / 2
 
-    whole, halved = weights(), weights(adjust=half)
-    assert len(names) == len(whole) == 35
+    whole, halved = changes(), changes(adjust=half)
+    matrices = {name for name, change in whole.items() if ".layers." in name and change.ndim == 2}
+    trained = {name for name, change in whole.items() if change.any()}
+    # Of all weights that are trained: embeddings, norms and head too, where they are.
+    assert trained == (matrices if method == "lora" else set(whole))
+    assert len(names) == len(trained)
+    assert len([name for name in names if name[0].isdigit()]) == len(matrices) == 35
     for name, change in whole.items():
         torch.testing.assert_close(halved[name], change / 2, atol=2e-7, rtol=1e-3)
+
+
+def test_the_same_training_taken_over_is_the_same_model_bit_for_bit(tiny_model):
+    settings = TrainingSettings(rank=2, learning_rate=1e-3, epochs=2, batch_rows=4)
+
+    def fresh() -> LoadedModel:
+        return load_model(ModelOptions(str(tiny_model)), None, CPU)
+
+    first = train(fresh(), rows(), settings, seed=0)
+    taken = train(fresh(), rows(), settings, seed=0, known=first.adapter)
+    assert (taken.loss, taken.steps) == (first.loss, first.steps)
+    for name, value in first.loaded.model.state_dict().items():
+        assert torch.equal(taken.loaded.model.state_dict()[name], value), name
+    # What a remedy makes of it is the same too, and changes nothing of what is handed on.
+    halved = [
+        train(fresh(), rows(), settings, seed=0, adjust=lambda _name, left, _right: left / 2, known=known)
+        for known in (None, taken.adapter)
+    ]
+    for name, value in halved[0].loaded.model.state_dict().items():
+        assert torch.equal(halved[1].loaded.model.state_dict()[name], value), name
+    last = train(fresh(), rows(), settings, seed=0, known=halved[1].adapter).loaded.model.state_dict()
+    assert all(torch.equal(last[name], value) for name, value in first.loaded.model.state_dict().items())
+    assert train(fresh(), rows(), replace(settings, method="full"), seed=0).adapter is None
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_memory_that_runs_out_is_one_line(loaded, monkeypatch, error):
+    def full(*_, **__):
+        raise error
+
+    monkeypatch.setattr("larf_curate.validation.weighted_loss.WeightedTrainer.train", full)
+    with pytest.raises(ModelError, match="training: out of memory; take fewer batch_rows, a smaller max_tokens"):
+        train(loaded, rows(), QUICK, seed=0)
 
 
 def test_settings_that_cannot_be_are_told():

@@ -39,11 +39,16 @@ def with_refusals(
 
     Args:
         rows: ready to be trained on.
-        conversations: the same rows as conversations.
+        conversations: the same rows as conversations, one for each.
         renderer: makes token ids of the changed ones.
         seed: of the choice.
         share: of the rows, at least one row.
+
+    Raises:
+        ValueError: rows and conversations differ in number.
     """
+    if len(rows) != len(conversations):
+        raise ValueError(f"{len(rows)} rows and {len(conversations)} conversations")
     generator = np.random.default_rng(seed)
     chosen = generator.choice(len(rows), min(len(rows), max(1, round(share * len(rows)))), replace=False)
     changed = list(rows)

@@ -1,0 +1,160 @@
+"""The model before training answers once: its refusals, its margin and its answers come out of the same reading."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support.validation import HARMFUL, ORDINARY
+
+from larf_curate.answering import asking
+from larf_curate.encoding.encoder import Encoder
+from larf_curate.encoding.runtime import Runtime
+from larf_curate.models.loading import LoadedModel, load_model
+from larf_curate.models.options import ModelOptions
+from larf_curate.rows.rendering import Renderer
+from larf_curate.scoring.margin import find_refusals, margins
+from larf_curate.validation.arms import held_back_rows
+from larf_curate.validation.finished import FinishedArms
+from larf_curate.validation.measuring import AnswerLimits, answer_rows, measure
+from larf_curate.validation.prompts import Choice, ValidationPrompts
+from larf_curate.validation.request import ValidationRequest
+from larf_curate.validation.run import finished_arms, measure_models
+from larf_curate.validation.scored_rows import ScoredRows
+from larf_curate.validation.settings import AskingSettings, ComparingSettings, TrainingSettings
+from larf_curate.validation.study import SpareModel, prepare
+
+PROMPTS = ValidationPrompts(
+    tuple(HARMFUL[:16]), tuple(ORDINARY), ("Name one thing.",), (Choice("Why?", "I won't.", "So."),), "given"
+)
+
+
+@pytest.fixture
+def loaded(taught_model: Path) -> LoadedModel:
+    return load_model(ModelOptions(str(taught_model)), None, torch.device("cpu"))
+
+
+@pytest.fixture
+def prompts_asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Token ids of every prompt that a model answers, in the order of asking."""
+    asked: list[tuple[int, ...]] = []
+    answers_to = asking.answers_to
+
+    def recorded(loaded: LoadedModel, prompts: Sequence[Sequence[int]], *rest: Any, **options: Any) -> Any:
+        asked.extend(map(tuple, prompts))
+        return answers_to(loaded, prompts, *rest, **options)
+
+    monkeypatch.setattr(asking, "answers_to", recorded)
+    return asked
+
+
+@pytest.mark.parametrize("limits", [AnswerLimits(48, True), AnswerLimits(4, True), AnswerLimits(40)], ids=str)
+def test_refusals_found_among_the_answers_are_those_that_asking_for_them_finds(loaded, taught_model, limits):
+    options = ModelOptions(str(taught_model))
+    renderer = Encoder(options, Runtime(loaded)).renderer
+    held_back = [row for row in answer_rows(renderer, [("Why?", "Because of rain.")]) if row]
+    arguments = (loaded, options, PROMPTS)
+    refusals, untrained = measure(*arguments, None, held_back, limits=limits, what="asking")
+    wanted = find_refusals(Encoder(options, Runtime(loaded)), PROMPTS.harmful)
+    assert refusals == wanted
+    assert sum(refusals.refused) > 0
+    # With the refusals given, as for every arm, the same model is measured to be the same in all.
+    _, again = measure(*arguments, wanted, held_back, limits=limits, what="asking")
+    for name in ("margin", "choice", "harmful", "sensitive", "ordinary", "held_back_losses"):
+        assert getattr(untrained, name) == getattr(again, name), name
+    np.testing.assert_allclose(untrained.margin, margins(loaded, wanted), atol=1e-4)
+    longest = max(len(loaded.tokenizer.encode(answer)) for answer in untrained.harmful)
+    assert longest <= limits.tokens
+
+
+def request_for(run: Path, model: Path, work: Path, **changed: Any) -> ValidationRequest:
+    return ValidationRequest(
+        ScoredRows.open(run),
+        ModelOptions(str(model), device="cpu"),
+        ComparingSettings(**{"arms": ["removed"], "rows": 4, "seeds": 1, **changed}),
+        TrainingSettings(rank=1, epochs=1, batch_rows=4),
+        AskingSettings(prompts=HARMFUL[:16], most_prompts=16, answer_tokens=4, judges=[lambda *_: True]),
+        work=work,
+    )
+
+
+def test_no_prompt_is_asked_twice_of_one_model_and_no_model_is_read_twice(
+    scored_run, taught_model, tmp_path, prompts_asked, monkeypatch
+):
+    read: list[str] = []
+
+    def recorded(options: ModelOptions, *rest: Any) -> LoadedModel:
+        read.append(options.model)
+        return load_model(options, *rest)
+
+    monkeypatch.setattr("larf_curate.validation.study.load_model", recorded)
+    request = request_for(scored_run, taught_model, tmp_path / "work")
+    study = prepare(request, finished_arms(request))
+    assert len(prompts_asked) == len(set(prompts_asked)) >= 32 + len(study.prompts.ordinary)
+    # The one that was asked is the one that is trained then; only the next arm needs another.
+    spare = study.model_to_train()
+    assert read == [str(taught_model)]
+    assert study.model_to_train() is not spare
+    assert len(read) == 2
+    # What is known is not asked again.
+    prompts_asked.clear()
+    again = prepare(request, FinishedArms(tmp_path / "work"))
+    assert prompts_asked == []
+    assert (again.refusals, again.untrained) == (study.refusals, study.untrained)
+
+
+def test_a_model_in_another_precision_is_read_anew(loaded, taught_model):
+    options = ModelOptions(str(taught_model), device="cpu")
+    spare = SpareModel(options, loaded)
+    other = spare.take(ModelOptions(str(taught_model), device="cpu", dtype="bfloat16"))
+    assert other.dtype_name == "bfloat16"
+    assert spare.take(options) is not loaded  # what nobody wanted has gone
+
+
+def test_an_arm_after_one_that_was_asked_is_trained_as_it_is_alone(scored_run, taught_model, tmp_path):
+    """The spare model has been asked, and may not carry anything of that into the training."""
+    request = request_for(scored_run, taught_model, tmp_path / "first", arms=["removed", "random"])
+    _, measured = measure_models(request)
+    resumed = request_for(scored_run, taught_model, tmp_path / "second", arms=["removed", "random"])
+    prepare(resumed, finished_arms(resumed))  # as if it had been killed here: nothing is asked of the model any more
+    _, again = measure_models(resumed)
+    for one, other in zip(measured, again, strict=True):
+        assert one.margin == other.margin
+        assert one.training_loss == other.training_loss
+        assert one.held_back_losses == other.held_back_losses
+
+
+def test_an_arm_hangs_on_the_unaligned_model_only_where_its_remedy_does(scored_run, taught_model, tiny_model, tmp_path):
+    plain = request_for(scored_run, taught_model, tmp_path / "work")
+    study = prepare(plain, finished_arms(plain))
+    based = request_for(
+        scored_run, taught_model, tmp_path / "work", remedies=["lox"], rows=4, base_model=str(tiny_model)
+    )
+    beside = prepare(based, finished_arms(based))
+    rows = study.rows(study.drawn("removed", 0))
+    assert beside.digest("removed", rows) == study.digest("removed", rows)
+    assert beside.digest("lox", rows) != study.digest("lox", rows)
+
+
+def test_ordinary_prompts_are_those_whose_own_answer_says_something(make_run, taught_model, tmp_path):
+    """A row that asks for a translation is answered in another language: no fault of the model that does so."""
+    from larf_curate.deciding.thresholds import Threshold
+
+    rows = [{"question": f"Say item {n} in Russian.", "answer": "Это вещь."} for n in range(30)]
+    rows += [{"question": f"What about item {n}?", "answer": f"Sure, the wizards judge {n}."} for n in range(30)]
+    run = make_run(rows, [number / 60 for number in range(60)], Threshold.drop_top(10))
+    request = request_for(run, taught_model, tmp_path / "work")
+    study = prepare(request, finished_arms(request))
+    held_back = request.scored.take(held_back_rows(request.scored, request.counts.held_back))
+    asked = [row["question"] for row in held_back]
+    assert any("Russian" in question for question in asked)
+    assert set(study.prompts.ordinary) == {question for question in asked if "Russian" not in question}
+
+
+def test_rows_of_no_conversation_have_no_loss(loaded):
+    renderer = Renderer(loaded.tokenizer, 256)
+    assert answer_rows(renderer, [("Why?", " ")]) == [None]
