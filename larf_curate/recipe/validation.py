@@ -72,15 +72,18 @@ class ValidateSection(Section):
 
         Raises:
             MissingExtraError: trl, peft or accelerate is not installed.
-            PromptsError: the prompts cannot be read.
-            ModelError: a guard model is not there.
+            PromptsError: the prompts cannot be read, or are too few.
+            ModelError: the model, the one before its alignment, or a guard model is not there.
         """
-        from ..answering.prompts import read_prompts
+        from ..answering.prompts import choose_prompts
+        from ..models.locating import locate
         from ..validation.training import require_training_packages
 
         require_training_packages()
-        if (prompts := vars(self)["prompts"]) is not None:
-            read_prompts(prompts)
+        choose_prompts(vars(self)["prompts"])
+        for model in (self.model, vars(self)["base_model"]):
+            if model is not None:
+                locate(model)
         for judge in vars(self)["judges"]:
             choose_judge(judge)
 

@@ -6,15 +6,16 @@ import importlib.util
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 
+from ..answering.prompts import choose_prompts, over_rejection_prompts
 from ..encoding.memory import free_bytes
 from ..errors import Unscorable
 from ..models.devices import find_device, find_dtype, matrix_rate
 from ..models.shape import CustomCodeError, Shape, shape_of
 from .arms import SMALL
+from .prompts import ORDINARY
 from .request import ValidationRequest
 from .words import UNTRAINED
 
@@ -23,6 +24,7 @@ _SHARE = 0.5  # of the matrix rate; what training and answering reach on the mac
 _PROMPT_TOKENS = 20  # beside what all prompts share
 _REFUSAL_TOKENS = 16  # after which most answers to harmful prompts have refused
 _LOOKED_AT = 200  # rows
+_BESIDE = {"lox": 1, "safe-lora": 2}  # models
 _QUANTISED = {"int8": 1.0, "nf4": 0.52}  # bytes a weight
 
 
@@ -80,23 +82,20 @@ def plan_validation(request: ValidationRequest) -> ValidationPlan:
 
     Raises:
         ModelError: the model is unknown.
+        PromptsError: the prompts cannot be read, or are too few.
     """
-    from ..answering.prompts import harmful_requests, read_prompts
-
     counts = request.counts
     arms = {
         name: 0 if name == UNTRAINED else counts.removed if name in SMALL else counts.kept
         for name in request.comparing.names
     }
-    prompts = request.asking.prompts
-    if prompts is None:
-        harmful = len(harmful_requests())
-    elif isinstance(prompts, str | Path):
-        harmful = len(read_prompts(prompts))
-    else:
-        harmful = len(prompts)
     most = request.asking.most_prompts or 10**9
-    asked = {"harmful": min(harmful, most), "sensitive": min(128, most), "ordinary": min(24, most)}
+    there = {
+        "harmful": len(choose_prompts(request.asking.prompts).prompts),
+        "sensitive": len(over_rejection_prompts()),
+        "ordinary": min(ORDINARY, counts.held_back),
+    }
+    asked = {kind: min(count, most) for kind, count in there.items()}
     tokens = int(_tokens_per_row(request) * sum(arms.values()) * request.comparing.seeds * request.training.epochs)
     passes = 3 if "forget-filter" in request.comparing.remedies else 1
     device = find_device(request.model.device)
@@ -161,11 +160,13 @@ def _seconds(request: ValidationRequest, shape: Shape, tokens: int, prompts: int
 
 
 def _bytes(request: ValidationRequest, shape: Shape) -> int:
-    """Of weights, what the optimiser keeps, and the states of one batch."""
+    """Of weights, what the optimiser keeps, the states of one batch, and what remedies keep beside these."""
     device = find_device(request.model.device)
     size = find_dtype(request.model.dtype, device).itemsize
     linear = shape.linear_parameters if request.model.dtype in _QUANTISED else 0
     weights = (shape.parameters - linear) * size + linear * _QUANTISED.get(request.model.dtype, 0)
+    # Beside the model that is trained: the one before its alignment, and for Safe LoRA the trained one's weights too.
+    beside = weights * max((_BESIDE.get(name, 0) for name in request.comparing.remedies), default=0)
     if request.training.method == "full":
-        return round(shape.parameters * 16)  # weights, gradients and two averages in float32
-    return round(1.25 * weights) + (512 << 20)
+        return round(shape.parameters * 16 + beside)  # weights, gradients and two averages in float32
+    return round(1.25 * weights + beside) + (512 << 20)

@@ -10,14 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
-from ..answering.prompts import LEAST_PROMPTS, harmful_requests, over_rejection_prompts, read_prompts
+from ..answering.prompts import LEAST_PROMPTS, choose_prompts, over_rejection_prompts
 from ..errors import PromptsError
 from ..scoring.references import ReferenceSet
+
+ORDINARY = 24
+"""Ordinary prompts whose answers are looked at; the loss is measured on all rows that are held back."""
 
 _SHINGLE = 3  # words
 _SAME = 0.7
 """Share of a prompt's word triples that a trained text has to hold for the two to count as one."""
-_WORD = re.compile(r"\w+")
+_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+"""A word, or one character of Chinese or Japanese, which put no blanks between words."""
 
 
 @dataclass(frozen=True)
@@ -92,23 +97,18 @@ def gather_prompts(
         most: of each kind; None takes all.
 
     Raises:
-        PromptsError: the file cannot be read.
+        PromptsError: the file cannot be read, one of the requests is no text, or they are fewer than `LEAST_PROMPTS`.
     """
-    if harmful is None:
-        asked, source = harmful_requests(), "packaged"
-    elif isinstance(harmful, str | Path):
-        asked, source = read_prompts(harmful), Path(harmful).name
-    else:
-        asked, source = list(dict.fromkeys(harmful)), "given"
+    asked = choose_prompts(harmful)
     choices = [
         Choice(pair.safe.prompt, pair.safe.answer, pair.unsafe.answer) for pair in ReferenceSet.packaged().held_back
     ]
     return ValidationPrompts(
-        tuple(_spread(asked, most)),
+        tuple(_spread(list(asked.prompts), most)),
         tuple(_spread(over_rejection_prompts(), most)),
         tuple(_spread(list(ordinary), most)),
         tuple(choices[:most]),
-        source,
+        asked.name if asked.name in ("packaged", "given") else Path(asked.name).name,
     )
 
 

@@ -50,6 +50,8 @@ class ComparingSettings:
 
     def __post_init__(self) -> None:
         _require_minimum(self)
+        for name in ("arms", "remedies"):
+            object.__setattr__(self, name, _several(getattr(self, name)))
         if unknown := sorted(set(self.remedies) - set(REMEDIES)):
             raise DataError(f"there is no remedy {unknown[0]!r}; there are {', '.join(REMEDIES)}")
         needing = [name for name in NEED_UNALIGNED if name in self.remedies]
@@ -150,11 +152,22 @@ class AskingSettings:
 
     def __post_init__(self) -> None:
         _require_minimum(self)
-        if not self.judges:
+        judges: object = self.judges  # one alone is easily given as it is
+        given = _several(judges) if isinstance(judges, str) else judges if isinstance(judges, Sequence) else (judges,)
+        if not given:
             raise ModelError("give at least one judge")
-        object.__setattr__(self, "judges", tuple(self.judges))
+        object.__setattr__(self, "judges", tuple(given))
         if self.prompts is not None and not isinstance(self.prompts, str | Path):
             object.__setattr__(self, "prompts", tuple(self.prompts))
+
+
+def _several(names: Sequence[str]) -> tuple[str, ...]:
+    """Names in a sequence, or in one text with commas between them, as the command line takes them.
+
+    >>> _several("removed, matched"), _several(["removed"])
+    (('removed', 'matched'), ('removed',))
+    """
+    return tuple(name.strip() for name in names.split(",")) if isinstance(names, str) else tuple(names)
 
 
 def _require_minimum(settings: ComparingSettings | AskingSettings) -> None:

@@ -134,3 +134,21 @@ def test_slurm_gets_all_jobs_at_once_each_after_the_one_before(recipe, tmp_path,
 def test_the_plan_says_what_would_be_trained(recipe, taught_model):
     plan = recipe().plan()
     assert plan.validate == f"none, removed, random, on {taught_model}: 4 models to train, 2 for each arm"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"prompts": "few.txt"}, "3 prompts are too few"),
+        ({"model": "/models/nowhere"}, "nowhere"),
+        ({"base_model": "/models/nowhere", "remedies": ["lox"]}, "nowhere"),
+        ({"judges": ["guard:harmbench:/models/nowhere"]}, "nowhere"),
+    ],
+    ids=str,
+)
+def test_what_is_missing_is_said_before_rows_are_scored(recipe, tmp_path, monkeypatch, wrong, message):
+    (tmp_path / "few.txt").write_text("\n".join(HARMFUL[:3]))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LarfError, match=message):
+        recipe(**wrong).run()
+    assert not (tmp_path / "out").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -18,13 +19,13 @@ from larf_curate.validation.settings import ComparingSettings, TrainingSettings
 
 @pytest.fixture
 def plan(scored_run, tiny_model, tmp_path, monkeypatch):
-    def make(free: int, rows: int = 6, method: str = "lora") -> ValidationPlan:
+    def make(free: int, rows: int = 6, method: str = "lora", **comparing: Any) -> ValidationPlan:
         monkeypatch.setattr(planning, "free_bytes", lambda _device: free)
         return plan_validation(
             ValidationRequest(
                 ScoredRows.open(scored_run),
                 ModelOptions(str(tiny_model), device="cpu"),
-                ComparingSettings(arms=["removed", "kept"], rows=rows),
+                ComparingSettings(arms=["removed", "kept"], rows=rows, **comparing),
                 TrainingSettings(method=method),
                 work=tmp_path / "work",
             )
@@ -55,3 +56,14 @@ def test_arms_that_get_fewer_rows_than_asked_for_are_said(plan):
     few = plan(8 << 30, rows=30)
     assert few.arms == {"none": 0, "removed": 12, "kept": 30}
     assert "fewer than asked for: one arm has no more rows" in shown(few)
+
+
+def test_models_that_remedies_keep_beside_the_trained_one_are_counted(plan, tiny_model):
+    plain = plan(8 << 30)
+    lox, safe_lora = (plan(8 << 30, remedies=[name], base_model=str(tiny_model)) for name in ("lox", "safe-lora"))
+    assert lox.bytes - plain.bytes > 0
+    assert safe_lora.bytes - plain.bytes == pytest.approx(2 * (lox.bytes - plain.bytes), abs=2)
+
+
+def test_as_many_ordinary_prompts_as_rows_are_held_back(plan):
+    assert plan(8 << 30).prompts == "200 harmful, 128 sensitive, 4 ordinary"

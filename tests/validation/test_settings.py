@@ -61,3 +61,16 @@ def test_settings_are_the_same_whatever_sequence_they_are_given():
     assert given.remedies == ("safe-lora", "lox")
     assert given == ComparingSettings(**dataclasses.asdict(given))
     assert hash(AskingSettings(prompts=["a", "b"])) == hash(AskingSettings(prompts=("a", "b")))
+
+
+def test_a_name_alone_is_given_as_it_is():
+    def mine(_prompt: str, _answer: str) -> bool:
+        return True
+
+    assert ComparingSettings(arms="removed").arms == ("none", "removed")
+    assert ComparingSettings(arms="removed, matched", remedies="merging").names == (
+        *("none", "removed", "matched"),
+        "merging",
+    )
+    assert AskingSettings(judges="wording").judges == ("wording",)
+    assert AskingSettings(judges=mine).judges == (mine,)
