@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -65,6 +67,17 @@ def scratch_path(path: Path, *, directory: bool) -> Iterator[Path]:
                 shutil.rmtree(scratch, ignore_errors=True)
             else:
                 scratch.unlink(missing_ok=True)
+
+
+def require_writable(path: Path) -> None:
+    """Find out before long work, not after it, that a file cannot be written there. Nothing is left there.
+
+    Raises:
+        OutputError: it cannot be.
+    """
+    with scratch_path(path, directory=False):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
 
 
 @contextlib.contextmanager

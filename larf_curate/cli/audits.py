@@ -52,7 +52,7 @@ def audit(
     **options: Unpack[FitOptions],
 ) -> None:
     """Measure, on a sample of rows, whether a score says which rows erode the refusals of a model."""
-    from ..atomic import write_bytes
+    from ..atomic import require_writable, write_bytes
     from ..console import show_audit
     from ..publishing.audit_plot import draw_audit
     from ..scoring.scorer import LARFScorer
@@ -64,6 +64,10 @@ def audit(
     is_a_run = is_run(data)
     if not is_a_run and model is None and not scorer:
         raise typer.BadParameter("say on which model damage is to be measured", param_hint="--model")
+    if out is None and is_a_run:
+        out = Path(data) / AUDIT
+    if out is not None:
+        require_writable(out)
     reading = reading_of(format, columns, join)
     fitted = [LARFScorer.from_pretrained(name, format=reading) for name in scorer or ()]
     found: Audit = measure(
@@ -79,8 +83,6 @@ def audit(
         print(found.to_json())
     else:
         show_audit(found)
-    if out is None and is_a_run:
-        out = Path(data) / AUDIT
     if out is not None:
         write_bytes(out, found.to_json().encode())
         picture = out.with_suffix(".png")

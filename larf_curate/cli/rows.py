@@ -96,7 +96,9 @@ def score(
             from ..engines.guard_column import add_guard_column
 
             clear_caches()  # the scorer's model makes room for the guard
-            unsafe = add_guard_column(path, judge, reading_of(format, columns, join))
+            reading = reading_of(format, columns, join)
+            files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]  # with --split all a directory
+            unsafe = sum(add_guard_column(file, judge, reading) for file in files)
     if json:
         print(summary.to_json())
     elif str(out) == STANDARD:

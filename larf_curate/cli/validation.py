@@ -39,7 +39,7 @@ def validate(
     """Did removing those rows help? Train on them and on rows like them, ask, judge and compare."""
     from ..console import show_validation, show_validation_plan
     from ..models.options import ModelOptions
-    from ..publishing.write_validation import write_validation
+    from ..publishing.write_validation import require_places, write_validation
     from ..validation.plan import plan_validation
     from ..validation.processes import processes
     from ..validation.request import ValidationRequest
@@ -64,6 +64,8 @@ def validate(
             show_validation_plan(plan)
     if dry_run:
         return
+    if first:
+        require_places(run, out)
     study, measured = measure_models(request)
     if not first:
         return

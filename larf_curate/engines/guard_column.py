@@ -22,7 +22,7 @@ def add_guard_column(path: Path, guard: GuardJudge, format: str = "auto") -> int
     """Rewrite a scored file with the column `guard_unsafe`: content that is itself unsafe, which no score looks for.
 
     Args:
-        path: `.parquet` or `.jsonl`; an earlier column of this name is replaced.
+        path: `.parquet`, `.jsonl` or `.csv`; an earlier column of this name is replaced.
         guard: the model.
         format: how rows become conversations.
 

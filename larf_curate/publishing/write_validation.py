@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..atomic import write_bytes, write_text
+from ..atomic import require_writable, write_bytes, write_text
 from ..validation.results import VALIDATION, Validation
 from ..written import claim
 from .validation_plots import draw_validation
 from .write_report import PLOTS
+
+
+def require_places(run: Path, out: Path | None) -> None:
+    """Find out before hours of training that the result cannot be written where `write_validation` writes it.
+
+    Raises:
+        OutputError: as for `write_validation`.
+    """
+    claim(run, {VALIDATION})
+    for path in (run / VALIDATION, out):
+        if path is not None:
+            require_writable(path)
 
 
 def write_validation(found: Validation, run: str | Path | None, out: Path | None = None) -> tuple[Path, ...]:

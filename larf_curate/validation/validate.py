@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Unpack, cast
 
-from ..atomic import write_text
+from ..atomic import require_writable, write_text
 from ..deciding.datasets import Parts
 from ..models.options import FitOptions, ModelOptions
 from .processes import processes
@@ -52,7 +52,8 @@ def validate(
         Figures with intervals for every arm, and a verdict.
 
     Raises:
-        LarfError: rows, model, prompts or judges cannot be used; the message says which and why.
+        LarfError: rows, model, prompts or judges cannot be used, or `out` cannot be written; the message says which and
+            why.
     """
     given: dict[str, Any] = dict(options)
     comparing = ComparingSettings(**{name: given.pop(name) for name in COMPARING if name in given})
@@ -64,7 +65,10 @@ def validate(
         asking or AskingSettings(),
         None if work is None else Path(work),
     )
+    file = Path(out) if out is not None and processes().is_first else None
+    if file is not None:
+        require_writable(file)
     found = run_validation(request)
-    if out is not None and processes().is_first:
-        write_text(Path(out), found.to_json())
+    if file is not None:
+        write_text(file, found.to_json())
     return found

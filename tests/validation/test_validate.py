@@ -85,7 +85,8 @@ def test_killed_half_way_and_gone_on_with(scored_run, taught_model, tmp_path, mo
     assert removed["equal"] in ("rows", "rows and trained tokens")
     assert (removed["rows"], removed["seeds"]) == (6, 2)
     assert values["verdict"] == found.verdict
-    assert values["detectable"] == pytest.approx(2.8 * removed["against"]["error"])
+    half = (removed["against"]["interval"][1] - removed["against"]["interval"][0]) / 2
+    assert values["detectable"] == pytest.approx(half + 0.84 * removed["against"]["error"])
     assert [judge["name"] for judge in values["judges"]] == ["wording (English)", "judged_by_hand"]
     assert set(values["judges"][1]["answered"]) == {"none", "removed", "matched"}
     assert set(values["record"]["seconds"]) == {"training", "answering", "losses", "judging"}

@@ -37,7 +37,7 @@ def test_the_plan_comes_first_and_a_dry_run_stops_there(scored_run, taught_model
     text = " ".join(done.stdout.split())
     assert "none, removed (6 rows), matched (6 rows)" in text
     assert "4 to train, 2 for each arm" in text
-    assert "16 harmful, 128 sensitive, 24 ordinary" in text
+    assert "16 harmful, 128 sensitive, 4 ordinary" in text
     assert "LoRA of rank 8, learning rate 0.0001, 3 epochs, 16 rows a step" in text
     assert "training" in text.partition("time")[2]
     assert "MiB for training" in text
@@ -83,6 +83,8 @@ def test_a_validation_is_shown_and_written(scored_run, taught_model, prompts, tm
     [
         (["--arms", "worst"], 2, "there is no arm 'worst'"),
         (["--epochs", "0"], 2, "epochs must be more than 0"),
+        (["--seeds", "0"], 2, "greater than or equal to 1"),
+        (["--rows", "0"], 2, "greater than or equal to 1"),
         (["--remedies", "lox"], 2, "give base_model (--base-model)"),
         (["--remedies", "prayer"], 2, "there is no remedy 'prayer'"),
         (["--judges", "oracle"], 2, "there is no judge 'oracle'"),
@@ -93,6 +95,23 @@ def test_what_cannot_be_is_one_line(arguments, status, message, scored_run):
     done = larf("validate", scored_run, "--model", "demo-aligned", *arguments, "--dry-run")
     assert done.returncode == status
     assert message in " ".join(done.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("place", ["out", "run"])
+def test_what_cannot_be_written_is_said_before_hours_of_training(
+    place, scored_run, taught_model, prompts, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("larf_curate.validation.run.measure_models", None)
+    (tmp_path / "taken").mkdir()
+    if place == "run":
+        (scored_run / "validation.json").write_text("mine")
+    done = larf(
+        *("validate", scored_run, "--model", taught_model, "--prompts", prompts, "--work", tmp_path / "work"),
+        *(["--out", tmp_path / "taken"] if place == "out" else []),
+    )
+    assert done.returncode == 1, done.stderr
+    assert ("taken cannot be written" if place == "out" else "was not written by larf-curate") in done.stderr
+    assert not (tmp_path / "work").exists()
 
 
 def test_the_section_of_a_recipe():
