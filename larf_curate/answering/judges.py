@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, runtime_checkable
 
-import numpy as np
-
 from ..errors import ModelError
 from ..rows.wording import looks_english, refuses
 from .endpoint import Endpoint
@@ -98,6 +96,8 @@ def judge_all(judge: Judge, prompts: Sequence[str], answers: Sequence[str]) -> l
 
 def _verdict(judge: Judge, said: object) -> bool:
     """What a judge says of one answer; never what Python takes for true, such as the text `no`."""
+    import numpy as np
+
     if not isinstance(said, bool | np.bool_):
         name = getattr(judge, "__name__", type(judge).__name__)
         raise ModelError(
