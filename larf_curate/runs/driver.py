@@ -27,7 +27,7 @@ from ..sources.json_values import text_columns
 from .dividing import plan_shards
 from .executors import StagePlan, chain, start_ray
 from .job import Job, make_job
-from .pools import pools_that_end
+from .pools import import_once_for_all_workers, pools_that_end
 from .request import RunRequest
 from .rundir import (
     OWN,
@@ -145,6 +145,8 @@ def _run_here(request: RunRequest, stages: Sequence[StagePlan], plan: Plan, job:
     with logs_in_environment(logs), stderr_to(logs / "console.log"), pools_that_end() as lost_workers:
         if request.executor.kind == "ray":
             start_ray(request.executor)
+        elif not request.executor.in_process:
+            import_once_for_all_workers()
         executors = chain(request.executor, stages, logs)
         for number, (stage, executor) in enumerate(zip(stages, executors, strict=True), 1):
             say(f"stage {number} of {len(stages)}: {stage.name}")

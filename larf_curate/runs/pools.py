@@ -1,4 +1,4 @@
-"""Pools of worker processes that tell when a worker is lost, and that can be ended then."""
+"""Pools of worker processes that start quickly, that tell when a worker is lost, and that can be ended then."""
 
 from __future__ import annotations
 
@@ -11,6 +11,28 @@ from .signals import exit_with
 
 _SECONDS = 5.0
 """How long a worker's lock is waited for: one that lives gives it back within milliseconds."""
+FORK_SERVER_IMPORTS = (
+    "torch",
+    "datatrove.executor",
+    "larf_curate.runs.stages",
+    "transformers.modeling_utils",
+    "transformers.models.auto.modeling_auto",
+    "pyarrow.dataset",
+    "pandas",
+)
+"""What workers of a run import. Importing them starts no thread of torch and asks no GPU driver, so a fork is safe."""
+
+
+def import_once_for_all_workers() -> None:
+    """Let the process that workers are forked from import what they need, before the first of them is started.
+
+    Each stage of a local run starts workers of its own, and `multiprocess` forks them from a server that has imported
+    nothing: every worker would import torch and transformers anew, which takes seconds. For a server that runs already
+    nothing changes.
+    """
+    import multiprocess
+
+    multiprocess.set_forkserver_preload(["__main__", *FORK_SERVER_IMPORTS])
 
 
 @contextmanager
