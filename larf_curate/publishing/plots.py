@@ -2,26 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..cache import register
 from ..deciding.excerpts import signed
 from ..inert import visible
-from ..scoring.columns import layer_column
+from ..scoring.columns import SCORE, layer_column
 from ..scoring.formula_names import MEANINGS
 from ..scoring.layer_search.profile import LayerProfile
 from ..scoring.quantile_levels import GROUP_LEVELS, REFERENCE_LEVELS
+from ..scoring.records import ReferenceQuantiles
+from ..validation.audit_result import Audit
+from ..validation.results import Validation
 from .audit_plot import draw_audit
 from .drawing import KEPT, LINE, REMOVED, SAFE, UNSAFE, Plot, picture, png_of
-from .report import Group, Points, Report
+from .report import Group, Histogram, LengthPoints, Points, Report, RowCounts
 from .validation_plots import draw_validation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _GROUPS_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class _Content:
+    """All that the pictures of a report show: equal contents give equal pictures."""
+
+    rows: RowCounts
+    threshold: float | None
+    histogram: Histogram | None
+    quantiles: Mapping[str, Mapping[str, float]]
+    length_points: LengthPoints | None
+    groups: Mapping[str, tuple[Group, ...]]
+    formula: str
+    layers: tuple[int, ...]
+    references: ReferenceQuantiles | None
+    search: LayerProfile | None
+    audit: Audit | None
+    validation: Validation | None
+
+
+_MOST_KEPT = 4
+_drawn: list[tuple[_Content, tuple[Plot, ...]]] = []
+"""The pictures that this process drew last. A run draws them for its directory, for its page, and for the Hub."""
+register(_drawn.clear)
 
 
 def draw_plots(report: Report) -> tuple[Plot, ...]:
@@ -31,21 +60,50 @@ def draw_plots(report: Report) -> tuple[Plot, ...]:
 
     Equal reports give equal bytes. Texts out of the data are drawn as they are, cut short.
     """
+    content = _content(report)
+    for known, plots in tuple(_drawn):  # another thread may draw too
+        if known == content:
+            return plots
+    plots = _draw(content)
+    _drawn.append((content, plots))
+    del _drawn[:-_MOST_KEPT]
+    return plots
+
+
+def _content(report: Report) -> _Content:
+    scorer = report.scorer
+    return _Content(
+        rows=report.rows,
+        threshold=report.threshold.value,
+        histogram=report.histogram,
+        quantiles=report.quantiles,
+        length_points=report.length_points,
+        groups=report.groups_by_column(),
+        formula=scorer.formula if scorer else "larf",
+        layers=tuple(scorer.layers) if scorer else (),
+        references=scorer.quantiles if scorer else None,
+        search=scorer.search if scorer else None,
+        audit=report.audit,
+        validation=report.validation,
+    )
+
+
+def _draw(content: _Content) -> tuple[Plot, ...]:
     plots = []
     for name, caption, has_data, draw in _PLOTS:
-        if has_data(report):
+        if has_data(content):
             with picture() as (figure, axes):
-                draw(axes, report)
+                draw(axes, content)
                 figure.legend(loc="outside upper center", ncols=2, fontsize=12, markerscale=1.6)  # hides no data
                 plots.append(Plot(name, caption, png_of(figure)))
-    for number, (column, groups) in enumerate(report.groups_by_column().items()):
+    for number, (column, groups) in enumerate(content.groups.items()):
         with picture(1.6 + 0.42 * min(len(groups), _GROUPS_SHOWN)) as (figure, axes):
-            _draw_groups(axes, column, groups, report)
+            _draw_groups(axes, column, groups, content)
             plots.append(Plot(f"groups-{number}.png", f"Scores by {column}", png_of(figure)))
-    if report.audit is not None:
-        plots.append(Plot("audit.png", "Measured damage of rows against their score", draw_audit(report.audit)))
-    if report.validation is not None:
-        plots += draw_validation(report.validation)
+    if content.audit is not None:
+        plots.append(Plot("audit.png", "Measured damage of rows against their score", draw_audit(content.audit)))
+    if content.validation is not None:
+        plots += draw_validation(content.validation)
     return tuple(plots)
 
 
@@ -57,8 +115,8 @@ def draw_search(profile: LayerProfile) -> bytes:
         return png_of(figure)
 
 
-def _draw_scores(axes: Axes, report: Report) -> None:
-    histogram, rows = report.histogram, report.rows
+def _draw_scores(axes: Axes, content: _Content) -> None:
+    histogram, rows = content.histogram, content.rows
     assert histogram is not None
     edges = np.array(histogram.edges)
     below = np.zeros(len(edges) - 1)
@@ -80,17 +138,17 @@ def _draw_scores(axes: Axes, report: Report) -> None:
             label=label,
         )
         below += counts
-    _draw_references(axes, report, float(below.max()))
+    _draw_references(axes, content, float(below.max()))
     axes.set_ylim(0, 1.05 * float(below.max()))  # the highest bar and the curves end below the edge
-    _mark_threshold(axes.axvline, report)
-    meaning = MEANINGS[report.scorer.formula if report.scorer else "larf"]
+    _mark_threshold(axes.axvline, content)
+    meaning = MEANINGS[content.formula]
     axes.set_xlabel(f"score (no unit; higher: {meaning})")
     axes.set_ylabel("rows per bin")
 
 
-def _draw_references(axes: Axes, report: Report, height: float) -> None:
+def _draw_references(axes: Axes, content: _Content, height: float) -> None:
     """Where the scorer's reference answers score: two curves of the height of the highest bar."""
-    quantiles = report.scorer.quantiles if report.scorer else None
+    quantiles = content.references
     if quantiles is None:
         return
     sides = (("unsafe", quantiles.unsafe, UNSAFE, "-"), ("safe", quantiles.safe, SAFE, "-."))
@@ -104,13 +162,13 @@ def _draw_references(axes: Axes, report: Report, height: float) -> None:
         axes.plot(places, curve, style, color=colour, linewidth=2, label=f"{side} references (own scale)")
 
 
-def _draw_length(axes: Axes, report: Report) -> None:
-    assert report.length_points is not None
-    _draw_points(axes, report.length_points.kept, "kept", KEPT, "o", 10)
-    _draw_points(axes, report.length_points.removed, "removed", REMOVED, "^", 18)
+def _draw_length(axes: Axes, content: _Content) -> None:
+    assert content.length_points is not None
+    _draw_points(axes, content.length_points.kept, "kept", KEPT, "o", 10)
+    _draw_points(axes, content.length_points.removed, "removed", REMOVED, "^", 18)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    _mark_threshold(axes.axhline, report)
+    _mark_threshold(axes.axhline, content)
     axes.set_xlabel("length of the answer (characters, logarithmic)")
     axes.set_ylabel("score (no unit)")
 
@@ -120,9 +178,9 @@ def _draw_points(axes: Axes, points: Points, outcome: str, colour: str, shape: s
     axes.scatter(points.characters, points.score, s=size, c=colour, marker=shape, alpha=0.55, linewidths=0, label=label)
 
 
-def _mark_threshold(draw: Callable[..., Any], report: Report) -> bool:
+def _mark_threshold(draw: Callable[..., Any], content: _Content) -> bool:
     """Draw the threshold where it is near the scores, and say whether it is."""
-    value, scores = report.threshold.value, report.score_quantiles
+    value, scores = content.threshold, content.quantiles.get(SCORE, {})
     if value is None:
         return False
     margin = scores["highest"] - scores["lowest"]
@@ -132,9 +190,8 @@ def _mark_threshold(draw: Callable[..., Any], report: Report) -> bool:
     return near
 
 
-def _draw_layers(axes: Axes, report: Report) -> None:
-    assert report.scorer is not None
-    columns = ((layer, report.quantiles.get(layer_column(layer))) for layer in sorted(report.scorer.layers))
+def _draw_layers(axes: Axes, content: _Content) -> None:
+    columns = ((layer, content.quantiles.get(layer_column(layer))) for layer in sorted(content.layers))
     drawn = [(layer, points) for layer, points in columns if points]
     for low, high, alpha in (("5%", "95%", 0.18), ("25%", "75%", 0.35)):
         axes.fill_between(
@@ -154,10 +211,9 @@ def _draw_layers(axes: Axes, report: Report) -> None:
     axes.set_ylabel("score at that layer (no unit)")
 
 
-def _draw_search(axes: Axes, report: Report) -> None:
-    assert report.scorer is not None
-    assert report.scorer.search is not None
-    _draw_profile(axes, report.scorer.search)
+def _draw_search(axes: Axes, content: _Content) -> None:
+    assert content.search is not None
+    _draw_profile(axes, content.search)
 
 
 def _draw_profile(axes: Axes, profile: LayerProfile) -> None:
@@ -191,7 +247,7 @@ def _draw_profile(axes: Axes, profile: LayerProfile) -> None:
     other.set_ylim(-0.05, 1.05)
 
 
-def _draw_groups(axes: Axes, column: str, groups: Sequence[Group], report: Report) -> None:
+def _draw_groups(axes: Axes, column: str, groups: Sequence[Group], content: _Content) -> None:
     shown = groups[:_GROUPS_SHOWN]
     boxes, labels = [], []
     for group in reversed(shown):
@@ -209,29 +265,29 @@ def _draw_groups(axes: Axes, column: str, groups: Sequence[Group], report: Repor
         medianprops={"color": LINE, "linewidth": 2},
     )
     axes.set_yticklabels(labels, fontsize=11)
-    dashed = "; dashed: threshold" if _mark_threshold(axes.axvline, report) else ""
+    dashed = "; dashed: threshold" if _mark_threshold(axes.axvline, content) else ""
     left = f"\n{len(groups) - len(shown)} smaller groups are in the report" if len(groups) > len(shown) else ""
     axes.set_xlabel(f"score by {visible(column, 30)}\nmedian, middle half, 5% to 95%{dashed}{left}", fontsize=12)
 
 
-def _has_points(report: Report) -> bool:
-    points = report.length_points
+def _has_points(content: _Content) -> bool:
+    points = content.length_points
     return points is not None and bool(points.kept.score or points.removed.score)
 
 
-def _has_layers(report: Report) -> bool:
-    return report.scorer is not None and len(report.scorer.layers) > 1
+def _has_layers(content: _Content) -> bool:
+    return len(content.layers) > 1
 
 
-def _has_search(report: Report) -> bool:
-    return report.scorer is not None and report.scorer.search is not None
+def _has_search(content: _Content) -> bool:
+    return content.search is not None
 
 
-_PLOTS: tuple[tuple[str, str, Callable[[Report], bool], Callable[[Axes, Report], None]], ...] = (
+_PLOTS: tuple[tuple[str, str, Callable[[_Content], bool], Callable[[Axes, _Content], None]], ...] = (
     (
         "scores.png",
         "Histogram of the scores of kept and removed rows, with the threshold, and where the reference answers score",
-        lambda report: report.histogram is not None,
+        lambda content: content.histogram is not None,
         _draw_scores,
     ),
     (

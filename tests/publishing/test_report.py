@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from scipy import stats
 from support.made_runs import SCORER, sample_rows
 
+from larf_curate import clear_caches
 from larf_curate.deciding.layout import METADATA_KEY
 from larf_curate.deciding.results import Results
 from larf_curate.deciding.thresholds import Threshold
@@ -285,6 +287,7 @@ def test_pictures_repeat_and_old_ones_go(plain_run):
     report = write_report(plain_run)
     plots = draw_plots(report)
     assert [plot.name for plot in plots] == ["scores.png", "length.png", "groups-0.png"]
+    clear_caches()
     assert plots == draw_plots(report)
     assert all(plot.png.startswith(b"\x89PNG") for plot in plots)
     claim(plain_run, ["plots/groups-9.png"])
@@ -297,6 +300,24 @@ def test_pictures_repeat_and_old_ones_go(plain_run):
     # A threshold far from all scores is not drawn: beside it they would be one line.
     far, further = (replace(report, threshold=replace(report.threshold, value=value)) for value in (1e6, 2e6))
     assert draw_plots(far) == draw_plots(further)
+
+
+def test_pictures_are_drawn_once_for_the_directory_and_for_the_hub(plain_run, monkeypatch):
+    drawn = []
+    print_png = FigureCanvasAgg.print_png
+
+    def count(canvas, *given, **named):
+        drawn.append(canvas)
+        print_png(canvas, *given, **named)
+
+    monkeypatch.setattr(FigureCanvasAgg, "print_png", count)
+    clear_caches()
+    report = write_report(plain_run)
+    assert len(drawn) == 3
+    assert draw_plots(report.without_directories()) == draw_plots(report)
+    assert len(drawn) == 3
+    fewer = draw_plots(replace(report, rows=replace(report.rows, removed=report.rows.removed - 1)))
+    assert fewer[0].png != draw_plots(report)[0].png, "the legend says how many rows"
 
 
 @pytest.mark.parametrize(

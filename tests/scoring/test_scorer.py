@@ -494,6 +494,7 @@ import sys
 import traceback
 import numpy as np
 import torch
+import transformers.models.llama.modeling_llama  # once, and not in every process; it computes nothing
 from datasets import Dataset
 from larf_curate import LARFScorer
 from larf_curate.encoding import runtime
