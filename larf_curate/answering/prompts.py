@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,8 @@ LEAST_PROMPTS = 16
 _TABLES = {".csv": ",", ".tsv": "\t"}
 _JSON = (".jsonl", ".ndjson", ".json")
 _LINES = (".txt", "")
+_LINE_END = re.compile(r"\r\n|\r|\n")
+"""The ends of lines: a text may hold others that Unicode knows, such as the line separator."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,9 @@ def choose_prompts(prompts: Sequence[str] | str | Path | None) -> PromptSet:
     if isinstance(prompts, str | Path):
         chosen = PromptSet(str(prompts), tuple(read_prompts(prompts)))
     else:
+        if isinstance(prompts, bytes | Mapping) or not isinstance(prompts, Iterable):
+            raise PromptsError(f"prompts are a file or a list of texts, not {type(prompts).__name__}")
+        prompts = list(prompts)
         for number, prompt in enumerate(prompts, 1):
             if not isinstance(prompt, str):
                 raise PromptsError(f"prompt {number} is {type(prompt).__name__} where a text is wanted")
@@ -127,8 +134,8 @@ def read_prompts(path: str | Path, column: str | None = None) -> list[str]:
     """Read the prompts of a file, in its order and without repetitions.
 
     Args:
-        path: a text file (one prompt a line), CSV or TSV with a header, JSON lines, or a JSON array; rows of JSON are
-            strings or objects.
+        path: a text file (one prompt a line), CSV or TSV with a header (commas, or semicolons where the header has
+            them), JSON lines, or a JSON array; rows of JSON are strings or objects. `FILE:COLUMN` names the column too.
         column: the column, or key, that holds the prompt; None takes the first of `PROMPT_COLUMNS` that holds
             something, in any case of its letters.
 
@@ -136,38 +143,67 @@ def read_prompts(path: str | Path, column: str | None = None) -> list[str]:
         PromptsError: the file cannot be read, is of another kind, has no such column, holds no prompt, or one that is
             not text; names the line.
     """
-    place = Path(path)
+    place, named = _file_and_column(path)
+    column = column or named
     try:
-        text = place.read_text(encoding="utf-8-sig")
+        text = place.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise PromptsError(
-            f"prompts {path}: byte {error.start + 1} is not UTF-8: save the file as UTF-8 text"
+            f"prompts {place}: byte {error.start + 1} is not UTF-8: save the file as UTF-8 text"
         ) from None
     except OSError as error:
-        raise PromptsError(f"prompts {path} cannot be read: {error.strerror or error}") from error
+        raise PromptsError(f"prompts {place} cannot be read: {error.strerror or error}") from error
     suffix = place.suffix.lower()
     rows: Iterable[tuple[int, Any]]
     if suffix in _TABLES:
-        rows = _table(text, _TABLES[suffix])
+        rows = _table(text, _TABLES[suffix], place)
     elif suffix in _JSON or text.lstrip().startswith(("{", "[{", '["')):
         rows = _json(text, place)
     elif suffix in _LINES:
-        rows = ((number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip())
+        rows = ((number, line) for number, line in enumerate(_LINE_END.split(text), 1) if line.strip())
     else:
         raise PromptsError(
-            f"prompts {path}: prompts are not read from {suffix} files; save them as .txt (one a line), .csv, .tsv, "
+            f"prompts {place}: prompts are not read from {suffix} files; save them as .txt (one a line), .csv, .tsv, "
             ".json or .jsonl"
         )
-    prompts = list(dict.fromkeys(_prompt(row, column, f"{path}, line {number}") for number, row in rows))
+    prompts = list(dict.fromkeys(_prompt(row, column, f"{place}, line {number}") for number, row in rows))
     if not prompts:
-        raise PromptsError(f"prompts {path}: the file holds no prompt")
+        raise PromptsError(f"prompts {place}: the file holds no prompt")
     return prompts
 
 
-def _table(text: str, delimiter: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    reader = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter)
-    for row in reader:
-        yield reader.line_num, {str(name).strip(): value for name, value in row.items() if name is not None}
+def _file_and_column(path: str | Path) -> tuple[Path, str | None]:
+    """The file, and the column that is named after it: `requests.csv:ask`."""
+    file, _, column = str(path).rpartition(":")
+    if column and not Path(path).exists() and Path(file).is_file():
+        return Path(file), column
+    return Path(path), None
+
+
+def _table(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The rows of a CSV or TSV file, with the number of the line that each ends on.
+
+    A row with another number of fields than the header is refused: a comma in a prompt without quotes would cut it.
+    """
+    header = _LINE_END.split(text, 1)[0]
+    if delimiter == "," and ";" in header and "," not in header:
+        delimiter = ";"
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        names = [name.strip() for name in next(reader, [])]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise PromptsError(f"prompts {path}: two columns are called {twice!r}")
+        for row in reader:
+            if not row:
+                continue
+            if len(row) != len(names):
+                raise PromptsError(
+                    f"prompts {path}, line {reader.line_num}: the number of fields is {len(row)}, and {len(names)} in "
+                    f"the header; a text with {delimiter!r} in it stands in double quotes"
+                )
+            yield reader.line_num, dict(zip(names, row, strict=True))
+    except csv.Error as error:
+        raise PromptsError(f"prompts {path}, line {reader.line_num}: {error}: look at the double quotes") from None
 
 
 def _json(text: str, path: Path) -> Iterator[tuple[int, Any]]:
@@ -177,6 +213,9 @@ def _json(text: str, path: Path) -> Iterator[tuple[int, Any]]:
         whole = None
     if isinstance(whole, list):
         yield from enumerate(whole, 1)
+        return
+    if whole is not None:
+        yield 1, whole
         return
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -193,7 +232,8 @@ def _prompt(row: Any, column: str | None, where: str) -> str:
         name = column if column in row else _column_of(row) if column is None else None
         if name is None:
             wanted = f"column {column!r}" if column else f"column of these: {', '.join(PROMPT_COLUMNS)}"
-            raise PromptsError(f"prompts {where}: no {wanted}; there are {', '.join(map(str, row)) or 'none'}")
+            there = f"there are {', '.join(map(str, row)) or 'none'}"
+            raise PromptsError(f"prompts {where}: no {wanted}; {there}" + ("" if column else "; name one: FILE:COLUMN"))
         value = row[name]
     if not isinstance(value, str):
         raise PromptsError(f"prompts {where}: {type(value).__name__} where a text is wanted")
@@ -206,4 +246,4 @@ def _column_of(row: Mapping[str, Any]) -> str | None:
     """The first of `PROMPT_COLUMNS` that holds something; else the first that is there."""
     names = {str(name).strip().lower(): name for name in row}
     there = [names[column] for column in PROMPT_COLUMNS if column in names]
-    return next((name for name in there if row[name] is not None), next(iter(there), None))
+    return next((name for name in there if row[name] not in (None, "")), next(iter(there), None))

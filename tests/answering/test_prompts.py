@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from larf_curate.answering.prompts import harmful_requests, over_rejection_prompts, read_prompts
+from larf_curate.answering.prompts import choose_prompts, harmful_requests, over_rejection_prompts, read_prompts
 from larf_curate.errors import PromptsError
 from larf_curate.packaged import packaged_rows
 from larf_curate.scoring.references import ReferenceSet
@@ -31,6 +31,8 @@ FILES = {
     ),
     "bom.txt": "\ufeff" + "\n".join(WANTED),
     "twice.txt": "\n".join(WANTED + WANTED),
+    "semicolons.csv": "\ufeffid;Goal\r\n" + "".join(f"{n};{prompt}\r\n" for n, prompt in enumerate(WANTED)),
+    "either.csv": "goal,prompt\n" + "".join(f',"{prompt}"\n' for prompt in WANTED),
 }
 
 
@@ -45,6 +47,28 @@ def test_a_column_that_is_named(tmp_path):
     path = tmp_path / "jbb.csv"
     path.write_text(JBB)
     assert read_prompts(path, "Behavior") == ["Title 0", "Title 1", "Title 2"]
+    assert read_prompts(f"{path}:Behavior") == ["Title 0", "Title 1", "Title 2"]
+    with pytest.raises(PromptsError, match="no column 'other'; there are Index, Goal"):
+        read_prompts(f"{path}:other")
+    (tmp_path / "odd:name.txt").write_text("One?\n")
+    assert read_prompts(tmp_path / "odd:name.txt") == ["One?"]
+
+
+@pytest.mark.parametrize("name", ["x.txt", "x.csv", "x.tsv"])
+def test_a_line_ends_where_files_end_lines_and_not_at_other_marks_of_unicode(name, tmp_path):
+    prompts = ["How\u2028do I?", "Tell\x0cme", "And\x85so on", "\x1cfirst"]
+    (tmp_path / name).write_text("\n".join(["prompt", *prompts]), newline="")
+    assert [prompt for prompt in read_prompts(tmp_path / name) if prompt != "prompt"] == [
+        prompt.strip() for prompt in prompts
+    ]
+
+
+def test_prompts_may_come_from_anything_that_gives_texts():
+    asked = choose_prompts(f"Request {number}?" for number in range(20))
+    assert len(asked.prompts) == 20
+    for wrong in (7, {"a": "b"}, b"text"):
+        with pytest.raises(PromptsError, match="a file or a list of texts, not"):
+            choose_prompts(wrong)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +81,12 @@ def test_a_column_that_is_named(tmp_path):
         ("x.jsonl", b'{"prompt": "a"}\n{"prompt": \n', "line 2: broken JSON"),
         ("x.txt", b"caf\xe9", "byte 4 is not UTF-8"),
         ("x.parquet", b"PAR1", "not read from .parquet files"),
+        ("x.csv", b"prompt\nHow do I one, and two?\n", "line 2: the number of fields is 2, and 1 in the header"),
+        ("x.csv", b"id,prompt\n1\n", "line 2: the number of fields is 1, and 2 in the header"),
+        ("x.csv", b'prompt\n"How do I\none?\n', "line 3: unexpected end of data: look at the double quotes"),
+        ("x.csv", b"prompt\n" + b"a" * 200_000, "line 2: field larger"),
+        ("x.csv", b"prompt,prompt\na,b\n", "two columns are called 'prompt'"),
+        ("x.json", b'{\n "prompts": ["a"]\n}', "no column of these: .*there are prompts; name one: FILE:COLUMN"),
     ],
 )
 def test_what_cannot_be_read_is_said(name, content, words, tmp_path):
