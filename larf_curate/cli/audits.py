@@ -11,7 +11,7 @@ from ..models.options import OPTIONS, FitOptions
 from ..progress import say, tell
 from ..validation.limits import LEAST_ROWS
 from .model_options import with_fit_options
-from .usage import Columns, Config, Field, Format, Join, Json, Split, reading_of
+from .usage import Columns, Config, Field, Format, Join, Json, Split, reading_of, require_figures
 
 if TYPE_CHECKING:
     from ..validation.audit_result import Audit
@@ -33,7 +33,9 @@ def audit(
     ] = None,
     prompts: Annotated[
         Path | None,
-        typer.Option(help="Harmful requests that the model refuses: text, CSV or JSON; packaged if not given."),
+        typer.Option(
+            help="Harmful requests that the model refuses: text, CSV or JSON, or FILE:COLUMN; packaged if not given."
+        ),
     ] = None,
     column: Annotated[
         list[str] | None, typer.Option(help="Column of scores; several times for several. [default: larf_score]")
@@ -52,7 +54,7 @@ def audit(
     **options: Unpack[FitOptions],
 ) -> None:
     """Measure, on a sample of rows, whether a score says which rows erode the refusals of a model."""
-    from ..atomic import require_writable, write_bytes
+    from ..atomic import write_bytes
     from ..console import show_audit
     from ..publishing.audit_plot import draw_audit
     from ..scoring.scorer import LARFScorer
@@ -66,8 +68,7 @@ def audit(
         raise typer.BadParameter("say on which model damage is to be measured", param_hint="--model")
     if out is None and is_a_run:
         out = Path(data) / AUDIT
-    if out is not None:
-        require_writable(out)
+    require_figures(out)
     reading = reading_of(format, columns, join)
     fitted = [LARFScorer.from_pretrained(name, format=reading) for name in scorer or ()]
     found: Audit = measure(

@@ -13,7 +13,7 @@ from ..models.options import FitOptions
 from ..progress import say, tell
 from ..scoring.formula_names import Formula
 from .model_options import with_fit_options
-from .usage import Json, Model, parse_blocks, wrong_usage
+from .usage import Json, Model, parse_blocks, require_figures, wrong_usage
 
 if TYPE_CHECKING:
     from ..answering.judges import Judge
@@ -46,7 +46,9 @@ def fit(
     ] = "larf",
     prompts: Annotated[
         Path | None,
-        typer.Option(help="influence: harmful requests as text, CSV, TSV or JSON; packaged if not given."),
+        typer.Option(
+            help="influence: harmful requests as text, CSV, TSV or JSON, or FILE:COLUMN; packaged if not given."
+        ),
     ] = None,
     other: Annotated[str | None, typer.Option(help="loss_gap: the second model.", metavar="MODEL")] = None,
     top_k: Annotated[int | None, typer.Option(help="larf: pairs that count for a row; all if not given.")] = None,
@@ -143,6 +145,7 @@ def layers(
     from ..scoring.references import ReferenceSet
 
     judge = endpoint_judge(judge_url, judge_model, judge_key_env) or by_wording
+    require_figures(out)
     factors = _parse_scales(scales)
     with wrong_usage(ModelError, "--scales"):
         amplitudes(factors)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..atomic import require_writable
 from ..errors import DataError, LarfError, RowFormatError, ThresholdError
 from ..models.options import OPTIONS
 from ..progress import say, tell
@@ -106,6 +107,19 @@ def refuse_unscored(summary: Summary) -> None:
         raise DataError(summary.complaint)
     if summary.complaint:
         say(summary.complaint)
+
+
+def require_figures(out: Path | None) -> None:
+    """Find out before the long work, not after it, that figures and a picture beside them cannot be written.
+
+    Raises:
+        OutputError: nothing can be written there.
+    """
+    if out is None:
+        return
+    if out.suffix.lower() == ".png":
+        raise typer.BadParameter("it is a JSON file, and the picture beside it ends in .png", param_hint="--out")
+    require_writable(out)
 
 
 def tell_to_look(results: str | Path) -> None:
