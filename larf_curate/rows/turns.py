@@ -124,8 +124,7 @@ def _turn(turn: Any, from_text: bool) -> Message:
 
 def _is_trained(turn: Mapping[str, Any]) -> bool:
     """Whether a trainer takes its loss: `weight` is OpenAI's key, `train` axolotl's, `loss_weight` LLaMA-Factory's."""
-    weights = turn.get("weight"), turn.get("loss_weight")
-    return 0 not in weights and turn.get("train") is not False and turn.get("loss") is not False
+    return 0 not in [turn.get(key) for key in ("weight", "loss_weight", "train", "loss")]  # False counts as 0
 
 
 def _calls(turn: Mapping[str, Any], from_text: bool, inside: list[dict[str, Any]]) -> Message:

@@ -118,7 +118,18 @@ def test_parts_that_are_calls_and_reasoning():
         assert (last["content"], last["reasoning_content"]) == ("Look:", "Rome is warm.")
 
 
-@pytest.mark.parametrize("mark", [{"weight": 0}, {"loss_weight": 0.0}, {"weight": 0.0}, {"train": False}])
+@pytest.mark.parametrize(
+    "mark",
+    [
+        {"weight": 0},
+        {"loss_weight": 0.0},
+        {"weight": 0.0},
+        {"train": False},
+        {"train": 0},
+        {"loss": False},
+        {"loss": 0.0},
+    ],
+)
 def test_a_turn_that_is_not_trained_on_is_not_the_one_that_is_scored(mark):
     more = {"role": "user", "content": "More?"}
     answer = {"role": "assistant", "content": "Hello."}
