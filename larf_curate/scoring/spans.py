@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 SHARE = 0.5
 """Of a row's eroding effect that its spans take away: the sum of the influences of its tokens that are positive."""
-_JOINERS = "\u200c\u200d"
+_JOINERS = "\u00ad\u200c\u200d\u2060"
 _NO_SPACES = (
     (0x0E00, 0x0EFF),
     (0x1000, 0x109F),

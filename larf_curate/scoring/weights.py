@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,7 +35,9 @@ class WeightRange:
     upper: float
 
     def __post_init__(self) -> None:
-        numbers = all(isinstance(value, int | float) and type(value) is not bool for value in (self.lower, self.upper))
+        numbers = all(isinstance(value, Real) and not isinstance(value, bool) for value in (self.lower, self.upper))
+        for name in ("lower", "upper") if numbers else ():  # numpy's numbers have types of their own
+            object.__setattr__(self, name, float(getattr(self, name)))
         if not numbers or not math.isfinite(self.lower) or not math.isfinite(self.upper - self.lower):
             raise ThresholdError(f"a weight needs two finite scores, not {self.lower!r} and {self.upper!r}")
         if self.lower > self.upper:

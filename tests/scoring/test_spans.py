@@ -89,6 +89,7 @@ def test_words_are_left_out_whole_and_neighbours_are_one_range() -> None:
         ("a\U0001f469\u200d\U0001f467b", ["a", "\U0001f469\u200d\U0001f467", "b"]),
         ("\u2764\ufe0f", ["\u2764\ufe0f"]),
         ("\u0928\u092e\u0938\u094d\u0924\u0947 x", ["\u0928\u092e\u0938\u094d\u0924\u0947", "x"]),
+        ("soft\u00adhyphen", ["soft\u00adhyphen"]),
         (" \n", []),
         ("", []),
     ],

@@ -21,6 +21,14 @@ ROWS = [{"question": f"What is {n}?", "answer": f"It is {'very ' * n}small."} fo
 ROWS.append({"question": "Nothing?", "answer": " "})
 
 
+def test_bounds_may_be_numbers_of_numpy() -> None:
+    """Such as some of the scores, which are float32."""
+    scores = np.arange(1, 4, dtype=np.float32)
+    made = WeightRange.of((scores.min(), scores.max()))
+    assert made == WeightRange(1.0, 3.0)
+    assert json.dumps([made.lower, made.upper]) == "[1.0, 3.0]"
+
+
 @pytest.mark.parametrize(
     ("lower", "upper", "score", "weight"),
     [
