@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from ..models.locating import commit_of
 from .spec import ScorerSpec
 
 _ON_HUB = re.compile(r"[\w.-]+/[\w.-]+(/[\w.-]+\.gguf)?")
@@ -45,10 +46,10 @@ def public_spec(spec: ScorerSpec) -> ScorerSpec:
 
     A model in a directory keeps the directory's own name alone: whoever loads the scorer says where the model is.
     """
-    references, search, margin = spec.references, spec.search, spec.margin
+    references, search, margin, other = spec.references, spec.search, spec.margin, spec.other
 
-    def shown(model: str) -> str:
-        return public_name(model) if spec.commit is None else public_id(model, pinned=True)
+    def shown(model: str, commit: str | None = spec.commit) -> str:
+        return public_name(model) if commit is None else public_id(model, pinned=True)
 
     return replace(
         spec,
@@ -56,4 +57,5 @@ def public_spec(spec: ScorerSpec) -> ScorerSpec:
         references=references and replace(references, name=public_name(references.name)),
         search=search and replace(search, model=shown(search.model)),
         margin=margin and replace(margin, prompts=public_name(margin.prompts)),
+        other=other and replace(other, model=shown(other.model, commit_of(other.version))),
     )

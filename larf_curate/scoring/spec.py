@@ -128,10 +128,13 @@ class ScorerSpec(EncodingOptions):
         return ModelOptions(**{**kept, **where, **run})
 
     def other_options(self, run: RunOptions) -> ModelOptions:
-        """How to load the second model of `loss_gap`: as the first, but for where it is."""
+        """How to load the second model of `loss_gap`: as the first, but for where it is; `base` is of adapters."""
         assert self.other is not None
-        first = self.model_options(run)
-        return replace(first, model=self.other.model, revision=commit_of(self.other.version))
+        base = base_of(self.other.version) if self.other.model != ALIGNED else None
+        if "+" in self.other.version:
+            base = run.get("base") or base
+        where = {"model": self.other.model, "revision": commit_of(self.other.version), "base": base}
+        return replace(self.model_options(run), **where)
 
     def summary(self) -> str:
         """A few lines: model, layers, formula, separation, and what the linter says of the references."""

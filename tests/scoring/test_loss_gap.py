@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from support.commands import larf
@@ -14,6 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from larf_curate import LARFScorer
 from larf_curate.errors import ModelError, ScorerError
+from larf_curate.scoring.public_names import public_spec
+from larf_curate.scoring.records import OtherModel
 
 ROWS = [
     {"instruction": "Bake a cake.", "output": "Sure, here is how to bake a cake."},
@@ -75,6 +79,9 @@ def test_it_is_saved_and_run_by_a_recipe(models: tuple[Path, Path], scorer: LARF
     card = larf("push", str(tmp_path / "run"), "--repo", "acme/rows", "--dry-run")
     assert card.returncode == 0
     assert "ForgetFilter" in card.stdout
+    assert str(second.parent) not in card.stdout  # where models are on this machine is nobody's business
+    assert str(second.parent) not in str(pq.read_schema(next((tmp_path / "run").rglob("*.parquet"))).metadata)
+    assert public_spec(scorer.spec).other == OtherModel(second.name, scorer.spec.other.version)
 
 
 def test_a_second_model_that_changed_is_refused(models: tuple[Path, Path], tmp_path: Path) -> None:
@@ -99,3 +106,16 @@ def test_models_that_read_a_conversation_otherwise_are_refused(models: tuple[Pat
 def test_it_needs_a_second_model() -> None:
     with pytest.raises(ModelError, match="other is missing"):
         LARFScorer.fit("demo", formula="loss_gap")
+
+
+def test_each_model_is_loaded_with_the_base_that_it_had(scorer: LARFScorer) -> None:
+    """Of two adapters each has its own base; a model that is no adapter has none."""
+    one, two = "a" * 40, "b" * 40
+    adapters = replace(scorer.spec, version=f"{one}+{one}", other=OtherModel("acme/second", f"{two}+{two}"))
+    assert adapters.model_options({}).base == f"@{one}"
+    assert adapters.other_options({}).base == f"@{two}"
+    assert adapters.other_options({"base": "elsewhere"}).base == "elsewhere"
+    plain = replace(adapters, other=OtherModel("acme/second", two))
+    assert plain.other_options({}).base is None
+    assert plain.other_options({"base": "elsewhere"}).base is None
+    assert plain.other_options({"base": "elsewhere"}).revision == two
