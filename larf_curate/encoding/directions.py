@@ -182,6 +182,12 @@ def block_layers(loaded: LoadedModel) -> dict[str, nn.Module]:
     }
 
 
+def covered_share(loaded: LoadedModel) -> float:
+    """The share (0 to 1) of the numbers in the blocks' matrices that a direction has a part in; see `block_layers`."""
+    own = sum(layer.weight.numel() for layer in block_layers(loaded).values())
+    return own / sum(weight.numel() for weight in loaded.blocks.parameters() if weight.ndim > 1)
+
+
 def layer_shape(layer: Any) -> tuple[int, int]:
     """Outputs and inputs of a linear layer."""
     from torch import nn

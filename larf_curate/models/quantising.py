@@ -57,7 +57,7 @@ def loading_arguments(
     """
     from transformers import BitsAndBytesConfig
 
-    stored = "gguf_file" not in source.arguments and _stored_quantisation(config)
+    stored = "gguf_file" not in source.arguments and stored_quantisation(config)
     if options.dtype not in get_args(Quantised):
         return {"device_map": {"": device}} if stored else {}
     if "gguf_file" in source.arguments:
@@ -114,12 +114,13 @@ def restrict_to_exact_kernels(name: str, model: Any) -> None:
             )
 
 
-def _stored_quantisation(config: Any) -> str | None:
+def stored_quantisation(config: Any) -> str | None:
     """The method by which the weights in a model's files are quantised already."""
     for part in (config, config.get_text_config(decoder=True)):
         if stored := getattr(part, "quantization_config", None):
             described = stored if isinstance(stored, dict) else stored.to_dict()
-            return str(described.get("quant_method", "unknown method"))
+            method = described.get("quant_method", "unknown method")
+            return str(getattr(method, "value", method))  # an enum in the config of a model that was loaded
     return None
 
 

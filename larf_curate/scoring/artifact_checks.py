@@ -88,6 +88,7 @@ _FIELDS: Mapping[str, Check] = {
     "margin.openings": _texts,
     "margin.value": finite,
     "margin.slope": _between(0, 1e30),
+    "margin.covered": _between(0, 1),
     "margin.rank": _at_least(1),
     "margin.energy": _between(0, 1.001),
     "margin.agreement": _between(-1, 1),

@@ -25,6 +25,9 @@ from ..errors import Issue
 
 STEPS = (0.03, 0.01, 0.003, 0.001)
 """Step sizes to choose from: the norm of the change of all weights."""
+_FAR = 1e30
+USUAL_STEP = 0.003
+"""Of these, where none can be chosen since half precision takes no steps: the scorer may run in float32 some day."""
 
 
 @dataclass(frozen=True)
@@ -127,9 +130,14 @@ def choose_step(
     """
     job = LossJob(runtime, ids, trained)
     scores = [_differences(job, runtime, direction, step).sums() for step in STEPS]
-    gaps = [
-        float(np.nanmedian(np.abs(longer - shorter)) / max(float(np.nanstd(shorter)), 1e-30))
-        for longer, shorter in pairwise(scores)
-    ]
+    gaps = [_gap(longer, shorter) for longer, shorter in pairwise(scores)]
     best = int(np.argmin(gaps))
     return STEPS[best + 1], gaps[best]
+
+
+def _gap(longer: NDArray[np.float32], shorter: NDArray[np.float32]) -> float:
+    """How far the scores at two steps are apart, in standard deviations; very far where one step gives none."""
+    both = np.isfinite(longer) & np.isfinite(shorter)
+    if not both.any():
+        return _FAR
+    return min(float(np.median(np.abs(longer - shorter)[both])) / max(float(np.std(shorter[both])), 1 / _FAR), _FAR)

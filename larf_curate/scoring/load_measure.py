@@ -13,6 +13,7 @@ from .artifact import Tensors
 from .formulas import FittedFormula
 from .influence_measure import InfluenceMeasure
 from .loss_gap import LossGapMeasure
+from .margin import require_gradients
 from .model_check import require_fitted_model
 from .spec import ScorerSpec
 from .state_measure import StateMeasure
@@ -42,5 +43,6 @@ def load_measure(
         require_fitted_model(expected, tensors["other_check"], second)
         return LossGapMeasure(encoder, second, spec.kinds)
     if spec.margin is not None:
+        require_gradients(encoder.loaded)
         return InfluenceMeasure(encoder, WeightDirection.of_tensors(tensors), spec.margin.step, spec.kinds)
     return StateMeasure(encoder, formula(), spec.kinds)

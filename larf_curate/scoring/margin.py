@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,10 @@ from numpy.typing import NDArray
 from ..answering.prompts import prompt_tokens, require_enough
 from ..encoding.directions import Factors, WeightDirection, block_layers
 from ..encoding.encoder import Encoder
+from ..encoding.memory import is_out_of_memory
 from ..errors import ModelError, PromptsError
 from ..models.loading import LoadedModel
+from ..models.quantising import stored_quantisation
 from ..progress import progress as show_progress
 from ..rows.wording import refuses, settled
 
@@ -115,6 +118,21 @@ def refusals_among(loaded: LoadedModel, ids: Sequence[Sequence[int]], answers: S
     return Refusals(tuple(map(tuple, ids)), tuple(refused), tuple(sorted(openings)))
 
 
+def require_gradients(loaded: LoadedModel) -> None:
+    """Find out before a model is asked anything that its weights have no gradient.
+
+    Raises:
+        ModelError: they are quantised, by us or in the model's files.
+    """
+    stored = None if loaded.quantised else stored_quantisation(loaded.model.config)
+    if loaded.quantised or stored:
+        way_out = "take dtype float32 or bfloat16" if loaded.quantised else "give the model that they were made from"
+        raise ModelError(
+            "what a row does to refusing needs a gradient of the weights, and those that are quantised "
+            f"({loaded.quantised or stored}) have none: {way_out}"
+        )
+
+
 def margin(loaded: LoadedModel, refusals: Refusals) -> float:
     """The log-odds that an answer begins with one of the refusals' first tokens, averaged over the prompts."""
     return float(np.mean(margins(loaded, refusals)))
@@ -138,25 +156,22 @@ def margin_gradient(loaded: LoadedModel, refusals: Refusals, *, progress: bool =
         progress: show how far it is.
 
     Raises:
-        ModelError: the model is quantised, so its weights have no gradient, or the gradient is zero or infinite.
+        ModelError: the weights have no gradient (`require_gradients`), or one that is zero or infinite.
     """
     import torch
     from torch import nn
 
-    if loaded.quantised is not None:
-        raise ModelError(
-            f"influence needs a gradient of the weights once, and weights in {loaded.quantised} have none: "
-            "take dtype float32 or bfloat16"
-        )
+    require_gradients(loaded)
     layers: dict[str, Any] = block_layers(loaded)
     weights = [layer.weight for layer in layers.values()]
     with show_progress(len(refusals.ids), "margin", unit="prompt", show=progress) as update, torch.enable_grad():
         for weight in weights:
             weight.requires_grad_(True)
         try:
-            for numbers in _batches(refusals):
-                torch.autograd.backward(_log_odds(loaded, refusals, numbers).sum() / len(refusals.ids))
-                update(len(numbers))
+            with _in_memory(weights):
+                for numbers in _batches(refusals):
+                    torch.autograd.backward(_log_odds(loaded, refusals, numbers).sum() / len(refusals.ids))
+                    update(len(numbers))
             gradients = {name: layer.weight.grad for name, layer in layers.items() if layer.weight.grad is not None}
         finally:
             for weight in weights:
@@ -174,6 +189,21 @@ def margin_gradient(loaded: LoadedModel, refusals: Refusals, *, progress: bool =
             " cannot be measured on this model"
         )
     return gradient_of_all
+
+
+@contextlib.contextmanager
+def _in_memory(weights: Sequence[Any]) -> Iterator[None]:
+    """Say what did not fit where a gradient of these weights does not fit in memory."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        needed = sum(weight.numel() * weight.element_size() for weight in weights) / 2**30
+        raise ModelError(
+            f"a gradient of the blocks' weights ({needed:.1f} GiB) does not fit in memory beside the model: take "
+            "bfloat16, or a device with more of it"
+        ) from None
 
 
 def _batches(refusals: Refusals) -> list[range]:

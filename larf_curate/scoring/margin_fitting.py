@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..answering.prompts import PromptSet
-from ..encoding.directions import Factors, WeightDirection
+from ..encoding.directions import Factors, WeightDirection, covered_share
 from ..encoding.encoder import Encoder, get_encoder
 from ..errors import ModelError, Unscorable
 from ..models.options import ModelOptions
@@ -16,8 +16,8 @@ from ..rows.formats import resolve_format
 from ..rows.trained_tokens import TrainedTokens, trained_tokens
 from .artifact import Tensors
 from .fitting import sample_rows
-from .influence import STEPS, choose_step, token_influence
-from .margin import find_refusals, margin, margin_gradient
+from .influence import USUAL_STEP, choose_step, token_influence
+from .margin import find_refusals, margin, margin_gradient, require_gradients
 from .model_check import check_losses
 from .new_spec import new_spec
 from .records import MarginRecord
@@ -51,6 +51,8 @@ def fit_margin(
         raise ModelError(f"rank must be 1 or more, not {rank}")
     encoder = get_encoder(options, None)
     loaded, runtime = encoder.loaded, encoder.runtime
+    require_gradients(loaded)
+    check = check_losses(encoder)
     with runtime.lock:
         refusals = find_refusals(encoder, prompts.prompts, progress=progress)
         value = margin(loaded, refusals)
@@ -67,7 +69,7 @@ def fit_margin(
 
     ranks = (rank,) if rank else RANKS
     cut = whole.cut(ranks[0])
-    step, gap = STEPS[0], 0.0  # half precision takes no steps
+    step, gap = USUAL_STEP, 0.0
     if loaded.dtype_name == "float32":
         step, gap = choose_step(runtime, ids[:_FEW], trained[:_FEW], cut.unit())
     of_halves = [scores_along(half.unit(), step) for half in halves]
@@ -88,6 +90,7 @@ def fit_margin(
         openings=tuple(loaded.tokenizer.decode([token]) for token in refusals.openings),
         value=value,
         slope=whole.norm,
+        covered=covered_share(loaded),
         rank=chosen,
         energy=cut.norm**2 / whole.norm**2,
         agreement=agreement,
@@ -97,7 +100,7 @@ def fit_margin(
         step_gap=gap,
     )
     spec = new_spec(options, encoder, formula="influence", rank=chosen, margin=record)
-    tensors = {"check": check_losses(encoder), **cut.unit().to_tensors()}
+    tensors = {"check": check, **cut.unit().to_tensors()}
     return spec, tensors
 
 

@@ -12,6 +12,8 @@ from .quantile_levels import REFERENCE_LEVELS
 
 LEAST_AGREEMENT, LEAST_OF_HALVES, SATURATED = 0.95, 0.6, 8.0
 """Limits beyond which a user is told: rank correlations, and a margin in log-odds."""
+LEAST_COVERED = 0.5
+"""Of the blocks' weights: below this a user is told which are left out."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class MarginRecord:
         openings: the first tokens of its refusals, as text.
         value: the margin: log-odds that an answer begins with one of them, averaged over the requests.
         slope: the norm of the margin's gradient.
+        covered: the share (0 to 1) of the blocks' weights that it is a gradient of: experts in one tensor are left out.
         rank: of the direction in each matrix.
         energy: the share of the gradient's squared norm that this rank keeps.
         agreement: Spearman's correlation of sample rows' scores along the direction and along the whole gradient.
@@ -97,6 +100,7 @@ class MarginRecord:
     openings: tuple[str, ...]
     value: float
     slope: float
+    covered: float
     rank: int
     energy: float
     agreement: float
@@ -115,6 +119,11 @@ class MarginRecord:
             findings.append(
                 f"two halves of the requests agree only to {self.halves:.2f}: take more requests, or ones that the "
                 "model refuses"
+            )
+        if self.covered < LEAST_COVERED:
+            findings.append(
+                f"the direction covers {self.covered:.0%} of the blocks' weights: those of experts are stored in one "
+                "tensor each, and are left out"
             )
         if abs(self.value) > SATURATED:
             findings.append(

@@ -9,7 +9,7 @@ import transformers
 from support.models import SIZES, make_model
 from support.states import ARCHITECTURES, CPU
 
-from larf_curate.encoding.directions import Factors, WeightDirection, block_layers, layer_shape
+from larf_curate.encoding.directions import Factors, WeightDirection, block_layers, covered_share, layer_shape
 from larf_curate.errors import ModelError
 from larf_curate.models.loading import load_model
 from larf_curate.models.options import ModelOptions
@@ -35,6 +35,12 @@ def logits(model) -> torch.Tensor:
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("name", "least", "most"), [("llama", 1, 1), ("gpt2", 1, 1), ("qwen3_moe", 0.1, 0.9)])
+def test_the_share_of_the_weights_that_a_direction_covers(name, least, most, tmp_path):
+    loaded = load_model(ModelOptions(str(make_model(tmp_path, ARCHITECTURES[name]()))), None, CPU)
+    assert least <= covered_share(loaded) <= most  # experts lie in one tensor, which is no linear layer
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3_text", "phi3", "gpt_neox", "gpt2", "qwen3_moe"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,12 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_torch_file
+from safetensors.torch import save_file as save_torch_file
+from support.checkpoints import whole
 from support.commands import larf
-from support.models import CHATML
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from support.models import CHATML, make_tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from larf_curate import LARFScorer
 from larf_curate.encoding.runtime import unload_models
@@ -254,9 +259,47 @@ def test_another_model_is_refused(scorer: LARFScorer, tiny_model: Path) -> None:
         scorer.with_options(model=str(tiny_model)).score(ROWS)
 
 
-def test_quantised_weights_have_no_gradient(wide_model: Path) -> None:
-    with pytest.raises((ModelError, PromptsError)):
-        LARFScorer.fit(str(wide_model), formula="influence", prompts=PROMPTS, dtype="int8", progress=False)
+def test_quantised_weights_have_no_gradient(wide_model: Path, scorer: LARFScorer, tmp_path: Path) -> None:
+    """Neither those that are quantised now nor those of the model's files; the model is not asked first."""
+    how = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+    whole(wide_model, quantization_config=how, device_map={"": "cpu"}).save_pretrained(tmp_path)
+    make_tokenizer(tmp_path)
+    for model, dtype, named in ((wide_model, "int8", "int8"), (tmp_path, "auto", "bitsandbytes")):
+        with pytest.raises(ModelError, match=rf"those that are quantised \({named}\) have none"):
+            LARFScorer.fit(str(model), formula="influence", prompts=PROMPTS, dtype=dtype, progress=False)
+    with pytest.raises(ModelError, match=r"quantised \(int8\)"):
+        scorer.with_options(dtype="int8").score(ROWS)
+
+
+def test_a_gradient_that_does_not_fit_in_memory_is_one_line(
+    refusing_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB")
+
+    monkeypatch.setattr(torch.autograd, "backward", full)
+    with pytest.raises(ModelError, match=r"does not fit in memory beside the model: take bfloat16"):
+        LARFScorer.fit(str(refusing_model), formula="influence", prompts=PROMPTS, progress=False)
+    monkeypatch.undo()
+    LARFScorer.fit(str(refusing_model), formula="influence", prompts=PROMPTS, progress=False)
+
+
+def test_a_model_with_broken_weights_is_told_from_one_that_does_not_refuse(
+    refusing_model: Path, tmp_path: Path
+) -> None:
+    home = shutil.copytree(refusing_model, tmp_path / "broken")
+    tensors = load_torch_file(home / "model.safetensors")
+    tensors["model.norm.weight"] = torch.full_like(tensors["model.norm.weight"], torch.nan)
+    save_torch_file(tensors, home / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match="losses are not finite"):
+        LARFScorer.fit(str(home), formula="influence", prompts=PROMPTS, progress=False)
+
+
+def test_it_says_how_much_of_the_model_the_direction_covers(scorer: LARFScorer) -> None:
+    assert scorer.spec.margin.covered == 1
+    assert not any("covers" in finding for finding in scorer.spec.findings)
+    experts = replace(scorer.spec, margin=replace(scorer.spec.margin, covered=0.07))
+    assert any("covers 7% of the blocks' weights" in finding for finding in experts.findings)
 
 
 def test_a_damaged_direction_is_refused(scorer: LARFScorer, tmp_path: Path) -> None:
