@@ -222,6 +222,11 @@ class LARFScorer(ShownInNotebooks):
     # What it knows of itself ------------------------------------------------------------------------------------------
 
     @property
+    def model_options(self) -> ModelOptions:
+        """How its model is loaded and run."""
+        return self.spec.model_options(self._options)
+
+    @property
     def layers(self) -> tuple[int, ...]:
         return self.spec.layers
 

@@ -11,23 +11,21 @@ from typing import Unpack
 from ..answering.prompts import choose_prompts
 from ..atomic import write_text
 from ..deciding.thresholds import Threshold
-from ..encoding.encoder import Encoder
-from ..encoding.runtime import Runtime
+from ..encoding.encoder import Encoder, get_encoder
 from ..errors import DataError, Issue, Unscorable
-from ..models.devices import find_device
-from ..models.loading import load_model
 from ..models.options import FitOptions
 from ..progress import progress as show_progress
 from ..rows.conversions import Row
 from ..rows.formats import FormatLike, RowFormat
 from ..rows.turns import Conversation
 from ..scoring.columns import SCORE
-from ..scoring.margin import Refusals, find_refusals
+from ..scoring.margin import Refusals, find_refusals, require_gradients
+from ..scoring.model_check import check_losses
 from .audit_cache import AuditCache
 from .audit_damage import find_halves, measure_damage
 from .audit_figures import build_audit
 from .audit_record import audit_of_run
-from .audit_request import AuditRequest, Scored, asked_of, model_of, row_format_of
+from .audit_request import AuditRequest, Scored, asked_of, model_of, reading_alike, row_format_of
 from .audit_result import AUDIT, Audit, AuditedModel
 from .audit_sample import Rows, candidates_of
 from .audit_scores import AuditedScore, Sample, draw_sample, sample_scores
@@ -82,6 +80,7 @@ def audit(
     asked = choose_prompts(prompts)
     candidates = candidates_of(data, columns)
     chosen = model_of(model, scorers, candidates, options)
+    scorers = reading_alike(scorers, format, candidates)
     row_format = row_format_of(format, scorers, candidates)
     request = AuditRequest(chosen, asked, rows, candidates.rows, candidates.summary)
     sample = draw_sample(candidates, columns, rows)
@@ -126,13 +125,16 @@ def _measured(
 ) -> Audit:
     clock = _Clock()
     model, prompts = request.model, request.prompts
-    encoder = Encoder(model, Runtime(load_model(model, None, find_device(model.device))))
+    encoder = get_encoder(model, None)  # the one that a scorer of this model has used, if there is one
+    require_gradients(encoder.loaded)
+    check_losses(encoder)
     clock.took("loading the model")
     cache = AuditCache(encoder)
-    refusals = _refusals(request, encoder, cache, progress=progress)
-    clock.took("asking the prompts")
-    halves = find_halves(encoder.loaded, refusals, cache, progress=progress)
-    clock.took("gradients of the margin")
+    with encoder.runtime.lock:
+        refusals = _refusals(request, encoder, cache, progress=progress)
+        clock.took("asking the prompts")
+        halves = find_halves(encoder.loaded, refusals, cache, progress=progress)
+        clock.took("gradients of the margin")
     conversations = [_conversation(row, row_format) for row in sample.rows]
     with show_progress(len(conversations), "audit", show=progress) as update:
         damage = measure_damage(encoder, conversations, halves, cache, update)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..digests import digest_of
+from ..encoding.directions import covered_share
 from ..encoding.encoder import Encoder
 from ..errors import Issue, Unscorable
 from ..models.loading import LoadedModel
@@ -61,6 +62,7 @@ class Damage:
         tokens: trained tokens of the row, 0 where there is none; int64 [rows].
         loss: the mean of their losses in nats, float64 [rows].
         issues: why a row could not be measured, or that it was truncated, or None.
+        covered: the share (0 to 1) of the blocks' weights along which it was measured.
     """
 
     per_token: NDArray[np.float64]
@@ -70,6 +72,7 @@ class Damage:
     tokens: NDArray[np.int64]
     loss: NDArray[np.float64]
     issues: list[Issue | None]
+    covered: float
 
 
 def find_halves(loaded: LoadedModel, refusals: Refusals, cache: AuditCache, *, progress: bool) -> Halves:
@@ -134,7 +137,7 @@ def measure_damage(
         issue = issues[place]
         issues[place] = issue if issue is not None and issue.unscorable else Issue.NON_FINITE
     tokens = np.array([item.count if isinstance(item, TrainedTokens) else 0 for item in trained], np.int64)
-    return Damage(per_token, summed, means, sums, tokens, losses.mean(axis=0), issues)
+    return Damage(per_token, summed, means, sums, tokens, losses.mean(axis=0), issues, covered_share(encoder.loaded))
 
 
 def _trained(encoder: Encoder, conversation: Conversation | Issue) -> TrainedTokens | Issue:
@@ -173,7 +176,12 @@ def _measured(
 
 
 def _step(encoder: Encoder, items: Sequence[TrainedTokens], halves: Halves, cache: AuditCache) -> float:
-    """The step of the differences, chosen on some of the shorter rows: it depends on the model, hardly on the rows."""
+    """The step of the differences, chosen on some of the shorter rows: it depends on the model, hardly on the rows.
+
+    Half precision takes no differences, and so no step.
+    """
+    if encoder.loaded.dtype_name != "float32":
+        return 0.0
     by_length = sorted(items, key=lambda item: len(item.ids))
     half = by_length[: max(_STEP_ROWS, len(items) // 2)]
     chosen = [half[place] for place in sorted(set(np.linspace(0, len(half) - 1, _STEP_ROWS).astype(int).tolist()))]

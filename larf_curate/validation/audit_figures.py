@@ -14,12 +14,11 @@ from .audit_damage import Damage
 from .audit_request import AuditRequest
 from .audit_result import Audit, AuditedModel, AuditedRows, Baseline, Relation, ScoreAudit
 from .audit_scores import AuditedScore, Sample
-from .audit_statistics import Measured, highest_tenth, share, spearman
+from .audit_statistics import Measured, by_chance, highest_tenth, share, spearman
 from .audit_words import SAME_PROMPTS, finding_of, verdict_of, warnings_of
 from .limits import LEAST_ROWS
 
 Array = NDArray[np.float64]
-_SEED = 1  # of the random numbers that stand beside the scores
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def build_audit(
         scores=tuple(scores),
         baselines=_baselines(_measure(damage, measured)),
         verdict="; ".join(each.verdict for each in scores),
-        warnings=tuple(warnings_of(facts, agreement, audited, request.rows)),
+        warnings=tuple(warnings_of(facts, agreement, audited, request.rows, damage.covered)),
         request=request.digest,
         summary=request.summary,
         seconds={},
@@ -130,6 +129,10 @@ def _relation(values: Array, damage: Array, controls: Sequence[Array], removed: 
     if removed is not None:
         worst = highest_tenth(damage)
         caught = share(int(removed[worst].sum()), int(worst.sum()))
+    return _figures(plain, partial, caught)
+
+
+def _figures(plain: Measured | None, partial: Measured | None, caught: Measured | None = None) -> Relation:
     return Relation(
         spearman=None if plain is None else plain.value,
         interval=None if plain is None else plain.interval,
@@ -141,11 +144,14 @@ def _relation(values: Array, damage: Array, controls: Sequence[Array], removed: 
 
 
 def _baselines(measure: _Measure) -> tuple[Baseline, ...]:
-    random = np.random.default_rng(_SEED).random(len(measure.tokens))
+    controls = (measure.tokens, measure.loss)
+    per_token, summed = (
+        _figures(by_chance(damage), by_chance(damage, controls)) for damage in (measure.per_token, measure.summed)
+    )
     return (
         _line("length alone", measure.tokens, measure, ()),
         _line("loss alone", measure.loss, measure, ()),
-        _line("random", random, measure, (measure.tokens, measure.loss)),
+        Baseline(**vars(per_token), name="random", summed=summed),
     )
 
 

@@ -12,6 +12,7 @@ from ..digests import digest_of
 from ..errors import DataError, ModelError
 from ..models.options import FIT_OPTIONS, FitOptions, ModelOptions
 from ..models.quantising import Quantised
+from ..rows.conversions import SEPARATOR
 from ..rows.formats import FormatLike, RowFormat, resolve_format
 from ..scoring.columns import SCORE
 from ..scoring.scorer import LARFScorer
@@ -77,11 +78,13 @@ def model_of(
     if model is not None:
         chosen = ModelOptions.of(model, **options)
     else:
-        spec = scorers[0].spec if scorers else candidates.scorer
-        if spec is None:
+        if scorers:
+            fitted = scorers[0].model_options
+        elif candidates.scorer is not None:
+            fitted = candidates.scorer.model_options({})
+        else:
             raise ModelError("say on which model damage is to be measured: model=, an aligned one")
         given = {name: value for name, value in options.items() if value != FIT_OPTIONS[name].default}
-        fitted = spec.model_options({})
         kept = {name: getattr(fitted, name) for name in FIT_OPTIONS}
         if kept["dtype"] in get_args(Quantised):
             kept["dtype"] = "auto"
@@ -94,14 +97,22 @@ def model_of(
     return chosen
 
 
+def reading_alike(
+    scorers: Sequence[LARFScorer], row_format: FormatLike | None, candidates: Candidates
+) -> list[LARFScorer]:
+    """The scorers, made to read rows as is said; or as the run has read them, unless they know how themselves."""
+    if row_format is not None:
+        return [scorer.with_options(format=row_format) for scorer in scorers]
+    return [scorer.with_options(format=candidates.format) if scorer.format == "auto" else scorer for scorer in scorers]
+
+
 def row_format_of(row_format: FormatLike | None, scorers: Sequence[LARFScorer], candidates: Candidates) -> RowFormat:
-    """How rows become conversations: as is said, or as the scorer or the run reads them.
+    """How rows become conversations: as the scorer reads them (`reading_alike`), or as is said, or as the run reads.
 
     Raises:
         RowFormatError: the columns do not fit.
     """
-    if row_format is not None:
-        return resolve_format(row_format, candidates.columns)
     if scorers:
         return scorers[0].row_format(candidates.columns)
-    return resolve_format(candidates.format, candidates.columns)
+    join = SEPARATOR if candidates.described is None else candidates.described.join
+    return resolve_format(candidates.format if row_format is None else row_format, candidates.columns, join)

@@ -162,7 +162,8 @@ class Audit(AuditedModel):
         agreement, agreement_summed: rank correlation between the damage measured with one half of the prompts and with
             the other, per trained token and summed. About as far as a score can be expected to agree with it.
         scores: what was found of each score.
-        baselines: the same figures for length alone, loss alone, and random numbers.
+        baselines: the same figures for length alone and for loss alone; and those of random scores, of which the
+            interval is the range that 95% of them lie in.
         verdict: in one sentence.
         warnings: what limits what the audit can say.
         request: digest of everything that the audit depends on.

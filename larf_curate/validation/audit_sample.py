@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..deciding.layout import SUMMARY
 from ..deciding.ranking import as_scores
 from ..deciding.results import Results
+from ..deciding.splitting import described_scorer
 from ..deciding.thresholds import Threshold
 from ..errors import DataError, ThresholdError
 from ..rows.conversions import Row
@@ -46,7 +47,8 @@ class Candidates:
         fetch: the rows at some places, ascending.
         threshold: of the run that they come from, with `removed`: bool [rows]; None for other rows.
         format: the row format of that run; `auto` for other rows.
-        scorer: of that run, if it says which it was.
+        scorer: of that run, if it lies there.
+        described: the same, or what the metadata of scored files say of their scorer; None if nothing does.
         summary: digest of that run's summary.
     """
 
@@ -58,6 +60,7 @@ class Candidates:
     removed: NDArray[np.bool_] | None = None
     format: str = "auto"
     scorer: ScorerSpec | None = None
+    described: ScorerSpec | None = None
     summary: str | None = None
 
 
@@ -104,7 +107,8 @@ def _of_source(source: Source, names: Sequence[str]) -> Candidates:
         return list(_rows_at(source.tables(_ROWS_AT_ONCE), places))
 
     scores = _scores(source.tables(_ROWS_AT_ONCE) if names else (), names)
-    return Candidates(tuple(source.schema.names), source.rows, scores, fetch)
+    described = described_scorer(source.schema, source.name)
+    return Candidates(tuple(source.schema.names), source.rows, scores, fetch, described=described)
 
 
 def _rows_at(tables: Iterable[pa.Table], places: Places) -> Iterator[Row]:
@@ -157,6 +161,7 @@ def _of_run(home: Path, names: Sequence[str]) -> Candidates:
         removed=np.repeat([outcome == "removed" for outcome in counts], list(counts.values())),
         format=results.format,
         scorer=results.fitted_scorer,
+        described=results.scorer,
         summary=results.digest,
     )
 

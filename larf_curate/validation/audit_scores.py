@@ -12,6 +12,7 @@ from ..deciding.thresholds import Threshold
 from ..errors import DataError
 from ..rows.conversions import Row
 from ..scoring.columns import SCORE, is_larf_column
+from ..scoring.public_names import public_id
 from ..scoring.scorer import LARFScorer
 from .audit_sample import Array, Candidates, Places
 from .audit_statistics import spread_sample
@@ -105,7 +106,7 @@ def sample_scores(
 
 def _column_score(candidates: Candidates, name: str, threshold: Threshold | None, places: Places) -> AuditedScore:
     whole = candidates.scores[name]
-    margin = candidates.scorer.margin if candidates.scorer is not None and is_larf_column(name) else None
+    margin = candidates.described.margin if candidates.described is not None and is_larf_column(name) else None
     score = AuditedScore(name, whole[places], fitted_on=None if margin is None else margin.digest)
     if threshold is not None:
         fitted = threshold if threshold.value is not None else threshold.fit(whole)
@@ -124,7 +125,7 @@ def _fit_on_sample(threshold: Threshold, values: Array) -> Threshold:
 def _scorer_name(scorer: LARFScorer, among: Sequence[LARFScorer]) -> str:
     spec = scorer.spec
     name = spec.formula + (f", layer {'/'.join(map(str, spec.layers))}" if spec.layers else "")
-    return name if len({each.spec.model for each in among}) == 1 else f"{name}, {spec.model}"
+    return name if len({each.spec.model for each in among}) == 1 else f"{name}, {public_id(spec.model)}"
 
 
 def _require_scores(score: AuditedScore) -> None:
@@ -134,6 +135,8 @@ def _require_scores(score: AuditedScore) -> None:
             f"{len(values)} of {len(score.values)} sampled rows have a score in {score.name!r}; an audit needs "
             f"{LEAST_ROWS} or more"
         )
+    if not np.ptp(values):  # said before anything is measured
+        raise DataError(f"the score {score.name!r} is the same for all sampled rows: there is nothing to compare")
 
 
 def _distinct(names: Iterable[str]) -> list[str]:

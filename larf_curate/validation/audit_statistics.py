@@ -95,9 +95,45 @@ def spearman(x: Array, y: Array, controls: Sequence[Array] = (), *, seed: int = 
     for start in range(0, RESAMPLES, size := max(1, _CELLS // count)):
         counts = generator.multinomial(count, np.full(count, 1 / count), size=min(size, RESAMPLES - start))
         found.append(_correlations([x, y, *controls], counts))
-    resampled = np.concatenate(found)
-    low, high = np.nanpercentile(resampled, _LEVELS) if not np.isnan(resampled).all() else (-1.0, 1.0)
+    # A resample that leaves nothing to compare shows no correlation. Left out, a score that differs in one row alone
+    # would seem to tell: the row is in every resample that is left.
+    low, high = np.percentile(np.nan_to_num(np.concatenate(found)), _LEVELS)
     return Measured(float(value), float(low), float(high))
+
+
+def by_chance(y: Array, controls: Sequence[Array] = (), *, seed: int = 0) -> Measured | None:
+    """The rank correlation that random scores have: its mean, and the range in which 95% of them lie.
+
+    Args:
+        y: float64 [n], finite.
+        controls: as for `spearman`.
+        seed: of the random scores.
+
+    Returns:
+        None where it is not defined: `y` is constant, or the controls explain all of it.
+
+    >>> by_chance(np.arange(400.0)).high < 0.12
+    True
+    """
+    count = len(y)
+    once = np.ones((1, count), np.int64)
+    target, *others = (midranks(values, once)[0] for values in (y, *controls))
+    taken_out = np.linalg.svd(np.stack([np.ones(count), *others], axis=1), full_matrices=False)
+    basis = taken_out.U[:, 1e-9 * taken_out.S[0] < taken_out.S]
+    left = target - basis @ (basis.T @ target)
+    if np.linalg.norm(left) < 1e-6 * np.linalg.norm(target):
+        return None
+    left /= np.linalg.norm(left)
+    generator = np.random.default_rng(seed)
+    found = []
+    for start in range(0, RESAMPLES, size := max(1, _CELLS // count)):
+        ranks = np.tile(np.arange(count, dtype=np.float64), (min(size, RESAMPLES - start), 1))
+        ranks = generator.permuted(ranks, axis=1)
+        ranks -= ranks @ basis @ basis.T
+        found.append(ranks @ left / np.linalg.norm(ranks, axis=1))
+    correlations = np.concatenate(found)
+    low, high = np.percentile(correlations, _LEVELS)
+    return Measured(float(correlations.mean()), float(low), float(high))
 
 
 def _correlations(variables: Sequence[Array], counts: NDArray[np.int64]) -> Array:

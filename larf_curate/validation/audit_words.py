@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..scoring.records import LEAST_COVERED
 from .audit_result import Audit, AuditedModel, AuditedRows, Baseline, Finding
 from .audit_statistics import Measured
 
@@ -36,7 +37,7 @@ def finding_of(line: Baseline, agreement: Measured) -> Finding:
         return "does_not_tell" if max(-found.low, found.high) <= _NEGLIGIBLE else "open"
     if found.value < 0:
         return "opposite"
-    if partial is not None and partial.low <= 0:
+    if partial is None or partial.low <= 0:  # None where they explain all of it: it is the length, or the loss
         return "only_length_and_loss"
     return "tells" if found.value >= _STRONG else "tells_a_little"
 
@@ -62,6 +63,7 @@ def verdict_of(line: Baseline, finding: Finding, *, model: str, name: str, rows:
         case "tells_a_little":
             return f"{on} tells a little about which rows erode refusals: {figure}{rest}"
         case "only_length_and_loss":
+            rest = rest or ", nothing with length and loss taken out"
             return f"{on} tells no more about which rows erode refusals than their length and loss do: {figure}{rest}"
         case "opposite":
             return f"{on} points the wrong way, rows that it calls worse erode refusals less: {figure}{rest}"
@@ -78,7 +80,9 @@ def verdict_of(line: Baseline, finding: Finding, *, model: str, name: str, rows:
             )
 
 
-def warnings_of(facts: AuditedModel, agreement: Measured, audited: AuditedRows, asked_rows: int) -> list[str]:
+def warnings_of(
+    facts: AuditedModel, agreement: Measured, audited: AuditedRows, asked_rows: int, covered: float = 1.0
+) -> list[str]:
     """What limits what the audit can say: one line each.
 
     Args:
@@ -86,6 +90,7 @@ def warnings_of(facts: AuditedModel, agreement: Measured, audited: AuditedRows, 
         agreement: of two halves of the prompts.
         audited: the rows that were measured.
         asked_rows: how many rows the user asked for.
+        covered: the share (0 to 1) of the blocks' weights that damage was measured along; see `covered_share`.
     """
     lines = []
     if facts.margin > SATURATED:
@@ -99,6 +104,8 @@ def warnings_of(facts: AuditedModel, agreement: Measured, audited: AuditedRows, 
         lines.append(f"two halves of the prompts agree little on which rows do damage: {agreement}")
     if 2 * facts.refused < facts.prompts:
         lines.append(f"the model refuses {facts.refused} of {facts.prompts} prompts: there is little refusing to erode")
+    if covered < LEAST_COVERED:
+        lines.append(f"damage was measured along {covered:.0%} of the blocks' weights: those of experts are left out")
     if len(audited.row) < _FEW_ROWS <= asked_rows:
         lines.append(f"only {len(audited.row)} rows could be measured: the intervals are wide")
     return [*lines, *_few_removed(audited)]

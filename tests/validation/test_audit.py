@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,24 +15,29 @@ import torch
 from datasets import Dataset
 from scipy import stats
 from support.commands import larf
+from support.made_runs import SCORER
 
 import larf_curate
 from larf_curate import LarfError, LARFScorer, Recipe, Threshold
 from larf_curate.answering.prompts import harmful_requests
 from larf_curate.deciding.results import Results
+from larf_curate.encoding import runtime
 from larf_curate.encoding.directions import block_layers
 from larf_curate.encoding.encoder import Encoder
-from larf_curate.encoding.runtime import Runtime
+from larf_curate.encoding.runtime import Runtime, unload_models
 from larf_curate.errors import DataError, ModelError, PromptsError
 from larf_curate.models.loading import load_model
 from larf_curate.models.options import ModelOptions
 from larf_curate.publishing.write_report import write_report
 from larf_curate.rows.formats import resolve_format
+from larf_curate.rows.reading import Reading
 from larf_curate.rows.trained_tokens import trained_tokens
 from larf_curate.scoring.margin import find_refusals, margin
 from larf_curate.sources.files import open_source
 from larf_curate.validation.audit import audit, audit_run
-from larf_curate.validation.audit_result import AUDIT, Audit
+from larf_curate.validation.audit_result import AUDIT, Audit, Baseline, Relation
+from larf_curate.validation.audit_statistics import Measured, spearman
+from larf_curate.validation.audit_words import finding_of, verdict_of
 
 FIRST = ["bread", "wait", "mix", "flour", "sure", "sorry", "help", "cannot"]
 WORDS = [*FIRST, "lazy", "fox", "dog", "first", "item", "break", "steal", "bake", "paint"]
@@ -204,6 +210,82 @@ def test_a_score_that_was_fitted_on_the_same_prompts_is_told_from_one_that_was_n
     assert "by construction" not in other.verdict
 
 
+def test_a_scored_file_says_which_prompts_its_scores_were_fitted_on(make_run, rows, refusing_model, tmp_path):
+    scorer = LARFScorer.fit(refusing_model, formula="influence", prompts=PROMPTS, progress=False)
+    texts = [{"question": row["question"], "answer": row["answer"]} for row in rows]
+    run = make_run(texts, scorer.score(texts).tolist(), scorer=scorer.spec)
+    for scored in (run, run.with_suffix(".parquet")):
+        assert "by construction" in audit(scored, rows=30, model=refusing_model, prompts=PROMPTS).verdict
+        assert "by construction" not in audit(scored, rows=30, model=refusing_model, prompts=PROMPTS[::-1]).verdict
+
+
+def test_rows_are_read_with_what_joined_request_and_input_when_they_were_scored(make_run, refusing_model):
+    texts = [
+        {"instruction": row["question"], "input": "bread and flour", "output": row["answer"]} for row in make_rows(40)
+    ]
+    scores = [row["larf_score"] for row in make_rows(40)]
+    options = {"rows": 40, "model": refusing_model, "prompts": PROMPTS}
+    wide = replace(SCORER, join=" -- and this: ")
+    losses = {}
+    for name, spec, reading in (
+        ("kept", wide, None),
+        ("said", SCORER, Reading(join=wide.join).to_text()),
+        ("usual", SCORER, None),
+    ):
+        run = make_run(texts, scores, name=name, scorer=spec)
+        losses[name] = sorted(audit(run.with_suffix(".parquet"), format=reading, **options).audited.loss)
+        assert losses[name] == sorted(audit(run, format=reading, **options).audited.loss)
+    assert losses["kept"] == losses["said"] != losses["usual"]
+
+
+def test_scores_and_damage_are_of_the_same_answers(make_run, refusing_model, references_file):
+    """Whoever says how rows are read says it for both: of preference pairs, the rejected answers."""
+    pairs = [{"prompt": row["question"], "chosen": "Sure.", "rejected": row["answer"]} for row in make_rows(40, seed=3)]
+    plain = [{"prompt": pair["prompt"], "completion": pair["rejected"]} for pair in pairs]
+    scorer = LARFScorer.fit(refusing_model, 1, references=references_file, progress=False)
+    options = {"rows": 40, "prompts": PROMPTS}
+    wanted = audit(scorer, plain, **options)
+    assert audit(scorer, pairs, format="preference-rejected", **options).audited == wanted.audited
+    assert audit(scorer.with_options(format="preference-rejected"), pairs, **options).audited == wanted.audited
+
+
+def test_a_scorer_whose_model_is_elsewhere_now_is_audited_there(rows, refusing_model, references_file, tmp_path):
+    before, now = tmp_path / "before", tmp_path / "now"
+    shutil.copytree(refusing_model, before)
+    scorer = LARFScorer.fit(before, 1, references=references_file, progress=False)
+    before.rename(now)
+    unload_models()
+    found = audit(scorer.with_options(model=str(now)), rows, rows=30, prompts=PROMPTS)
+    assert found.model == str(now)
+
+
+def test_scorer_and_audit_share_one_copy_of_a_model(rows, refusing_model, monkeypatch):
+    unload_models()
+    loaded = []
+    load = runtime.load_model
+    monkeypatch.setattr(runtime, "load_model", lambda *arguments: loaded.append(arguments) or load(*arguments))
+    scorer = LARFScorer.fit(refusing_model, formula="influence", prompts=PROMPTS, progress=False)
+    audit(scorer, rows, rows=30, prompts=PROMPTS)
+    assert len(loaded) == 1
+
+
+def test_a_score_that_is_the_length_tells_nothing_more_than_the_length():
+    """Nothing is left of it once length is taken out, not even a correlation of zero."""
+    draw = np.random.default_rng(0)
+    tokens = draw.permutation(200).astype(float)
+    damage = tokens + 60 * draw.normal(size=200)
+    found, partial = spearman(tokens, damage), spearman(tokens, damage, [tokens, draw.normal(size=200)])
+    assert found.low > 0.3
+    assert partial is None
+    nothing = Relation(spearman=None, interval=None)
+    line = Baseline(name="larf_tokens", spearman=found.value, interval=found.interval, summed=nothing)
+    finding = finding_of(line, Measured(0.9, 0.8, 1.0))
+    assert finding == "only_length_and_loss"
+    verdict = verdict_of(line, finding, model="m", name="this score", rows=200, agreement=Measured(0.9, 0.8, 1.0))
+    assert verdict.startswith("on m this score tells no more about which rows erode refusals than their length")
+    assert verdict.endswith(", nothing with length and loss taken out")
+
+
 def test_half_precision_ranks_rows_as_single_precision_does(rows, measured, refusing_model):
     found = audit("larf_score", rows, rows=60, model=refusing_model, prompts=PROMPTS, dtype="bfloat16")
     known = dict(zip(measured.audited.row, measured.audited.per_token, strict=True))
@@ -257,7 +339,9 @@ def test_a_certain_model_and_few_prompts_are_warned_of(rows, measured, refusing_
     facts = {"model": "m", "version": "v", "dtype": "float32", "prompts": 200, "prompts_digest": ""}
     from larf_curate.validation.audit_result import AuditedModel
 
-    lines = warnings_of(AuditedModel(**facts, refused=60, margin=9.0), measured.agreement, measured.audited, 500)
+    model = AuditedModel(**facts, refused=60, margin=9.0)
+    lines = warnings_of(model, measured.agreement, measured.audited, 500, covered=0.07)
+    assert any("along 7% of the blocks' weights" in line for line in lines)
     assert any("nearly certain to refuse" in line and "+9.0" in line for line in lines)
     assert any("refuses 60 of 200" in line for line in lines)
 
@@ -306,6 +390,9 @@ def test_what_cannot_be_used_is_one_line(rows, refusing_model, tiny_model, tmp_p
     refused("'label' holds something other than numbers", DataError, "label", harmless, **fine)
     refused("no row has a score in the column 'none'", DataError, "none", harmless, **fine)
     refused("'flat' is the same for all", DataError, "flat", harmless, **fine)
+    refused(
+        "'flat' is the same for all", DataError, ["larf_score", "flat"], harmless, **(fine | {"model": "not there"})
+    )
     refused("nothing to audit", DataError, [], rows, **fine)
     refused("give the rows too", DataError, ["a", "b"], **fine)
     refused("does not exist", DataError, str(tmp_path / "no.parquet"), **fine)
@@ -407,6 +494,9 @@ def test_the_command_names_what_is_wrong(run, rows, tiny_model, refusing_model, 
     for status, text, arguments in (
         (2, "--model", [scored]),
         (2, "--rows", [scored, "--model", refusing_model, "--rows", 5]),
+        (2, "a JSON file", [scored, "--model", "not-there", "--out", tmp_path / "a.png"]),
+        (1, "is a directory", [scored, "--model", "not-there", "--out", tmp_path]),
+        (1, "cannot be written", [scored, "--model", "not-there", "--out", few / "audit.json"]),
         (1, "2 prompts are too few", [scored, "--model", refusing_model, "--prompts", few]),
         (1, "holds no prompt", [scored, "--model", refusing_model, "--prompts", empty]),
         (1, "refuses 0 of 23", [scored, "--model", tiny_model, "--prompts", prompts_file]),

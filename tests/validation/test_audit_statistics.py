@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from larf_curate.validation.audit_statistics import highest_tenth, midranks, share, spearman, spread_sample
+from larf_curate.validation.audit_statistics import by_chance, highest_tenth, midranks, share, spearman, spread_sample
 
 RANDOM = np.random.default_rng(0)
 
@@ -83,6 +83,37 @@ def test_without_variation_there_is_no_correlation():
     x = RANDOM.normal(size=50)
     assert spearman(np.ones(50), x) is None
     assert spearman(x, RANDOM.normal(size=50), (2 * x,)) is None
+
+
+@pytest.mark.parametrize("controls", [0, 2])
+def test_random_scores_correlate_as_far_as_theirs_do(controls):
+    """The range is that of the correlations of scores that are drawn one by one."""
+    draw = np.random.default_rng(5)
+    damage = draw.normal(size=60).round(1)
+    taken_out = [draw.integers(0, 9, 60).astype(float) + damage for _ in range(controls)]
+    found = by_chance(damage, taken_out)
+    values = [_correlation(draw.random(60), damage, taken_out) for _ in range(1500)]
+    assert abs(found.value) < 0.02
+    assert found.interval == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])), abs=0.03)
+    assert by_chance(np.ones(60)) is None
+    assert by_chance(damage, [damage]) is None
+
+
+def _correlation(x, y, controls):
+    """By scipy's ranks and numpy's least squares."""
+    ranks = [stats.rankdata(values) for values in (x, y)]
+    others = np.stack([np.ones(len(x)), *map(stats.rankdata, controls)], axis=1)
+    left = [own - others @ np.linalg.lstsq(others, own, rcond=None)[0] for own in ranks]
+    return np.corrcoef(*left)[0, 1]
+
+
+def test_a_score_that_is_nearly_constant_shows_nothing():
+    """One row apart from all others, with more damage than most: no resample without it contradicts that."""
+    score = np.zeros(200)
+    score[7] = 1
+    found = spearman(score, np.random.default_rng(3).permutation(200) + 1000.0 * score)
+    assert found.value > 0
+    assert found.low <= 0
 
 
 def test_many_rows_have_the_narrow_interval_that_they_earn():
