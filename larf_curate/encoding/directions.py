@@ -184,8 +184,9 @@ def block_layers(loaded: LoadedModel) -> dict[str, nn.Module]:
 
 def covered_share(loaded: LoadedModel) -> float:
     """The share (0 to 1) of the numbers in the blocks' matrices that a direction has a part in; see `block_layers`."""
-    own = sum(layer.weight.numel() for layer in block_layers(loaded).values())
-    return own / sum(weight.numel() for weight in loaded.blocks.parameters() if weight.ndim > 1)
+    layers: dict[str, Any] = block_layers(loaded)
+    own = sum(layer.weight.numel() for layer in layers.values())
+    return float(own) / sum(weight.numel() for weight in loaded.blocks.parameters() if weight.ndim > 1)
 
 
 def layer_shape(layer: Any) -> tuple[int, int]:

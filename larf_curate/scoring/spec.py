@@ -133,8 +133,8 @@ class ScorerSpec(EncodingOptions):
         base = base_of(self.other.version) if self.other.model != ALIGNED else None
         if "+" in self.other.version:
             base = run.get("base") or base
-        where = {"model": self.other.model, "revision": commit_of(self.other.version), "base": base}
-        return replace(self.model_options(run), **where)
+        first = self.model_options(run)
+        return replace(first, model=self.other.model, revision=commit_of(self.other.version), base=base)
 
     def summary(self) -> str:
         """A few lines: model, layers, formula, separation, and what the linter says of the references."""

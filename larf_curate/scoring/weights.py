@@ -35,7 +35,8 @@ class WeightRange:
     upper: float
 
     def __post_init__(self) -> None:
-        numbers = all(isinstance(value, Real) and not isinstance(value, bool) for value in (self.lower, self.upper))
+        given: tuple[object, object] = (self.lower, self.upper)
+        numbers = all(isinstance(value, Real) and type(value) is not bool for value in given)
         for name in ("lower", "upper") if numbers else ():  # numpy's numbers have types of their own
             object.__setattr__(self, name, float(getattr(self, name)))
         if not numbers or not math.isfinite(self.lower) or not math.isfinite(self.upper - self.lower):
