@@ -36,7 +36,7 @@ class WeightRange:
 
     def __post_init__(self) -> None:
         given: tuple[object, object] = (self.lower, self.upper)
-        numbers = all(isinstance(value, Real) and type(value) is not bool for value in given)
+        numbers = all(type(value) is not bool and isinstance(value, Real) for value in given)
         for name in ("lower", "upper") if numbers else ():  # numpy's numbers have types of their own
             object.__setattr__(self, name, float(getattr(self, name)))
         if not numbers or not math.isfinite(self.lower) or not math.isfinite(self.upper - self.lower):
