@@ -107,7 +107,9 @@ def _quantiles_table(quantiles: Mapping[str, float], meaning: str) -> Table:
 def _highest_table(summary: Summary, width: int) -> Table:
     """The rows with the highest scores, each on one line of a terminal of `width` characters."""
     references = summary.references
-    text_width = max(20, (width - (36 if references else 26)) // 2)
+    where = [_short(visible(row.where, 300)) for row in summary.highest]
+    longer = max(0, max(map(len, where)) - 5)  # than the number of a row
+    text_width = max(12, (width - (36 if references else 26) - longer) // 2)
     table = Table(title="highest scores", box=box.SIMPLE_HEAD)
     table.add_column("score", justify="right", no_wrap=True)
     if references:
@@ -115,11 +117,18 @@ def _highest_table(summary: Summary, width: int) -> Table:
     table.add_column("row", justify="right", no_wrap=True)
     table.add_column("asked", no_wrap=True, max_width=text_width)
     table.add_column("answered", no_wrap=True, max_width=text_width)
-    for row in summary.highest:
+    for row, place_of_row in zip(summary.highest, where, strict=True):
         texts = [Text(visible(text, text_width)) for text in (row.prompt, row.answer)]
         place = [f"{references.unsafe_below(row.score):.0%}"] if references and row.score is not None else []
-        table.add_row(signed(row.score), *place, str(row.row), *texts)
+        table.add_row(signed(row.score), *place, Text(place_of_row), *texts)
     return table
+
+
+def _short(place: str, width: int = 26) -> str:
+    """Where a row is, with the end of a long name: files of one dataset are told apart by that."""
+    row, of, part = place.partition(" of ")
+    room = max(8, width - len(row + of))
+    return place if len(part) <= room else f"{row}{of}…{part[1 - room :]}"
 
 
 def show_plan(plan: RunPlan, console: Console | None = None) -> None:

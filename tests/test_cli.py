@@ -548,7 +548,7 @@ def test_the_demo(tmp_path):
     assert done.returncode == 0, done.stderr
     out = tmp_path / "result"
     names = sorted(path.name for path in out.iterdir())
-    assert names == [".larf_written.json", "kept", "larf_summary.json", "removed", "unscorable"]
+    assert names == [".larf_written.json", "kept", "larf_summary.json", "removed", "source_rows", "unscorable"]
     parts = {name: pq.read_table(out / name).to_pylist() for name in ("kept", "removed", "unscorable")}
     told = json.loads((out / "larf_summary.json").read_text())
     assert told["rows"] == 240 == sum(map(len, parts.values()))

@@ -152,6 +152,7 @@ def filter_(
 ) -> None:
     """Split scored rows by a threshold: kept, removed, unscorable."""
     from ..console import show_summary
+    from ..deciding.filtering import FilterRecord, whole_name
     from ..deciding.thresholds import Threshold
     from ..engines.local_files import split_file
     from ..sources.files import open_source
@@ -169,10 +170,13 @@ def filter_(
             threshold = Threshold.calibrated(calibrated, _harmless_scores(harmless, scorer), unscorable=unscorable)
         else:
             threshold = getattr(Threshold, chosen[0])(rules[chosen[0]], unscorable=unscorable)
+    names = tuple(columns or ())
+    record = FilterRecord(whole_name(data), split, config, field, format, names, weight, per_split)
     with rows_from(data) as name:
         source = open_source(name, split, config=config, field=field)
         reading = reading_of(format, columns, None)
-        summary = split_file(source, threshold, out, format=reading, weight=weight_of(weight), per_split=per_split)
+        width = weight_of(weight)
+        summary = split_file(source, threshold, out, format=reading, weight=width, per_split=per_split, record=record)
     if json:
         print(summary.to_json())
         return

@@ -32,12 +32,13 @@ class Excerpt:
 
     Attributes:
         score: None where the row has none.
-        row: its number, from 0: in the source in a `Summary`, in the files of its outcome in a report.
+        row: its number in the source, from 0.
         prompt, answer: the conversation in plain words. Where no format says how the row becomes one, `prompt` is empty
             and `answer` shows the columns.
         outcome: where the row went: kept, removed or unscorable; None where nothing was split.
         issue: the row's `larf_issue`.
         more: values of further columns that were asked for, as text.
+        place: where a person finds the row if the source has several splits or files (`17 of test`); empty if not.
     """
 
     score: float | None
@@ -47,6 +48,12 @@ class Excerpt:
     outcome: str | None = None
     issue: str | None = None
     more: tuple[str, ...] = ()
+    place: str = ""
+
+    @property
+    def where(self) -> str:
+        """Where in the source the row is, for people."""
+        return self.place or str(self.row)
 
     @property
     def remark(self) -> str:
@@ -63,17 +70,18 @@ def excerpt_of(
     outcome: str | None = None,
     issue: str | None = None,
     more: Sequence[str] = (),
+    place: str = "",
 ) -> Excerpt:
     """The excerpt of a row with these `values`; other arguments are those of `Excerpt`, but for the names in `more`.
 
     >>> from larf_curate.rows.formats import resolve_format
     >>> values = {"prompt": "Hi", "completion": "Hello."}
     >>> excerpt_of(values, resolve_format("auto", values), score=0.5, row=7)
-    Excerpt(score=0.5, row=7, prompt='Hi', answer='Hello.', outcome=None, issue=None, more=())
+    Excerpt(score=0.5, row=7, prompt='Hi', answer='Hello.', outcome=None, issue=None, more=(), place='')
     """
     prompt, answer = _texts(values, row_format)
     texts = tuple(_cell(values[name])[:MAX_CHARACTERS] for name in more)
-    return Excerpt(score, row, prompt[:MAX_CHARACTERS], answer[:MAX_CHARACTERS], outcome, issue, texts)
+    return Excerpt(score, row, prompt[:MAX_CHARACTERS], answer[:MAX_CHARACTERS], outcome, issue, texts, place)
 
 
 def excerpt_format(format: str, columns: Sequence[str]) -> RowFormat | None:  # noqa: A002 - the word users know

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..json_fields import entries, finite, mapping, plain, text, whole
 from ..scoring.quantile_levels import LEVELS, REFERENCE_LEVELS
+from .filtering import STANDARD_INPUT
 
 _LARGEST = sys.float_info.max
 _COUNTS = ("rows", "removed", "unscorable_rows", "harmless", "spared_from")
@@ -82,6 +83,7 @@ def check_summary_fields(values: Mapping[str, Any]) -> None:
         if excerpt["score"] is not None:
             finite(excerpt["score"], "score")
         whole(excerpt["row"], "row", 0, last)
+        text(excerpt.get("place", ""), "place")
         text(excerpt["prompt"], "prompt")
         text(excerpt["answer"], "answer")
     for fault in entries(values.get("faults", []), "faults", most=100):
@@ -91,6 +93,10 @@ def check_summary_fields(values: Mapping[str, Any]) -> None:
             count = len(REFERENCE_LEVELS)
             for score in entries(points, f"references.{side}", count, count):
                 finite(score, f"references.{side}")
+    if values.get("filtered") is not None:
+        source = text(values["filtered"]["source"], "filtered.source")
+        if source.startswith("-") and source != STANDARD_INPUT:
+            raise ValueError(f"filtered.source must name rows, not an option: {source!r}")
     if values.get("run") is not None:
         _check_run(values["run"], rows)
 

@@ -10,6 +10,7 @@ SUMMARY = "larf_summary.json"
 RECIPE = "recipe.yaml"
 Outcome = Literal["kept", "removed", "unscorable"]
 OUTCOMES: tuple[str, ...] = get_args(Outcome)  # directories of Parquet files
+SOURCE_ROWS = "source_rows"  # has a file for each of theirs, which says where in the source its rows were
 METADATA_KEY = b"larf_curate"  # in a Parquet schema's metadata: which scorer it was, as JSON
 
 _PART = re.compile(r"data/(?P<split>.+)-\d{5}-of-\d{5}\.parquet")

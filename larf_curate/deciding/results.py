@@ -23,8 +23,9 @@ from ..scoring.columns import SCORE, scores_of
 from ..scoring.spec import ScorerSpec
 from ..sources.json_values import rows_of
 from ..written import links_below
-from .layout import OUTCOMES, RECIPE, SUMMARY, split_of
+from .layout import OUTCOMES, RECIPE, SOURCE_ROWS, SUMMARY, split_of
 from .ranking import Chunks
+from .source_rows import SourceRow, source_row
 from .splitting import described_scorer
 from .summary import OutcomeCounts, Summary
 from .thresholds import Threshold
@@ -73,7 +74,7 @@ class Results:
             DataError: there is no finished run, or its files do not hold the rows that its summary counts.
         """
         home = Path(directory)
-        for link in links_below(home, (SUMMARY, RECIPE, *OUTCOMES)):
+        for link in links_below(home, (SUMMARY, RECIPE, SOURCE_ROWS, *OUTCOMES)):
             raise DataError(f"{home / link} is a link or no plain file: a result of larf-curate has none")
         text = _summary_text(home)
         summary = Summary.from_json(text)
@@ -167,20 +168,40 @@ class Results:
         Yields:
             Some of the places, and the rows at them.
         """
-        first = 0
-        for path in self.files[outcome]:
-            with _reading(path), pq.ParquetFile(path) as file:
-                for group in range(file.num_row_groups):
-                    stop = first + file.metadata.row_group(group).num_rows
-                    low, high = np.searchsorted(places, [first, stop])
-                    if low < high:
-                        for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=list(columns)):
-                            low, high = np.searchsorted(places, [first, first + len(batch)])
-                            if low < high:
-                                wanted = pa.table(batch).take(pa.array(places[low:high] - first))
-                                yield places[low:high], rows_of(wanted, columns)
-                            first += len(batch)
-                    first = stop
+        return _rows_at(self.files[outcome], places, columns)
+
+    def source_rows(self, outcome: str, places: Ints) -> list[SourceRow]:
+        """Where in the source the rows at some places of an outcome were; for arguments see `at`.
+
+        Raises:
+            DataError: the files that say so are not there, or not whole.
+        """
+        files = [self.home / SOURCE_ROWS / path.relative_to(self.home) for path in self.files[outcome]]
+        found = [source_row(dict(row)) for _, rows in _rows_at(files, places) for row in rows]
+        if len(found) != len(places):
+            raise DataError(f"{self.home / SOURCE_ROWS} does not say where all rows were: run the recipe again")
+        return found
+
+
+def _rows_at(
+    files: Iterable[Path], places: Ints, columns: Sequence[str] | None = None
+) -> Iterator[tuple[Ints, Sequence[Row]]]:
+    """See `Results.at`; the files hold the rows one after the other. By default all columns are read."""
+    first = 0
+    for path in files:
+        with _reading(path), pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names if columns is None else list(columns)
+            for group in range(file.num_row_groups):
+                stop = first + file.metadata.row_group(group).num_rows
+                low, high = np.searchsorted(places, [first, stop])
+                if low < high:
+                    for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=names):
+                        low, high = np.searchsorted(places, [first, first + len(batch)])
+                        if low < high:
+                            wanted = pa.table(batch).take(pa.array(places[low:high] - first))
+                            yield places[low:high], rows_of(wanted, names)
+                        first += len(batch)
+                first = stop
 
 
 @contextlib.contextmanager

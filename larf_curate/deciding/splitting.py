@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
 import pyarrow as pa
 
 from ..errors import LarfError
@@ -15,6 +16,7 @@ from ..scoring.public_names import public_spec
 from ..scoring.spec import ScorerSpec
 from ..scoring.weights import WeightRange
 from ..sources.json_values import rows_of
+from ..sources.parts import WHOLE, Ints, SourceParts
 from ..sources.tables import by_split, conform
 from .excerpts import excerpt_format
 from .layout import METADATA_KEY, without_directories
@@ -80,29 +82,39 @@ def described_scorer(schema: pa.Schema, where: str) -> ScorerSpec | None:
     return None
 
 
-def split_table(table: pa.Table, threshold: Threshold, first_row: int) -> dict[str, pa.Table]:
-    """Scored rows, the first of them row `first_row` of the dataset, by outcome: kept, removed, unscorable."""
+def split_table(table: pa.Table, threshold: Threshold, first_row: int) -> dict[str, tuple[pa.Table, Ints]]:
+    """Scored rows, the first of them row `first_row` of the dataset, by outcome: kept, removed, unscorable.
+
+    Returns:
+        For each outcome its rows, and their numbers in the dataset.
+    """
     masks = threshold.outcomes(scores_of(table), first_row)
-    return {outcome: conform(table.filter(pa.array(mask)), table.schema) for outcome, mask in masks.items()}
+    return {
+        outcome: (conform(table.filter(pa.array(mask)), table.schema), first_row + np.flatnonzero(mask))
+        for outcome, mask in masks.items()
+    }
 
 
 def split_tables(
     tables: Iterable[tuple[int, pa.Table]],
     threshold: Threshold,
-    write: Callable[[str, str, pa.Table], None],
+    write: Callable[[str, str, pa.Table, Ints], None],
     format: str = "auto",  # noqa: A002 - the word users know
     splits: Sequence[tuple[str, int]] = (),
     weight: WeightRange | None = None,
+    parts: SourceParts = WHOLE,
 ) -> Summary:
     """Hand every row of some scored tables to `write` under its outcome and split, whole and in order.
 
     Args:
         tables: with the number of their first row in the dataset, from 0.
         threshold: fitted.
-        write: takes an outcome (kept, removed or unscorable), a split, and rows of both, one or more.
+        write: takes an outcome (kept, removed or unscorable), a split, rows of both, one or more, and their numbers in
+            the dataset.
         format: how to read the texts of the highest rows for the summary.
         splits: see `Source.splits`; where there are none, the split is "".
         weight: the scores between which the rows' training weights fall; see `weighted_schema`.
+        parts: see `Source.parts`.
 
     Returns:
         Counts and the highest rows; no quantiles, and no threshold.
@@ -111,16 +123,16 @@ def split_tables(
         ThresholdError: the threshold is not fitted, or the column `larf_score` holds no numbers.
         RowFormatError: the columns do not fit the format that was asked for by name.
     """
-    tally, counts = Tally(), OutcomeCounts()
+    tally, counts = Tally(parts), OutcomeCounts()
     for first_row, table in tables:
         row_format = excerpt_format(format, table.column_names)
         read = row_format.columns(table.column_names) if row_format else table.column_names
         rows = rows_of(table, [*read, SCORE, ISSUE])
         tally.add(rows, row_format, scores_of(table), [row.get(ISSUE) for row in rows], first_row)
         for split, first, piece in by_split(_weighted(table, weight), first_row, splits):
-            parts = split_table(piece, threshold, first)
-            for outcome, part in parts.items():
+            by_outcome = split_table(piece, threshold, first)
+            for outcome, (part, numbers) in by_outcome.items():
                 if len(part):
-                    write(outcome, split, part)
-            counts += OutcomeCounts(**{outcome: len(part) for outcome, part in parts.items()})
+                    write(outcome, split, part, numbers)
+            counts += OutcomeCounts(**{outcome: len(part) for outcome, (part, _) in by_outcome.items()})
     return tally.summary(outcomes=counts)

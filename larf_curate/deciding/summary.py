@@ -13,6 +13,7 @@ from ..scoring.records import ReferenceQuantiles
 from ..typed_records import record_of
 from .excerpts import Excerpt, signed
 from .field_checks import check_summary_fields
+from .filtering import FilterRecord
 from .thresholds import Threshold
 
 
@@ -106,16 +107,18 @@ class Fault:
 
     Attributes:
         issue: the reason, a value of `larf_issue`.
-        row: its place in the source, from 0.
+        row: its number in the source, from 0.
         detail: the column or turn at fault and what it holds; empty where that is not known.
+        place: see `Excerpt`.
     """
 
     issue: str
     row: int
     detail: str = ""
+    place: str = ""
 
     def __str__(self) -> str:
-        return f"{self.issue}: first in row {self.row}" + (f", {self.detail}" if self.detail else "")
+        return f"{self.issue}: first in row {self.place or self.row}" + (f", {self.detail}" if self.detail else "")
 
 
 @dataclass(frozen=True, repr=False)
@@ -126,6 +129,7 @@ class Summary:
         rows, scored: how many there were, and how many have a score.
         issues: rows by the value of `larf_issue`.
         faults: the first row of each of these, but for `truncated`.
+        filtered: of `larf-curate filter`, what it was asked for.
         references: quantiles of the scores of the scorer's references; None where the scorer is not known.
         quantiles: of the scores, by their name (see `scoring.quantile_levels`); empty where no row has one.
         highest: the ten rows with the highest scores, from the highest down.
@@ -149,6 +153,7 @@ class Summary:
     run: RunRecord | None = None
     faults: tuple[Fault, ...] = ()
     references: ReferenceQuantiles | None = None
+    filtered: FilterRecord | None = None
 
     @property
     def complaint(self) -> str:
@@ -173,7 +178,7 @@ class Summary:
         return f"Summary({text})"
 
     def _repr_html_(self) -> str:
-        rows = [[signed(row.score), str(row.row), row.prompt, row.answer] for row in self.highest]
+        rows = [[signed(row.score), row.where, row.prompt, row.answer] for row in self.highest]
         return html_table(f"{self!r}; highest scores", ("score", "row", "asked", "answered"), rows, 240)
 
     def to_json(self) -> str:
@@ -183,11 +188,18 @@ class Summary:
             "scored": self.scored,
             **(asdict(self.outcomes) if self.outcomes else {}),
             "issues": dict(sorted(self.issues.items())),
-            **({"faults": [asdict(fault) for fault in self.faults]} if self.faults else {}),
+            **({"faults": [_fields(fault) for fault in self.faults]} if self.faults else {}),
             "score_quantiles": dict(self.quantiles),
             "threshold": json.loads(self.threshold.to_json()) if self.threshold else None,
             "highest": [
-                {"score": row.score, "row": row.row, "prompt": row.prompt, "answer": row.answer} for row in self.highest
+                {
+                    "score": row.score,
+                    "row": row.row,
+                    **({"place": row.place} if row.place else {}),
+                    "prompt": row.prompt,
+                    "answer": row.answer,
+                }
+                for row in self.highest
             ],
         }
         if self.execution:
@@ -196,6 +208,8 @@ class Summary:
             values["references"] = asdict(self.references)
         if self.run is not None:
             values["run"] = asdict(self.run)
+        if self.filtered is not None:
+            values["filtered"] = asdict(self.filtered)
         return json.dumps(values, indent=2, ensure_ascii=False)
 
     @classmethod
@@ -224,8 +238,14 @@ class Summary:
                     "execution": values.get("how", ""),
                     "run": values.get("run"),
                     "references": values.get("references"),
+                    "filtered": values.get("filtered"),
                 },
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"not the summary of a run: {one_line(error)}") from error
         return summary
+
+
+def _fields(fault: Fault) -> dict[str, object]:
+    """As JSON has them: a place only where the row's number does not say it all."""
+    return {name: value for name, value in asdict(fault).items() if value or name != "place"}

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..errors import Issue, Unscorable
 from ..rows.formats import RowFormat
 from ..scoring.records import ReferenceQuantiles
+from ..sources.parts import WHOLE, SourceParts
 from .excerpts import Excerpt, excerpt_of
 from .summary import Fault, OutcomeCounts, RunRecord, Summary
 from .thresholds import Threshold
@@ -21,9 +22,14 @@ _HIGHEST = 10
 
 
 class Tally:
-    """Gathers counts and the highest rows while rows stream by, in a memory that does not grow with them."""
+    """Gathers counts and the highest rows while rows stream by, in a memory that does not grow with them.
 
-    def __init__(self) -> None:
+    Args:
+        parts: of the source, by which its rows are found.
+    """
+
+    def __init__(self, parts: SourceParts = WHOLE) -> None:
+        self._parts = parts
         self.rows = 0
         self.scored = 0
         self.issues: Counter[str] = Counter()
@@ -44,14 +50,17 @@ class Tally:
             if issue:
                 self.issues[issue] += 1
                 if issue not in self._faults and issue != Issue.TRUNCATED:
-                    self._note(Fault(str(issue), first + place, _detail(rows[place], row_format)))
+                    number = first + place
+                    detail = _detail(rows[place], row_format)
+                    self._note(Fault(str(issue), number, detail, self._parts.place(number)))
         self.scored += int((~np.isnan(scores)).sum())
         self.rows += len(rows)
         for place in np.argsort(-scores, kind="stable")[:_HIGHEST]:
             score, number = float(scores[place]), first + int(place)
             if np.isnan(score) or (len(self._heap) == _HIGHEST and (score, -number) <= self._heap[0][:2]):
                 continue
-            self._push(score, number, excerpt_of(rows[place], row_format, score=score, row=number))
+            where = self._parts.place(number)
+            self._push(score, number, excerpt_of(rows[place], row_format, score=score, row=number, place=where))
 
     def _note(self, fault: Fault) -> None:
         known = self._faults.get(fault.issue)

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ..deciding.filtering import FilterRecord
 from ..deciding.layout import SUMMARY, part_name
 from ..deciding.quantiles import named_quantiles
 from ..deciding.splitting import described_scorer, scored_schema, split_tables, weighted_schema
@@ -27,6 +28,7 @@ from ..scoring.weights import WeightRange
 from ..sources.json_values import rows_of, text_columns
 from ..sources.tables import ROWS_AT_ONCE, Source, by_split, require_splits
 from ..sources.writing import TableWriter, refuse_own_source, write_directory, write_file
+from .outcome_files import OutcomeFiles
 
 
 def score_file(source: Source, scorer: LARFScorer, out: str | Path) -> Summary:
@@ -53,7 +55,7 @@ def score_file(source: Source, scorer: LARFScorer, out: str | Path) -> Summary:
     schema = scored_schema(source.schema, scorer.spec)
     kept = [name for name in schema.names if not is_larf_column(name)]
     columns_read = row_format.columns(kept)
-    tally = Tally()
+    tally = Tally(source.parts)
     chunks: list[NDArray[np.float32]] = []
     execution = ""
     with _scored_output(source, Path(out), schema) as write, progress(source.rows, "scoring") as update:
@@ -110,6 +112,7 @@ def split_file(
     format: str = "auto",  # noqa: A002 - the word users know
     weight: WeightRange | None = None,
     per_split: bool = False,
+    record: FilterRecord | None = None,
 ) -> Summary:
     """Split scored rows into `kept/`, `removed/` and `unscorable/` in the directory `out`, with a summary beside them.
 
@@ -123,6 +126,7 @@ def split_file(
         format: how to read the texts of the highest rows for the summary.
         weight: the scores between which training weights fall: rows get the column `larf_weight`.
         per_split: fit the threshold to each split by itself; see `require_splits`.
+        record: what was asked for, kept in the summary.
 
     Raises:
         DataError: there is no score column, the source changed while it was read, or it keeps no splits apart and
@@ -133,35 +137,24 @@ def split_file(
     refuse_own_source(source, Path(out))
     chunks = score_chunks(source)
     fitted = threshold.fit_splits(chunks, require_splits(source)) if per_split else threshold.fit_chunks(chunks)
-    with write_directory(Path(out)) as home, ExitStack() as stack:
-        writers: dict[Path, TableWriter] = {}
-        schema = weighted_schema(source.schema, weight)
+    schema, parts = weighted_schema(source.schema, weight), source.parts
 
-        def writer(outcome: str, split: str) -> TableWriter:
-            path = home / outcome / (part_name(split) if split else "data.parquet")
-            if path not in writers:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                writers[path] = stack.enter_context(closing(TableWriter(path, schema)))
-            return writers[path]
+    def name(split: str) -> str:
+        return part_name(split) if split else "data.parquet"
 
-        summary = split_tables(
-            _with_first_rows(source.tables(ROWS_AT_ONCE)),
-            fitted,
-            lambda outcome, split, rows: writer(outcome, split).write(rows),
-            format,
-            source.splits,
-            weight,
-        )
-        for outcome, count in vars(summary.outcomes).items():
-            if not count:
-                writer(outcome, "")  # an empty file, which has the columns
-        stack.close()  # files are whole once they are closed
+    with write_directory(Path(out)) as home:
+        with OutcomeFiles(home, schema, parts, name) as files:
+            tables = _with_first_rows(source.tables(ROWS_AT_ONCE))
+            summary = split_tables(tables, fitted, files.write, format, source.splits, weight, parts)
+            for outcome, count in vars(summary.outcomes).items():
+                if not count:
+                    files.write_empty(outcome)
         if summary.rows != source.rows:
             raise DataError(f"{source.name} changed while it was read: {source.rows} rows before, {summary.rows} now")
         quantiles = named_quantiles(score_chunks(source), SUMMARY_LEVELS)
         scorer = described_scorer(source.schema, source.name)
         references = scorer.quantiles if scorer else None
-        summary = replace(summary, threshold=fitted, quantiles=quantiles, references=references)
+        summary = replace(summary, threshold=fitted, quantiles=quantiles, references=references, filtered=record)
         (home / SUMMARY).write_text(summary.to_json() + "\n", encoding="utf-8")
     return summary
 

@@ -34,11 +34,20 @@ def highest_rows(results: Results, outcome: str, count: int, more: Sequence[str]
     names, row_format = results.schema.names, results.row_format
     extra = [name for name in (SCORE, ISSUE) if name in names]
     columns = [*dict.fromkeys([*(row_format.columns(names) if row_format else names), *extra, *more])]
+    ordered = np.sort(places)
+    source_rows = dict(zip(ordered.tolist(), results.source_rows(outcome, ordered), strict=True))
     excerpts = {
         int(place): excerpt_of(
-            row, row_format, score=row[SCORE], row=int(place), outcome=outcome, issue=row.get(ISSUE), more=more
+            row,
+            row_format,
+            score=row[SCORE],
+            row=source_rows[int(place)].row,
+            place=source_rows[int(place)].place,
+            outcome=outcome,
+            issue=row.get(ISSUE),
+            more=more,
         )
-        for here, rows in results.at(outcome, np.sort(places), columns)
+        for here, rows in results.at(outcome, ordered, columns)
         for place, row in zip(here, rows, strict=True)
     }
     return [excerpts[int(place)] for place in places]

@@ -39,7 +39,9 @@ function tellThreshold() {
   document.getElementById("outcome").textContent =
     `above ${value}: ${whole.format(count)} of ${whole.format(stops.scored)} scored rows would be removed (${share}%)` +
     (asItWas() ? ", as they were" : "") + unsafe;
-  document.getElementById("command").textContent = (asItWas() && stops.unchanged) || stops.command + value;
+  if (stops.command) {
+    document.getElementById("command").textContent = (asItWas() && stops.unchanged) || stops.command + value;
+  }
 }
 
 function compare(first, second, column) {
@@ -108,7 +110,7 @@ for (const box of document.querySelectorAll("#columns input")) {
 }
 if (slider) {
   slider.addEventListener("input", () => { tellThreshold(); draw(); });
-  document.getElementById("copy").addEventListener("click", async (event) => {
+  document.getElementById("copy")?.addEventListener("click", async (event) => {
     const command = document.getElementById("command");
     try {
       await navigator.clipboard.writeText(command.textContent);

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import base64
-import shlex
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 
 import jinja2
 import numpy as np
-import yaml
 from markupsafe import Markup
 
 from ..atomic import write_bytes
 from ..deciding.excerpts import signed
-from ..deciding.layout import RECIPE
+from ..deciding.filtering import STANDARD_INPUT
 from ..deciding.ranking import quantiles
 from ..deciding.results import Results
 from ..inert import visible
-from ..safe_yaml import load_yaml
 from ..scoring.columns import SCORE
 from ..written import claim
 from .build_report import build_report
 from .excerpts import highest_rows, own_columns
 from .plots import draw_plots
 from .report import Report
+from .rerun import command_for
 from .validation_words import validation_in_words
 from .words import dataset_name, describe_run
 
@@ -34,7 +32,6 @@ _MAX_CHARACTERS, _MAX_CELL = 1_000, 120  # of a text of the conversation, and of
 _MOST_COLUMNS = 12  # of the user's own
 _STOPS = 400  # of the slider, about
 _MOST_DIGITS = 10  # of a threshold that is shown with fewer digits than it has
-_SCORED_ROWS = "SCORED_ROWS"  # what `filter` read: a result does not know it
 _NEAR = 0.05  # of the middle nine tenths of the scores: a kept row that close to the threshold is just under it
 
 
@@ -50,7 +47,7 @@ class Slider:
         scored: rows that have a score.
         near: how far below the threshold a kept row may score to be just under it.
         digits: after the decimal point, with which every score is told apart from the next stop.
-        command: that runs with another threshold, up to its value.
+        command: that runs with another threshold, up to its value; empty where nothing says what was split.
         unchanged: the whole command that removes what was removed, where no threshold does: rows tie with the last one
             to go, and some of them stay. Empty else.
     """
@@ -113,7 +110,7 @@ def render_page(results: Results, report: Report) -> str:
         max_cell=_MAX_CELL,
         slider=slider,
         slider_fields=asdict(slider),
-        placeholder=_SCORED_ROWS if results.recipe is None else "",
+        on_standard_input=results.summary.filtered is not None and results.summary.filtered.source == STANDARD_INPUT,
     )
 
 
@@ -160,7 +157,8 @@ def _slider(results: Results, report: Report) -> Slider:
     unchanged = ""
     if removed is not None and above[now] != removed:
         above[now] = removed
-        unchanged = f"{_command(results, 'drop_top')}{removed}"
+        command = command_for(results, "drop_top")
+        unchanged = f"{command}{removed}" if command else ""
     unsafe = report.scorer.quantiles if report.scorer else None
     return Slider(
         scores=tuple(scores.tolist()),
@@ -170,29 +168,9 @@ def _slider(results: Results, report: Report) -> Slider:
         scored=report.rows.scored,
         near=_NEAR * middle,
         digits=digits,
-        command=_command(results, "max_score"),
+        command=command_for(results, "max_score"),
         unchanged=unchanged,
     )
-
-
-def _command(results: Results, rule: str) -> str:
-    """What to type for another threshold of a rule, up to its amount."""
-    home = visible(str(results.home), 500)
-    if results.recipe is None:
-        return f"larf-curate filter {_SCORED_ROWS} --out {shlex.quote(home)} --{rule.replace('_', '-')} "
-    command = f"larf-curate run {shlex.quote(str(Path(home) / RECIPE))} "
-    if _output_of(results.recipe) != results.home.resolve():  # as seen from here: a run is moved, or was made elsewhere
-        command += f"--set {shlex.quote(f'output={home}')} "
-    return f"{command}--set threshold.{rule}="
-
-
-def _output_of(recipe: str) -> Path | None:
-    """Where a recipe's results go when it is run from the working directory; None where it does not say."""
-    try:
-        values = load_yaml(recipe)
-        return Path(values["output"]).resolve()
-    except (yaml.YAMLError, ValueError, KeyError, TypeError, OSError):
-        return None
 
 
 def _resource(name: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from ..atomic import write_text
-from ..deciding.layout import OUTCOMES, RECIPE, SUMMARY
+from ..deciding.layout import OUTCOMES, RECIPE, SOURCE_ROWS, SUMMARY
 from ..deciding.summary import OutcomeCounts, Summary
 from ..errors import DataError, LarfError, OutputError
 from ..written import RECORD, claim, forget_missing, refuse_foreign, refuse_strangers
@@ -27,7 +27,8 @@ _JOBS = "slurm.json"
 _COUNTS = "rows-scored"  # in the logs of a run: a file for each worker
 # As `scratch_path` calls what is not written yet.
 _UNFINISHED = re.compile(r"\.{1,2}([0-9a-f]{16}-)?[0-9a-f]{32}\.(parquet|sha256)(\.[0-9a-f]{16})?")
-_RESULTS = (*OUTCOMES, RECIPE, SUMMARY)
+_DIRECTORIES = (*OUTCOMES, SOURCE_ROWS)
+_RESULTS = (*_DIRECTORIES, RECIPE, SUMMARY)
 _USED = (*_RESULTS, OWN, RECORD, "scorer", "scored")
 """What a run reads and writes in its directory. In the logs each run has a new directory."""
 _locked_here: set[Path] = set()
@@ -171,12 +172,13 @@ def _are_whole(home: Path, summary: Summary) -> bool:
     import pyarrow.parquet as pq
 
     for outcome, expected in asdict(summary.outcomes or OutcomeCounts()).items():
-        try:
-            there = sum(pq.read_metadata(path).num_rows for path in (home / outcome).rglob("*.parquet"))
-        except (OSError, pa.ArrowException):
-            return False
-        if there != expected or not (home / outcome).is_dir():
-            return False
+        for directory in (home / outcome, home / SOURCE_ROWS / outcome):
+            try:
+                there = sum(pq.read_metadata(path).num_rows for path in directory.rglob("*.parquet"))
+            except (OSError, pa.ArrowException):
+                return False
+            if there != expected or not directory.is_dir():
+                return False
     return True
 
 
@@ -194,9 +196,9 @@ def move_results_into_place(home: Path, work: Path) -> None:
     refuse_foreign(home, _RESULTS)
     try:
         (home / SUMMARY).unlink(missing_ok=True)
-        parts = [path for outcome in OUTCOMES for path in (work / outcome).rglob("*") if path.is_file()]
+        parts = [path for name in _DIRECTORIES for path in (work / name).rglob("*") if path.is_file()]
         claim(home, [*(path.relative_to(work).as_posix() for path in parts), RECIPE, SUMMARY])
-        for name in (*OUTCOMES, RECIPE):
+        for name in (*_DIRECTORIES, RECIPE):
             if not (work / name).exists():
                 continue  # it was moved before
             if (home / name).exists():

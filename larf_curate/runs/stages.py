@@ -12,7 +12,6 @@ import socket
 import time
 from abc import abstractmethod
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +29,13 @@ from ..deciding.tally import Tally
 from ..deciding.thresholds import Threshold
 from ..engines.datatrove_rows import SHARD, documents_of, table_of
 from ..engines.datatrove_steps import LARFAnnotator
+from ..engines.outcome_files import OutcomeFiles
 from ..errors import DataError
 from ..models.options import check_run_options
 from ..scoring.artifact import CONFIG, read_artifact
 from ..scoring.quantile_levels import SUMMARY_LEVELS
 from ..scoring.scorer import LARFScorer
 from ..sources.tables import conform
-from ..sources.writing import TableWriter, write_file
 from .executors import StagePlan
 from .job import Job, job_at
 from .rundir import count_file, move_results_into_place
@@ -202,26 +201,20 @@ class SplitShards(Stage):
         work = Path(job.work)
         schema = scored_schema(plan.schema, read_artifact(job.scorer)[0])
         written = weighted_schema(schema, job.weight)
-        writers: dict[Path, TableWriter] = {}
-        with ExitStack() as stack:
-
-            def writer(outcome: str, split: str) -> TableWriter:
-                path = work / outcome / part_name(split, rank, tasks)
-                if path not in writers:
-                    writers[path] = stack.enter_context(write_file(path, written))
-                return writers[path]
-
+        parts = plan.source.parts
+        with OutcomeFiles(work, written, parts, lambda split: part_name(split, rank, tasks)) as files:
             summary = split_tables(
                 _scored_tables(plan.part(rank, tasks), Path(job.scored), schema),
                 _fitted_threshold(work),
-                lambda outcome, split, rows: writer(outcome, split).write(rows),
+                files.write,
                 job.format,
                 plan.source.splits,
                 job.weight,
+                parts,
             )
             for outcome, count in vars(summary.outcomes).items():
                 if not count and not rank:  # the first task's file is there even where it is empty: it has the columns
-                    writer(outcome, "")
+                    files.write_empty(outcome)
         write_text(work / _PARTS / f"{rank:05d}.json", summary.to_json())
         for outcome, count in vars(summary.outcomes).items():
             self.stat_update(outcome, value=count)

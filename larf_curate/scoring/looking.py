@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import DataError, Unscorable
 from ..inert import html_table, visible
@@ -14,6 +15,7 @@ from ..rows.formats import RowFormat
 from .columns import SCORE
 from .records import ReferenceQuantiles
 from .spec import ScorerSpec
+from .statistics import Array
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -22,15 +24,17 @@ _REMOVED, _KEPT = 20, 10  # rows shown at most
 _MAX_CHARACTERS = 240  # of each of their texts
 
 
+class Decides(Protocol):
+    """What looking asks of a fitted threshold, which is declared in a room above this one."""
+
+    def outcomes(self, scores: Iterable[float | None], /) -> Mapping[Any, NDArray[np.bool_]]: ...
+
+
 class SplitDataset(Protocol):
     """What a threshold makes of a scored dataset; see `Parts`."""
 
     @property
-    def kept(self) -> Dataset: ...
-    @property
-    def removed(self) -> Dataset: ...
-    @property
-    def threshold(self) -> object: ...
+    def threshold(self) -> Decides: ...
     @property
     def counts(self) -> Mapping[Any, int]: ...
 
@@ -43,8 +47,14 @@ class Splits(Protocol):
 
 @dataclass(frozen=True)
 class LookedAt:
-    """A row to look at; `unsafe_below` is the share (0 to 1) of unsafe references that score lower, if known."""
+    """A row to look at.
 
+    Attributes:
+        row: its number in the dataset, from 0.
+        unsafe_below: the share (0 to 1) of unsafe references that score lower, if known.
+    """
+
+    row: int
     score: float
     unsafe_below: float | None
     outcome: str
@@ -77,6 +87,7 @@ class Look:
                 f"{row.score:+.5f}",
                 "" if row.unsafe_below is None else f"{row.unsafe_below:.0%}",
                 row.outcome,
+                str(row.row),
                 row.prompt,
                 row.answer,
             ]
@@ -88,7 +99,7 @@ class Look:
 
     def _repr_html_(self) -> str:
         return html_table(
-            self.title, ("score", "unsafe below", "outcome", "asked", "answered"), self._cells(), _MAX_CHARACTERS
+            self.title, ("score", "unsafe below", "outcome", "row", "asked", "answered"), self._cells(), _MAX_CHARACTERS
         )
 
 
@@ -127,25 +138,23 @@ def look_at(dataset: Dataset, threshold: Splits, row_format: RowFormat, referenc
     if not hasattr(dataset, "select"):
         raise DataError("a stream cannot be looked at: take some of its rows first, Dataset.from_list(list(...))")
     parts = threshold.split(dataset)
-    rows = [
-        *_highest(parts.removed, "removed", _REMOVED, row_format, references),
-        *_highest(parts.kept, "kept", _KEPT, row_format, references),
-    ]
+    plain = dataset.with_format(None)
+    scores = np.array([np.nan if score is None else score for score in plain[SCORE]], np.float64)
+    masks = parts.threshold.outcomes(scores)
+    rows = []
+    for outcome, most in (("removed", _REMOVED), ("kept", _KEPT)):
+        for number in _highest(scores, masks[outcome], most):
+            score = float(scores[number])
+            below = references.unsafe_below(score) if references else None
+            rows.append(LookedAt(number, score, below, outcome, *_texts(plain[number], row_format)))
     return Look({str(outcome): count for outcome, count in parts.counts.items()}, repr(parts.threshold), tuple(rows))
 
 
-def _highest(
-    part: Dataset, outcome: str, count: int, row_format: RowFormat, references: ReferenceQuantiles | None
-) -> Sequence[LookedAt]:
-    plain = part.with_format(None)
-    scores = np.array([np.nan if score is None else score for score in plain[SCORE]], np.float64)
-    order = [int(place) for place in np.argsort(-scores, kind="stable")[:count] if not np.isnan(scores[place])]
-    rows = []
-    for at in order:
-        score = float(scores[at])
-        below = references.unsafe_below(score) if references else None
-        rows.append(LookedAt(score, below, outcome, *_texts(plain[at], row_format)))
-    return rows
+def _highest(scores: Array, mask: NDArray[np.bool_], most: int) -> list[int]:
+    """The numbers of the rows of a mask with the highest scores, from the highest down; of equal ones the first."""
+    numbers = np.flatnonzero(mask & ~np.isnan(scores))
+    order = np.argsort(-scores[numbers], kind="stable")[:most]
+    return [int(number) for number in numbers[order]]
 
 
 def _texts(row: Mapping[str, Any], row_format: RowFormat) -> tuple[str, str]:

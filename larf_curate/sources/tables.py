@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -11,8 +12,10 @@ import pyarrow as pa
 
 from ..errors import DataError
 from .json_values import array_of, is_json, rows_of
+from .parts import SourceParts
 
 ROWS_AT_ONCE = 4096
+_NAMELESS = ".arrow"  # the files of `datasets`: people know the rows of a split, not what lies in which of these
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,22 @@ class Source:
             if file.split and file.rows:
                 counts[file.split] = counts.get(file.split, 0) + file.rows
         return tuple(counts.items())
+
+    @property
+    def parts(self) -> SourceParts:
+        """The splits by which people find a row or, where they are not kept apart, the files if there are several."""
+        if self.splits:
+            names, rows = zip(*self.splits, strict=True)
+            return SourceParts(names, rows, (0,) * len(names))
+        files = [file for file in self.files if file.rows]
+        if len(files) < 2 or any(file.kind == _NAMELESS for file in files):
+            return SourceParts()
+        home = os.path.commonpath([os.path.dirname(file.path) or "." for file in files])  # noqa: PTH120
+        return SourceParts(
+            tuple(os.path.relpath(file.path, home) for file in files),
+            tuple(file.rows for file in files),
+            tuple(file.first for file in files),
+        )
 
     def tables(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[pa.Table]:
         """Rows `start` to `stop`, in tables of `size` rows but for the last, across the borders of files."""

@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,13 +30,19 @@ class TableWriter:
 
     In a CSV file, what is not a single value is JSON, and null is an empty field. A Parquet file without rows has its
     columns and no row group: `datasets` cannot read an empty one.
+
+    Args:
+        path, schema: of the file.
+        kind: its ending, if that of `path` is another.
+        counting: the numbers in it mostly rise by little, so that a Parquet file holds their differences.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema, kind: str | None = None) -> None:
+    def __init__(self, path: Path, schema: pa.Schema, kind: str | None = None, *, counting: bool = False) -> None:
         self._schema = schema
         self._waiting: list[pa.Table] = []
         self._rows, self._bytes = 0, 0
-        self._parquet = pq.ParquetWriter(path, schema) if (kind or path.suffix) == ".parquet" else None
+        options = _counting(schema) if counting else {}
+        self._parquet = pq.ParquetWriter(path, schema, **options) if (kind or path.suffix) == ".parquet" else None
         self._lines = None if self._parquet else path.open("w", encoding="utf-8", newline="\n")
         self._csv = None
         if self._lines is not None and (kind or path.suffix) == ".csv":
@@ -76,13 +83,20 @@ class TableWriter:
                     file.close()
 
 
+def _counting(schema: pa.Schema) -> dict[str, Any]:
+    """Options of a Parquet file whose whole numbers rise by little: a bit or two for each, in place of 8 bytes."""
+    numbers = [field.name for field in schema if pa.types.is_integer(field.type)]
+    others = [name for name in schema.names if name not in numbers]
+    return {"use_dictionary": others or False, "column_encoding": dict.fromkeys(numbers, "DELTA_BINARY_PACKED")}
+
+
 def _field(value: object) -> object:
     return value if value is None or isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False)
 
 
 @contextlib.contextmanager
-def write_file(path: Path, schema: pa.Schema) -> Iterator[TableWriter]:
-    """A file that appears under its name when all of it is written, or not at all.
+def write_file(path: Path, schema: pa.Schema, *, counting: bool = False) -> Iterator[TableWriter]:
+    """A file that appears under its name when all of it is written, or not at all; for arguments see `TableWriter`.
 
     Raises:
         OutputError: it cannot be written there, or not in that format.
@@ -92,7 +106,7 @@ def write_file(path: Path, schema: pa.Schema) -> Iterator[TableWriter]:
     with scratch_path(path, directory=False) as scratch:
         if path.is_dir():  # reported before the rows are scored, not when the file is renamed
             raise OutputError(f"{path} cannot be written: it is a directory")
-        writer = TableWriter(scratch, schema, path.suffix)
+        writer = TableWriter(scratch, schema, path.suffix, counting=counting)
         try:
             yield writer
         finally:

@@ -186,7 +186,14 @@ def test_rows_end_where_their_score_says(few_at_once, tiny_scorer, tmp_path):
     assert [told[name] for name in ("rows", "kept", "removed", "unscorable")] == [27, 19, 6, 2]
     assert told["issues"] == {"empty_answer": 2}
     assert told["score_quantiles"]["median"] == pytest.approx(np.median([score for score, _ in ranked]))
-    assert sorted(path.name for path in out.iterdir()) == [RECORD, "kept", SUMMARY, "removed", "unscorable"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        RECORD,
+        "kept",
+        SUMMARY,
+        "removed",
+        "source_rows",
+        "unscorable",
+    ]
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])

@@ -372,5 +372,5 @@ def test_what_the_page_says_of_a_row_follows_the_slider(make_run, tmp_path):
     assert shown == found["stop"]
     assert found["now"] == sum(score is not None and np.float32(score) > shown for score in scores)
     assert "% of the unsafe references score above it" in found["unsafe"]
-    assert found["sorted"] == ["0", "0", "0"]
+    assert found["sorted"] == ["0", "1", "2"]
     assert (found["category"], found["then"]) == (False, True)

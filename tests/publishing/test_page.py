@@ -8,14 +8,19 @@ import re
 import shlex
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from support.made_runs import sample_rows
+from typer.testing import CliRunner
 
+from larf_curate.cli import app
 from larf_curate.deciding.layout import RECIPE
 from larf_curate.deciding.results import Results
 from larf_curate.deciding.thresholds import Threshold
 from larf_curate.publishing.build_report import build_report
+from larf_curate.publishing.card import render_card
 from larf_curate.publishing.page import render_page
+from larf_curate.publishing.publication import publish_files
 
 
 def page_and_stops(run):
@@ -64,12 +69,86 @@ def test_the_command_goes_where_the_results_are(plain_run, monkeypatch):
     assert words(plain_run.parent)[3:5] == ["--set", f"output={plain_run}"]
 
 
-def test_what_filter_read_is_left_to_the_reader_who_is_told_so(plain_run):
+def test_the_command_reads_what_filter_read_as_it_read_it(plain_run, tmp_path, monkeypatch):
+    scored = tmp_path / "a run.parquet"
+    (tmp_path / "run.parquet").rename(scored)
+    monkeypatch.chdir(tmp_path)
+
+    def filtered(*arguments):
+        out = tmp_path / "split"
+        result = CliRunner().invoke(app, ["filter", *arguments, "--out", str(out)])
+        assert result.exit_code == 0, result.output
+        return out
+
+    typed = ["--map", "question=prompt,answer=completion", "--unscorable", "keep", "--weight", "-0.1,0.1"]
+    run = filtered("a run.parquet", "--drop-top", "5", *typed)
+    for directory in (tmp_path, plain_run):
+        monkeypatch.chdir(directory)
+        command = shlex.split(page_and_stops(run)[1]["command"] + "0.02")
+        assert command[2] == ("a run.parquet" if directory == tmp_path else str(scored))
+        assert sorted(command[5:-2]) == sorted(typed)
+        result = CliRunner().invoke(app, command[1:])  # it runs from where the page was made
+        assert result.exit_code == 0, result.output
+        assert json.loads((run / "larf_summary.json").read_text())["threshold"]["amount"] == 0.02
+
+
+def test_rows_on_standard_input_have_no_name_and_the_page_says_so(plain_run, tmp_path):
+    rows = pq.read_table(tmp_path / "run.parquet").to_pylist()
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    arguments = ["filter", "-", "--drop-top", "5", "--out", str(tmp_path / "split")]
+    assert CliRunner().invoke(app, arguments, input=lines).exit_code == 0
+    page, stops = page_and_stops(tmp_path / "split")
+    assert shlex.split(stops["command"])[:3] == ["larf-curate", "filter", "-"]
+    assert "The scored rows came on standard input" in page
+    assert "standard input" not in page_and_stops(plain_run)[0]
+
+
+def test_where_nothing_says_what_was_split_no_command_is_shown(plain_run):
+    summary = json.loads((plain_run / "larf_summary.json").read_text())
+    del summary["filtered"]
+    (plain_run / "larf_summary.json").write_text(json.dumps(summary))
     page, stops = page_and_stops(plain_run)
-    assert shlex.split(stops["command"]) == [
-        *("larf-curate", "filter", "SCORED_ROWS", "--out", str(plain_run), "--max-score"),
-    ]
-    assert "Put the file or dataset that was filtered for <code>SCORED_ROWS</code>" in page
+    assert stops["command"] == ""
+    assert 'id="command"' not in page
+
+
+@pytest.mark.parametrize("several", ["files", "splits"])
+def test_a_row_has_the_number_of_the_source_wherever_it_is_shown(tmp_path, several):
+    """In files of their own kept and removed rows would begin at 0 again, and so would the rows of each split."""
+    names = {"files": ("b.jsonl", "a.jsonl"), "splits": ("train", "test")}[several]
+    wanted = {}
+    for name, offset in zip(names, (0, 100), strict=True):
+        file = tmp_path / "rows" / (f"{name}.jsonl" if several == "splits" else name)
+        file.parent.mkdir(exist_ok=True)
+        rows = []
+        for number in range(30):
+            question = f"Question {offset + number}?"
+            score = None if number == 7 else float((number * 7 + offset) % 31)
+            wanted[question] = f"{number} of {name}"
+            rows.append({"prompt": question, "completion": "Yes.", "larf_score": score, "larf_issue": None})
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    arguments = ["filter", str(tmp_path / "rows"), "--drop-top", "5", "--out", str(tmp_path / "split")]
+    result = CliRunner().invoke(app, [*arguments, *(["--split", "all"] if several == "splits" else [])])
+    assert result.exit_code == 0, result.output
+    page, _ = page_and_stops(tmp_path / "split")
+    shown = re.findall(r'data-label="row"[^>]*>([^<]*)</td><td data-label="asked"><div>(.*?)</div>', page)
+    assert {question: place for place, question in shown} == wanted
+    table = re.findall(r"(\d+ of \S+) +(Question \d+\?)", result.output)
+    assert len(table) == 10
+    assert all(wanted[question] == place for place, question in table)
+    results = Results.open(tmp_path / "split")
+    notebook = results.summary._repr_html_()
+    assert all(wanted[row.prompt] == row.where and row.where in notebook for row in results.summary.highest)
+    card = render_card(publish_files(results, "acme/rows", examples=5).card)
+    removed = [row.where for row in results.summary.highest[:5]]
+    assert all(place in card for place in removed)
+
+
+def test_one_file_needs_no_name_beside_the_number(plain_run):
+    page, _ = page_and_stops(plain_run)
+    shown = re.findall(r'data-label="row"[^>]*>(\d+)</td><td data-label="asked"><div>question (\d+)\?', page)
+    assert len(shown) == 200
+    assert all(row == question for row, question in shown)
 
 
 def test_the_page_says_which_rows_it_shows_and_what_each_picture_is(plain_run):

@@ -156,7 +156,7 @@ def test_the_highest_rows_are_those_of_pandas(outcome, make_run):
     run = make_run(rows, scores, Threshold.drop_fraction(0.2))
     expected = pd.read_parquet(run / outcome).sort_values("larf_score", ascending=False, kind="stable")[:15]
     excerpts = highest_rows(Results.open(run), outcome, 15)
-    assert [excerpt.row for excerpt in excerpts] == expected.index.tolist()
+    assert [f"question {excerpt.row}?" for excerpt in excerpts] == expected["question"].tolist()  # as in the source
     assert [excerpt.prompt for excerpt in excerpts] == expected["question"].tolist()
     assert [excerpt.answer for excerpt in excerpts] == expected["answer"].str.rstrip().tolist()
     assert {excerpt.outcome for excerpt in excerpts} == {outcome}

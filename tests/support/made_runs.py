@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from larf_curate.deciding.filtering import FilterRecord
 from larf_curate.deciding.splitting import scored_schema
 from larf_curate.deciding.thresholds import Threshold, UnscorablePolicy
 from larf_curate.engines.local_files import split_file
@@ -65,7 +66,8 @@ def run_maker(tmp_path: Path) -> MakeRun:
             table = table.replace_schema_metadata(scored_schema(table.schema, scorer).metadata)
         pq.write_table(table, tmp_path / f"{name}.parquet")
         rule = (threshold or Threshold.drop_fraction(0.1)).with_unscorable(unscorable)
-        split_file(open_source(str(tmp_path / f"{name}.parquet")), rule, tmp_path / name)
+        scored = str(tmp_path / f"{name}.parquet")
+        split_file(open_source(scored), rule, tmp_path / name, record=FilterRecord(scored))
         return tmp_path / name
 
     return make
