@@ -47,7 +47,7 @@ def place(
     monkeypatch.chdir(tmp_path)
     text = "".join(json.dumps(row) + "\n" for row in ROWS)
     Path("rows").mkdir()
-    for name in ("alpaca.jsonl", "rows.jsonl", "rows/part.jsonl"):
+    for name in ("alpaca.jsonl", "alpaca_500.jsonl", "rows.jsonl", "rows/part.jsonl"):
         Path(name).write_text(text)
     tiny_scorer.save_pretrained("my-scorer")
     shutil.copyfile(references_file, "pairs.jsonl")

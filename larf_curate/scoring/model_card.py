@@ -47,9 +47,9 @@ tags:
 
 # {markdown(repo.rsplit("/", maxsplit=1)[-1])}
 
-A scorer fitted by [larf-curate](https://pypi.org/project/larf-curate/): it finds the rows of a fine-tuning dataset
-that would wear away an aligned model's refusals (LARF, [arXiv 2507.18631](https://arxiv.org/abs/2507.18631)). It
-holds {content} and settings, not the model: that is loaded from where its name says.
+A scorer fitted by the Python package `larf-curate`: it finds the rows of a fine-tuning dataset that
+would wear away an aligned model's refusals (LARF, [arXiv 2507.18631](https://arxiv.org/abs/2507.18631)). It holds
+{content} and settings, not the model: that is loaded from where its name says.
 
 | | |
 | --- | --- |

@@ -145,7 +145,7 @@ def test_hostile_texts_in_the_card(hostile_run):
     assert (body.count(BEGIN), render_card(request, card)) == (1, card)
     found = Tags(RENDER.render(body)).found
     links = {attributes.get("href") for tag, attributes in found if tag == "a"}
-    assert links == {"https://arxiv.org/abs/2507.18631", "https://pypi.org/project/larf-curate/"}
+    assert links == {"https://arxiv.org/abs/2507.18631"}
     pictures = [attributes["src"] for tag, attributes in found if tag == "img"]
     assert pictures == [f"larf/plots/{plot.name}" for plot in files.card.plots]
     assert {tag for tag, _ in found} & (ACTIVE - {"a", "img"}) == set()
