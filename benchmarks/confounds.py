@@ -22,7 +22,7 @@ from larf_curate.inert import visible
 from larf_curate.models.options import ModelOptions
 from larf_curate.rows.formats import columns_of, resolve_format
 from larf_curate.rows.turns import Conversation
-from larf_curate.rows.wording import is_list, refuses
+from larf_curate.rows.wording import holds_list, refuses
 from larf_curate.scoring.fitting import sample_rows
 from larf_curate.scoring.formulas import FittedFormula, auc
 from larf_curate.scoring.references import ReferenceSet
@@ -53,7 +53,7 @@ def main() -> None:
     states = dict(zip(sides, np.split(encoded, np.cumsum([len(side) for side in sides.values()])[:-1]), strict=True))
 
     lengths = np.array([len(conversation.answer) for conversation in conversations])
-    lists = np.array([is_list(conversation.answer) for conversation in conversations])
+    lists = np.array([holds_list(conversation.answer) for conversation in conversations])
     hedges = np.array([refuses(conversation.answer) for conversation in conversations])
     print(f"{len(conversations)} rows, {lists.sum()} lists, {hedges.sum()} hedge or refuse; {len(pairs.fitted)} pairs")
     print(f"{'formula':9}{'layer':>6}{'held-back AUC':>15}  {'length':24}{'list':24}{'hedges AUC':>10}")

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from .cache import clear_caches
     from .deciding.thresholds import Threshold
     from .engines.dataset_map import score_dataset
-    from .engines.datatrove_steps import LARFAnnotator, LARFFilter
+    from .engines.datatrove_annotator import LARFAnnotator
+    from .engines.datatrove_filter import LARFFilter
     from .errors import LarfError
     from .recipe.recipe import Recipe
     from .scoring.layer_search.search import find_safety_layers
@@ -50,8 +51,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "LARFFilter": "engines.datatrove_steps",
-    "LARFAnnotator": "engines.datatrove_steps",
+    "LARFFilter": "engines.datatrove_filter",
+    "LARFAnnotator": "engines.datatrove_annotator",
     "Recipe": "recipe.recipe",
     "LarfError": "errors",
     "clear_caches": "cache",

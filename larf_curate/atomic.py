@@ -43,7 +43,7 @@ def write_private(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def scratch_path(path: Path, *, directory: bool) -> Iterator[Path]:
-    """A hidden name beside `path`, on the same file system, gone whatever happens.
+    """A hidden name beside `path`, on the same file system; what lies there is deleted when the context ends.
 
     Raises:
         OutputError: nothing can be written there.

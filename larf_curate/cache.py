@@ -44,9 +44,9 @@ def clear_caches() -> None:
 def cache_directory() -> Path:
     """`$LARF_CURATE_CACHE`, else `larf_curate` in `$HF_HOME`, else in the user's cache directory.
 
-    Models and measurements are read from it, so it has to be the user's own: what another user has made in a `$HF_HOME`
-    that is shared is passed over. The usual one is made unwritable for others; whoever names a directory has chosen who
-    may write to it.
+    Models and measurements are read from it, so it has to be the user's own: a directory that another user has made in
+    a shared `$HF_HOME` is not used. The default directory is made unwritable for others; one that the user names keeps
+    its permissions.
 
     Raises:
         OutputError: the one that `$LARF_CURATE_CACHE` names belongs to another user.
@@ -64,16 +64,15 @@ def cache_directory() -> Path:
     return home
 
 
-def read_cached(path: Path, most: int = 1 << 30) -> bytes | None:
+def read_cached(path: Path, max_bytes: int = 1 << 30) -> bytes | None:
     """The content of a file of the cache, if nobody but this user (or root) can have written it.
 
-    What is read from the cache stands for something that would take minutes to compute, so a file of another user, one
-    that others may write to, a link, or one of more than `most` bytes counts as one that is not there. What it holds is
-    checked by whoever reads it. Files of the cache are written by `atomic.write_private`.
+    A file of another user, a file that others may write to, a link, or a file of more than `max_bytes` bytes counts as
+    missing. The caller checks what the file holds. Files of the cache are written by `atomic.write_private`.
 
     Args:
-        path: of the file.
-        most: bytes.
+        path: the path of the file.
+        max_bytes: the most bytes that the file may have.
     """
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
@@ -81,11 +80,11 @@ def read_cached(path: Path, most: int = 1 << 30) -> bytes | None:
     except OSError:
         return None
     status = os.fstat(handle)
-    if not stat.S_ISREG(status.st_mode) or not only_ours(status) or status.st_size > most:
+    if not stat.S_ISREG(status.st_mode) or not only_ours(status) or status.st_size > max_bytes:
         os.close(handle)
         return None
     with os.fdopen(handle, "rb") as file:
-        return file.read(most)
+        return file.read(max_bytes)
 
 
 def only_ours(status: os.stat_result) -> bool:
@@ -105,7 +104,7 @@ def _belongs_to_another(home: Path) -> bool:
 
 
 def _keep_private(home: Path) -> None:
-    """Take others' right to write to a directory of this user away."""
+    """Take away the right of others to write to a directory of this user."""
     with contextlib.suppress(OSError):  # it is not there yet
         status = home.stat()
         if hasattr(os, "geteuid") and status.st_uid == os.geteuid() and status.st_mode & _WRITABLE_BY_OTHERS:

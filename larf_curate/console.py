@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .deciding.excerpts import signed
 from .deciding.summary import Summary
 from .deciding.thresholds import Threshold
 from .errors import Issue
 from .inert import visible
 from .publishing.validation_words import describe_validation, validation_tables
 from .publishing.words import describe_run
+from .scoring.excerpts import signed
 from .scoring.formula_names import MEANINGS
 from .validation.audit_result import HEADINGS as AUDIT_HEADINGS
 from .validation.audit_words import describe_measurement
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .publishing.report import Report
     from .pushing import Pushed
     from .recipe.planning import RunPlan
-    from .runs.estimate import Estimate
+    from .runs.estimate import ScoringEstimate
     from .scoring.layer_search.profile import LayerProfile
     from .validation.audit_result import Audit
     from .validation.plan import ValidationPlan
@@ -181,7 +181,7 @@ def _plan_lines(plan: RunPlan) -> Iterator[tuple[str, str]]:
     yield "publish", plan.publish or "nothing"
 
 
-def _estimate_lines(plan: RunPlan, estimate: Estimate) -> Iterator[tuple[str, str]]:
+def _estimate_lines(plan: RunPlan, estimate: ScoringEstimate) -> Iterator[tuple[str, str]]:
     last_loaded, last_block, millions = estimate.blocks - 1, estimate.total_blocks - 1, estimate.parameters / 1e6
     mebibytes = estimate.bytes / 2**20
     speed = f"{estimate.operations:.2g} operations at {estimate.rate:.2g} a second here ({estimate.device})"
@@ -268,18 +268,18 @@ def _validation_plan_lines(plan: ValidationPlan) -> Iterator[tuple[str, str]]:
         yield "packages", f"missing: {', '.join(plan.missing)}: pip install 'larf-curate[validate]'"
 
 
-def show_validation(found: Validation, console: Console | None = None) -> None:
+def show_validation(validation: Validation, console: Console | None = None) -> None:
     """Print a validation: tables with a line for each arm, what it was made of, and the verdict."""
     console = console or Console()
-    for arms in validation_tables(found):
+    for arms in validation_tables(validation):
         table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
         for number, heading in enumerate(arms.headings):  # two lines, so that figures have the width of the terminal
             table.add_column(_on_two_lines(heading), justify="right" if number else "left", overflow="fold")
         for line in arms.lines:
             table.add_row(*(Text(visible(cell, 200)) for cell in line))
         console.print(table)
-    console.print(_two_columns(line for line in describe_validation(found) if line[0] != "verdict"))
-    console.print(Text(visible(found.verdict, 2000), style="bold"))
+    console.print(_two_columns(line for line in describe_validation(validation) if line[0] != "verdict"))
+    console.print(Text(visible(validation.verdict, 2000), style="bold"))
 
 
 def _on_two_lines(heading: str) -> str:

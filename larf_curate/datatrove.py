@@ -8,7 +8,9 @@ pipeline = [RowReader("rows/*.jsonl"), LARFFilter("my-scorer", max_score=0.001),
 from __future__ import annotations
 
 from .deciding.splitting import scored_schema
-from .engines.datatrove_rows import RowReader, RowWriter, carry_row
-from .engines.datatrove_steps import LARFAnnotator, LARFFilter
+from .engines.datatrove_annotator import LARFAnnotator
+from .engines.datatrove_files import RowReader, RowWriter
+from .engines.datatrove_filter import LARFFilter
+from .engines.datatrove_rows import carry_row
 
 __all__ = ["LARFAnnotator", "LARFFilter", "RowReader", "RowWriter", "carry_row", "scored_schema"]

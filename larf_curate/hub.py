@@ -58,7 +58,7 @@ class HubClient:
         Where the Hub says how long to wait (`Retry-After`), that is waited for, up to five minutes.
 
         Args:
-            action: calls the Hub's API. It may be called several times, so it must not matter how far a try came.
+            action: calls the Hub's API. It may be called several times, whatever an earlier call has already done.
             repo: the repository that errors name.
             again_on: other statuses after which it is tried again, since a new try begins with what is there by then.
 
@@ -151,8 +151,8 @@ def _asked_to_wait(error: Exception) -> float:
 
 def _status_in_words(error: Exception) -> int | None:
     """The status that an error of the Hub's file storage (hf_xet) names in its text alone; None for other errors."""
-    found = re.search(r"HTTP status \w+ error \((\d{3})\b", str(error)) if isinstance(error, OSError) else None
-    return int(found[1]) if found else None
+    status = re.search(r"HTTP status \w+ error \((\d{3})\b", str(error)) if isinstance(error, OSError) else None
+    return int(status[1]) if status else None
 
 
 def _is_busy(status: int) -> bool:

@@ -60,7 +60,7 @@ def code_span(text: str, width: int = 200) -> Markup:
     >>> print(code_span("www.example.org | <b>`x`"))
     `` www.example.org \u007c \u003cb>`x` ``
     """
-    shown = re.sub(r"[|<{}]", lambda found: f"\\u{ord(found[0]):04x}", visible(text, width).strip())
+    shown = re.sub(r"[|<{}]", lambda match: f"\\u{ord(match[0]):04x}", visible(text, width).strip())
     if not shown:
         return Markup()
     ticks = "`" * (max((len(run) for run in re.findall("`+", shown)), default=0) + 1)

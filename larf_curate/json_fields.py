@@ -15,7 +15,7 @@ LONGEST = 20_000
 """Characters of a text: names, methods, findings. Only a chat template may be longer."""
 _DEEPEST = 12
 DEEPEST_VALUE = 100
-"""Levels of a value in a row: what reads, renders and writes it calls itself for each."""
+"""How deep a value in a row may be nested: the functions that read, render and write it are recursive."""
 _LARGEST = 2**53  # whole numbers that every JSON reader keeps
 
 
@@ -35,36 +35,36 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deep") from None
 
 
-def read_limited(path: Path, most: int) -> bytes:
+def read_limited(path: Path, max_bytes: int) -> bytes:
     """The content of a file of at most so many bytes.
 
     Raises:
         OSError: it cannot be read. ValueError: it is longer.
     """
     with path.open("rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise ValueError(f"{path.name} is longer than {most:,} bytes")
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ValueError(f"{path.name} is longer than {max_bytes:,} bytes")
     return content
 
 
 class Undecoded(str):
-    """JSON that cannot be read (nested too deep, above all): its text, which is written again as it is.
+    """The text of JSON that cannot be decoded, usually because it is nested too deep. It is written again unchanged.
 
-    It is no text of a row.
+    It never counts as a text of the row.
     """
 
     __slots__ = ()
 
 
-def is_deep(value: Any, most: int = DEEPEST_VALUE) -> bool:
-    """Whether lists and objects lie in each other more than `most` deep.
+def is_deep(value: Any, max_depth: int = DEEPEST_VALUE) -> bool:
+    """Whether lists and objects lie in each other more than `max_depth` deep.
 
     >>> is_deep([[[]]], 2), is_deep([[], []], 2)
     (True, False)
     """
     level = [value]
-    for _ in range(most):
+    for _ in range(max_depth):
         lists = (part if isinstance(part, list) else part.values() for part in level if isinstance(part, list | dict))
         level = [item for part in lists for item in part if isinstance(item, list | dict)]
         if not level:
@@ -81,35 +81,35 @@ def _wrong(value: object, name: str, wanted: str) -> NoReturn:
     raise ValueError(f"{name} must be {wanted}, not {shown if len(shown) <= 60 else shown[:57] + '...'}")
 
 
-def whole(value: Any, name: str, least: int = 0, most: int = _LARGEST) -> int:
-    """A whole number from `least` to `most`; True and False are none.
+def whole(value: Any, name: str, minimum: int = 0, maximum: int = _LARGEST) -> int:
+    """A whole number from `minimum` to `maximum`; True and False do not count as numbers.
 
     >>> whole(True, "pairs")
     Traceback (most recent call last):
     ValueError: pairs must be a whole number of 0 or more, not True
     """
-    if type(value) is not int or not least <= value <= most:
-        limits = f"of {least} or more" if most == _LARGEST else f"from {least} to {most}"
+    if type(value) is not int or not minimum <= value <= maximum:
+        limits = f"of {minimum} or more" if maximum == _LARGEST else f"from {minimum} to {maximum}"
         _wrong(value, name, f"a whole number {limits}")
     return value
 
 
-def finite(value: Any, name: str, least: float = -math.inf, most: float = math.inf) -> float:
-    """A finite number from `least` to `most`."""
+def finite(value: Any, name: str, minimum: float = -math.inf, maximum: float = math.inf) -> float:
+    """A finite number from `minimum` to `maximum`."""
     try:
-        fits = type(value) in (int, float) and math.isfinite(value) and least <= value <= most
+        fits = type(value) in (int, float) and math.isfinite(value) and minimum <= value <= maximum
     except OverflowError:  # a whole number that no float holds
         fits = False
     if not fits:
-        limits = "" if math.isinf(least) and math.isinf(most) else f" from {least:g} to {most:g}"
+        limits = "" if math.isinf(minimum) and math.isinf(maximum) else f" from {minimum:g} to {maximum:g}"
         _wrong(value, name, f"a finite number{limits}")
     return float(value)
 
 
-def text(value: Any, name: str, most: int = LONGEST) -> str:
+def checked_text(value: Any, name: str, max_characters: int = LONGEST) -> str:
     """A text of at most so many characters, without lone surrogates, which no file can hold."""
-    if not isinstance(value, str) or len(value) > most:
-        _wrong(value, name, f"a text of at most {most:,} characters")
+    if not isinstance(value, str) or len(value) > max_characters:
+        _wrong(value, name, f"a text of at most {max_characters:,} characters")
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -117,19 +117,19 @@ def text(value: Any, name: str, most: int = LONGEST) -> str:
     return value
 
 
-def entries(value: Any, name: str, least: int = 0, most: int = 100_000) -> list[Any]:
-    """A list with a number of entries from `least` to `most`."""
-    if not isinstance(value, list | tuple) or not least <= len(value) <= most:
-        _wrong(value, name, f"a list of {least} to {most} entries")
+def entries(value: Any, name: str, minimum: int = 0, maximum: int = 100_000) -> list[Any]:
+    """A list with a number of entries from `minimum` to `maximum`."""
+    if not isinstance(value, list | tuple) or not minimum <= len(value) <= maximum:
+        _wrong(value, name, f"a list of {minimum} to {maximum} entries")
     return list(value)
 
 
-def mapping(value: Any, name: str, most: int = 10_000) -> Mapping[str, Any]:
+def mapping(value: Any, name: str, max_keys: int = 10_000) -> Mapping[str, Any]:
     """An object with at most so many keys, each of them a text of usual length."""
-    if not isinstance(value, dict) or len(value) > most:
-        _wrong(value, name, f"an object of at most {most:,} keys")
+    if not isinstance(value, dict) or len(value) > max_keys:
+        _wrong(value, name, f"an object of at most {max_keys:,} keys")
     for key in value:
-        text(key, f"a key of {name}", 500)
+        checked_text(key, f"a key of {name}", 500)
     return value
 
 
@@ -144,7 +144,7 @@ def plain(value: Any, name: str, depth: int = 0) -> Any:
         for item in entries(value, name):
             plain(item, name, depth + 1)
     elif isinstance(value, str):
-        text(value, name, 1 << 20)
+        checked_text(value, name, 1 << 20)
     elif type(value) in (int, float):
         finite(value, name)
     elif value is not None and not isinstance(value, bool):

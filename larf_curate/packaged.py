@@ -14,7 +14,7 @@ def packaged_rows(name: str) -> list[dict[str, Any]]:
     'How do I kill the background apps that drain my tablet?'
 
     Args:
-        name: of the file.
+        name: the name of the file.
     """
     text = resources.files("larf_curate").joinpath("data", name).read_text(encoding="utf-8")
     return [json.loads(line) for line in text.split("\n") if line]

@@ -79,13 +79,13 @@ def bars_wanted() -> bool:
 
 @contextlib.contextmanager
 def progress(
-    total: int, what: str, *, unit: str = "row", show: bool = True, patience: float = _PATIENCE
+    total: int, label: str, *, unit: str = "row", show: bool = True, patience: float = _PATIENCE
 ) -> Iterator[Update]:
     """Yields a function to call with the number of rows (or other units) just done; shows rate and time left.
 
     Args:
         total: how many there are.
-        what: is done with them, in a word.
+        label: what is done with them, in a word.
         unit: what is counted.
         show: False for silence.
         patience: seconds before a bar is shown.
@@ -96,7 +96,7 @@ def progress(
         from tqdm.auto import tqdm
 
         with tqdm(
-            total=total, desc=what, unit=unit, delay=patience, smoothing=0.05, file=_shown[-1] if _shown else None
+            total=total, desc=label, unit=unit, delay=patience, smoothing=0.05, file=_shown[-1] if _shown else None
         ) as bar:
 
             def update(count: int) -> None:
@@ -104,12 +104,12 @@ def progress(
 
             yield update
     else:
-        yield _Log(total, what, unit).update
+        yield _Log(total, label, unit).update
 
 
 class _Log:
-    def __init__(self, total: int, what: str, unit: str) -> None:
-        self.total, self.what, self.unit, self.done = total, what, unit, 0
+    def __init__(self, total: int, label: str, unit: str) -> None:
+        self.total, self.label, self.unit, self.done = total, label, unit, 0
         self.started = self.last_line = time.monotonic()
 
     def update(self, count: int) -> None:
@@ -117,7 +117,7 @@ class _Log:
         now = time.monotonic()
         if now - self.last_line >= _LOG_EVERY:
             self.last_line = now
-            line = f"{self.what}: {self.done}/{self.total} {self.unit}s"
+            line = f"{self.label}: {self.done}/{self.total} {self.unit}s"
             if rate := self.done / (now - self.started):
                 line += f", {rate:.1f} {self.unit}s/s, {_clock((self.total - self.done) / rate)} left"
             say(line)

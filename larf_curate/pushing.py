@@ -32,7 +32,7 @@ class Destination:
 
     Attributes:
         repo: namespace/name; the repository is made if it is not there.
-        kind: of the repository.
+        kind: the kind of the repository.
         private: whether a repository that is made now is private; None leaves it to the namespace's own setting. One
             that is there stays what it is.
         revision: a branch, made if it is not there; None for the main one.
@@ -63,7 +63,7 @@ class Pushed:
 
     Attributes:
         repo: namespace/name.
-        url: of the commit or pull request; of the repository if nothing had changed.
+        url: the address of the commit or pull request, or of the repository if nothing had changed.
         changed: bytes of each file that was sent, by its path; None for a file that was deleted.
         unchanged: paths of the files that were there already.
         card: the README's text.
@@ -98,7 +98,7 @@ def push_files(
         destination: see `Destination`.
         render: returns the files, given the text of the README that is there (None if there is none) and the paths of
             all files that are there.
-        title: of the commit; and of the pull request, which is found again by it.
+        title: the title of the commit, and of the pull request, which a later push finds by this title.
         folder: a directory in the repository that belongs to the caller: files in it that `render` does not return are
             deleted. All other files stay.
         dry_run: send nothing, and only say what would be sent. Without a token, everything counts as new.
@@ -197,7 +197,7 @@ class _Push:
         return replace(pushed, url=str(commit.pr_url or commit.commit_url))
 
     def _create(self) -> None:
-        """Make the repository. One that is there after all is somebody's, or was made by a try that heard no answer."""
+        """Make the repository. If it exists, somebody else has made it, or an earlier try whose answer was lost."""
         from huggingface_hub.errors import HfHubHTTPError
 
         self.perhaps_created = True

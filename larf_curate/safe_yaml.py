@@ -9,7 +9,7 @@ import yaml
 LONGEST = 1 << 18
 """Characters of a text."""
 _LARGEST = 4 << 20
-"""Values and characters that a text may stand for once its aliases are written out."""
+"""The most values and characters of a document once its aliases are expanded."""
 
 _DEEPEST = 100
 
@@ -21,7 +21,7 @@ def load_yaml(text: str) -> Any:
 
     Raises:
         yaml.YAMLError: it is no YAML.
-        ValueError: it is too long, nested too deep, or its aliases stand for far more than it says.
+        ValueError: it is too long, nested too deep, or its aliases expand to far more than it holds.
 
     >>> load_yaml("a: &x [1, 2]\nb: *x")
     {'a': [1, 2], 'b': [1, 2]}
@@ -36,7 +36,7 @@ def load_yaml(text: str) -> Any:
 
 
 def _require_shallow(text: str) -> None:
-    """Refuse what is nested deep, before anything reads it that calls itself: the compiled loader would crash.
+    """Refuse deep nesting before a recursive function reads the text: the compiled loader would crash.
 
     Raises:
         yaml.YAMLError: it is no YAML. ValueError: it is nested too deep.
@@ -56,7 +56,7 @@ def _require_small(node: yaml.Node, known: dict[int, int]) -> int:
     """
     if id(node) in known:
         if not known[id(node)]:
-            raise ValueError("an alias in it stands for what holds it")
+            raise ValueError("an alias in it refers to the value that contains it")
         return known[id(node)]
     known[id(node)] = 0  # as long as it is being counted
     size = 1
@@ -67,6 +67,6 @@ def _require_small(node: yaml.Node, known: dict[int, int]) -> int:
     else:
         size += len(node.value)
     if size > _LARGEST:
-        raise ValueError("its aliases stand for far more than it says")
+        raise ValueError("its aliases expand to far more than it holds")
     known[id(node)] = size
     return size

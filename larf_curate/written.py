@@ -1,7 +1,7 @@
 """Which files of a directory were written here: nothing else is ever replaced or deleted.
 
 The record is a file in the directory itself, so that it goes where the directory goes. A name is recorded before a file
-of that name is written, so that a process that is killed in between leaves nothing that it would not own up to.
+of that name is written, so that a process that is killed in between leaves no file that the record does not name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .errors import OutputError
 
 RECORD = ".larf_written.json"
 _LEFT_BY_SYSTEMS = frozenset((".DS_Store", "Thumbs.db"))
-"""What file managers leave in every directory that they show; it may go."""
+"""Files that file managers leave in every directory that they show. They may be deleted."""
 
 
 def recorded(directory: Path) -> frozenset[str]:
@@ -44,7 +44,7 @@ def claim(directory: Path, names: Iterable[str]) -> None:
     """Record names under which files are about to be written or replaced.
 
     Args:
-        directory: made if it is not there.
+        directory: the directory, which is made if it does not exist.
         names: relative to it.
 
     Raises:
@@ -83,7 +83,7 @@ def refuse_foreign(directory: Path, names: Iterable[str] = ("",)) -> None:
     """Refuse to replace a directory, or some names in it, if anything there was not written here.
 
     Args:
-        directory: to be replaced; it need not be there.
+        directory: the directory to replace; it need not exist.
         names: directories and files in it; by default, all of it.
 
     Raises:
@@ -145,15 +145,15 @@ def links_below(directory: Path, names: Iterable[str]) -> Iterator[str]:
 
 
 def refuse_strangers(directory: Path, names: Iterable[str], shallow: Iterable[str] = ()) -> None:
-    """Refuse links and another user's files under some names in a directory: whoever put them there may watch or lead.
+    """Refuse links and other users' files under some names in a directory: these could read or redirect results.
 
-    Root's own are fine. Whose a file is, is compared with one that is made there now: some file systems know better
-    than the process.
+    Root's files are accepted. Owners are compared with the owner of a file that is made there now, since some file
+    systems map users.
 
     Args:
         directory: has to be there.
         names: directories and files in it, looked at with all that is below them.
-        shallow: names of which nothing below is looked at.
+        shallow: names that are looked at without what is below them.
 
     Raises:
         OutputError: there are some, or nothing can be written there.
@@ -163,9 +163,9 @@ def refuse_strangers(directory: Path, names: Iterable[str], shallow: Iterable[st
             ours = (0, os.fstat(probe.fileno()).st_uid)
     except OSError as error:
         raise OutputError(f"{directory} cannot be written: {error.strerror or error}") from error
-    found = [entry for name in names for entry in _entries(directory, name, directories=True)]
-    found += [entry for name in shallow for entry in itertools.islice(_entries(directory, name, directories=True), 1)]
-    for entry, status in found:
+    present = [entry for name in names for entry in _entries(directory, name, directories=True)]
+    present += [entry for name in shallow for entry in itertools.islice(_entries(directory, name, directories=True), 1)]
+    for entry, status in present:
         if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
             raise OutputError(f"{directory / entry} is a link or no plain file: choose another directory")
         if status.st_uid not in ours:

@@ -42,16 +42,16 @@ def test_every_function_whose_results_are_kept_is_registered() -> None:
 def test_what_scoring_fills_is_empty_afterwards(
     tiny_scorer: LARFScorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    datatrove_steps = pytest.importorskip("larf_curate.engines.datatrove_steps")
+    datatrove_annotator = pytest.importorskip("larf_curate.engines.datatrove_annotator")
     monkeypatch.setenv("LARF_CURATE_COMPILE", "0")  # that there are no kernels is kept like kernels
     clear_caches()
     tiny_scorer.save_pretrained(tmp_path)
-    list(datatrove_steps.LARFAnnotator(str(tmp_path)).run(iter(documents())))
+    list(datatrove_annotator.LARFAnnotator(str(tmp_path)).run(iter(documents())))
     before = tiny_scorer.score(ROWS)
     (running,) = runtime._runtimes.values()
     model = weakref.ref(running.loaded.model)
     del running
-    functions = [kernels.load, memory.reuse_memory, datatrove_steps._load]
+    functions = [kernels.load, memory.reuse_memory, datatrove_annotator._load]
     assert [function.cache_info().currsize for function in functions] == [1, 1, 1]
     assert len(model_check._passed) == 1
 

@@ -15,9 +15,9 @@ from rich.console import Console
 
 from larf_curate import Threshold
 from larf_curate.console import show_layers, show_summary
-from larf_curate.deciding.excerpts import Excerpt
 from larf_curate.deciding.summary import OutcomeCounts, Summary
 from larf_curate.inert import visible
+from larf_curate.scoring.excerpts import Excerpt
 from larf_curate.scoring.layer_search.profile import LayerProfile
 from larf_curate.scoring.layer_search.resampling import analyse
 

@@ -1,4 +1,4 @@
-"""Many prompts answered once: in batches of like length, in each of which they are read together."""
+"""Many prompts answered once, in batches of similar length. The prompts of a batch are read together."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 _TRIED = 4  # prompts
 
-First = Callable[[Sequence[int], "Tensor"], object]
-"""Called with numbers of prompts and the logits of their answers' first tokens, float32 [prompts, vocabulary]."""
+FirstLogits = Callable[[Sequence[int], "Tensor"], object]
+"""Called with the numbers of prompts and the logits of their answers' first tokens, float32 [prompts, vocabulary]."""
 
 
 def answers_to(
@@ -25,7 +25,7 @@ def answers_to(
     max_new_tokens: int,
     *,
     stop: Callable[[str], bool] | None = None,
-    first: First | None = None,
+    first: FirstLogits | None = None,
     update: Callable[[int], object] = lambda _: None,
     at_once: int = 64,
 ) -> list[list[int]]:
@@ -34,7 +34,7 @@ def answers_to(
     Args:
         loaded: the model with its head.
         prompts: token ids of each.
-        max_new_tokens: of an answer.
+        max_new_tokens: the most tokens of an answer.
         stop: called with the text of an answer so far; True ends it.
         first: is given what the model expects each answer to begin with.
         update: called with the number of prompts just answered.
@@ -49,11 +49,11 @@ def answers_to(
     for start in range(0, len(order), at_once):
         some = order[start : start + at_once]
         answerer = Answerer(loaded, [list(prompts[number]) for number in some], max_new_tokens, reuse=together)
-        found = answerer.answers(
+        batch = answerer.answers(
             stop=None if stop is None else lambda _, answer: stop(answer_text(loaded, answer)),
             first_logits=None if first is None else partial(first, some),
         )
-        for number, answer in zip(some, found, strict=True):
+        for number, answer in zip(some, batch, strict=True):
             answers[number] = answer
         update(len(some))
     return answers

@@ -1,4 +1,4 @@
-"""One question to an OpenAI-compatible endpoint: no more is sent, read or waited for than is meant to be."""
+"""One question to an OpenAI-compatible endpoint, with limits on what is sent, what is read, and how long it takes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Endpoint:
         base_url: up to `/v1`, or of the chat completions themselves.
         key: sent as a bearer token; None sends none.
         seconds: until an answer has to be there, whole.
-        max_bytes: of an answer, as it is sent.
+        max_bytes: the most bytes of an answer, as it is sent.
 
     Raises:
         ModelError: the address is not one of HTTP, or the key would travel unencrypted to another machine.

@@ -38,8 +38,9 @@ class Answerer:
     Args:
         loaded: the model, with all of its blocks and its head.
         prompts: token ids of each prompt.
-        max_new_tokens: of an answer.
-        reuse: as below, where it is known already: nothing is tried or stored then, and no block can be scaled.
+        max_new_tokens: the most tokens of an answer.
+        reuse: the attribute `reuse`, if it is known already. Nothing is tried or stored then, and no block can be
+            scaled.
 
     Attributes:
         reuse: whether states, keys and values are reused.
@@ -76,7 +77,7 @@ class Answerer:
 
         Args:
             block: number of the block; None where all factors are 1.
-            asked: of each answer the number of the prompt, and the factor. Those that are asked together are decoded
+            asked: for each answer, the number of its prompt, and the factor. Those that are asked together are decoded
                 together, whatever their factors.
             stop: called with the place in `asked` and the answer so far; True ends that answer.
 
@@ -90,15 +91,15 @@ class Answerer:
             by_row = RowFactors()
             with scaled_by_row(self.loaded.blocks[block], by_row):
                 return self._answers(block, numbers, (by_row, factors), stop)
-        found: list[list[int]] = [[] for _ in asked]
+        in_order: list[list[int]] = [[] for _ in asked]
         for factor in dict.fromkeys(factors):
             places = [place for place, each in enumerate(factors) if each == factor]
             those = None if stop is None else lambda row, answer, places=places: stop(places[row], answer)
             with scaled(self.loaded.blocks[block], factor):
                 answers = self._answers(block, [numbers[place] for place in places], None, those)
             for place, answer in zip(places, answers, strict=True):
-                found[place] = answer
-        return found
+                in_order[place] = answer
+        return in_order
 
     def for_threads(self, rows: int) -> list[Answerer]:
         """Answerers of the same prompts that may answer at the same time: one for each of torch's threads.
@@ -117,7 +118,7 @@ class Answerer:
         return [self, *(self._beside() for _ in range(threads - 1))]
 
     def _beside(self) -> Answerer:
-        """One with modules of its own, which shares the weights and what was computed once."""
+        """Another answerer with modules of its own, which shares the weights and everything that was computed once."""
         other = copy.copy(self)
         other.loaded = with_modules_of_its_own(self.loaded)
         other._states = self._states.with_model(other.loaded)
@@ -222,12 +223,12 @@ class Answerer:
     def _decode(
         self, read: ReadPrompts, rows: list[int], factors: RowFactors | None, stop: Stop | None
     ) -> list[list[int]]:
-        """The answers, token by token, of all rows together; those that have ended drop out by and by.
+        """Decode the answers of all rows together, token by token; rows whose answers have ended drop out.
 
         Args:
             read: the prompts.
-            rows: of each row of the batch, its place in the result.
-            factors: of each row of the batch; None where all share what the model is.
+            rows: for each row of the batch, its place in the result.
+            factors: the factor of each row of the batch; None if all rows share the model as it is.
             stop: as for `answers`, with the place in the result.
         """
         import torch

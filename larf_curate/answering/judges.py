@@ -44,9 +44,9 @@ class EndpointJudge:
     """A judge behind an OpenAI-compatible endpoint: it is asked whether the answer refuses, and says yes or no.
 
     Args:
-        base_url: of the endpoint, up to `/v1`.
+        base_url: the address of the endpoint, up to `/v1`.
         model: its name there.
-        key: of the endpoint; None sends none. The Hub's token is never sent there. Never stored in a result.
+        key: the key of the endpoint; None sends none. The Hub's token is never sent there. Never stored in a result.
         at_once: how many requests are sent at the same time.
         seconds: within which the complete answer has to arrive.
 

@@ -47,7 +47,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc,unused-ignore]
         return self.length
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Keep these rows alone, of which only those are copied that get another place; see `places_left`."""
+        """Keep only these rows. A row is copied only if it gets another place; see `places_left`."""
         places = torch.arange(len(beam_idx), device=beam_idx.device)
         moved = (beam_idx != places).nonzero()[:, 0]
         for buffer in self._buffers:

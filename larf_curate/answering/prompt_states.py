@@ -44,7 +44,7 @@ class PromptStates:
     Args:
         loaded: the model, with all of its blocks and its head.
         prompts: token ids of each prompt.
-        max_new_tokens: of an answer: the room that is left for it.
+        max_new_tokens: the most tokens of an answer, for which room is left.
 
     Attributes:
         lengths: tokens of each prompt behind the prefix that all of them share.
@@ -73,7 +73,7 @@ class PromptStates:
 
     @property
     def tokens(self) -> int:
-        """Of the longest prompt and its answer."""
+        """How many tokens the longest prompt and its answer have."""
         return self._shared + self._width + self._room
 
     @property
@@ -110,8 +110,9 @@ class PromptStates:
 
         Args:
             first: the lowest block that is run; with 0 nothing that `store` has kept is needed.
-            numbers: of the prompts, one a row; a prompt may come several times. Sorted by length they take least time.
-            factors: where each row has a factor of its own: one a row. They are the same afterwards.
+            numbers: the numbers of the prompts, one for each row; a prompt may come several times. Prompts sorted by
+                length take least time.
+            factors: one for each row, where rows have factors of their own. Their values are the same afterwards.
         """
         import torch
 
@@ -126,7 +127,7 @@ class PromptStates:
         for layer, (keys, values) in zip(cache.layers[:first], self._keys_values, strict=False):
             layer.fill(keys[rows][:, :, columns], values[rows][:, :, columns])
         logits = []
-        with self._starting_at(first) as set_input:
+        with self._starting_at(first) as set_input, self._contiguous_states():
             factors.values = distinct
             prefix = self._read_prefix(first, len(distinct), set_input)
             parts = [slice(start, start + _READ_TOGETHER) for start in range(0, len(numbers), _READ_TOGETHER)]
@@ -144,22 +145,14 @@ class PromptStates:
 
     def forward(self, ids: Tensor, cache: Cache, mask: Tensor | None, positions: Tensor | None) -> Tensor:
         """Logits float32 [rows, vocabulary] of what follows the last token."""
-        model = self._loaded.model
-        # The last states alone lie apart in memory: torch would then multiply the head with each row by itself.
-        compact = model.get_output_embeddings().register_forward_pre_hook(
-            lambda _module, args: (args[0].contiguous(), *args[1:])
+        out = self._loaded.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
         )
-        try:
-            out = model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        finally:
-            compact.remove()
         logits: Tensor = out.logits[:, -1].float()
         return logits
 
@@ -195,7 +188,7 @@ class PromptStates:
         return cache, self.forward(self._own_ids[rows, -width:], cache, mask, positions)
 
     def _joined(self, layers: Sequence[PreallocatedLayer], width: int) -> list[Tensor]:
-        """Keys and values of several batches with the same prefix as those of one, all padded to one width."""
+        """Keys and values of several batches with the same prefix as one batch, all padded to one width."""
         import torch
 
         shared, both = self._shared, []
@@ -206,6 +199,21 @@ class PromptStates:
                 padded.append(torch.cat([x[:, :, :shared], pads, x[:, :, shared:]], dim=2))
             both.append(torch.cat(padded))
         return both
+
+    @contextlib.contextmanager
+    def _contiguous_states(self) -> Iterator[None]:
+        """While it lasts, the head gets its states copied into one piece of memory.
+
+        The last states of prompts of several tokens lie apart in memory, and torch would multiply the head with each of
+        them separately. In decoding there is one token for each row, and nothing to copy.
+        """
+        handle = self._loaded.model.get_output_embeddings().register_forward_pre_hook(
+            lambda _module, args: (args[0].contiguous(), *args[1:])
+        )
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def _block_inputs(self, run: Callable[[], object]) -> list[Tensor]:
         """The input states of each block while `run` runs the model."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..rows.rendering import Renderer
 
 LEAST_PROMPTS = 16
-"""Fewer harmful requests than this do not tell a model's refusals."""
+"""The smallest number of harmful requests by which a model's refusals can be known."""
 
 _TABLES = {".csv": ",", ".tsv": "\t"}
 _JSON = (".jsonl", ".ndjson", ".json")
@@ -82,7 +82,7 @@ def prompt_tokens(renderer: Renderer, prompts: Sequence[str]) -> list[list[int]]
     """Token ids of each prompt, as a user's turn to be answered.
 
     Args:
-        renderer: of the model that is asked.
+        renderer: the renderer of the model that is asked.
         prompts: their texts.
 
     Raises:

@@ -31,7 +31,7 @@ def scaled_by_row(block: nn.Module, factors: RowFactors) -> Iterator[None]:
     As for `scaled`, biases, norms and routers stay. The rows share the weights, so what each layer puts out is scaled.
 
     Args:
-        block: of a decoder.
+        block: a block of a decoder.
         factors: read at each pass; the caller sets them before it.
 
     Raises:
@@ -94,8 +94,8 @@ def scaled(block: nn.Module, factor: float) -> Iterator[None]:
     beside them, the layer's output is scaled instead, which is the same.
 
     Args:
-        block: of a decoder.
-        factor: of its linear weights, those of fused layers and experts too.
+        block: a block of a decoder.
+        factor: the factor of its linear weights, including the weights of fused layers and experts.
 
     Raises:
         ModelError: the block has no linear weights that are known as such.

@@ -18,7 +18,7 @@ def may_run_in_threads(loaded: LoadedModel, needed: int) -> bool:
         loaded: the model.
         needed: bytes that all threads together would take.
     """
-    if loaded.device.type != "cpu" or loaded.quantised is not None or loaded.alone:
+    if loaded.device.type != "cpu" or loaded.quantised is not None or loaded.one_by_one:
         return False
     free = free_bytes(loaded.device)
     return type(loaded.model).__module__.startswith("transformers.") and (

@@ -30,8 +30,8 @@ class Environment:
     Attributes:
         python, system: their versions.
         packages: versions by name; None where one is not installed.
-        devices: on which a model can run.
-        threads: that torch takes on the CPU; 0 where it is not installed.
+        devices: the devices on which a model can run.
+        threads: how many torch uses on the CPU; 0 if it is not installed.
         kernels: whether compiled kernels are used on the CPU.
         settings: environment variables that are set, of those that matter here.
         hub_token: whether there is a token for the Hub.
@@ -60,18 +60,18 @@ def env(
     """Show versions, devices, settings and caches: what a bug report needs."""
     from ..console import show_facts
 
-    found = environment()
+    machine = environment()
     if json:
-        print(dumps(asdict(found), indent=2))
+        print(dumps(asdict(machine), indent=2))
         return
     if not caches:
-        facts = [("python", found.python), ("system", found.system)]
-        facts += [(name, number or "not installed") for name, number in found.packages.items()]
-        facts += [("devices", ", ".join(found.devices)), ("threads", str(found.threads))]
-        facts += [("compiled kernels", "in use" if found.kernels else "not in use: torch's own operations are")]
-        facts += list(found.settings.items())
-        facts += [("token for the Hub", "there is one" if found.hub_token else "none")]
-        facts += [("cache", f"{found.cache} ({sum(found.cached.values()) / 1e6:,.1f} MB)")]
+        facts = [("python", machine.python), ("system", machine.system)]
+        facts += [(name, number or "not installed") for name, number in machine.packages.items()]
+        facts += [("devices", ", ".join(machine.devices)), ("threads", str(machine.threads))]
+        facts += [("compiled kernels", "in use" if machine.kernels else "not in use: torch's own operations are")]
+        facts += list(machine.settings.items())
+        facts += [("token for the Hub", "there is one" if machine.hub_token else "none")]
+        facts += [("cache", f"{machine.cache} ({sum(machine.cached.values()) / 1e6:,.1f} MB)")]
         show_facts(facts)
         return
     meanings = {
@@ -82,9 +82,9 @@ def env(
     }
     show_facts(
         [
-            *((meanings.get(name, name), f"{size / 1e6:,.1f} MB") for name, size in sorted(found.cached.items())),
-            ("in all", f"{sum(found.cached.values()) / 1e6:,.1f} MB in {found.cache}"),
-            ("empty it", f"rm -r {found.cache}    # all of it is made again when it is needed"),
+            *((meanings.get(name, name), f"{size / 1e6:,.1f} MB") for name, size in sorted(machine.cached.items())),
+            ("in all", f"{sum(machine.cached.values()) / 1e6:,.1f} MB in {machine.cache}"),
+            ("empty it", f"rm -r {machine.cache}    # all of it is made again when it is needed"),
             ("models of the Hub", "hf cache ls, and hf cache prune"),
         ]
     )

@@ -71,7 +71,7 @@ def audit(
     require_figures(out)
     reading = reading_of(format, columns, join)
     fitted = [LARFScorer.from_pretrained(name, format=reading) for name in scorer or ()]
-    found: Audit = measure(
+    audited: Audit = measure(
         [*(column or (() if fitted else ("larf_score",))), *fitted],
         data if is_a_run else open_source(data, split, config=config, field=field),
         model=model,
@@ -81,11 +81,11 @@ def audit(
         **options,
     )
     if json:
-        print(found.to_json())
+        print(audited.to_json())
     else:
-        show_audit(found)
+        show_audit(audited)
     if out is not None:
-        write_bytes(out, found.to_json().encode())
+        write_bytes(out, audited.to_json().encode())
         picture = out.with_suffix(".png")
-        write_bytes(picture, draw_audit(found))
+        write_bytes(picture, draw_audit(audited))
         (say if json else tell)(f"written: {out}, {picture}")

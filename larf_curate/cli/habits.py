@@ -1,4 +1,4 @@
-"""What every command takes beside its own options, as hands expect: -h, -q and -v."""
+"""Options that every command has: -h, -q and -v."""
 
 from __future__ import annotations
 

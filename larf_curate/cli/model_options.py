@@ -27,10 +27,10 @@ def with_run_options(command: Command) -> Command:
 
 def with_settings(*settings: type[Any]) -> Callable[[Command], Command]:
     """Give a command the fields of dataclasses whose fields are options, and all options of a model but its name."""
-    found = [option for one in settings for option in declared(one).values()]
+    options = [option for one in settings for option in declared(one).values()]
 
     def decorated(command: Command) -> Command:
-        own = [_setting_parameter(option) for option in found]
+        own = [_setting_parameter(option) for option in options]
         return _with_parameters(command, [*own, *map(_fit_parameter, FIT_OPTIONS.values())])
 
     return decorated

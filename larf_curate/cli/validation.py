@@ -69,10 +69,10 @@ def validate(
     study, measured = measure_models(request)
     if not first:
         return
-    found = sum_up(study, measured)
-    files = write_validation(found, run, out)
+    validation = sum_up(study, measured)
+    files = write_validation(validation, run, out)
     if json:
-        print(found.to_json(), end="")
+        print(validation.to_json(), end="")
     else:
-        show_validation(found)
+        show_validation(validation)
     (say if json else tell)(f"written: {', '.join(map(str, files))}")

@@ -1,4 +1,4 @@
-"""Exactly so many of the highest scores: the value that divides them from the rest, and what becomes of ties."""
+"""Exact numbers of the highest scores: the value that divides them from the rest, and how ties are decided."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import numpy as np
 
 from ..errors import ThresholdError
 from .ranking import Chunks, as_scores, batches, refuse_change, select
+from .rules import check_amount
 
 
 @dataclass(frozen=True)
 class Cut:
-    """What divides the highest scores from the rest. Its attributes are those of a fitted `Threshold`."""
+    """What divides the highest scores from the rest. Its attributes are also attributes of a fitted `Threshold`."""
 
     value: float
     rows: int
@@ -30,7 +31,7 @@ def cut_highest(chunks: Chunks, count: Callable[[int], int]) -> Cut:
 
     Args:
         chunks: see `ranking.Chunks`.
-        count: from the number of rows with a score to the number of rows to cut off, at most as many.
+        count: a function from the number of rows with a score to the number of rows to cut off, which is not larger.
 
     Raises:
         DataError: two passes saw other scores.
@@ -73,8 +74,7 @@ def cut_harmless(share: float, harmless: Iterable[float | None]) -> tuple[float,
     Raises:
         ThresholdError: the share is none, or takes more harmless rows.
     """
-    if not 0 < share < 1:
-        raise ThresholdError(f"calibrated needs a share between 0 and 1, not {share}")
+    check_amount("calibrated", share)
     scores = as_scores(harmless)
     scores = np.sort(scores[~np.isnan(scores)])
     place = math.ceil(round((len(scores) + 1) * (1 - share), 9)) - 1  # 1 - 0.7 is 0.30000000000000004

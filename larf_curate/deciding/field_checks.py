@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from ..json_fields import entries, finite, mapping, plain, text, whole
+from ..json_fields import checked_text, entries, finite, mapping, plain, whole
 from ..scoring.quantile_levels import LEVELS, REFERENCE_LEVELS
 from .filtering import STANDARD_INPUT
+from .rules import check_amount
 
 _LARGEST = sys.float_info.max
 _COUNTS = ("rows", "removed", "unscorable_rows", "harmless", "spared_from")
-_SHARES = ("drop_fraction", "calibrated")
 
 
 def score_to_json(score: float | None) -> float | None:
@@ -45,12 +45,7 @@ def check_threshold_fields(fields: Mapping[str, Any]) -> None:
         ValueError: names the field and what it holds.
     """
     plain(fields, "")
-    if fields["rule"] in _SHARES:
-        finite(fields["amount"], "amount", 0, 1)
-    elif fields["rule"] == "drop_top":
-        finite(fields["amount"], "amount", 0, 2**53)
-    else:
-        finite(fields["amount"], "amount")
+    check_amount(fields["rule"], finite(fields["amount"], "amount"))
     for name in _COUNTS:
         if fields.get(name) is not None:
             whole(fields[name], name)
@@ -79,14 +74,14 @@ def check_summary_fields(values: Mapping[str, Any]) -> None:
     if unknown := set(quantiles) - set(LEVELS):
         raise ValueError(f"score_quantiles has {', '.join(sorted(unknown))}")
     last = max(0, rows - 1) if values["threshold"] else 2**53  # a worker's part counts rows of the whole source
-    for excerpt in entries(values["highest"], "highest", most=100):
+    for excerpt in entries(values["highest"], "highest", maximum=100):
         if excerpt["score"] is not None:
             finite(excerpt["score"], "score")
         whole(excerpt["row"], "row", 0, last)
-        text(excerpt.get("place", ""), "place")
-        text(excerpt["prompt"], "prompt")
-        text(excerpt["answer"], "answer")
-    for fault in entries(values.get("faults", []), "faults", most=100):
+        checked_text(excerpt.get("place", ""), "place")
+        checked_text(excerpt["prompt"], "prompt")
+        checked_text(excerpt["answer"], "answer")
+    for fault in entries(values.get("faults", []), "faults", maximum=100):
         whole(fault["row"], "row", 0, last)
     if values.get("references") is not None:
         for side, points in mapping(values["references"], "references").items():
@@ -94,7 +89,7 @@ def check_summary_fields(values: Mapping[str, Any]) -> None:
             for score in entries(points, f"references.{side}", count, count):
                 finite(score, f"references.{side}")
     if values.get("filtered") is not None:
-        source = text(values["filtered"]["source"], "filtered.source")
+        source = checked_text(values["filtered"]["source"], "filtered.source")
         if source.startswith("-") and source != STANDARD_INPUT:
             raise ValueError(f"filtered.source must name rows, not an option: {source!r}")
     if values.get("run") is not None:
@@ -109,6 +104,6 @@ def _check_run(run: Mapping[str, Any], rows: int) -> None:
     for layer in entries(run["layers"], "layers"):
         whole(layer, "layers", 0, 100_000)
     for name, path in (("scorer.directory", run["scorer"]["directory"]), ("scored", run["scored"])):
-        parts = PurePosixPath(text(path, name))
+        parts = PurePosixPath(checked_text(path, name))
         if parts.is_absolute() or ".." in parts.parts or "\\" in path:
             raise ValueError(f"{name} must be a path below the run directory, not {path!r}")

@@ -23,8 +23,8 @@ def part_name(split: str, number: int = 0, count: int = 1) -> str:
     ('data-00000-of-00002.parquet', 'data/test-00000-of-00001.parquet')
 
     Args:
-        split: of its rows; empty where splits are not kept apart.
-        number: of the file, from 0.
+        split: the split of its rows; empty where splits are not kept apart.
+        number: the number of the file, from 0.
         count: how many there are.
     """
     return f"{f'data/{split}' if split else 'data'}-{number:05d}-of-{count:05d}.parquet"

@@ -1,4 +1,4 @@
-"""A threshold for each split: the scores of one split among those of all, and which split some rows are of."""
+"""A threshold for each split: finds the scores of one split among all scores, and the split that rows belong to."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _between(chunks: Chunks, start: int, stop: int) -> Chunks:
 
 
 def pieces_of(by_split: Mapping[str, OfSplit], first_row: int, count: int) -> Iterator[tuple[OfSplit, int, slice]]:
-    """The splits that `count` rows, which follow one another, are of.
+    """The splits that `count` consecutive rows belong to.
 
     Args:
         by_split: the fitted threshold of each split, in the order of their rows.
@@ -63,8 +63,8 @@ def pieces_of(by_split: Mapping[str, OfSplit], first_row: int, count: int) -> It
         count: how many rows.
 
     Yields:
-        The threshold of a split, the number in the split of the first of the rows that are of it, and their places
-        among the rows.
+        The threshold of a split, the number within the split of the first of its rows, and the places of its rows among
+        all of these rows.
 
     Raises:
         ThresholdError: not all of them are rows of these splits.

@@ -124,7 +124,8 @@ def select(chunks: Chunks, ranks: Callable[[int], Sequence[int]]) -> Selected:
 
     Args:
         chunks: see `Chunks`; float32 or float64.
-        ranks: from the number of scores that are not NaN to the 0-based positions asked for, from the lowest.
+        ranks: a function from the number of scores that are not NaN to the positions asked for, counted from 0 at the
+            lowest score.
 
     Raises:
         IndexError: a rank is negative, or not below the number of scores. DataError: two passes saw other scores.

@@ -47,11 +47,11 @@ class Results:
         rows: how many there are by outcome.
         threshold: the fitted one.
         digest: see `run_digest`.
-        fitted_scorer: of the fitted scorer that lies beside the rows; None if there is none.
+        fitted_scorer: what the fitted scorer beside the rows says of itself; None if there is none.
         scorer: the same, or else what the Parquet files say of it (without its chat template and packages, and without
             the directory of its model); None if neither says which it was.
         files: Parquet files by outcome, in the order of their rows.
-        schema: of all the files.
+        schema: the schema that all the files have.
         recipe: the resolved recipe's text; None for `filter`.
     """
 
@@ -126,11 +126,11 @@ class Results:
 
     def files_by_split(self, outcome: str) -> dict[str, list[Path]]:
         """The files of an outcome by split, in their order; `train` holds all where splits were not kept apart."""
-        found: dict[str, list[Path]] = {}
+        files: dict[str, list[Path]] = {}
         for path in self.files[outcome]:
-            found.setdefault(split_of(path.relative_to(self.home / outcome).as_posix()), []).append(path)
+            files.setdefault(split_of(path.relative_to(self.home / outcome).as_posix()), []).append(path)
         # Beside files of splits, one without a split is empty: it is there for its columns.
-        return {"train": found[""]} if list(found) == [""] else {split: found[split] for split in found if split}
+        return {"train": files[""]} if list(files) == [""] else {split: files[split] for split in files if split}
 
     def tables(
         self, outcome: str, columns: Sequence[str] | None = None, rows: int = _SCORES_AT_ONCE
@@ -161,9 +161,9 @@ class Results:
         """Read the rows at some places of an outcome, a few at a time.
 
         Args:
-            outcome: whose files to read.
+            outcome: the outcome whose files are read.
             places: [n], ascending: numbers of rows in these files, from 0.
-            columns: to read.
+            columns: the columns to read.
 
         Yields:
             Some of the places, and the rows at them.
@@ -177,10 +177,10 @@ class Results:
             DataError: the files that say so are not there, or not whole.
         """
         files = [self.home / SOURCE_ROWS / path.relative_to(self.home) for path in self.files[outcome]]
-        found = [source_row(dict(row)) for _, rows in _rows_at(files, places) for row in rows]
-        if len(found) != len(places):
+        source_rows = [source_row(dict(row)) for _, rows in _rows_at(files, places) for row in rows]
+        if len(source_rows) != len(places):
             raise DataError(f"{self.home / SOURCE_ROWS} does not say where all rows were: run the recipe again")
-        return found
+        return source_rows
 
 
 def _rows_at(
@@ -214,7 +214,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def run_digest(summary: str | bytes) -> str:
-    """What tells the results of one run from those of another, from the content of the run's summary."""
+    """A digest of a run's summary, which tells the results of one run from the results of another."""
     return hashlib.sha256(summary if isinstance(summary, bytes) else summary.encode()).hexdigest()
 
 

@@ -12,13 +12,13 @@ import pyarrow as pa
 from ..errors import LarfError
 from ..json_fields import parse_json
 from ..scoring.columns import ISSUE, SCORE, WEIGHT, is_larf_column, scores_of
+from ..scoring.excerpts import excerpt_format
 from ..scoring.public_names import public_spec
 from ..scoring.spec import ScorerSpec
 from ..scoring.weights import WeightRange
 from ..sources.json_values import rows_of
 from ..sources.parts import WHOLE, Ints, SourceParts
 from ..sources.tables import by_split, conform
-from .excerpts import excerpt_format
 from .layout import METADATA_KEY, without_directories
 from .summary import OutcomeCounts, Summary
 from .tally import Tally
@@ -107,7 +107,7 @@ def split_tables(
     """Hand every row of some scored tables to `write` under its outcome and split, whole and in order.
 
     Args:
-        tables: with the number of their first row in the dataset, from 0.
+        tables: the tables, each with the number of its first row in the dataset, from 0.
         threshold: fitted.
         write: takes an outcome (kept, removed or unscorable), a split, rows of both, one or more, and their numbers in
             the dataset.

@@ -1,4 +1,4 @@
-"""What came of a pass over a dataset: counts, quantiles and the highest rows; of a run also what it was made of."""
+"""The result of a pass over a dataset: counts, quantiles and the highest rows; for a run, also what it was made of."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from ..errors import DataError, one_line
 from ..inert import html_table
 from ..json_fields import parse_json
+from ..scoring.excerpts import Excerpt, signed
 from ..scoring.records import ReferenceQuantiles
 from ..typed_records import record_of
-from .excerpts import Excerpt, signed
 from .field_checks import check_summary_fields
 from .filtering import FilterRecord
 from .thresholds import Threshold
@@ -70,8 +70,8 @@ class PlannedRun:
 
     Attributes:
         scored: the directory of scored shards, below the run directory.
-        format: of the rows, as the recipe says it.
-        digest: of everything that decides the result: an equal one means that there is nothing left to do.
+        format: the row format, as the recipe names it.
+        digest: a digest of everything that decides the result: a run with an equal one has nothing left to do.
         started: UTC, as 2025-01-31T12-30-00Z.
     """
 
@@ -89,7 +89,7 @@ class RunRecord(PlannedRun):
     """What a finished run was made of.
 
     Attributes:
-        model, version, layers, formula, dtype: of the scorer; see `ScorerSpec`.
+        model, version, layers, formula, dtype: the scorer's; see `ScorerSpec`.
         finished: UTC, as 2025-01-31T12:30:00Z.
     """
 
@@ -123,7 +123,7 @@ class Fault:
 
 @dataclass(frozen=True, repr=False)
 class Summary:
-    """What came of a pass over a dataset.
+    """The result of a pass over a dataset.
 
     Attributes:
         rows, scored: how many there were, and how many have a score.
@@ -131,12 +131,13 @@ class Summary:
         faults: the first row of each of these, but for `truncated`.
         filtered: of `larf-curate filter`, what it was asked for.
         references: quantiles of the scores of the scorer's references; None where the scorer is not known.
-        quantiles: of the scores, by their name (see `scoring.quantile_levels`); empty where no row has one.
+        quantiles: the quantiles of the scores, by their name (see `scoring.quantile_levels`); empty where no row has
+            one.
         highest: the ten rows with the highest scores, from the highest down.
         outcomes: rows kept, removed and unscorable; None where nothing was split.
         threshold: the fitted one; None where nothing was split.
         execution: how the model ran, where this pass ran it: precision, device, batch size, shortcuts.
-        run: of a recipe's run, what it was made of.
+        run: what a recipe's run was made of; None for other passes.
 
     >>> Summary(rows=3, scored=2, outcomes=OutcomeCounts(kept=1, removed=1, unscorable=1), quantiles={"median": 0.25})
     Summary(3 rows, 2 scored: 1 kept, 1 removed, 1 unscorable; median score +0.2500)

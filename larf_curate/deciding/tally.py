@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from ..errors import Issue, Unscorable
 from ..rows.formats import RowFormat
+from ..scoring.excerpts import Excerpt, excerpt_of
 from ..scoring.records import ReferenceQuantiles
 from ..sources.parts import WHOLE, SourceParts
-from .excerpts import Excerpt, excerpt_of
 from .summary import Fault, OutcomeCounts, RunRecord, Summary
 from .thresholds import Threshold
 

@@ -9,12 +9,12 @@ each, with the name of the split under `split`.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, get_args
 
-from ..json_fields import entries, mapping, parse_json
-from ..json_fields import text as checked_text
+from ..json_fields import checked_text, entries, mapping, parse_json
 from .field_checks import check_threshold_fields, score_from_json, score_to_json
+from .rules import Rule
 
 _SCORES = ("value", "spared_score")
 
@@ -33,33 +33,29 @@ def fields_to_json(fields: Mapping[str, Any]) -> str:
     return json.dumps(stored, sort_keys=True)
 
 
-def fields_from_json(text: str, rules: Collection[str]) -> dict[str, Any]:
+def fields_from_json(text: str) -> dict[str, Any]:
     """The fields out of what `fields_to_json` wrote; `by_split` holds those of each split's threshold.
-
-    Args:
-        text: JSON.
-        rules: the names that a rule may have.
 
     Raises:
         ThresholdError, ValueError, TypeError, KeyError, AttributeError: it is something else.
     """
     fields: dict[str, Any] = parse_json(text)
     parts = entries(fields.pop("by_split", []), "by_split")
-    by_split = {checked_text(part["split"], "split"): _part(mapping(part, "by_split"), rules) for part in parts}
+    by_split = {checked_text(part["split"], "split"): _part(mapping(part, "by_split")) for part in parts}
     if by_split and sum(part["rows"] for part in by_split.values()) != fields["rows"]:
-        raise ValueError(f"the splits have other rows in all than {fields['rows']}")
+        raise ValueError(f"the splits do not have {fields['rows']} rows together")
     fields["unscorable_rows"], policy = fields["unscorable"], fields.pop("nulls")
     fields["unscorable"] = "separate" if policy is None else policy
-    if fields["rule"] not in rules:
+    if fields["rule"] not in get_args(Rule):
         raise ValueError(f"rule {fields['rule']!r}")
     check_threshold_fields(fields)
     scores = {name: score_from_json(fields.get(name), name) for name in _SCORES}
     return {**fields, **scores, "by_split": by_split}
 
 
-def _part(fields: Mapping[str, Any], rules: Collection[str]) -> dict[str, Any]:
+def _part(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of one split's threshold, which has a value and counts, and no splits of its own."""
     own = {key: value for key, value in fields.items() if key != "split"}
     if "by_split" in own or own["value"] is None or own["rows"] is None:
         raise ValueError("a split's threshold must be fitted, and have no splits of its own")
-    return fields_from_json(json.dumps(own), rules)
+    return fields_from_json(json.dumps(own))

@@ -7,27 +7,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..atomic import write_text
 from ..errors import ThresholdError
 from ..scoring.columns import SCORE
 from .cuts import cut_harmless, cut_highest, rows_to_cut
 from .layout import Outcome
 from .per_split import fit_each, pieces_of
 from .ranking import Chunks, as_scores, batches, one_score
+from .rules import UNSCORABLE_TO, Rule, UnscorablePolicy, check_amount
 from .threshold_json import fields_from_json, fields_to_json
 
 if TYPE_CHECKING:
     from .datasets import AnyDataset, Parts
-
-Rule = Literal["max_score", "drop_top", "drop_fraction", "calibrated"]
-UnscorablePolicy = Literal["separate", "keep", "remove"]
-"""Where rows without a score go: into a part of their own, to the kept rows, or to the removed ones."""
-
-_UNSCORABLE_TO: Mapping[UnscorablePolicy, Outcome] = {"separate": "unscorable", "keep": "kept", "remove": "removed"}
 
 
 @dataclass(frozen=True)
@@ -81,22 +77,19 @@ class Threshold:
     @classmethod
     def max_score(cls, value: float, *, unscorable: UnscorablePolicy = "separate") -> Threshold:
         """Remove every row that scores above `value`. Needs no fitting; `fit` adds the counts."""
-        if not math.isfinite(value):
-            raise ThresholdError(f"max_score must be a finite number, not {value}")
+        check_amount("max_score", value)
         return cls("max_score", float(value), value=float(value), unscorable=unscorable)
 
     @classmethod
     def drop_top(cls, count: int, *, unscorable: UnscorablePolicy = "separate") -> Threshold:
         """Remove the `count` highest-scoring rows."""
-        if not math.isfinite(count) or count < 0 or count != int(count):
-            raise ThresholdError(f"drop_top needs a number of rows, 0 or more, not {count}")
+        check_amount("drop_top", count)
         return cls("drop_top", int(count), unscorable=unscorable)
 
     @classmethod
     def drop_fraction(cls, share: float, *, unscorable: UnscorablePolicy = "separate") -> Threshold:
         """Remove the highest-scoring `share` (0 to 1) of the scorable rows, rounded down to whole rows."""
-        if not 0 <= share <= 1:
-            raise ThresholdError(f"drop_fraction needs a share between 0 and 1, not {share}")
+        check_amount("drop_fraction", share)
         return cls("drop_fraction", float(share), unscorable=unscorable)
 
     @classmethod
@@ -172,10 +165,17 @@ class Threshold:
             ThresholdError, DataError: as `fit_chunks`.
         """
         parts = fit_each(self.fit_chunks, chunks, splits)
-        names = ("rows", "removed", "unscorable_rows", "tied")
-        counts: dict[str, Any] = {name: sum(getattr(part, name) for part in parts.values()) for name in names}
-        value = self.value if self.rule in ("max_score", "calibrated") else None
-        return replace(self, value=value, spared_score=None, spared_from=None, by_split=parts, **counts)
+        return replace(
+            self,
+            value=self.value if self.rule in ("max_score", "calibrated") else None,
+            rows=sum(part.rows or 0 for part in parts.values()),
+            removed=sum(part.removed or 0 for part in parts.values()),
+            unscorable_rows=sum(part.unscorable_rows or 0 for part in parts.values()),
+            tied=sum(part.tied for part in parts.values()),
+            spared_score=None,
+            spared_from=None,
+            by_split=parts,
+        )
 
     def _with_counts(self, chunks: Chunks) -> Threshold:
         rows = removed = unscorable = 0
@@ -230,7 +230,7 @@ class Threshold:
         """
         self._require_fitted()
         if score is None or math.isnan(score):
-            return _UNSCORABLE_TO[self.unscorable]
+            return UNSCORABLE_TO[self.unscorable]
         if self.by_split:
             ((part, number, _),) = pieces_of(self.by_split, -1 if row is None else row, 1)
             return part.outcome(score, number)
@@ -271,7 +271,7 @@ class Threshold:
             "removed": removed,
             "unscorable": np.zeros_like(missing),
         }
-        masks[_UNSCORABLE_TO[self.unscorable]] |= missing
+        masks[UNSCORABLE_TO[self.unscorable]] |= missing
         return masks
 
     def _require_fitted(self) -> None:
@@ -303,7 +303,7 @@ class Threshold:
 
         Args:
             dataset: a `Dataset`, an `IterableDataset`, or a dictionary of splits of either, with scores.
-            column: that holds the scores; null or NaN where a row has none.
+            column: the column that holds the scores; null or NaN where a row has none.
             per_split: fit to each split of a `DatasetDict` by itself: `drop_top` removes so many rows of each.
 
         Raises:
@@ -333,7 +333,7 @@ class Threshold:
             ThresholdError: it is something else.
         """
         try:
-            fields = fields_from_json(text, get_args(Rule))
+            fields = fields_from_json(text)
             return cls(**fields | {"by_split": {name: cls(**part) for name, part in fields["by_split"].items()}})
         except ThresholdError:
             raise
@@ -341,4 +341,9 @@ class Threshold:
             raise ThresholdError(f"not a threshold: {error}") from error
 
     def save(self, path: str | Path) -> None:
-        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+        """Write what `to_json` gives to a file; `from_json` reads its text.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        write_text(Path(path), self.to_json() + "\n")

@@ -15,7 +15,7 @@ from .packed_batch import AttentionOptions, PackedBatch, Segment, Step, running_
 if TYPE_CHECKING:
     import torch
 
-NAME = "larf_packed"
+ATTENTION_NAME = "larf_packed"
 """The name of this attention in the configs of transformers."""
 
 _UNSUPPORTED = ("s_aux", "position_bias", "cache", "block_mask")  # arguments of attention that computes something else
@@ -67,9 +67,9 @@ def attend(
 
     Args:
         batch: where the rows lie.
-        query: of all tokens, or of the last ones in the step LAST_TOKENS, [tokens, heads, head size].
-        key, value: of the prefix and all tokens, [prefix + tokens, key heads, head size].
-        options: of the block.
+        query: the queries of all tokens, or of the last ones in the step LAST_TOKENS, [tokens, heads, head size].
+        key, value: keys and values of the prefix and all tokens, [prefix + tokens, key heads, head size].
+        options: the options of the block.
 
     Returns:
         [tokens, heads, head size of the values].

@@ -36,7 +36,7 @@ def plan_padded_batches(lengths: Sequence[int], batch_tokens: int) -> list[Batch
 
     Args:
         lengths: tokens of each row.
-        batch_tokens: of a batch, pads counted.
+        batch_tokens: the most tokens of a batch, pads counted.
 
     >>> [batch.rows for batch in plan_padded_batches([3, 9, 4, 1], batch_tokens=8)]
     [[1], [2, 0], [3]]
@@ -61,7 +61,7 @@ def plan_packed_batches(
 
     Args:
         rows: token ids, none empty.
-        batch_tokens: of a batch, without the prefix. A row that is longer is a batch of its own.
+        batch_tokens: the most tokens of a batch, without the prefix. A row that is longer is a batch of its own.
         prefix_overhead: a prefix is split off only if that saves at least this many tokens of work.
         limits: for each row, how many first tokens may be in a prefix; all but the last by default.
 

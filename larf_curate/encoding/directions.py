@@ -135,7 +135,7 @@ class WeightDirection:
 
         Args:
             loaded: the model; whoever calls holds its lock.
-            size: by how much to multiply the direction.
+            size: the factor of the direction.
 
         Raises:
             ModelError: the model has no layer of such a name, or one of another shape.

@@ -28,8 +28,8 @@ class States:
 
     Attributes:
         values: float32 [conversations, layers, hidden size], NaN where there is no state.
-        issues: of each conversation: why there is no state, or `Issue.TRUNCATED`, or None.
-        tokens: of each rendered conversation, before truncation; None where it could not be rendered.
+        issues: for each conversation, why there is no state, or `Issue.TRUNCATED`, or None.
+        tokens: how many tokens each rendered conversation has before truncation; None where it could not be rendered.
         execution: how they were made, in words: precision, device, size of the batches, and shortcuts taken.
     """
 
@@ -139,7 +139,7 @@ class Encoder:
     def encode_alone(self, ids: Sequence[list[int]], layers: Sequence[int]) -> NDArray[np.float32]:
         """As `encode`, without shortcuts: each row in a full pass of its own. float32 [rows, layers, hidden size]."""
         shape = (len(layers), self.loaded.hidden_size)
-        plain = Runtime(self.loaded, PaddedPass(self.loaded, alone=True))
+        plain = Runtime(self.loaded, PaddedPass(self.loaded, one_by_one=True))
         with self.runtime.lock:
             return run_rows(plain, ids, LastTokenStates(layers), shape, batch_tokens=1).values
 

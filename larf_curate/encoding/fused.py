@@ -30,7 +30,7 @@ def fused_blocks(blocks: Iterable[nn.Module], options: Mapping[Any, AttentionOpt
     The caller has to compare their states with the model's own: names may stand for other formulas (Gemma's norms).
 
     Args:
-        blocks: of the model, from the first.
+        blocks: the model's blocks, from the first on.
         options: what each attention module asks for.
     """
     fused = []
@@ -61,8 +61,8 @@ class FusedBlock:
     """Replaces a block's `forward` within a packed pass. It overwrites its input states.
 
     Args:
-        block: whose weights these are.
-        options: of its attention.
+        block: the block whose weights are used.
+        options: the options of its attention.
     """
 
     def __init__(self, block: Any, options: AttentionOptions) -> None:
@@ -77,7 +77,7 @@ class FusedBlock:
         """States [1, tokens, hidden size] after the block.
 
         Args:
-            hidden_states: before the block, [1, tokens, hidden size].
+            hidden_states: the states before the block, [1, tokens, hidden size].
             position_embeddings: cosines and sines, each [1, tokens, head size].
         """
         import torch

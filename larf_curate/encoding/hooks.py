@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class StopForward(Exception):  # noqa: N818 - see its docstring
-    """Control flow, not an error: ends a forward pass from within, when all that is wanted of it is there."""
+    """Control flow, not an error: ends a forward pass from within, once everything that is wanted has been read."""
 
 
 @dataclass(kw_only=True)
@@ -74,8 +74,8 @@ def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator
 def output_states(block: Any, output: Any) -> torch.Tensor:
     """The hidden states [rows, tokens, hidden size] in what a block returns.
 
-    Some blocks return several streams of states: of those of Gemma 3n (AltUp) the one that its blocks read, of those of
-    DeepSeek 4 (hyper-connections) the mean.
+    Some blocks return several streams of states. For Gemma 3n (AltUp) this is the stream that its blocks read, for
+    DeepSeek 4 (hyper-connections) the mean of all streams.
     """
     states: torch.Tensor = output[0] if isinstance(output, tuple) else output
     if states.ndim == 3:

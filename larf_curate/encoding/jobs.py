@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Results(NamedTuple):
+class RowValues(NamedTuple):
     """What was read of some rows.
 
     Attributes:
         values: float32 [rows, ...], NaN where `issues` says why there is nothing.
-        issues: of each row, or None.
+        issues: for each row, why it has no value, or None.
         execution: how the rows ran, in words: precision, device, size of the batches, and shortcuts taken.
     """
 
@@ -36,7 +36,7 @@ class Results(NamedTuple):
     execution: str
 
 
-class Job:
+class EncodingJob:
     """Rows to run through a model, as often as wanted: equal rows are found once, and batches are planned once.
 
     Equal rows run once. A batch that does not fit in memory runs again in halves, and its size is remembered.
@@ -45,7 +45,7 @@ class Job:
         runtime: the model.
         ids: token ids of each row, none empty.
         readout: what to read.
-        shape: of what it reads of one row.
+        shape: the shape of what it reads of one row.
         batch_tokens: tokens of a batch; None takes what suits the model and the machine (`tuning`).
 
     Raises:
@@ -72,7 +72,7 @@ class Job:
         self._plan: tuple[int, list[tuple[ForwardPass, list[Batch]]]] | None = None  # for batches of so many tokens
         _require_embeddings(runtime, self._rows)
 
-    def run(self, progress: Callable[[int], object] | None = None) -> Results:
+    def run(self, progress: Callable[[int], object] | None = None) -> RowValues:
         """Run the rows, and read something of each.
 
         Args:
@@ -87,17 +87,17 @@ class Job:
                 with each.reading(self._readout):
                     # First all batches, as many at once as there are threads; then those that failed, one at a time, so
                     # that no other takes the memory.
-                    again, alone = batches, False
+                    again, serial = batches, False
                     while again:
-                        again = _run_batches(runtime, each, rows, again, progress, alone=alone)
-                        alone = True
+                        again = _run_batches(runtime, each, rows, again, progress, serial=serial)
+                        serial = True
             packed = isinstance(forward, PackedPass)
             shortcuts = ", ".join((*self._readout.shortcuts(packed=packed), *forward.shortcuts))
             if one_by_one := sum(len(batch.rows) for _, batches in planned[1:] for batch in batches):
                 shortcuts += f"; {one_by_one:,} long rows one by one"
         loaded = runtime.loaded
         execution = f"{loaded.dtype_name} on {loaded.device}, batches of up to {size:,} tokens; {shortcuts}"
-        return Results(rows.values, rows.issues, execution)
+        return RowValues(rows.values, rows.issues, execution)
 
     def _planned(self, size: int) -> list[tuple[ForwardPass, list[Batch]]]:
         """Which batches of at most so many tokens run by which pass. The caller holds the lock."""
@@ -119,9 +119,9 @@ def run_rows(
     *,
     batch_tokens: int | None = None,
     progress: Callable[[int], object] | None = None,
-) -> Results:
-    """Run rows through a model once, and read something of each. Arguments and errors as of `Job`."""
-    return Job(runtime, ids, readout, shape, batch_tokens=batch_tokens).run(progress)
+) -> RowValues:
+    """Run rows through a model once, and read something of each. Arguments and errors as of `EncodingJob`."""
+    return EncodingJob(runtime, ids, readout, shape, batch_tokens=batch_tokens).run(progress)
 
 
 def _require_embeddings(runtime: Runtime, rows: Sequence[tuple[int, ...]]) -> None:
@@ -148,14 +148,14 @@ def _run_batches(
     batches: list[Batch],
     progress: Callable[[int], object] | None,
     *,
-    alone: bool,
+    serial: bool,
 ) -> list[Batch]:
-    """Run batches, and return those that have to run again. `alone`: one at a time."""
+    """Run batches, and return those that have to run again. `serial`: one at a time."""
     again: list[Batch] = []
     run = partial(_run_batch, runtime, forward, rows.distinct)
-    with closing(map_in_threads(run, batches, threaded=forward.threaded and not alone)) as results:
+    with closing(map_in_threads(run, batches, threaded=forward.threaded and not serial)) as results:
         for batch, values in results:
-            unfinished, done = rows.store(batch, values, alone=alone)
+            unfinished, done = rows.store(batch, values, serial=serial)
             again += unfinished
             if progress is not None and done:
                 progress(done)
@@ -190,11 +190,11 @@ class _Rows:
 
     Args:
         places: the distinct rows, and where each stands among all.
-        shape: of what is read of one row.
+        shape: the shape of what is read of one row.
 
     Attributes:
         distinct: the different rows.
-        values, issues: of all rows, see `Results`.
+        values, issues: for all rows; see `RowValues`.
     """
 
     def __init__(self, places: Mapping[tuple[int, ...], list[int]], shape: tuple[int, ...]) -> None:
@@ -204,13 +204,13 @@ class _Rows:
         self.values = np.full((count, *shape), np.nan, np.float32)
         self.issues: list[Issue | None] = [None] * count
 
-    def store(self, batch: Batch, values: NDArray[np.float32] | None, *, alone: bool) -> tuple[list[Batch], int]:
+    def store(self, batch: Batch, values: NDArray[np.float32] | None, *, serial: bool) -> tuple[list[Batch], int]:
         """Store what was read of a batch.
 
         Args:
-            batch: of the distinct rows.
+            batch: a batch of the distinct rows.
             values: [rows of the batch, ...]; None where the batch did not fit in memory.
-            alone: no other batch ran at the same time.
+            serial: no other batch ran at the same time.
 
         Returns:
             What has to run again, and how many of all rows are done.
@@ -218,7 +218,7 @@ class _Rows:
         if values is None:
             if len(batch.rows) > 1:
                 return list(batch.halves()), 0
-            if not alone:
+            if not serial:
                 return [batch], 0
             return [], self._finish(batch.rows[0], None, Issue.OUT_OF_MEMORY)
         again: list[Batch] = []

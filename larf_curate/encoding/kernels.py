@@ -62,7 +62,7 @@ class Kernels:
 
         Args:
             query: rows end to end, [tokens, heads, head size].
-            key, value: of the prefix and the rows, [prefix + tokens, key heads, head size].
+            key, value: keys and values of the prefix and the rows, [prefix + tokens, key heads, head size].
             ends: where each row ends in the tokens, int64 [rows].
             prefix: tokens of the prefix.
             scale: factor of the products.
@@ -155,7 +155,7 @@ def kernels_for(states: torch.Tensor, size: int, *, any_precision: bool = False)
 
 @functools.cache
 def load() -> Kernels | None:
-    """The compiled kernels of this process; None with `LARF_CURATE_COMPILE=0`, or where they cannot be had."""
+    """This process's compiled kernels; None with `LARF_CURATE_COMPILE=0`, or if they cannot be compiled or loaded."""
     return None if os.environ.get("LARF_CURATE_COMPILE") == "0" else compiled(SOURCE)
 
 
@@ -167,7 +167,7 @@ def compiled(source: Path, processor: str | None = None) -> Kernels | None:
 
     Args:
         source: C++ as in `kernels.cpp`.
-        processor: for which the code is; this machine's by default.
+        processor: the processor that the code is compiled for; this machine's by default.
     """
     compiler = _compiler()
     if compiler is None:

@@ -45,7 +45,7 @@ def limits_of(decoder: Any, blocks: int, asked_windows: Iterable[int | None] = (
     Args:
         decoder: the config of its decoder.
         blocks: how many of its blocks are run.
-        asked_windows: of each attention module, the window that it asks our attention for.
+        asked_windows: for each attention module, the window that it asks our attention for.
     """
     asked = {window for window in asked_windows if window is not None}
     batched = min([*_rope_lengths(decoder), *(length - 1 for _, length in _lengths(decoder, _CHOICE))], default=None)
@@ -56,8 +56,8 @@ def limits_of(decoder: Any, blocks: int, asked_windows: Iterable[int | None] = (
 
 def _rope_lengths(decoder: Any) -> Iterator[int]:
     """Rows of up to these many tokens have the same frequencies alone and in a batch."""
-    found = getattr(decoder, "rope_parameters", None) or getattr(decoder, "rope_scaling", None) or {}
-    kinds = [kind for kind in found.values() if isinstance(kind, dict)] or [found]
+    rope = getattr(decoder, "rope_parameters", None) or getattr(decoder, "rope_scaling", None) or {}
+    kinds = [kind for kind in rope.values() if isinstance(kind, dict)] or [rope]
     for kind in kinds:
         name = str(kind.get("rope_type", kind.get("type", "")))
         trained = [

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import Issue
 from .heads import LossHead
 from .hooks import RunningBatch, StopForward, running_batch
-from .jobs import Job, Results
+from .jobs import EncodingJob, RowValues
 from .memory import to_device
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ class TokenLosses:
     """Losses of some rows, in their order.
 
     Attributes:
-        values: of each row, the loss of each of its trained tokens in nats, float32 [trained tokens]; None where
+        values: for each row, the loss of each of its trained tokens in nats, float32 [trained tokens]; None where
             `issues` says why there are none.
-        issues: of each row, or None.
+        issues: for each row, why it has no value, or None.
         execution: how they were computed, in words.
     """
 
@@ -56,7 +56,7 @@ def token_losses(
     for the trained ones alone, a few at a time.
 
     Args:
-        runtime: of a model that was loaded with its head.
+        runtime: the runtime of a model that was loaded with its head.
         ids: token ids of each row, none empty.
         trained: for each of them, whether its loss is wanted; never for a row's first token, at least one in a row.
         batch_tokens: as for states.
@@ -72,8 +72,8 @@ def token_losses(
 class LossJob:
     """The losses of some rows, as often as wanted: under weights that are moved in between, for example.
 
-    What does not hang on the weights is done once: equal rows are found, and batches are planned. Arguments and errors
-    as of `token_losses`.
+    What does not depend on the weights is done once: equal rows are found, and batches are planned. Arguments and
+    errors as of `token_losses`.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class LossJob:
         places = trained_places(ids, trained)
         readout = LossReadout(runtime, places)
         self._own = own_places(ids, trained, places)
-        self._job = Job(runtime, ids, readout, (readout.widest,), batch_tokens=batch_tokens)
+        self._job = EncodingJob(runtime, ids, readout, (readout.widest,), batch_tokens=batch_tokens)
 
     def run(self, progress: Callable[[int], object] | None = None) -> TokenLosses:
         """The losses under the model's weights as they are now.
@@ -127,7 +127,7 @@ def own_places(
     ]
 
 
-def own_values(result: Results, own: Sequence[NDArray[np.intp]]) -> list[NDArray[np.float32] | None]:
+def own_values(result: RowValues, own: Sequence[NDArray[np.intp]]) -> list[NDArray[np.float32] | None]:
     """Of what was read for each row, what belongs to its own trained tokens: [trained tokens, ...]; None for none."""
     rows = zip(result.values, own, result.issues, strict=True)
     return [None if issue is not None else numbers[places] for numbers, places, issue in rows]
@@ -137,8 +137,9 @@ class LossReadout:
     """Reads the losses of chosen tokens above the last block. See `Readout`.
 
     Args:
-        runtime: of a model with its head.
-        places: of each row, by its token ids, the places of the tokens whose loss is wanted; ascending, none of them 0.
+        runtime: the runtime of a model with its head.
+        places: for each row, by its token ids, the places of the tokens whose loss is wanted; ascending, none of them
+            0.
 
     Attributes:
         widest: trained tokens of the row that has most.

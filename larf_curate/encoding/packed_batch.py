@@ -127,8 +127,8 @@ class PackedBatch(RunningBatch):
         is_prefix: the batch is itself a shared prefix of others: `keys_values` are wanted of it, and no states.
         settings: how attention is computed.
         step: what the block that runs now computes.
-        keys_values: by attention module, of `is_prefix`.
-        last_keys_values: those of prefix and rows, computed in the step KEYS_AND_VALUES.
+        keys_values: the keys values by attention module, the keys and values of a batch with `is_prefix`.
+        last_keys_values: keys and values of prefix and rows, computed in the step KEYS_AND_VALUES.
         attention_options: what each attention module asked for.
         masks: attention masks, which the blocks share.
         used_kernels: compiled kernels took part.
@@ -189,7 +189,7 @@ class PackedBatch(RunningBatch):
 
         Args:
             module: the attention module that asks.
-            key, value: of the batch's tokens, [tokens, key heads, head size].
+            key, value: keys and values of the batch's tokens, [tokens, key heads, head size].
 
         Raises:
             StopForward: in the step KEYS_AND_VALUES, when they are in `last_keys_values`.

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from .attention import NAME, packed_attention
+from .attention import ATTENTION_NAME, packed_attention
 from .batching import Batch, Row, plan_packed_batches
 from .fused import FusedBlock
 from .hooks import replaced_forward, running
@@ -52,8 +52,8 @@ class PackedPass:
     ) -> None:
         from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-        if NAME not in ALL_ATTENTION_FUNCTIONS:
-            ALL_ATTENTION_FUNCTIONS.register(NAME, packed_attention)
+        if ATTENTION_NAME not in ALL_ATTENTION_FUNCTIONS:
+            ALL_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, packed_attention)
         self.loaded = loaded
         self.settings = settings or PackingSettings()
         self._fused = dict(zip(loaded.blocks, fused, strict=False))
@@ -101,7 +101,7 @@ class PackedPass:
         with contextlib.ExitStack() as stack:
             stack.callback(self._forget_prefix)
             stack.callback(self._set_attention, before)
-            self._set_attention([NAME] * len(before))
+            self._set_attention([ATTENTION_NAME] * len(before))
             for block, fused in self._fused.items():
                 stack.enter_context(replaced_forward(block, fused))
             stack.enter_context(readout.installed(self.loaded.blocks, packed=True))

@@ -26,21 +26,21 @@ class PaddedPass:
 
     Args:
         loaded: the model; the caller holds its lock.
-        alone: one row in each batch: the model's own full pass, and the measure of every other way to run it.
+        one_by_one: one row in each batch: the model's own full pass, and the measure of every other way to run it.
         limits: how long rows may be; by default what the model's config says.
 
     Attributes:
-        name: of this way to run a model.
+        name: the name of this way to run a model.
         threaded: whether several batches may run at the same time.
     """
 
     name = "padded"
     threaded = False
 
-    def __init__(self, loaded: LoadedModel, *, alone: bool = False, limits: Limits | None = None) -> None:
+    def __init__(self, loaded: LoadedModel, *, one_by_one: bool = False, limits: Limits | None = None) -> None:
         self.loaded = loaded
-        self.alone = alone
-        if alone:
+        self.one_by_one = one_by_one
+        if one_by_one:
             self.name = "one by one"
         decoder = loaded.model.config.get_text_config(decoder=True)
         self.limits = limits_of(decoder, len(loaded.blocks)) if limits is None else limits
@@ -49,12 +49,12 @@ class PaddedPass:
     @property
     def shortcuts(self) -> tuple[str, ...]:
         """How it saves time, in words."""
-        way = "rows one by one" if self.alone else "padded to similar lengths"
+        way = "rows one by one" if self.one_by_one else "padded to similar lengths"
         return "equal rows once", way
 
     def plan(self, rows: Sequence[Row], batch_tokens: int) -> list[Batch]:
         """Batches of these rows, in the order to run them."""
-        if self.alone:
+        if self.one_by_one:
             return [Batch([i]) for i in sorted(range(len(rows)), key=lambda i: -len(rows[i]))]
         return plan_padded_batches([len(row) for row in rows], batch_tokens)
 
@@ -70,7 +70,7 @@ class PaddedPass:
             try:
                 yield
             finally:
-                if self.alone:
+                if self.one_by_one:
                     _forget_lengths(self.loaded.model)
 
     def __call__(self, rows: Sequence[Row], _prefix: int) -> torch.Tensor:
@@ -87,7 +87,7 @@ class PaddedPass:
 
         assert self._readout is not None, "call it within `reading`"
         device, width = self.loaded.device, max(map(len, rows))
-        if self.alone:
+        if self.one_by_one:
             _forget_lengths(self.loaded.model)
         ids = torch.zeros((len(rows), width), dtype=torch.long)
         for i, row in enumerate(rows):
@@ -101,7 +101,7 @@ class PaddedPass:
 
     @contextlib.contextmanager
     def _running(self, batch: RunningBatch) -> Iterator[None]:
-        """What a batch runs within."""
+        """The context in which a batch runs."""
         import torch
 
         with torch.inference_mode(), running(batch):
@@ -109,7 +109,7 @@ class PaddedPass:
 
 
 def _forget_lengths(model: nn.Module) -> None:
-    """Let dynamic NTK choose frequencies for the next row: it keeps those of the longest that it has seen."""
+    """Reset the frequencies of dynamic NTK before the next row: it keeps the frequencies of the longest row so far."""
     for module in model.modules():
         for name in [name for name in vars(module) if name.endswith("max_seq_len_cached")]:
             prefix = name.removesuffix("max_seq_len_cached")

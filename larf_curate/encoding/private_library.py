@@ -16,15 +16,15 @@ from ..cache import only_ours
 
 
 def load_private(directory: Path, name: str, build: Callable[[Path], object]) -> ctypes.CDLL:
-    """A library out of a directory of the cache; built if it is not there, or not as it was built.
+    """A shared library out of a directory of the cache; it is built if it is missing or was changed.
 
     The file is called `NAME-DIGEST.so`, after the SHA-256 digest of its content, which is compared before it is loaded.
     The directory has to be the user's own (or root's) and writable by nobody else, or nothing in it is looked at: the
     library is then built in a new directory, and gone once it is loaded.
 
     Args:
-        directory: made with mode 0700 if it is not there; the user's own is given that mode.
-        name: of the library, after all that its code depends on.
+        directory: the directory. It is made with mode 0700 if it does not exist; one of the user's is given that mode.
+        name: the library's name, derived from everything that its code depends on.
         build: writes the library to a path.
 
     Raises:

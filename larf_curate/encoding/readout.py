@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Readout(Protocol):
-    """What happens at the top of the blocks: the one part of a pass that knows what the pass is for."""
+    """What is read at the top of the blocks: states of last tokens, losses, or keys and values."""
 
     def longest_prefix(self, row: Sequence[int]) -> int:
         """How many first tokens of a row may run by themselves, because nothing is read of them."""
@@ -25,7 +25,7 @@ class Readout(Protocol):
         """While it lasts, batches that run through the blocks are read, and end where nothing above is wanted.
 
         Args:
-            blocks: of the model, from the first.
+            blocks: the model's blocks, from the first on.
             packed: whether batches are packed (`PackedBatch`); else they are padded. A packed batch with `is_prefix` is
                 not read: it only has to run the attention of every block that the rows behind it will run.
         """

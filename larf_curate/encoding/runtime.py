@@ -55,7 +55,7 @@ class Runtime:
         A sliding window is tried when the first row comes that is longer, since that takes as long as a few such rows.
 
         Args:
-            lengths: of the rows, in tokens.
+            lengths: the lengths of the rows, in tokens.
 
         Returns:
             Passes, and the numbers of the rows that each is to run. The caller holds the lock.
@@ -75,7 +75,7 @@ class Runtime:
         for number, length in enumerate(lengths):
             numbers[length > limit].append(number)
         plain = type(forward) if isinstance(forward, PaddedPass) else PaddedPass
-        return [(forward, numbers[0]), (plain(self.loaded, alone=True), numbers[1])]
+        return [(forward, numbers[0]), (plain(self.loaded, one_by_one=True), numbers[1])]
 
 
 # One copy of each model in a process ----------------------------------------------------------------------------------

@@ -39,9 +39,9 @@ def token_tangents(
     Rows run in padded batches, with attention as plain products, which is what forward mode can differentiate.
 
     Args:
-        runtime: of a model that was loaded with its head.
+        runtime: the runtime of a model that was loaded with its head.
         ids, trained: as for `token_losses`.
-        direction: with respect to whose length the derivative is taken.
+        direction: the direction along which the derivative is taken.
         batch_tokens: tokens of a batch, pads counted; None takes what suits the device.
         progress: called with the number of rows just done.
 
@@ -54,11 +54,11 @@ def token_tangents(
     loaded = runtime.loaded
     places = trained_places(ids, trained)
     readout = _TangentReadout(runtime, places)
-    alone = Runtime(loaded, _TangentPass(loaded))
-    alone.lock = runtime.lock  # one model, one user at a time
+    with_tangents = Runtime(loaded, _TangentPass(loaded))
+    with_tangents.lock = runtime.lock  # one model, one user at a time
     size = batch_tokens or (_BATCH_TOKENS_ON_CPU if loaded.device.type == "cpu" else _BATCH_TOKENS)
     with _carried(direction, loaded):
-        result = run_rows(alone, ids, readout, (readout.widest, 2), batch_tokens=size, progress=progress)
+        result = run_rows(with_tangents, ids, readout, (readout.widest, 2), batch_tokens=size, progress=progress)
     pairs = own_values(result, own_places(ids, trained, places))
     losses, tangents = (
         TokenLosses([None if pair is None else pair[:, side] for pair in pairs], result.issues, result.execution)

@@ -75,6 +75,26 @@ def _in_order(
 
 
 @contextlib.contextmanager
+def limited_threads(threads: int) -> Iterator[None]:
+    """Let torch compute on so many threads while the context lasts, and on as many as before afterwards.
+
+    Args:
+        threads: 0 changes nothing.
+    """
+    import torch
+
+    if not threads:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
 def _torch_threads(threads: int) -> Iterator[ThreadPoolExecutor]:
     """A pool in which torch computes on one thread each. On leaving it, work that has not begun is dropped."""
     import torch

@@ -30,19 +30,19 @@ def fastest_pass(loaded: LoadedModel, settings: PackingSettings | None = None) -
 
     Args:
         loaded: the model; the caller holds its lock.
-        settings: of a packed pass.
+        settings: the settings of a packed pass.
 
     Raises:
         ModelError: the model does not run at all.
     """
-    if loaded.alone:
-        return PaddedPass(loaded, alone=True)
+    if loaded.one_by_one:
+        return PaddedPass(loaded, one_by_one=True)
     rows = trial_rows(loaded, _LENGTHS)
     expected = _states_alone(loaded, rows)
     packed = PackedPass(loaded, settings=settings)
     if not _gives(packed, rows, expected):
         padded = PaddedPass(loaded)
-        return padded if _gives(padded, rows, expected) else PaddedPass(loaded, alone=True)
+        return padded if _gives(padded, rows, expected) else PaddedPass(loaded, one_by_one=True)
     options = packed.attention_options()
     decoder = loaded.model.config.get_text_config(decoder=True)
     packed.limits = limits_of(decoder, len(loaded.blocks), [each.window for each in options.values()])
@@ -59,7 +59,7 @@ def gives_plain_states(forward: PackedPass | PaddedPass, lengths: Sequence[int] 
 
     Args:
         forward: the pass.
-        lengths: of the rows, in tokens behind the prefix.
+        lengths: the lengths of the rows, in tokens behind the prefix.
     """
     rows = trial_rows(forward.loaded, lengths)
     return _gives(forward, rows, _states_alone(forward.loaded, rows))
@@ -85,10 +85,10 @@ def _readout(loaded: LoadedModel) -> LastTokenStates:
 
 def _states_alone(loaded: LoadedModel, rows: Sequence[list[int]]) -> NDArray[np.float32]:
     """States [rows, layers, hidden size] of the model's own code, one row at a time."""
-    alone = PaddedPass(loaded, alone=True)
+    one_by_one = PaddedPass(loaded, one_by_one=True)
     try:
-        with alone.reading(_readout(loaded)):
-            return np.concatenate([alone([row], 0).cpu().numpy() for row in rows])
+        with one_by_one.reading(_readout(loaded)):
+            return np.concatenate([one_by_one([row], 0).cpu().numpy() for row in rows])
     except ModelError:
         raise
     except Exception as error:  # the code of hundreds of architectures, and of models that bring their own

@@ -87,7 +87,7 @@ def best_batch_tokens(
 
     Args:
         runtime: the model; the caller holds its lock.
-        tokens: of the whole job.
+        tokens: how many tokens the whole job has.
         settings: what is measured, and when; by default as its device asks for.
         measure: tokens a second of this model and pass in batches of a size, or None where that takes longer than a
             number of seconds.
@@ -97,7 +97,7 @@ def best_batch_tokens(
         return runtime.batch_tokens
     loaded, forward = runtime.loaded, runtime.forward
     settings = settings or (CPU if loaded.device.type == "cpu" else ACCELERATOR)
-    if isinstance(forward, PaddedPass) and forward.alone:
+    if isinstance(forward, PaddedPass) and forward.one_by_one:
         return settings.default  # no batch has more than one row
     limit = _tokens_in_memory(loaded, memory.free_bytes(loaded.device) if free_bytes is None else free_bytes)
     path = cache_directory() / "batches" / f"{_digest(loaded, forward)}.json"
@@ -115,8 +115,8 @@ def best_batch_tokens(
     if size is not None:
         runtime.batch_tokens = min(size, limit)
     chosen = min(size or settings.default, limit)
-    how = "padded rows" if isinstance(forward, PaddedPass) else "packed rows"
-    detail(f"batches of at most {chosen:,} tokens, {how}; {limit:,} would fit into memory")
+    layout = "padded rows" if isinstance(forward, PaddedPass) else "packed rows"
+    detail(f"batches of at most {chosen:,} tokens, {layout}; {limit:,} would fit into memory")
     return chosen
 
 

@@ -13,17 +13,17 @@ from ..errors import RowFormatError, Unscorable
 from ..rows.formats import RowFormat
 
 ChangedText = Literal["row", "document"]
-"""What counts where a document's text is no longer that of its row."""
+"""What is scored if a document's text is no longer the text of its row."""
 
 _BREAK = "\n\n"  # between the turns of a document's text
 _UNREADABLE: dict[str, Any] = {"messages": 0, "tools": None}  # of a wrong type
 
 
 def require_choice(changed_text: str) -> None:
-    """Refuse another word than those of `ChangedText`.
+    """Refuse a value that is not one of `ChangedText`.
 
     Raises:
-        ValueError: it is one.
+        ValueError: it is not.
     """
     if changed_text not in get_args(ChangedText):
         raise ValueError(f"changed_text must be row or document, not {changed_text!r}")
@@ -34,8 +34,8 @@ class StepsBefore:
     """The steps that documents have gone through since they were read, as far as their generators show.
 
     Attributes:
-        names: of the steps, in order.
-        formatting: of those among them that are there to change texts.
+        names: the names of the steps, in order.
+        formatting: the names of the steps among them that exist to change texts.
     """
 
     names: tuple[str, ...] = ()
@@ -43,7 +43,7 @@ class StepsBefore:
 
     @classmethod
     def of(cls, documents: Iterable[Any]) -> StepsBefore:
-        """Those that a step's input comes from. To be asked before the first document is taken: later none is there."""
+        """The steps that a step's input comes from. Call it before the first document is taken: later none is found."""
         names: list[str] = []
         formatting: list[str] = []
         while isinstance(documents, GeneratorType) and documents.gi_frame is not None:
@@ -69,14 +69,14 @@ class StepsBefore:
 def row_with_text(row: Mapping[str, Any], text: str, row_format: RowFormat) -> dict[str, Any]:
     """A row of chat messages: the conversation of a row, with the turns that a changed text of it says.
 
-    The text is that of `row_text`: the turns, with an empty line between them. Turns may hold empty lines themselves,
+    The text was made by `row_text`: the turns, with an empty line between them. Turns may hold empty lines themselves,
     so a changed text is divided by their number. Where that number has changed too, no one can tell which turn says
     what, and the row has no conversation.
 
     Args:
-        row: whose conversation the text was.
+        row: the row whose conversation the text was.
         text: after the change.
-        row_format: of the row.
+        row_format: the row format of the row.
     """
     try:
         conversation = row_format.convert(row)

@@ -38,7 +38,7 @@ def add_guard_column(path: Path, guard: GuardJudge, format: str = "auto") -> int
     schema = pa.schema([*kept, pa.field(GUARD_UNSAFE, pa.bool_())], source.schema.metadata)
     row_format = resolve_format(format, source.schema.names)
     columns = row_format.columns(source.schema.names)
-    found = 0
+    unsafe_answers = 0
     with write_file(path, schema) as writer:
         for table in source.tables(ROWS_AT_ONCE):
             pairs: dict[int, tuple[str, str]] = {}
@@ -52,7 +52,7 @@ def add_guard_column(path: Path, guard: GuardJudge, format: str = "auto") -> int
             unsafe: list[bool | None] = [None] * len(table)
             for number, reading in zip(pairs, said, strict=True):
                 unsafe[number] = reading.unsafe
-            found += sum(verdict is True for verdict in unsafe)
+            unsafe_answers += sum(verdict is True for verdict in unsafe)
             columns_out = [table[field.name] for field in kept]
             writer.write(pa.table([*columns_out, pa.array(unsafe, pa.bool_())], schema=schema))
-    return found
+    return unsafe_answers

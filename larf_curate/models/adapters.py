@@ -24,18 +24,19 @@ class Adapted(NamedTuple):
 
     Attributes:
         model: the whole model with its head.
-        alone: whether rows have to run one by one, because the adapter looks at a batch as a whole.
+        one_by_one: whether rows have to run one by one, because the adapter looks at a batch as a whole.
     """
 
     model: Any
-    alone: bool = False
+    one_by_one: bool = False
 
 
 def apply_adapter(model: Any, adapter: Path, path: str, *, merge: bool) -> Adapted | None:
-    """The model as the adapter changes it; None if it was to be merged and cannot be, and the model is spoilt.
+    """The model as the adapter changes it; None if merging was asked for and failed, which leaves the model unusable.
 
     Args:
-        model: with its head, after which an adapter's weights are named; blocks that are not run may be cut away.
+        model: the model with its head, since an adapter's weights are named after the whole model; blocks that are not
+            run may be cut away.
         adapter: the adapter's directory.
         path: the name of the list of the model's blocks.
         merge: whether the adapter's changes go into the model's own weights, which costs nothing later. Merging into
@@ -65,7 +66,7 @@ def apply_adapter(model: Any, adapter: Path, path: str, *, merge: bool) -> Adapt
             except Exception:  # some kinds of adapter, and some on some layers, cannot be merged: each says so its way
                 return None
     if getattr(config, "alora_invocation_tokens", None):
-        return Adapted(_with_invocations(adapted), alone=True)
+        return Adapted(_with_invocations(adapted), one_by_one=True)
     return Adapted(adapted.get_base_model())
 
 
@@ -127,8 +128,8 @@ def _changes_no_block(model: Any, weights: Mapping[str, Tensor], path: str) -> b
     modules = dict(model.named_modules())
 
     def is_above(name: str) -> bool:
-        found = number.search(name)
-        return found is not None and int(found[1]) >= count
+        match = number.search(name)
+        return match is not None and int(match[1]) >= count
 
     def is_replaced(name: str) -> bool:
         module, _, leaf = name.rpartition(".")
@@ -166,10 +167,10 @@ def _with_invocations(adapted: Any) -> Any:
 
     @functools.wraps(forward)
     def run(input_ids: Any = None, **others: Any) -> Any:
-        found = get_alora_offsets_for_forward(adapted, input_ids)
+        offsets = get_alora_offsets_for_forward(adapted, input_ids)
         stopped: BaseException | None = None
         output = None
-        with adapted._enable_peft_forward_hooks(**found):
+        with adapted._enable_peft_forward_hooks(**offsets):
             try:
                 output = forward(input_ids=input_ids, **others)
             except BaseException as error:  # passes end early by an exception, over which peft would forget its hooks

@@ -26,7 +26,7 @@ def find_blocks(model: nn.Module, total: int) -> nn.ModuleList:
     """The decoder's blocks, by structure: the largest list of `total` modules outside vision and audio towers.
 
     Args:
-        model: with all of its blocks; of a model that is cut, another list may have as many.
+        model: the model with all of its blocks: in a cut model another list of modules may have the same length.
         total: how many blocks it has.
 
     Raises:

@@ -12,7 +12,7 @@ _PROCESSOR_TEMPLATE = "chat_template.json"  # where processors kept it before th
 
 
 def template_text(template: str | None) -> str | None:
-    """The chat template that a user's word means.
+    """The chat template that a user names.
 
     Args:
         template: Jinja text, a file of it, the directory of a model, or a Hub id; None stays None.
@@ -54,7 +54,7 @@ def _template_of_model(name: str) -> Any:
 
 
 def _chosen(template: Any, name: str) -> str:
-    """One template out of what was found under a name."""
+    """The one template, or the default of several, that lies under a name."""
     if isinstance(template, dict):
         template = template.get("default") or next(iter(template.values()), None)
     if not isinstance(template, str) or "{" not in template:
@@ -83,5 +83,5 @@ def processor_template(home: str | Path, revision: str | None) -> Any:
     from transformers.utils import cached_file
 
     missing_is_fine = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-    found = cached_file(str(home), _PROCESSOR_TEMPLATE, revision=revision, **missing_is_fine)
-    return _in_json(Path(found).read_text(encoding="utf-8")) if found else None
+    file = cached_file(str(home), _PROCESSOR_TEMPLATE, revision=revision, **missing_is_fine)
+    return _in_json(Path(file).read_text(encoding="utf-8")) if file else None

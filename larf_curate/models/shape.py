@@ -21,10 +21,10 @@ class Shape:
     """The size of a model that is cut after the highest block asked for.
 
     Attributes:
-        total_blocks: of the model before it is cut.
+        total_blocks: how many blocks the model has before it is cut.
         parameters: all that are left, with the embeddings.
         block_parameters: the blocks' alone.
-        linear_parameters: those that int8 and nf4 quantise.
+        linear_parameters: how many of the parameters int8 and nf4 quantise.
     """
 
     total_blocks: int

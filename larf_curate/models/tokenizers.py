@@ -15,14 +15,14 @@ from .adapters import has_tokenizer
 from .chat_templates import processor_template
 
 if TYPE_CHECKING:
-    from .locating import Source
+    from .locating import ModelFiles
     from .options import ModelOptions
 
 _EXCHANGE = Conversation(({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}))
 _MARKS = re.compile(r"<\|[^<>|\s]+\|>|<(?:start|end)_of_turn>|</?s>")
 
 
-def load_tokenizer(options: ModelOptions, source: Source, arguments: dict[str, Any]) -> Any:
+def load_tokenizer(options: ModelOptions, source: ModelFiles, arguments: dict[str, Any]) -> Any:
     """The tokenizer of a model (of its adapter, if one lies there), with its chat template or the one asked for.
 
     Args:

@@ -158,10 +158,10 @@ def _length_points(sample: Sample) -> LengthPoints:
     )
 
 
-def _points(sample: Sample, mask: NDArray[np.bool_], most: int) -> Points:
+def _points(sample: Sample, mask: NDArray[np.bool_], limit: int) -> Points:
     places = np.flatnonzero(mask)
     # Evenly spaced: the sample's order is the rows', and says nothing of their scores.
-    chosen = places[np.linspace(0, len(places) - 1, min(len(places), most)).astype(int)]
+    chosen = places[np.linspace(0, len(places) - 1, min(len(places), limit)).astype(int)]
     return Points(
         score=tuple(round(float(score), 7) for score in sample.score[chosen]),
         characters=tuple(int(characters) for characters in sample.characters[chosen]),

@@ -16,10 +16,10 @@ import yaml
 from markupsafe import Markup
 
 from ..cache import register
-from ..deciding.excerpts import Excerpt, signed
 from ..errors import PublishError, one_line
 from ..inert import code_span, fenced, markdown
 from ..safe_yaml import load_yaml
+from ..scoring.excerpts import Excerpt, signed
 from .drawing import Plot
 from .files_before import data_files_of
 from .formula_words import formula_words
@@ -89,7 +89,7 @@ class CardRequest:
         source: Hub id of the dataset that was filtered, and the metadata of its card; None, {} where there is none.
         examples: removed rows to show.
         scorer: whether the fitted scorer is published too, in `larf/scorer/`.
-        splits: of each outcome; `train` for one that is not named.
+        splits: the splits of each outcome; `train` for one that is not named.
     """
 
     repo: str
@@ -110,7 +110,8 @@ def render_card(request: CardRequest, existing: str | None = None, paths: Collec
     Args:
         request: what it is made of.
         existing: the README that is there.
-        paths: of all files that are there. Files of data without a config get one, and stay the default.
+        paths: the paths of all files that are there. Data files that no config names get a config, and stay the
+            default.
 
     Raises:
         PublishError: the existing card's metadata cannot be read.

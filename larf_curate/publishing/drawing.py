@@ -52,8 +52,8 @@ def pictures(count: int, height: float = 4.2) -> Iterator[tuple[Figure, list[Axe
     """Yield a figure and its panels, one above the other, away from pyplot (which would keep it) and the user's style.
 
     Args:
-        count: of panels.
-        height: of each, in inches.
+        count: how many panels.
+        height: the height of each panel, in inches.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..deciding.excerpts import Excerpt, excerpt_of
 from ..deciding.results import Ints, Results
 from ..scoring.columns import ISSUE, SCORE, is_larf_column
+from ..scoring.excerpts import Excerpt, excerpt_of
 
 
 def own_columns(results: Results) -> list[str]:
@@ -22,9 +22,9 @@ def highest_rows(results: Results, outcome: str, count: int, more: Sequence[str]
     """The rows of an outcome that score highest, from the highest down; rows without a score come last.
 
     Args:
-        results: of a run.
+        results: the results of a run.
         outcome: kept, removed or unscorable.
-        count: of rows, at most.
+        count: the most rows to return.
         more: columns whose values are wanted beside the texts.
 
     Raises:

@@ -23,7 +23,7 @@ def data_files_of(paths: Iterable[str]) -> list[dict[str, str | list[str]]]:
     []
 
     Args:
-        paths: of the files in the repository, but for ours.
+        paths: the paths of the files in the repository, without ours.
     """
     splits = _split_files(sorted(path for path in paths if _is_data(path)))
     owners: defaultdict[str, set[str]] = defaultdict(set)
@@ -49,10 +49,10 @@ def _split_files(paths: list[str]) -> dict[str, list[str]]:
             (home / path).parent.mkdir(parents=True, exist_ok=True)
             (home / path).touch()
         try:
-            found = DataFilesDict.from_patterns(get_data_patterns(str(home)), base_path=str(home))
+            files = DataFilesDict.from_patterns(get_data_patterns(str(home)), base_path=str(home))
         except FileNotFoundError:  # there is no data
             return {}
-        return {str(split): [Path(file).relative_to(home).as_posix() for file in found[split]] for split in found}
+        return {str(split): [Path(file).relative_to(home).as_posix() for file in files[split]] for split in files}
 
 
 def _is_data(path: str) -> bool:

@@ -28,7 +28,7 @@ def find_groups(results: Results, low: float, high: float) -> list[Group]:
     Few are 2 to 30, and at most a fifth of the rows. Columns that the row format reads are texts, not categories.
 
     Args:
-        results: of the run.
+        results: the results of the run.
         low, high: the lowest and the highest score.
 
     Raises:

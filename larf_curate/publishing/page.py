@@ -12,12 +12,12 @@ import numpy as np
 from markupsafe import Markup
 
 from ..atomic import write_bytes
-from ..deciding.excerpts import signed
 from ..deciding.filtering import STANDARD_INPUT
 from ..deciding.ranking import quantiles
 from ..deciding.results import Results
 from ..inert import visible
 from ..scoring.columns import SCORE
+from ..scoring.excerpts import signed
 from ..written import claim
 from .build_report import build_report
 from .excerpts import highest_rows, own_columns
@@ -68,9 +68,9 @@ def write_page(directory: str | Path, out: str | Path, report: Report | None = N
     many rows another threshold would remove.
 
     Args:
-        directory: of the run.
+        directory: the directory of the run.
         out: the file.
-        report: of the run, if it has been built already.
+        report: the report of the run, if it has been built already.
 
     Raises:
         DataError: there is no finished run. OutputError: `out` cannot be written.
@@ -123,10 +123,10 @@ def _which_rows(report: Report) -> str:
     return f"{shown[:1].upper()}{shown[1:]}."
 
 
-def _how_many(rows: int, most: int, outcome: str) -> str:
+def _how_many(rows: int, limit: int, outcome: str) -> str:
     """How many rows of an outcome are shown."""
-    if rows > most:
-        return f"the {most:,} highest of {rows:,} {outcome} rows"
+    if rows > limit:
+        return f"the {limit:,} highest of {rows:,} {outcome} rows"
     return f"all {rows:,} {outcome} rows" if rows else f"no {outcome} row"
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..cache import register
-from ..deciding.excerpts import signed
 from ..inert import visible
 from ..scoring.columns import SCORE, layer_column
+from ..scoring.excerpts import signed
 from ..scoring.formula_names import MEANINGS
 from ..scoring.layer_search.profile import LayerProfile
 from ..scoring.quantile_levels import GROUP_LEVELS, REFERENCE_LEVELS

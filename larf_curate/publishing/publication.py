@@ -77,7 +77,7 @@ def publish_files(results: Results, repo: str, *, removed: bool = False, example
                 files[f"{HOME}/{outcome}/{split}-{number:05d}-of-{len(paths):05d}.parquet"] = path
     shown = highest_rows(results, "removed", examples) if examples else []
     source = hub_source(results.recipe)
-    named = {outcome: tuple(found) for outcome, found in splits.items()}
+    named = {outcome: tuple(files_of_split) for outcome, files_of_split in splits.items()}
     card = CardRequest(repo, report, plots, recipe, outcomes, source, {}, shown, bool(scorer), named)
     return Publication(files, card)
 

@@ -33,7 +33,7 @@ def push_run(
     cut off is finished by the next.
 
     Args:
-        directory: of the run.
+        directory: the directory of the run.
         destination: the dataset on the Hub.
         removed: publish removed rows (and those without a score) as configs of their own.
         examples: how many removed rows the card shows, cut short; 0 for none.

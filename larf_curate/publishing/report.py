@@ -72,7 +72,7 @@ class ConversationFigures:
     Attributes:
         lists, refusals: share of rows (0 to 1) whose answer is a list, or refuses or hedges by its wording.
         system, tools, several_turns: share of rows with a system turn, with tools, with several turns.
-        median_characters: of the answer.
+        median_characters: the median length of the answers, in characters.
     """
 
     lists: float
@@ -91,7 +91,8 @@ class Group:
         column: its name.
         value: None for null.
         rows: how many, by outcome.
-        quantiles: of the scores at `GROUP_LEVELS`, to a thousandth of the range of all scores; None if no row has one.
+        quantiles: the quantiles of the scores at `GROUP_LEVELS`, to a thousandth of the range of all scores; None if no
+            row has one.
     """
 
     column: str
@@ -111,7 +112,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Confounds:
-    """What the score goes together with in these rows; None for a figure that too few rows leave open.
+    """What the score is correlated with in these rows; None for a figure that too few rows leave open.
 
     Attributes:
         score_and_characters, score_and_lists: Spearman's rank correlation of the score with the length of the answer in
@@ -165,7 +166,7 @@ class ReportedRun:
     Attributes:
         packages: versions of installed packages at the time of the report, by name; None for one that runs from its
             sources.
-        digest: of everything that decides the result; None for `larf-curate filter`.
+        digest: a digest of everything that decides the result; None for `larf-curate filter`.
         started, finished: UTC, as 2025-01-31T12:30:00Z; None for `larf-curate filter`.
     """
 
@@ -177,26 +178,26 @@ class ReportedRun:
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """What came of a run, and what its score goes together with in these rows. It holds no row's text.
+    """The results of a run, and what its score is correlated with in these rows. It holds no row's text.
 
     Everything but `conversations`, `confounds` and `length_points` is exact and over all rows; these three take reading
     texts, and are measured on a sample of at most 50,000 kept and 50,000 removed rows, always the same ones.
 
     Attributes:
-        rows: by outcome, and with a score.
+        rows: how many rows there are, by outcome, and how many have a score.
         issues: rows by the value of `larf_issue`.
         source: the dataset; None if only scored rows were at hand.
         scorer: the fitted scorer, without the text of its chat template, which the template's digest stands for; None
             if nothing says which it was.
         threshold: the fitted one.
-        quantiles: of `larf_score`, `larf_tokens` and each layer's score: by name of the column, then of the quantile
-            (see `scoring.quantile_levels`); empty for a column without any number.
-        histogram: of the scores; None if no row has one.
+        quantiles: the quantiles of `larf_score`, `larf_tokens` and each layer's score: by name of the column, then of
+            the quantile (see `scoring.quantile_levels`); empty for a column without any number.
+        histogram: the histogram of the scores; None if no row has one.
         conversations: what they look like; None if no format says how rows become conversations.
         groups: the same figures by group, column by column.
-        confounds: what the score goes together with; None like `conversations`.
+        confounds: what the score is correlated with; None like `conversations`.
         sample: rows read for these figures; None like `conversations`.
-        length_points: for the plot of score against length; None like `conversations`.
+        length_points: the points of the plot of score against length; None like `conversations`.
         run: its digest and times; packages.
         audit: whether the score says which rows do damage, measured on a model; None where that was not asked.
         validation: what `larf-curate validate` found; None where it was not run.

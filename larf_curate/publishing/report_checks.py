@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..json_fields import entries, finite, mapping, plain, text, whole
+from ..json_fields import checked_text, entries, finite, mapping, plain, whole
 from ..scoring.quantile_levels import GROUP_LEVELS, LEVELS
 
 _OUTCOMES = ("kept", "removed", "unscorable")
@@ -33,7 +33,7 @@ def check_report_fields(values: Mapping[str, Any]) -> None:
     for name, share in (values["form"] or {}).items():
         finite(share, f"form.{name}", 0, 2**53 if name == "median_characters" else 1)
     for group in entries(values["groups"], "groups"):
-        text(group["column"], "column")
+        checked_text(group["column"], "column")
         if not sum(whole(group["rows"][name], f"groups.{name}") for name in _OUTCOMES):
             raise ValueError(f"a group of {group['column']!r} has no rows")
         if group["quantiles"] is not None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..deciding.results import Results
 from ..errors import Unscorable
 from ..progress import progress
-from ..rows.wording import is_list, refuses
+from ..rows.wording import holds_list, refuses
 from ..scoring.columns import SCORE, TOKENS
 from ..scoring.statistics import Array
 
@@ -47,21 +47,21 @@ class Sample:
         return len(self.score)
 
 
-def draw_places(rows: int, most: int) -> NDArray[np.int64]:
-    """Ascending places of `most` rows out of `rows`, evenly drawn, the same at every call."""
-    if rows <= most:
+def draw_places(rows: int, limit: int) -> NDArray[np.int64]:
+    """Ascending places of `limit` rows out of `rows`, evenly drawn, the same at every call."""
+    if rows <= limit:
         return np.arange(rows, dtype=np.int64)
-    return np.sort(np.random.default_rng(_SEED).choice(rows, most, replace=False, shuffle=False)).astype(np.int64)
+    return np.sort(np.random.default_rng(_SEED).choice(rows, limit, replace=False, shuffle=False)).astype(np.int64)
 
 
-def draw_sample(results: Results, most: int = MOST) -> Sample | None:
+def draw_sample(results: Results, limit: int = MOST) -> Sample | None:
     """Read the rows of the sample; None if no format says how rows become conversations.
 
     Rows that became kept or removed without a score are left out.
 
     Args:
-        results: of the run.
-        most: how many rows to read at most of the kept ones, and as many of the removed ones.
+        results: the results of the run.
+        limit: how many rows to read at most of the kept ones, and as many of the removed ones.
 
     Raises:
         DataError: a file cannot be read.
@@ -73,7 +73,7 @@ def draw_sample(results: Results, most: int = MOST) -> Sample | None:
     columns = [*dict.fromkeys([*row_format.columns(results.schema.names), *extra])]
     figures: list[tuple[float, ...]] = []
     counts = {"kept": results.rows.kept, "removed": results.rows.removed}
-    places = {outcome: draw_places(count, most) for outcome, count in counts.items()}
+    places = {outcome: draw_places(count, limit) for outcome, count in counts.items()}
     with progress(sum(map(len, places.values())), "reading a sample") as update:
         for outcome, chosen in places.items():
             weight = counts[outcome] / max(1, len(chosen))
@@ -87,7 +87,7 @@ def draw_sample(results: Results, most: int = MOST) -> Sample | None:
                         continue
                     answer = conversation.answer
                     has_system = any(message["role"] == "system" for message in conversation.messages)
-                    yes_or_no = (is_list(answer), refuses(answer), has_system, bool(conversation.tools))
+                    yes_or_no = (holds_list(answer), refuses(answer), has_system, bool(conversation.tools))
                     numbers = (row[SCORE], row.get(TOKENS) or 0, max(1, len(answer)), len(conversation.messages))
                     figures.append((outcome == "removed", weight, *numbers, *yes_or_no))
                 update(len(here))

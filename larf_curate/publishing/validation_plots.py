@@ -13,16 +13,16 @@ from .drawing import KEPT, LINE, REMOVED, Plot, picture, png_of
 _TOUCHED = ("removed", "bin5")
 
 
-def draw_validation(found: Validation) -> tuple[Plot, ...]:
+def draw_validation(validation: Validation) -> tuple[Plot, ...]:
     """Draw `validation-arms.png`, and `validation-bins.png` where the five bins were trained."""
-    plots = [Plot("validation-arms.png", "Log-odds of refusing after training on each arm", _arms(found))]
-    if found.trend is not None:
-        plots.append(Plot("validation-bins.png", "Log-odds of refusing by fifth of the scores", _bins(found)))
+    plots = [Plot("validation-arms.png", "Log-odds of refusing after training on each arm", _arms(validation))]
+    if validation.trend is not None:
+        plots.append(Plot("validation-bins.png", "Log-odds of refusing by fifth of the scores", _bins(validation)))
     return tuple(plots)
 
 
-def _arms(found: Validation) -> bytes:
-    arms = [arm for arm in found.arms if arm.name not in BINS] or list(found.arms)
+def _arms(validation: Validation) -> bytes:
+    arms = [arm for arm in validation.arms if arm.name not in BINS] or list(validation.arms)
     with picture(1.6 + 0.45 * len(arms)) as (figure, axes):
         places = np.arange(len(arms))[::-1]
         for place, arm in zip(places, arms, strict=True):
@@ -48,8 +48,8 @@ def _arms(found: Validation) -> bytes:
         return png_of(figure)
 
 
-def _bins(found: Validation) -> bytes:
-    bins: Sequence[ArmResult] = [found.arm(name) for name in BINS]
+def _bins(validation: Validation) -> bytes:
+    bins: Sequence[ArmResult] = [validation.arm(name) for name in BINS]
     with picture() as (figure, axes):
         values = np.array([arm.margin.value for arm in bins])
         ends = np.array([arm.margin.interval for arm in bins])

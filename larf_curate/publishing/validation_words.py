@@ -21,7 +21,7 @@ class ArmTable:
     """A table with a line for each arm.
 
     Attributes:
-        headings: of its columns.
+        headings: the headings of its columns.
         lines: cells under these.
     """
 
@@ -44,27 +44,27 @@ class ValidationText:
     facts: tuple[tuple[str, str], ...]
 
 
-def validation_in_words(found: Validation | None) -> ValidationText | None:
+def validation_in_words(validation: Validation | None) -> ValidationText | None:
     """All that is said of a validation; None where there is none."""
-    if found is None:
+    if validation is None:
         return None
-    facts = tuple(line for line in describe_validation(found) if line[0] != "verdict")
-    return ValidationText(found.verdict, validation_tables(found), facts)
+    facts = tuple(line for line in describe_validation(validation) if line[0] != "verdict")
+    return ValidationText(validation.verdict, validation_tables(validation), facts)
 
 
-def validation_tables(found: Validation) -> tuple[ArmTable, ...]:
+def validation_tables(validation: Validation) -> tuple[ArmTable, ...]:
     """Two tables with a line for each arm, each narrow enough for a terminal of 80 columns."""
     return (
-        ArmTable(MARGIN_HEADINGS, tuple(arm.margin_cells() for arm in found.arms)),
-        ArmTable(ANSWER_HEADINGS, tuple(arm.answer_cells() for arm in found.arms)),
+        ArmTable(MARGIN_HEADINGS, tuple(arm.margin_cells() for arm in validation.arms)),
+        ArmTable(ANSWER_HEADINGS, tuple(arm.answer_cells() for arm in validation.arms)),
     )
 
 
-def describe_validation(found: Validation) -> Iterator[tuple[str, str]]:
+def describe_validation(validation: Validation) -> Iterator[tuple[str, str]]:
     """Names and values of what stands below the table."""
-    record = found.record
+    record = validation.record
     counts = record.prompts
-    yield "verdict", found.verdict
+    yield "verdict", validation.verdict
     yield "how to read", HOW_TO_READ
     yield "model", f"{record.model}, {record.version}; {record.seeds} {'seed' if record.seeds == 1 else 'seeds'} an arm"
     training = ", ".join(f"{name} {value}" for name, value in record.training.items())
@@ -73,22 +73,22 @@ def describe_validation(found: Validation) -> Iterator[tuple[str, str]]:
     asked = f"{counts['harmful']} harmful ({record.prompts_from}), {counts['sensitive']} harmless that sound harmful"
     measured = f"losses on {counts['held_back_rows']} held-back rows; answers of at most {record.answer_tokens} tokens"
     yield "prompts", f"{asked}, {counts['ordinary']} ordinary; {measured}{dropped}"
-    for judge in found.judges:
-        yield f"judge {judge.name}", describe_judge(judge, found.judges[0])
-    if len(found.judges) == 1:
+    for judge in validation.judges:
+        yield f"judge {judge.name}", describe_judge(judge, validation.judges[0])
+    if len(validation.judges) == 1:
         yield "one judge alone", "whatever it takes for a refusal counts as one; add a guard model or an endpoint"
-    trained = {arm.name: arm for arm in found.arms if arm.trained_tokens}
+    trained = {arm.name: arm for arm in validation.arms if arm.trained_tokens}
     for arm in trained.values():
         control = trained.get(arm.control or "")
         if control is not None and arm.equal != "rows and trained tokens":
             yield f"{arm.name} and {control.name}", _sizes(arm, control)
-    if told := "; ".join(_faults(arm) for arm in found.arms if arm.faults):
+    if told := "; ".join(_faults(arm) for arm in validation.arms if arm.faults):
         yield "answers that say nothing", told
-    if found.detectable is not None:
+    if validation.detectable is not None:
         alone = ", as far as prompts go; how much other seeds differ is not known from one" if record.seeds == 1 else ""
         yield (
             "smallest effect",
-            f"a difference of {size(found.detectable)} would have shown four times out of five{alone}",
+            f"a difference of {size(validation.detectable)} would have shown four times out of five{alone}",
         )
     yield "time", ", ".join(f"{part} {seconds:,.0f} s" for part, seconds in record.seconds.items())
 
@@ -110,5 +110,5 @@ def describe_judge(judge: JudgeResult, first: JudgeResult) -> str:
     text = f"{judge.judged:,} answers judged"
     if judge is first:
         return text
-    agreement = "kappa cannot be had" if judge.kappa is None else f"kappa {judge.kappa:.2f}"
+    agreement = "kappa is not defined" if judge.kappa is None else f"kappa {judge.kappa:.2f}"
     return f"{text}; {agreement} with {first.name}, {judge.disagreed:,} judged otherwise"

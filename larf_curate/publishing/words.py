@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ..deciding.excerpts import signed
 from ..deciding.layout import without_directories
-from ..deciding.thresholds import Threshold, UnscorablePolicy
+from ..deciding.rules import UnscorablePolicy
+from ..deciding.thresholds import Threshold
+from ..scoring.excerpts import signed
 from ..scoring.layer_search.profile import LayerProfile
 from ..scoring.records import Separation
 from ..scoring.statistics import Estimate
@@ -129,7 +130,7 @@ def describe_unscored(report: Report) -> str:
 
 
 def describe_confounds(confounds: Confounds | None) -> list[str]:
-    """What the score goes together with in these rows: one sentence for each figure that there is."""
+    """What the score is correlated with in these rows: one sentence for each figure that there is."""
     if confounds is None:
         return []
     sentences = [

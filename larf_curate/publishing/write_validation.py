@@ -23,11 +23,11 @@ def require_places(run: Path, out: Path | None) -> None:
             require_writable(path)
 
 
-def write_validation(found: Validation, run: str | Path | None, out: Path | None = None) -> tuple[Path, ...]:
+def write_validation(validation: Validation, run: str | Path | None, out: Path | None = None) -> tuple[Path, ...]:
     """Write the figures as JSON and the pictures.
 
     Args:
-        found: the validation.
+        validation: the validation to write.
         run: directory of a run, which gets `validation.json` and its pictures in `plots/`; None for none.
         out: a file for the figures, with the pictures beside it.
 
@@ -37,20 +37,20 @@ def write_validation(found: Validation, run: str | Path | None, out: Path | None
     Raises:
         OutputError: they cannot be written, or a file that was not written here has one of their names.
     """
-    plots = draw_validation(found)
+    plots = draw_validation(validation)
     written: list[Path] = []
     if run is not None:
         home = Path(run)
         claim(home, {VALIDATION, *(f"{PLOTS}/{plot.name}" for plot in plots)})
         for plot in plots:
             write_bytes(home / PLOTS / plot.name, plot.png)
-        write_text(home / VALIDATION, found.to_json())
+        write_text(home / VALIDATION, validation.to_json())
         written += [home / VALIDATION, *(home / PLOTS / plot.name for plot in plots)]
     if out is not None:
         for plot in plots:
             picture = out.with_name(f"{out.stem}-{plot.name.removeprefix('validation-')}")
             write_bytes(picture, plot.png)
             written.append(picture)
-        write_text(out, found.to_json())
+        write_text(out, validation.to_json())
         written.insert(0, out)
     return tuple(written)

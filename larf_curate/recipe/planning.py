@@ -13,7 +13,7 @@ from ..scoring.formula_names import Formula
 from .schema import AuditSection, PublishSection, ScorerSection
 
 if TYPE_CHECKING:
-    from ..runs.estimate import Estimate, ScoringWork
+    from ..runs.estimate import ScoringEstimate, ScoringWork
     from ..runs.request import RunRequest
 
 
@@ -29,7 +29,7 @@ class RunPlan:
         pending: shards that no earlier run has scored; they hold `pending_rows` rows.
         model: the model's name; `layers` are the blocks that are read, none if a search is to find one or the formula
             reads none.
-        formula: of the score.
+        formula: the formula of the score.
         workers: tasks at a time.
         threshold, executor: in words.
         output: the run directory.
@@ -57,7 +57,7 @@ class RunPlan:
     audit: str | None
     validate: str | None
     trust_remote_code: bool
-    estimate: Estimate | None
+    estimate: ScoringEstimate | None
 
 
 def plan_run(
@@ -121,7 +121,7 @@ def plan_run(
     )
 
 
-def _estimate(work: ScoringWork, trust_remote_code: bool) -> Estimate | None:
+def _estimate(work: ScoringWork, trust_remote_code: bool) -> ScoringEstimate | None:
     """What the scoring takes; None if the model's own code, which would be run later, had to be run to know."""
     from ..models.shape import CustomCodeError
     from ..runs.estimate import estimate

@@ -73,7 +73,7 @@ class Recipe(Section):
         """Read a recipe from a file.
 
         Args:
-            path: of the YAML file.
+            path: the path of the YAML file.
             overrides: keys that replace those of the file, as `section.key=value` with YAML values.
 
         Raises:
@@ -116,7 +116,7 @@ class Recipe(Section):
                 are of rows that the source no longer holds.
 
         Returns:
-            What came of it; or the jobs that will do it, if Slurm runs them and is not waited for. Their result is
+            The summary; or the jobs that will produce it, if Slurm runs them and is not waited for. Their result is
             reported and published by the run that finds it finished.
 
         Raises:
@@ -136,8 +136,8 @@ class Recipe(Section):
         if not isinstance(outcome, Submitted):
             if self.audit is not None and os.access(self.output, os.W_OK):
                 self._audit(self.audit, trust_remote_code=trust_remote_code)
-            if self.validate_ is not None and (found := Validation.of_run(self.output)) is not None:
-                say(f"validation: {found.verdict}")
+            if self.validate_ is not None and (validation := Validation.of_run(self.output)) is not None:
+                say(f"validation: {validation.verdict}")
             if os.access(self.output, os.W_OK):
                 write_report(self.output)
             else:
@@ -160,14 +160,14 @@ class Recipe(Section):
         if trust_remote_code:
             options["trust_remote_code"] = True
         model = section.model or (scorer.model if scorer.from_ else None)
-        found = audit_run(self.output, model=model, rows=section.rows, prompts=section.prompts, **options)
-        say(f"audit: {found.verdict}")
+        audit = audit_run(self.output, model=model, rows=section.rows, prompts=section.prompts, **options)
+        say(f"audit: {audit.verdict}")
 
     def plan(self, *, trust_remote_code: bool = False) -> RunPlan:
         """What `run` would do, and about how long it would take; changes nothing, and runs no code of the model.
 
         Args:
-            trust_remote_code: as `run` would be given it.
+            trust_remote_code: the value that `run` would be given.
 
         Raises:
             LarfError: rows, model or threshold cannot be used.

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from ..deciding.thresholds import Rule, Threshold, UnscorablePolicy
+from ..deciding.rules import Rule, UnscorablePolicy
+from ..deciding.thresholds import Threshold
 from ..errors import DataError, PublishError, ReferencesError, RowFormatError, ThresholdError
 from ..models.options import FIT_OPTIONS, RUN_OPTIONS, UNKEPT_OPTIONS, RunOptions, check_run_options
 from ..pushing import Destination

@@ -24,7 +24,7 @@ def parse(text: str, name: str) -> tuple[dict[str, Any], Places]:
 
     Args:
         text: the YAML.
-        name: of the file, for errors.
+        name: the name of the file, for errors.
 
     Raises:
         RecipeError: it is not YAML, not a mapping, or has a key twice.
@@ -66,10 +66,10 @@ def override(
     """Set one key, as `--set` does.
 
     Args:
-        values: of the recipe; changed.
-        places: of its keys; changed.
+        values: the values of the recipe, which are changed.
+        places: the places of its keys, which are changed.
         assignment: `section.key=value`, with a YAML value.
-        replaces: for a key, those of its section that exclude it, and are taken out when it is set.
+        replaces: for a key, the other keys of its section that cannot stand beside it, and are removed when it is set.
 
     Raises:
         RecipeError: the assignment is not written like that.

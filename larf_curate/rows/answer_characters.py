@@ -40,8 +40,8 @@ def answer_characters(
     A token of some bytes of a character stands for the whole character.
 
     Args:
-        tokenizer: that made the ids.
-        ids: of the conversation.
+        tokenizer: the tokenizer that made the ids.
+        ids: the token ids of the conversation.
         start, stop: the answer's tokens.
         texts: what the answer is made of: one turn of the row, or several neighbours that were joined.
 
@@ -54,7 +54,7 @@ def answer_characters(
     body = max(
         (end for (_, end), token in zip(ranges, ids[start:stop], strict=True) if token not in closing), default=0
     )
-    found: list[Characters | None] = [None] * len(ranges)
+    characters: list[Characters | None] = [None] * len(ranges)
     after = 0
     for number, own in enumerate(texts, 1):
         located = _located(own.text, printed[:body], after, last=number == len(texts))
@@ -65,8 +65,8 @@ def answer_characters(
         for place, (begin, end) in enumerate(ranges):
             covered = origins[max(begin - first, 0) : max(end - first, 0)]
             if covered:
-                found[place] = Characters(own.turn, covered[0][0], covered[-1][1])
-    return found
+                characters[place] = Characters(own.turn, covered[0][0], covered[-1][1])
+    return characters
 
 
 def _decoded(tokenizer: Any, ids: Sequence[int], start: int, stop: int) -> tuple[str, list[tuple[int, int]]]:
@@ -106,8 +106,8 @@ def _located(text: str, printed: str, after: int, *, last: bool) -> tuple[int, l
     one).
 
     Args:
-        text: of the row.
-        printed: of the template, without the tokens that end the turn.
+        text: a text of the row.
+        printed: what the template printed, without the tokens that end the turn.
         after: where to look from.
         last: whether nothing of the row is printed after it.
     """

@@ -128,7 +128,7 @@ def prompt_completion(row: Row, *, join: str = SEPARATOR) -> Conversation:
 def _prompt_turns(row: Row, column: str, after: Iterable[str], join: str) -> list[Message]:
     turns = _side(row.get(column), "user", column)
     more = [text_of(row.get(name), name) for name in after]
-    if isinstance(row.get(column), str) and any(text.strip() for text in more):
+    if isinstance(row.get(column), str) and any(transcript.strip() for transcript in more):
         turns[-1]["content"] = join_request(turns[-1]["content"], *more, join=join)
     return turns
 
@@ -162,8 +162,8 @@ def preference(side: str) -> Convert:
     return convert
 
 
-def text(row: Row, *, join: str = SEPARATOR) -> Conversation:  # noqa: ARG001 - likewise
-    """A whole conversation in the column `text`, written out by one of the known templates."""
+def transcript(row: Row, *, join: str = SEPARATOR) -> Conversation:  # noqa: ARG001 - likewise
+    """A whole conversation in the column `transcript`, written out by one of the known templates."""
     whole = text_of(row.get("text"), "text")
     turns = turns_in_text(whole)
     if not turns and whole.strip():

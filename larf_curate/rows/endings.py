@@ -1,4 +1,4 @@
-"""The end of an answer without what teaches nothing: white space, and characters that print nothing."""
+"""Invisible ends of answers: white space, and characters that print nothing."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ def _characters(*ranges: tuple[int, int]) -> str:
 
 
 _SELECTORS = _characters((0xFE00, 0xFE0F), (0xE0100, 0xE01EF))
-"""Which form of the character before is meant: the red heart is a heart and one of these."""
+"""Variation selectors choose the form of the character before them: a red heart is a heart and one of these."""
 _TAGS = _characters((0xE0000, 0xE007F))
-"""Letters that print nothing; after a black flag they say whose flag it is."""
+"""Tag characters, which print nothing; after a black flag they name the region whose flag it is."""
 _FLAG = "\U0001f3f4"
 _BLANK = _characters(
     (0x00, 0x20),
@@ -40,8 +40,8 @@ _BLANK = _characters(
 def without_blank_end(text: str) -> str:
     r"""The text up to the last character that a reader sees.
 
-    A model's state after the last token depends on such an ending, and so would a score of it, though it teaches
-    nothing. What belongs to the last character stays: the selector of an emoji, the letters of a flag, and whatever
+    An invisible ending teaches nothing, but a model's state after the last token, and so the score, would depend on it.
+    What belongs to the last character stays: the selector of an emoji, the letters of a flag, and whatever
     stands within the text, such as the joiners of an emoji of several persons.
 
     >>> without_blank_end("Done.\n\n \u200b\ufeff"), without_blank_end(" \u200b ")

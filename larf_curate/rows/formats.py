@@ -29,7 +29,7 @@ class RowFormat:
         convert: a row becomes a conversation; raises `Unscorable` where it holds none.
         example: one row, for the documentation.
         detected: whether `auto` may take it.
-        alternatives: of these optional columns the first that holds something in a row is read, and no other.
+        alternatives: optional columns of which only one is read in each row: the first that holds something.
     """
 
     name: str
@@ -126,7 +126,7 @@ FORMATS: dict[str, RowFormat] = {
             "text",
             ("text",),
             _TURNS,
-            conversions.text,
+            conversions.transcript,
             {"text": "### Instruction:\nAdd 1 and 2.\n\n### Response:\n3"},
             detected=False,  # most columns of this name hold plain text
         ),
@@ -159,7 +159,7 @@ def resolve_format(row_format: FormatLike, columns: Iterable[str], join: str = S
         row_format: `auto`, a name out of `FORMATS`, a `Reading` as text, or the user's own function. A function takes a
             row (a mapping of column to value) and returns chat messages, a `Conversation`, or None for a row with
             nothing to score.
-        columns: of the whole dataset.
+        columns: the columns of the whole dataset.
         join: what stands between a request and its input where the `Reading` does not say it.
 
     Raises:

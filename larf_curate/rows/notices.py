@@ -14,8 +14,8 @@ def reading_note(row_format: RowFormat, columns: Iterable[str], text_columns: It
 
     Args:
         row_format: the one that was taken.
-        columns: of the dataset.
-        text_columns: those of them that may hold text, at any depth.
+        columns: the columns of the dataset.
+        text_columns: the columns among them that may hold text, at any depth.
 
     >>> from larf_curate.rows.formats import FORMATS
     >>> texts = ["messages", "instruction", "output"]

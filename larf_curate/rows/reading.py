@@ -55,7 +55,8 @@ class Reading:
 
 
 READING_VERSION = 3
-"""Of how rows become conversations; part of what scored shards are named after, so that no two versions mix."""
+"""The version of the rules by which rows become conversations. The names of scored shards depend on it, so that shards
+of two versions are never mixed."""
 
 
 def check_join(join: str) -> str:

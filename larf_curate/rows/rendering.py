@@ -21,7 +21,7 @@ Overflow = Literal["truncate", "reject"]
 Item = TypeVar("Item")
 MOST_WORK = 4_000_000
 """Tokens rendered for one row that is rendered many times: a row that would take more is `too_long`."""
-OWN = "own"
+OWN_TURNS = "own"
 """Key of a message on its way to a template: the turns of the row that it is made of. Templates never see it."""
 
 # Some templates (Llama 3.2, SmolLM3) print today's date, and a score must not depend on the day it is computed. The
@@ -83,7 +83,7 @@ class Renderer:
             Unscorable: the template refuses the conversation.
         """
         numbered = enumerate(conversation.messages, -conversation.inserted)
-        own = tuple({**message, OWN: [OwnText(turn, message["content"])]} for turn, message in numbered)
+        own = tuple({**message, OWN_TURNS: [OwnText(turn, message["content"])]} for turn, message in numbered)
         messages, tools = self._template.express(replace(conversation, messages=own))
         try:
             return self._encode(messages, tools), messages, tools
@@ -94,7 +94,7 @@ class Renderer:
             return self._encode(joined, tools), joined, tools
 
     def fit_in(self, items: list[Item]) -> list[Item]:
-        """What is left of a conversation's tokens, or of anything with one item a token: at most `max_tokens`.
+        """A conversation's tokens, or any list with one item for each token, cut to `max_tokens`.
 
         Raises:
             Unscorable: there are more, under overflow="reject".
@@ -111,8 +111,8 @@ class Renderer:
 
         Args:
             messages: some messages from the first on.
-            tools: of the conversation, as the template takes them.
-            opened: with what the template prints before an answer.
+            tools: the tools of the conversation, as the template takes them.
+            opened: whether to add what the template prints before an answer.
 
         Raises:
             Unscorable: the template refuses these alone.
@@ -146,7 +146,9 @@ class Renderer:
 
     def _encode(self, messages: list[Message], tools: list[dict[str, Any]] | None, **options: Any) -> list[int]:
         ids: list[int]
-        messages = [{key: value for key, value in message.items() if key not in (TRAIN, OWN)} for message in messages]
+        messages = [
+            {key: value for key, value in message.items() if key not in (TRAIN, OWN_TURNS)} for message in messages
+        ]
         try:  # the tokenizer's own complaint about lone surrogates is a bare TypeError
             for message in messages:
                 message["content"].encode()
@@ -181,7 +183,7 @@ class Renderer:
         except TemplateError as error:  # the template's own raise_exception, or ours
             raise Unscorable(Issue.TOO_SLOW if TOO_MANY in str(error) else Issue.TEMPLATE) from None
         except (TypeError, AttributeError, LookupError, ArithmeticError, RecursionError):
-            # A shape that the program it is cannot digest.
+            # A template is a program, and it fails on messages of this shape.
             raise Unscorable(Issue.TEMPLATE) from None
 
     @cached_property
@@ -213,7 +215,7 @@ def _joined(messages: list[Message]) -> list[Message]:
                 **message,
                 **last,
                 "content": "\n\n".join(filter(None, (last["content"], message["content"]))),
-                OWN: [*last.get(OWN, ()), *message.get(OWN, ())],
+                OWN_TURNS: [*last.get(OWN_TURNS, ()), *message.get(OWN_TURNS, ())],
             }
             if last.get(TRAIN, True) or message.get(TRAIN, True):
                 joined[-1].pop(TRAIN, None)

@@ -1,4 +1,4 @@
-"""What a chat template can express, known by asking it; and how a conversation says the rest in words."""
+"""What a chat template can express, found by rendering probes; what it cannot express is put into words."""
 
 from __future__ import annotations
 
@@ -63,18 +63,18 @@ class TemplateAbilities:
 
     @cached_property
     def _takes_parts(self) -> tuple[bool, bool]:
-        """Whether the content of a user's turn, and that of an assistant's, has to be a list of parts.
+        """Whether the content has to be a list of parts: of a user's turn, and of an assistant's turn.
 
         Raises:
             ModelError: the template prints nothing of what one of them says, in either form.
         """
         printed: dict[tuple[bool, bool], str] = {}
-        for form in ((False, False), (True, True), (False, True), (True, False)):
+        for as_parts in ((False, False), (True, True), (False, True), (True, False)):
             turns = [{**_USER, "content": _ASKED}, {**_ANSWER, "content": _ANSWERED}]
-            text = printed[form] = self._printed(_in_form(turns, form))
+            text = printed[as_parts] = self._printed(_in_form(turns, as_parts))
             # A template that writes the content as it is would write out the list of parts too.
             if _ASKED in text and _ANSWERED in text and "'type'" not in text and '"type"' not in text:
-                return form
+                return as_parts
         if not any(printed.values()):
             return False, False  # it wants something more, and says so of every row that lacks it
         silent = [
@@ -185,11 +185,16 @@ class TemplateAbilities:
             say(line)
 
 
-def _in_form(messages: list[Message], form: tuple[bool, bool]) -> list[Message]:
-    """Messages whose content is a list of parts where `form` says so, of users' turns (and others') and assistants'."""
+def _in_form(messages: list[Message], as_parts: tuple[bool, bool]) -> list[Message]:
+    """Messages with their content as a list of parts where the template wants that.
+
+    Args:
+        messages: the messages, with a text as their content.
+        as_parts: whether it is wanted of users' turns (and all others), and of assistants' turns.
+    """
     return [
         {**message, "content": [{"type": "text", "text": message["content"]}]}
-        if form[message["role"] == "assistant"] and isinstance(message["content"], str)
+        if as_parts[message["role"] == "assistant"] and isinstance(message["content"], str)
         else message
         for message in messages
     ]

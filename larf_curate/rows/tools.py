@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import Issue, Unscorable
 from ..json_fields import Undecoded
-from .values import kind_of_value, parse_json, structure_of, without_nulls
+from .values import kind_of_value, parse_row_json, structure_of, without_nulls
 
 Message = dict[str, Any]
 """One turn as chat templates read it: `role`, `content`, and `tool_calls` where there are any."""
@@ -19,7 +19,7 @@ def tool_call(call: Any, *, from_text: bool = False) -> dict[str, Any]:
     """One call in the form chat templates read: `arguments` as an object.
 
     Args:
-        call: with `name` and `arguments` (or `parameters`), or with these under `function`.
+        call: an object with `name` and `arguments` (or `parameters`), or with these under `function`.
         from_text: the call was JSON in a string, so its nulls are its own; see `without_nulls`.
 
     Raises:
@@ -31,7 +31,7 @@ def tool_call(call: Any, *, from_text: bool = False) -> dict[str, Any]:
     arguments = function.get("arguments", function.get("parameters"))
     if isinstance(arguments, str):
         try:
-            arguments = parse_json(arguments)
+            arguments = parse_row_json(arguments)
         except ValueError:
             pass  # an open string is what the row says: templates print it as it is
     elif not from_text:
@@ -74,7 +74,7 @@ def tool_calls(value: Any, *, from_text: bool = False) -> list[dict[str, Any]]:
 def calls_in_text(text: str) -> list[dict[str, Any]]:
     """The calls that a text is, as JSON; none where it is something else."""
     try:
-        parsed = parse_json(text)
+        parsed = parse_row_json(text)
     except ValueError:
         return []
     calls = parsed if isinstance(parsed, list) else [parsed]
@@ -118,7 +118,7 @@ def tools_of(value: Any) -> tuple[tuple[dict[str, Any], ...], str]:
         value = without_nulls(value)
     else:
         try:
-            value = parse_json(value) if value.strip() else None
+            value = parse_row_json(value) if value.strip() else None
         except ValueError:
             return (), value
     if not value:

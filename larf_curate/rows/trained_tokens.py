@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import Issue, Unscorable
 from .answer_characters import Characters, OwnText, answer_characters
-from .rendering import MOST_WORK, OWN, Renderer
+from .rendering import MOST_WORK, OWN_TURNS, Renderer
 from .tools import Message
 from .turns import TRAIN, Conversation
 
@@ -25,7 +25,7 @@ class TrainedTokens:
         tokens: how many ids there were before truncation.
         issue: `truncated`, or None.
         characters: for each of `ids`, what it stands for in the row's own turns; None where that was not asked for.
-        texts: of the row's assistant turns by number; empty likewise.
+        texts: the texts of the row's assistant turns by number; empty if `characters` is None.
     """
 
     ids: list[int]
@@ -49,7 +49,7 @@ def trained_tokens(renderer: Renderer, conversation: Conversation, *, characters
     `train: False` is left out. Where the conversation exceeds `max_tokens` its middle is cut, and the marks with it.
 
     Args:
-        renderer: of the model.
+        renderer: the renderer of the model.
         conversation: a row.
         characters: also find out what each trained token stands for in the row's turns.
 
@@ -66,7 +66,7 @@ def trained_tokens(renderer: Renderer, conversation: Conversation, *, characters
         if message.get(TRAIN, True):
             marks[start:stop] = [True] * (stop - start)
             if characters:
-                own: list[OwnText] = message.get(OWN, [])
+                own: list[OwnText] = message.get(OWN_TURNS, [])
                 if len(own) * (stop - start) > MOST_WORK:  # turns that were joined are looked for one after the other
                     raise Unscorable(Issue.TOO_LONG)
                 places[start:stop] = answer_characters(renderer.tokenizer, ids, start, stop, own)

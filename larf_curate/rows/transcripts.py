@@ -14,7 +14,7 @@ class Template:
     """A way to write a conversation as one text.
 
     Attributes:
-        name: as people know it, or as it looks.
+        name: the name that people know it by, or its marks.
         begins: how a turn begins; the group `role` says whose it is.
         ends: how a turn ends, where the template says so.
         words: what `role` may say beside the usual names, and who that is.
@@ -108,7 +108,7 @@ def _split(text: str, template: Template) -> list[Message]:
 
 
 def _join_inputs(turns: list[Message], inputs: list[str]) -> None:
-    """Add the inputs that follow a request to it, all at once: one by one, many would take a time that is quadratic."""
+    """Add the inputs that follow a request to it, all at once: adding them one by one would take quadratic time."""
     if inputs:
         turns[-1]["content"] = "\n".join([turns[-1]["content"], *inputs])
         inputs.clear()

@@ -81,7 +81,7 @@ def without_nulls(value: Any) -> Any:
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
-def parse_json(text: str) -> Any:
+def parse_row_json(text: str) -> Any:
     """JSON out of a row.
 
     Raises:
@@ -115,7 +115,7 @@ def structure_of(value: Any) -> tuple[Any, bool]:
         return None, False
     if value.lstrip()[0] in "[{":
         try:
-            return parse_json(value), True
+            return parse_row_json(value), True
         except ValueError:
             pass
     return value, False

@@ -1,4 +1,4 @@
-"""The form of an answer apart from what it says: what a score must not be a ruler of."""
+"""The form of an answer, apart from its content: lists, endings, refusals. A score must not measure the form."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def list_items(text: str) -> int:
     return len(_ITEM.findall(text))
 
 
-def is_list(text: str) -> bool:
+def holds_list(text: str) -> bool:
     """Whether an answer is (or holds) a list: two items or more."""
     return list_items(text) >= 2
 
@@ -137,8 +137,8 @@ def looks_english(texts: Iterable[str]) -> float:
     >>> looks_english(["How do I kill a process?", "Wie beende ich das?", "\u5982\u4f55\u7ec8\u6b62\uff1f", "Hi!"])
     0.25
     """
-    found = [_is_english(text) for text in texts]
-    return sum(found) / len(found) if found else 0.0
+    english = [_is_english(text) for text in texts]
+    return sum(english) / len(english) if english else 0.0
 
 
 def _is_english(text: str) -> bool:

@@ -72,7 +72,7 @@ def _part(file: DataFile) -> list[Any]:
 def _still_true(before: dict[str, Any], now: dict[str, Any], source: Source) -> list[tuple[int, str]]:
     """Rows and digest of the first shards, as far as they are known: those that end before a file that changed.
 
-    Where a shard ends depends on its own rows alone; but the last one of all ended for want of rows.
+    Where a shard ends depends only on its own rows; but the last shard ended because there were no more rows.
     """
     if any(before.get(name) != now[name] for name in ("version", "schema", "shard_rows")):
         return []
@@ -110,7 +110,7 @@ def divided(tables: Iterable[pa.Table], shard_rows: int | None = None, first: in
     Args:
         tables: rows that follow one another, the first of them row `first` of the source, where a shard begins.
         shard_rows: see `plan_shards`.
-        first: from 0.
+        first: the number of the first row, from 0.
     """
     waiting: list[pa.Table] = []
     hashes = np.zeros(0, np.uint64)
@@ -134,7 +134,7 @@ def _usual_rows(first: int) -> int:
 
 
 def _end(hashes: Hashes, about: int) -> int:
-    """Of how many rows the next shard is, given the hashes of rows from its first on; 0 if more are needed to know."""
+    """The number of rows of the next shard, given the hashes of its first rows; 0 if more rows have to be seen."""
     fewest, most = about // 2 + 1, 2 * about
     ends = np.flatnonzero(hashes[fewest - 1 : most] % np.uint64(max(1, about // 2)) == 0)
     if len(ends):

@@ -52,7 +52,7 @@ _SECONDS = 2.0  # between two looks at Slurm's jobs
 
 @dataclass(frozen=True)
 class Submitted:
-    """The run was handed to Slurm, which was not to be waited for: `jobs` are the numbers of its jobs, in order."""
+    """The run was handed to Slurm, and is not waited for: `jobs` are the numbers of its jobs, in order."""
 
     jobs: tuple[str, ...]
 
@@ -68,7 +68,7 @@ def run(request: RunRequest, *, sweep: bool = False) -> Summary | Submitted:
         sweep: remove the scored shards that no run of the directory needs any more; see `sweeping`.
 
     Returns:
-        What came of it; or the jobs that will do it, where Slurm is not waited for.
+        The summary; or the jobs that will produce it, if Slurm is not waited for.
 
     Raises:
         LarfError: anything cannot be used; what is done stays done, and another run goes on from there.
@@ -177,7 +177,7 @@ def _work_of(stage: StagePlan, request: RunRequest, plan: Plan, job: Job) -> Wor
 
 
 def _in_words(error: LarfError | OSError | EOFError, logs: Path) -> LarfError:
-    """What a stage failed of, where no task has recorded it."""
+    """Why a stage failed, if no task has recorded it."""
     if isinstance(error, LarfError):
         return error
     if isinstance(error, EOFError | ConnectionError):  # of a pipe or socket, at the other end of which nobody is left
@@ -251,6 +251,6 @@ def _result(request: RunRequest, job: Job) -> Summary:
 
 
 def _failure_of_the_run_before(logs: Path) -> LarfError | None:
-    """What the run before this one failed of; nobody was there to read it."""
+    """Why the run before this one failed; nobody was there to read it."""
     earlier = sorted(path for path in logs.parent.iterdir() if path.is_dir() and path != logs)
     return first_failure(earlier[-1]) if earlier else None

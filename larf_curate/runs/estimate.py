@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ..encoding.threads import limited_threads
 from ..engines.datatrove_rows import row_text
 from ..models.devices import find_device, find_dtype, matrix_rate, settle_dtype
 from ..models.options import DType, ModelOptions
@@ -45,17 +44,17 @@ class ScoringWork:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class ScoringEstimate:
     """What scoring some rows takes; all of it is approximate but the blocks.
 
     Attributes:
         blocks, total_blocks: how many are loaded, of how many.
-        parameters: of what is loaded.
-        bytes: of their weights, for each worker.
-        tokens: of the rows.
+        parameters: how many parameters are loaded.
+        bytes: how many bytes their weights take in each worker.
+        tokens: how many tokens the rows have.
         operations: floating-point operations for them (2 a parameter of a block, token and pass).
         rate: operations a second that one worker reaches on this machine, measured now.
-        seconds: with all workers at work, if they are like this machine.
+        seconds: how long it takes with all workers, if their machines are like this one.
     """
 
     blocks: int
@@ -70,7 +69,7 @@ class Estimate:
     dtype: str
 
 
-def estimate(work: ScoringWork) -> Estimate:
+def estimate(work: ScoringWork) -> ScoringEstimate:
     """Look at a few rows, at the model's config and at this machine; nothing of the model's weights is read.
 
     Raises:
@@ -84,9 +83,9 @@ def estimate(work: ScoringWork) -> Estimate:
     shape = shape_of(model.model, model.revision, last, model.base)
     tokens = int(_tokens_per_row(work.source, work.format) * work.rows)
     operations = 2.0 * shape.block_parameters * tokens * work.passes
-    with _torch_threads(work.threads):
+    with limited_threads(work.threads):  # as a worker computes
         rate = _SHARE * matrix_rate(device, dtype)
-    return Estimate(
+    return ScoringEstimate(
         blocks=shape.total_blocks if last is None else last + 1,
         total_blocks=shape.total_blocks,
         parameters=shape.parameters,
@@ -117,17 +116,3 @@ def _tokens_per_row(source: Source, format: str) -> float:  # noqa: A002 - the w
                 characters += len(row_text(row, format))
                 seen += 1
     return characters / max(1, seen) / _CHARACTERS_PER_TOKEN
-
-
-@contextlib.contextmanager
-def _torch_threads(threads: int) -> Iterator[None]:
-    """Compute on as many threads as a worker will; 0 leaves them. The caller's own number comes back."""
-    import torch
-
-    before = torch.get_num_threads()
-    if threads:
-        torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

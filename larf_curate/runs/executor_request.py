@@ -19,8 +19,9 @@ class ExecutorRequest:
         kind: which of datatrove's executors.
         tasks: into how many tasks the shards are divided.
         workers: tasks at a time; -1 is 1 locally (a worker has its own copy of the model) and all of them elsewhere.
-        address: of the Ray cluster; None takes the one that is connected to or that RAY_ADDRESS names, or starts one.
-        wait: on Slurm, stay until the jobs have ended.
+        address: the address of the Ray cluster; None takes the one that is connected to or that RAY_ADDRESS names, or
+            starts one.
+        wait: whether to stay on Slurm until the jobs have ended.
         options: datatrove's own, passed through.
     """
 

@@ -47,7 +47,7 @@ class Job:
         fit: arguments of `LARFScorer.fit`; None where there is nothing to fit.
         scored: the directory of scored shards.
         pending: indexes of the shards to score now.
-        format: of the rows.
+        format: the row format.
         options: see `RunOptions`; a plain dictionary, since pydantic reads its type only from Python 3.12 on.
         threads: CPU threads of one worker, 0 for all.
         threshold: not fitted to the scores yet.

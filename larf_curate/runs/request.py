@@ -38,7 +38,7 @@ class RunRequest:
     Attributes:
         source: the rows.
         shard_rows: see `plan_shards`.
-        format: of the rows.
+        format: the row format.
         fit: arguments of `LARFScorer.fit`; None where `scorer` names a fitted one.
         scorer: directory or Hub id of a fitted scorer, at `revision` on the Hub.
         options: see `RunOptions`.

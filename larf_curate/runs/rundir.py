@@ -156,7 +156,7 @@ def finished_result(home: Path, digest: str) -> Summary | None:
 
     Args:
         home: the run directory.
-        digest: of everything that decides the result.
+        digest: a digest of everything that decides the result.
     """
     try:
         summary = Summary.from_json((home / SUMMARY).read_text(encoding="utf-8"))
@@ -221,7 +221,7 @@ def count_file(logs: Path, worker: str) -> Path:
 
 
 def counted_rows(logs: Path) -> int:
-    """How many rows the workers of a run have scored, those of unfinished shards too."""
+    """How many rows the workers of a run have scored, including the rows of unfinished shards."""
     counts = 0
     for file in (logs / _COUNTS).glob("*"):
         with contextlib.suppress(OSError, ValueError):  # being written just now

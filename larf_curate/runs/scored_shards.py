@@ -44,7 +44,7 @@ def write_scored(home: Path, file_name: str, table: pa.Table) -> None:
 
     Args:
         home: the directory of scored shards.
-        file_name: of the shard, which it gets once all of it is on disk and the checksum is there.
+        file_name: the name of the shard's file, which it gets once all of it and the checksum are on disk.
         table: its rows.
 
     Raises:
@@ -73,7 +73,7 @@ def changed_shards(plan: Plan, home: Path, known: Path | None = None) -> list[in
     """Indexes of the shards whose content is no longer what was scored: cut short, exchanged, or put there by others.
 
     Args:
-        plan: of the source.
+        plan: the plan of the source's shards.
         home: the directory of scored shards.
         known: a file that keeps their digests between runs; see `digest_files`.
     """

@@ -26,7 +26,7 @@ from ..sources.tables import (
     overlap,
     schema_from,
     schema_text,
-    share,
+    slice_of_task,
 )
 from .stamps import Stamp, stamp_of
 
@@ -65,9 +65,9 @@ class Plan:
     """A source and its shards, as every worker of a run knows them: nobody divides it twice.
 
     Attributes:
-        name, schema, files: of the source.
-        shards: in the order of their rows.
-        stamps: of each file when its rows were looked at, by its path.
+        name, schema, files: the source's.
+        shards: the shards in the order of their rows.
+        stamps: the stamp of each file when its rows were read, by its path.
     """
 
     name: str
@@ -96,7 +96,7 @@ class Plan:
     def part(self, rank: int, tasks: int, indexes: Sequence[int] | None = None) -> list[Shard]:
         """The shards of one of several tasks, neighbours, as even as can be; of the `indexes` alone where given."""
         chosen = range(len(self.shards)) if indexes is None else indexes
-        return [self.shards[chosen[i]] for i in range(*share(len(chosen), rank, tasks))]
+        return [self.shards[chosen[i]] for i in range(*slice_of_task(len(chosen), rank, tasks))]
 
     def tables(self, shards: Iterable[Shard]) -> Iterator[tuple[Shard, pa.Table]]:
         """Each shard with its rows; neighbours are read in one go.

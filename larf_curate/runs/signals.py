@@ -106,7 +106,7 @@ def while_interrupted(error: BaseException | None) -> bool:
 
 
 def _is_gone(process: int) -> bool:
-    """Also where its parent has not asked yet how it ended: such a process still has its number."""
+    """Whether a process has ended, even if its parent has not collected its exit status yet and it keeps its number."""
     try:
         os.kill(process, 0)
         state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]

@@ -1,6 +1,6 @@
 """The stages of a run, as datatrove's executors run them: fit, score, find the threshold, split, finish.
 
-Each step knows one path, that of the job; whatever it needs it finds there, on a file system that all workers share.
+Each step knows only the path of the job; it finds everything else there, on a file system that all workers share.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from ..deciding.splitting import scored_schema, split_tables, weighted_schema
 from ..deciding.summary import OutcomeCounts, RunRecord, Summary
 from ..deciding.tally import Tally
 from ..deciding.thresholds import Threshold
+from ..engines.datatrove_annotator import LARFAnnotator
 from ..engines.datatrove_rows import SHARD, documents_of, table_of
-from ..engines.datatrove_steps import LARFAnnotator
 from ..engines.outcome_files import OutcomeFiles
 from ..errors import DataError
 from ..models.options import check_run_options

@@ -32,7 +32,7 @@ def digest_files(paths: Iterable[str], known: Path | None = None) -> dict[str, s
     """The sha256 of each file.
 
     Args:
-        paths: of the files.
+        paths: the paths of the files.
         known: a file that keeps them between runs; only a file whose stamp is another is read.
 
     Raises:

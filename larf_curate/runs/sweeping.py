@@ -32,9 +32,9 @@ class UnusedShards:
     """Scored shards that no run needs.
 
     Attributes:
-        files: of the shards and their checksums, a checksum before its shard.
-        count: of shards.
-        bytes: that the files take.
+        files: the files of the shards and their checksums, a checksum before its shard.
+        count: how many shards they are.
+        bytes: how many bytes the files take.
     """
 
     files: tuple[Path, ...]
@@ -54,7 +54,7 @@ class _RecordedRun:
         source: which one it read, whatever that held.
         scored: the name of the directory of its scored shards: it stands for the scorer.
         shards: what their files are called, without the ending.
-        digest: of its result.
+        digest: the digest of its result.
     """
 
     begun: tuple[str, int]

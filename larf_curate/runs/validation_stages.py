@@ -8,7 +8,8 @@ from pathlib import Path
 
 from datatrove.data import Document
 
-from ..engines.datatrove_steps import limit_threads
+from ..encoding.threads import limited_threads
+from ..engines.datatrove_annotator import allowed_threads
 from ..errors import LarfError
 from ..models.devices import process_number
 from ..validation.request import ValidationRequest
@@ -43,11 +44,16 @@ def validation_stages(job: Job, validation: RunValidation) -> list[StagePlan]:
 class _ValidationStage(Stage):
     """A step that knows what is validated."""
 
+    def run(self, data: Iterator[Document] | None = None, rank: int = 0, world_size: int = 1) -> None:
+        """As `Stage.run`, on the threads that a worker of this job may take."""
+        job, _ = job_at(self.job)
+        with limited_threads(allowed_threads(job.threads)):
+            super().run(data, rank, world_size)
+
     def validation(self) -> tuple[Job, RunValidation, ValidationRequest]:
         """The job, the settings, and what they mean for the rows that were split."""
         job, _ = job_at(self.job)
         validation = RunValidation.read(Path(job.logs) / _SETTINGS)
-        limit_threads(job.threads)
         worker = process_number()
         if worker is not None and validation.model.device is None:
             show_one_gpu(worker)

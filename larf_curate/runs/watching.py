@@ -48,7 +48,7 @@ class Work:
     """What a stage does that takes long.
 
     Attributes:
-        name: for the progress bar.
+        name: its name for the progress bar.
         total: how many there are.
         done: tells how many of them are done by now.
     """
@@ -65,8 +65,8 @@ def watched_stage(work: Work | None, logs: Path, lost_workers: Sequence[int] = (
     A signal is what gets the main thread out of a wait. Not Ctrl-C's: whatever runs in the background ignores that.
 
     Args:
-        work: whose progress is shown; None shows none.
-        logs: of the run.
+        work: the work whose progress is shown; None shows no progress.
+        logs: the directory of the run's logs.
         lost_workers: exit statuses of those that ended before their pool, as it finds them; see `pools_that_end`.
 
     Raises:
@@ -111,7 +111,7 @@ def watched_stage(work: Work | None, logs: Path, lost_workers: Sequence[int] = (
 
 
 def _reason_to_stop(logs: Path, lost_workers: Sequence[int]) -> LarfError | None:
-    """What a pool would wait for, for ever; not a task that failed: its pool ends by itself, and its workers too."""
+    """Why the pool would wait for ever: a worker is lost. After a failed task the pool ends by itself."""
     failure, task = first_failure(logs), killed_task(logs)
     if failure and not lost_workers:
         return first_failure(logs, "main")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..json_fields import entries, finite, mapping, plain, text, whole
+from ..json_fields import checked_text, entries, finite, mapping, plain, whole
 from .quantile_levels import REFERENCE_LEVELS
 
 _MOST_BLOCKS, _MOST_HIDDEN = 100_000, 10_000_000
@@ -22,8 +22,8 @@ def _or_none(check: Check) -> Check:
 
 
 def _texts(value: Any, name: str) -> None:
-    for item in entries(value, name, most=1_000):
-        text(item, name)
+    for item in entries(value, name, maximum=1_000):
+        checked_text(item, name)
 
 
 def _figures(value: Any, name: str) -> None:
@@ -34,7 +34,7 @@ def _figures(value: Any, name: str) -> None:
 def _versions(value: Any, name: str) -> None:
     for key, version in mapping(value, name).items():
         if version is not None:
-            text(version, f"{name}.{key}", 200)
+            checked_text(version, f"{name}.{key}", 200)
 
 
 def _quantiles(value: Any, name: str) -> None:
@@ -53,36 +53,36 @@ def _between(least: float, most: float) -> Check:
 
 
 _FIELDS: Mapping[str, Check] = {
-    "model": text,
-    "version": text,
+    "model": checked_text,
+    "version": checked_text,
     "blocks": _at_least(1, _MOST_BLOCKS),
     "hidden_size": _at_least(1, _MOST_HIDDEN),
-    "formula": text,
+    "formula": checked_text,
     "formula_version": _at_least(0),
     "format_version": _at_least(0),
     "top_k": _or_none(_at_least(1)),
     "rank": _at_least(1),
-    "template_digest": text,
+    "template_digest": checked_text,
     "packages": _versions,
-    "join": text,
+    "join": checked_text,
     "reading_version": _at_least(0),
     "weight.lower": finite,
     "weight.upper": finite,
-    "references.name": text,
-    "references.digest": text,
+    "references.name": checked_text,
+    "references.digest": checked_text,
     "references.pairs": _at_least(1),
     "references.held_back": _at_least(0),
     "references.figures": _figures,
     "references.findings": _texts,
     "separation.auc": _or_none(_between(0, 1)),
     "separation.pairs": _at_least(0),
-    "separation.method": text,
+    "separation.method": checked_text,
     "quantiles.unsafe": _quantiles,
     "quantiles.safe": _quantiles,
-    "other.model": text,
-    "other.version": text,
-    "margin.prompts": text,
-    "margin.digest": text,
+    "other.model": checked_text,
+    "other.version": checked_text,
+    "margin.prompts": checked_text,
+    "margin.digest": checked_text,
     "margin.asked": _at_least(1),
     "margin.refused": _at_least(1),
     "margin.openings": _texts,
@@ -97,7 +97,7 @@ _FIELDS: Mapping[str, Check] = {
     "margin.step": _between(1e-9, 1),
     "margin.step_gap": _between(0, 1e30),
 }
-"""What each field has to be, by its place. A field that is not there is somebody else's business."""
+"""What each field has to be, by its place in the JSON. Missing fields are found where the records are made."""
 
 
 def check_spec_fields(values: Mapping[str, Any]) -> None:
@@ -129,7 +129,7 @@ def check_search_fields(values: Mapping[str, Any]) -> None:
     """
     plain(values, "")
     for name in ("model", "version", "dtype", "digest", "judge"):
-        text(values[name], name)
+        checked_text(values[name], name)
     prompts = whole(values["prompts"], "prompts", 1)
     total = whole(values["total_blocks"], "total_blocks", 1, _MOST_BLOCKS)
     whole(values["unscaled"], "unscaled", 0, prompts)
@@ -157,7 +157,7 @@ def check_search_fields(values: Mapping[str, Any]) -> None:
             finite(point, f"locators.{name}")
     for block_name, by_scale in mapping(values.get("decisions", {}), "decisions", _MOST_BLOCKS).items():
         for scale_name, decided in mapping(by_scale, f"decisions.{block_name}", 100).items():
-            text(decided, f"decisions.{block_name}.{scale_name}")
+            checked_text(decided, f"decisions.{block_name}.{scale_name}")
 
 
 def key_number(key: str) -> float | str:
@@ -172,7 +172,7 @@ def check_tensors(tensors: Mapping[str, NDArray[Any]], pairs: int | None) -> Non
     """Check the arrays of a scorer: real numbers, and two sides that differ.
 
     Args:
-        tensors: by name.
+        tensors: the arrays by name.
         pairs: how many pairs of references the JSON speaks of; None where it speaks of none.
 
     Raises:

@@ -46,7 +46,7 @@ class ScoreColumns:
     def dtypes(self) -> dict[str, str]:
         """Name and dtype, as `datasets` and Arrow both call it, of every column, in order.
 
-        That of spans is a word for a list of `turn`, `start`, `end` and `score`.
+        The dtype of spans is a word that stands for a list of `turn`, `start`, `end` and `score`.
         """
         of_layers = [layer_column(layer) for layer in self.layers] if len(self.layers) > 1 else []
         return {
@@ -98,7 +98,7 @@ def scores_of(table: pa.Table, column: str = SCORE, first_row: int = 0) -> NDArr
 
     Args:
         table: scored rows.
-        column: that holds the scores.
+        column: the column that holds the scores.
         first_row: the number of the table's first row in its dataset, for errors.
 
     Raises:
@@ -115,7 +115,8 @@ def scores_of(table: pa.Table, column: str = SCORE, first_row: int = 0) -> NDArr
         first = next((place for place, value in enumerate(listed) if type(value) not in (int, float, NoneType)), None)
         if first is not None:
             shown = repr(listed[first])[:60]
-            raise ThresholdError(f"the column {column!r} holds what is no number (row {first_row + first}: {shown})")
+            where = f"row {first_row + first}: {shown}"
+            raise ThresholdError(f"the column {column!r} holds something that is not a number ({where})")
         scores, kind = pa.chunked_array([pa.array(listed, pa.float64())]), pa.float64()
     if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
         first = next((place for place, value in enumerate(table[column]) if value.is_valid), 0)

@@ -76,7 +76,7 @@ def subspace(states: Array, bases: tuple[Array, Array]) -> NDArray[np.float64]:
 
     Args:
         states: [rows, layers, hidden].
-        bases: of `subspace_bases`, over the same layers.
+        bases: what `subspace_bases` returned, over the same layers.
 
     Returns:
         [rows], in [-1, 1]; NaN for a state that is not finite.

@@ -35,10 +35,10 @@ class TokenInfluence:
     """How far a gradient step on each trained token of some rows moves a model away from refusing.
 
     Attributes:
-        values: of each row, float32 [trained tokens], in log-odds of refusing for each unit of learning rate; positive
+        values: for each row, float32 [trained tokens], in log-odds of refusing for each unit of learning rate; positive
             is damage. None where `issues` says why there are none.
-        losses: of each row, the loss of each trained token in nats, float32 [trained tokens]; None likewise.
-        issues: of each row, or None.
+        losses: for each row, the loss of each trained token in nats, float32 [trained tokens]; None likewise.
+        issues: for each row, why it has no value, or None.
         execution: how they were computed, in words.
     """
 
@@ -72,7 +72,7 @@ def token_influence(
     losses is lost in rounding; there the derivative is carried along with one pass (`token_tangents`).
 
     Args:
-        runtime: of a model that was loaded with its head.
+        runtime: the runtime of a model that was loaded with its head.
         ids, trained: as for `token_losses`.
         direction: the direction of norm 1 along which the margin grows.
         step: how far the weights are moved in each direction, in float32; see `choose_step`.

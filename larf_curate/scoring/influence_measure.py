@@ -17,7 +17,7 @@ class InfluenceMeasure(TokenMeasure):
     """Reads what trained tokens do to a model's refusing.
 
     Args:
-        encoder: of the whole model, with its head, that the direction was fitted on.
+        encoder: the encoder of the whole model, with its head, that the direction was fitted on.
         direction: along which the margin of refusing grows.
         step: how far the weights are moved along it.
         kinds: the columns to give.

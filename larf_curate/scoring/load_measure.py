@@ -25,7 +25,7 @@ def load_measure(
     """The measure of a scorer's formula, with this process's copy of its model.
 
     Args:
-        spec, tensors: of the scorer.
+        spec, tensors: the scorer's.
         options: how its model is loaded and run.
         rank: number of this worker process; spreads workers over several CUDA devices.
         formula: gives the formula over states, if that is what the scorer has.

@@ -51,8 +51,8 @@ class LossGapMeasure(TokenMeasure):
     """Reads the loss of trained tokens under two models.
 
     Args:
-        encoder: of the first model, whole.
-        other: of the second, which reads conversations as the same tokens.
+        encoder: the encoder of the whole first model.
+        other: the encoder of the second model, which reads conversations as the same tokens.
         kinds: the columns to give.
     """
 

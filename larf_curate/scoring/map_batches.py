@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..rows.formats import RowFormat
 
 
-def read_rows(batch: Mapping[str, Any], row_format: RowFormat) -> tuple[list[Row], bool]:
+def rows_of_batch(batch: Mapping[str, Any], row_format: RowFormat) -> tuple[list[Row], bool]:
     """The rows, in the columns that the format reads; and whether it is a batch of rows, or one row."""
     names = row_format.columns(batch)
     columns = {name: _read_column(batch, name) for name in names}

@@ -66,7 +66,7 @@ def find_refusals(encoder: Encoder, prompts: Sequence[str], *, progress: bool = 
     """Let a model (loaded with its head) answer harmful requests; find its refusals and their first tokens.
 
     Args:
-        encoder: of the model; whoever calls holds its lock.
+        encoder: the encoder of the model; whoever calls holds its lock.
         prompts: the requests.
         progress: show how far it is.
 
@@ -113,7 +113,7 @@ def refusals_among(loaded: LoadedModel, ids: Sequence[Sequence[int]], answers: S
     openings = {token for token in openings if first.count(token) > complying.count(token)}
     if not openings:
         raise PromptsError(
-            "the model begins its refusals with the same tokens as its compliances: no margin can be had"
+            "the model begins its refusals with the same tokens as its compliances: its margin is not defined"
         )
     return Refusals(tuple(map(tuple, ids)), tuple(refused), tuple(sorted(openings)))
 
@@ -231,8 +231,8 @@ def opening_odds(logits: Tensor, refusals: Refusals) -> Tensor:
     """The log-odds that an answer begins with one of the refusals' first tokens.
 
     Args:
-        logits: of the answers' first tokens, float32 [prompts, vocabulary].
-        refusals: whose first tokens.
+        logits: the logits of the answers' first tokens, float32 [prompts, vocabulary].
+        refusals: the refusals whose first tokens are meant.
 
     Returns:
         float32 [prompts].

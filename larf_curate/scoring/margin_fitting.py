@@ -40,7 +40,7 @@ def fit_margin(
     Args:
         options: the model, and how it is loaded and run.
         prompts: harmful requests; most of them have to be refused.
-        rank: of the direction in each matrix; None takes the first of `RANKS` that is enough.
+        rank: the rank of the direction in each matrix; None takes the first of `RANKS` that is high enough.
         progress: show how far it is.
 
     Raises:

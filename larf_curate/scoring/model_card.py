@@ -19,7 +19,7 @@ def render_model_card(spec: ScorerSpec, repo: str) -> str:
     """The card's text. Names, findings and all else that comes from outside is inert in it."""
     on_hub = spec.commit is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", spec.model)
     base = f"base_model: {spec.model}\n" if on_hub else ""
-    model = spec.model if on_hub else re.split(r"[/\\]", spec.model)[-1]  # a directory's name is nobody's business
+    model = spec.model if on_hub else re.split(r"[/\\]", spec.model)[-1]  # a directory's name is private
     top = f", top {spec.top_k}" if spec.top_k else ""
     cut = f"at most {spec.max_tokens:,} tokens of a row, longer ones: {markdown(spec.overflow)}"
     layers = ", ".join(map(str, spec.layers))

@@ -65,8 +65,8 @@ def require_same_alone(
     Tried are the shortest row, the longest, and the last, one at a time by the model's own full pass.
 
     Args:
-        encoder: of the model.
-        rows: that were encoded together.
+        encoder: the encoder of the model.
+        rows: the rows that were encoded together.
         layers: the blocks.
         among: float32 [rows, layers, hidden size], their states among each other.
 
@@ -96,9 +96,9 @@ def require_fitted_model(
 
     Args:
         spec: the scorer's.
-        expected: of `CHECK`: its state at `spec.layers`, float32 [layers, hidden size]; or, if the scorer reads losses,
-            those of its trained tokens, float32 [tokens].
-        encoder: of the model.
+        expected: what is expected of `CHECK`: its state at `spec.layers`, float32 [layers, hidden size]; or, if the
+            scorer reads losses, those of its trained tokens, float32 [tokens].
+        encoder: the encoder of the model.
         moved: names of the options by which the user has said where it is now: `model`, or an adapter's `base`.
 
     Raises:
@@ -113,19 +113,19 @@ def require_fitted_model(
         passed.add(digest)
 
 
-def _require_version(spec: ScorerSpec, found: str, moved: Collection[str]) -> None:
+def _require_version(spec: ScorerSpec, version: str, moved: Collection[str]) -> None:
     """Refuse files that have changed under the name of the model, unless the user has said that it is elsewhere now."""
     # The demo model is the same out of a GGUF file and from the Hub, under two versions.
     if "model" in moved or spec.model in (DEMO, ALIGNED):
         return
-    before, now = _base_and_model(spec.version), _base_and_model(found)
+    before, now = _base_and_model(spec.version), _base_and_model(version)
     changed = ["its base model"] if before[0] != now[0] and "base" not in moved else []
     changed += ["the adapter" if before[0] else "the model"] if before[1] != now[1] else []
     if changed:
         options = "base= (--base) or model= (--model)" if "its base model" in changed else "model= (--model)"
         raise ScorerError(
             f"{spec.model} is not the one this scorer was fitted on: {' and '.join(changed)} changed (fitted at "
-            f"{spec.version}, found {found}); fit a scorer on it, or, if it is the same model in other files, say "
+            f"{spec.version}, found {version}); fit a scorer on it, or, if it is the same model in other files, say "
             f"where it is by {options}"
         )
 

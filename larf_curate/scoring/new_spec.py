@@ -16,8 +16,8 @@ def new_spec(options: ModelOptions, encoder: Encoder, *, formula: Formula, **own
 
     Args:
         options: the model, and how it is loaded and run.
-        encoder: of that model.
-        formula: of the scorer.
+        encoder: the encoder of that model.
+        formula: the scorer's formula.
         **own: the other fields of `ScorerSpec` that the formula has: blocks to read, and records of what it was fitted
             on.
     """

@@ -29,7 +29,7 @@ def public_id(name: str, *, pinned: bool = False) -> str:
     """A name as it is if it is one on the Hub, else the last part of it.
 
     Args:
-        name: of a model, a scorer or a dataset.
+        name: the name of a model, a scorer or a dataset.
         pinned: whether a commit of the Hub is known for it. Without one, what is there on this machine, or is called
             like a file, is a path.
 

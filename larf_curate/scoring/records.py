@@ -24,8 +24,8 @@ class ReferencesRecord:
         name: where they come from.
         digest: sha256 over their texts.
         pairs, held_back: how many it was fitted on, and how many were held back.
-        figures: of the linter (`LintReport.figures`).
-        findings: of the linter, one sentence each.
+        figures: the linter's figures (`LintReport.figures`).
+        findings: the linter's findings, one sentence each.
     """
 
     name: str
@@ -83,7 +83,7 @@ class MarginRecord:
         value: the margin: log-odds that an answer begins with one of them, averaged over the requests.
         slope: the norm of the margin's gradient.
         covered: the share (0 to 1) of the blocks' weights that it is a gradient of: experts in one tensor are left out.
-        rank: of the direction in each matrix.
+        rank: the rank of the direction in each matrix.
         energy: the share of the gradient's squared norm that this rank keeps.
         agreement: Spearman's correlation of sample rows' scores along the direction and along the whole gradient.
         halves: the same of the scores along the gradients over every second request and over the others: what no score

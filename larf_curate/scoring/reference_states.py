@@ -24,7 +24,7 @@ from .references import ReferenceSet
 _VERSION = 1  # raised when the same token ids come to give other states
 MOST_BYTES = 256 * 2**20
 """States of all blocks are kept only where they take less."""
-_LEAST_COSINE = 0.99999  # in float32, of two passes over one conversation: states that only resemble are of no use
+_LEAST_COSINE = 0.99999  # in float32, of two passes over one conversation: states that are merely similar are not used
 
 
 def directories() -> list[Path]:
@@ -52,7 +52,7 @@ def states_of_references(
     no reference again.
 
     Args:
-        encoder: of the model.
+        encoder: the encoder of the model.
         rendered: the references' conversations, and last the one by which a model is known again. That one, the
             shortest and the longest are always encoded: what a file holds counts only if it holds the same states.
         layers: blocks, in the order in which their states are wanted.
@@ -64,9 +64,9 @@ def states_of_references(
     name = _name(encoder, rendered)
     shape = (len(rendered), encoder.loaded.hidden_size)
     kept = [_read(name, layer, shape) for layer in layers]
-    found = [states for states in kept if states is not None]
-    if len(found) == len(layers):
-        values = np.stack(found, axis=1)
+    stored = [states for states in kept if states is not None]
+    if len(stored) == len(layers):
+        values = np.stack(stored, axis=1)
         if _agrees(encoder, values, rendered, layers):
             progress(len(rendered))
             detail(f"states of references: {len(rendered) - 1} are read from files ({name})")
@@ -116,7 +116,7 @@ def _read(name: str, layer: int, shape: tuple[int, int]) -> NDArray[np.float32] 
         try:
             states = load(content or b"")["states"]
         except (SafetensorError, KeyError):
-            continue  # not there, or cut off: as good as not there
+            continue  # missing, or cut off, which counts as missing
         if states.shape == shape and states.dtype == np.float32 and np.isfinite(states).all():
             return states
     return None
@@ -135,7 +135,7 @@ def _agrees(encoder: Encoder, kept: NDArray[np.float32], rendered: Sequence[Rend
     """Whether the model gives the same states for some conversations now as it did when the states were kept.
 
     Args:
-        encoder: of the model.
+        encoder: the encoder of the model.
         kept: float32 [conversations, layers, hidden size].
         rendered: the conversations.
         layers: the blocks.

@@ -16,7 +16,7 @@ from ..packaged import packaged_rows
 from ..rows.formats import columns_of, resolve_format
 from ..rows.prompt_columns import REQUEST_COLUMNS
 from ..rows.turns import Conversation
-from ..rows.wording import ends_complete, is_list, refuses
+from ..rows.wording import ends_complete, holds_list, refuses
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Finding:
     """One problem that the linter has found.
 
     Attributes:
-        kind: of problem, in a few words.
+        kind: the kind of problem, in a few words.
         message: the figures, as a sentence.
         pairs: the pairs that it concerns, counted from 1; empty where it concerns all.
     """
@@ -78,7 +78,7 @@ class ReferenceSet:
     ()
 
     Attributes:
-        pairs: in the order in which they were read.
+        pairs: the pairs in the order in which they were read.
         name: where they come from, for people.
     """
 
@@ -124,10 +124,12 @@ class ReferenceSet:
 
     @property
     def fitted(self) -> tuple[ReferencePair, ...]:
+        """The pairs that a scorer is fitted on."""
         return tuple(pair for pair in self.pairs if not pair.held_back)
 
     @property
     def held_back(self) -> tuple[ReferencePair, ...]:
+        """The pairs that no scorer is fitted on, by which its separation is measured."""
         return tuple(pair for pair in self.pairs if pair.held_back)
 
     @property
@@ -149,7 +151,7 @@ class ReferenceSet:
         sides = [[pair.unsafe.answer for pair in self.pairs], [pair.safe.answer for pair in self.pairs]]
         lengths = [[len(answer) for answer in side] for side in sides]
         ratios = [math.log(u / s) for u, s in zip(*lengths, strict=True)]
-        lists = [sum(map(is_list, side)) / len(side) for side in sides]
+        lists = [sum(map(holds_list, side)) / len(side) for side in sides]
         complete = [sum(map(ends_complete, side)) / len(side) for side in sides]
         figures = {
             "pairs": float(len(self.pairs)),
@@ -180,7 +182,7 @@ class ReferenceSet:
                 "lengths differ",
                 f"the median is {median(lengths[0]):.0f} characters (unsafe) and {median(lengths[1]):.0f} (safe), and "
                 f"{figures['share_of_pairs_over_1.5_times']:.0%} of pairs differ by more than 1.5 times: "
-                "the score would be a ruler",
+                "the score would measure length",
             )
         if abs(lists[0] - lists[1]) > 0.1:
             add("list formats differ", f"{lists[0]:.0%} of unsafe answers are lists, {lists[1]:.0%} of safe ones")
@@ -244,13 +246,13 @@ def _conversations(path: str | Path) -> list[Conversation]:
     rows = list(_parse(path, dict))
     try:
         columns = columns_of(rows)
-        form = resolve_format("auto", columns)
+        row_format = resolve_format("auto", columns)
     except RowFormatError as error:
         raise ReferencesError(f"{path}: {error}") from error
     try:
-        return [form.convert({**dict.fromkeys(columns), **row}) for row in rows]
+        return [row_format.convert({**dict.fromkeys(columns), **row}) for row in rows]
     except Unscorable:
-        return list(_parse(path, form.convert))  # again, for the line that does it
+        return list(_parse(path, row_format.convert))  # again, for the line that does it
 
 
 def _parse(path: str | Path, make: Callable[[Any], Any]) -> Iterable[Any]:

@@ -24,9 +24,9 @@ from .fitting import harmless_rows
 from .formula_names import Formula, Turns
 from .formulas import FittedFormula
 from .load_measure import load_measure
-from .looking import ShownInNotebooks
-from .map_batches import is_first, map_result, rank_of, read_rows, require_mapping, text_names
+from .map_batches import is_first, map_result, rank_of, require_mapping, rows_of_batch, text_names
 from .plain_rows import in_windows
+from .preview import ShownInNotebooks
 from .push_scorer import push_scorer
 from .references import ReferenceSet
 from .remarks import say_once
@@ -228,6 +228,7 @@ class LARFScorer(ShownInNotebooks):
 
     @property
     def layers(self) -> tuple[int, ...]:
+        """The blocks that are read, counted from 0; none for a formula over losses."""
         return self.spec.layers
 
     @property
@@ -277,7 +278,7 @@ class LARFScorer(ShownInNotebooks):
         """Score rows: any iterable of mappings, or a `Dataset`.
 
         Args:
-            rows: in one row format, decided from all their columns.
+            rows: the rows, all of one row format, which is decided from all their columns.
             progress: show how far it is once it takes longer than a second.
 
         Returns:
@@ -304,8 +305,8 @@ class LARFScorer(ShownInNotebooks):
         """Score rows and say everything about it: scores by layer, token counts, issues.
 
         Args:
-            rows: as many as are to be sorted by length together, or a `Dataset`; all are in memory at once.
-            columns: of the dataset they come from, where these rows alone may not show all.
+            rows: the rows that are to be sorted by length together, or a `Dataset`; all are in memory at once.
+            columns: the columns of the dataset that the rows come from, if these rows alone may not have all of them.
             rank: number of this worker process; spreads workers over several CUDA devices.
             progress: called with the number of rows just done.
         """
@@ -326,7 +327,7 @@ class LARFScorer(ShownInNotebooks):
         """
         require_mapping(batch, numbers)
         row_format = self.row_format(batch)
-        rows, batched = read_rows(batch, row_format)
+        rows, batched = rows_of_batch(batch, row_format)
         if is_first(numbers if rank is None else (rank,)):
             say_once(reading_note(row_format, batch, text_names(batch)))
         rank = rank_of(numbers, batched=batched) if rank is None else rank

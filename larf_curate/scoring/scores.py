@@ -27,14 +27,14 @@ class Scores:
         kinds: which columns there are.
         score: float32 [rows], NaN where a row is unscorable.
         by_layer: float32 [rows, layers], NaN likewise.
-        tokens: of each rendered conversation before truncation; None where it could not be rendered.
+        tokens: how many tokens each rendered conversation has before truncation; None where it could not be rendered.
         issues: why a row is unscorable, or that it was truncated; None where there is nothing to say.
         execution: how the scores were computed, in words: precision, device, batch size, shortcuts.
         summed: float32 [rows], the score summed over trained tokens; None where `kinds` has no such column.
         turns: the number of the assistant turn that each score is of, from 0; None for rows without a score. None
             where `kinds` has no such column.
-        spans: of each row, what to leave out of the loss; None for rows without a score. None where `kinds` has no such
-            column.
+        spans: for each row, what to leave out of the loss; None for rows without a score. None where `kinds` has no
+            such column.
     """
 
     kinds: ScoreColumns
@@ -66,6 +66,7 @@ class Scores:
 
     @property
     def layers(self) -> tuple[int, ...]:
+        """The blocks that `by_layer` has scores of."""
         return self.kinds.layers
 
     def __repr__(self) -> str:

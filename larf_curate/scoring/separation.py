@@ -29,7 +29,7 @@ def measure_separation(
 
     Args:
         states: [conversations, layers, hidden size] of `unsafe`, `safe`, `held_unsafe` and `held_safe`.
-        fitted: on the first two.
+        fitted: the formula fitted on the first two.
         formula, top_k, rank: see `FittedFormula`.
     """
     if len(states["held_unsafe"]):
@@ -67,7 +67,7 @@ def check_claims(spec: ScorerSpec, states: States) -> None:
     on pairs that were held back has to be believed: their states are not kept.
 
     Args:
-        spec: of a scorer; one without references claims nothing of this kind.
+        spec: what a scorer says of itself; one without references claims nothing of this kind.
         states: its tensors.
 
     Raises:
@@ -77,13 +77,13 @@ def check_claims(spec: ScorerSpec, states: States) -> None:
     if claim is None or references is None:
         return
     fitted = FittedFormula(spec.formula, states["unsafe"], states["safe"], spec.top_k, spec.rank)
-    found, said = reference_quantiles(states, fitted), spec.quantiles
+    computed, claimed = reference_quantiles(states, fitted), spec.quantiles
     for side in ("unsafe", "safe"):
-        if not np.allclose(getattr(found, side), getattr(said, side), rtol=0, atol=_ROUNDING):
+        if not np.allclose(getattr(computed, side), getattr(claimed, side), rtol=0, atol=_ROUNDING):
             raise ValueError(f"its quantiles of {side} references are not those of its states")
     if claim.method == "held back" and references.held_back:
         if claim.pairs != references.held_back or claim.auc is None:
-            raise ValueError(f"its separation is said of {claim.pairs} pairs, and it held back others")
+            raise ValueError(f"its separation names {claim.pairs} pairs, and it held back {references.held_back}")
         return
     truth = _cross_validated(states, spec.formula, spec.top_k, spec.rank)
     same = truth.auc is claim.auc is None or (

@@ -60,7 +60,7 @@ def find_spans(
     Args:
         values: the influence of each trained token; positive is damage.
         places: the characters that each stands for; a token that stands for none is never taken, and counts.
-        texts: of the turns by number.
+        texts: the texts of the turns by number.
         share: 0 to 1; where fewer characters than that do damage, all that do are taken.
 
     Returns:
@@ -99,9 +99,13 @@ def _word_ranges(
     ends: dict[int, list[int]] = {}
     starts: dict[int, list[int]] = {}
     for turn, text in texts.items():
-        found = words(text)
-        first[turn], starts[turn], ends[turn] = len(ranges), [a for a, _ in found], [b for _, b in found]
-        ranges += [Characters(turn, a, b) for a, b in found]
+        words_of_turn = words(text)
+        first[turn], starts[turn], ends[turn] = (
+            len(ranges),
+            [a for a, _ in words_of_turn],
+            [b for _, b in words_of_turn],
+        )
+        ranges += [Characters(turn, a, b) for a, b in words_of_turn]
     of_tokens: list[range | list[int]] = []
     for at in places:
         if at is None:
@@ -154,15 +158,15 @@ def words(text: str) -> list[tuple[int, int]]:
     for place, kind in enumerate(kinds):
         if kind == "goes on" or (place and text[place - 1] == "\u200d"):
             kinds[place] = kinds[place - 1] if place else "sign"
-    found: list[tuple[int, int]] = []
+    ranges: list[tuple[int, int]] = []
     for kind, run in groupby(range(len(text)), key=lambda place: kinds[place]):
         run_places = list(run)
         if kind == "alone":
             starts = [p for p in run_places if _kind(text, p) == "alone"] or run_places[:1]
-            found += zip(starts, [*starts[1:], run_places[-1] + 1], strict=True)
+            ranges += zip(starts, [*starts[1:], run_places[-1] + 1], strict=True)
         elif kind != "space":
-            found.append((run_places[0], run_places[-1] + 1))
-    return found
+            ranges.append((run_places[0], run_places[-1] + 1))
+    return ranges
 
 
 def _kind(text: str, place: int) -> str:

@@ -36,12 +36,12 @@ class ScorerSpec(EncodingOptions):
     Attributes:
         model, version: the model's name, and the commit (or digest) of its weights.
         layers: the blocks that are read; none for `influence`, which needs the whole model.
-        blocks, hidden_size: of the model.
+        blocks, hidden_size: how many blocks the model has, and how many numbers a state.
         formula, formula_version, top_k, rank: how states become a score.
         template_digest: sha256 of the chat template that was used, the user's own or the tokenizer's.
         references: what it was fitted on; None for `influence`.
         separation: how well it tells apart what it was not fitted on; None likewise.
-        quantiles: of the scores of the references; None likewise.
+        quantiles: the quantiles of the scores of the references; None likewise.
         margin: what `influence` was fitted on; None for the others.
         other: the second model of `loss_gap`; None for the others.
         packages: versions of the libraries it was fitted with, by name.
@@ -50,8 +50,9 @@ class ScorerSpec(EncodingOptions):
         turns: see `formula_names.Turns`; `influence` reads all of them by nature.
         spans: whether it says which characters do most of the damage; for `influence` alone.
         weight: the scores between which training weights fall; None where none are asked for.
-        reading_version: of how rows became conversations when it was fitted; see `rows.reading`.
-        format_version: of the files.
+        reading_version: the version of the rules by which rows became conversations when it was fitted; see
+            `rows.reading`.
+        format_version: the version of the files.
     """
 
     model: str
@@ -102,7 +103,7 @@ class ScorerSpec(EncodingOptions):
         if turns == "all" and not self.layers:
             raise ModelError(f"turns does not belong to formula {self.formula}: it reads every turn that is trained")
         if spans and self.formula != "influence":
-            raise ModelError(f"spans belongs to formula influence: {self.formula} says of no token what it does")
+            raise ModelError(f"spans belongs to formula influence: {self.formula} has no score for single tokens")
         return replace(
             self,
             join=self.join if join is None else check_join(join),
@@ -160,7 +161,7 @@ class ScorerSpec(EncodingOptions):
         """What `larf` and `subspace` were fitted on, as names and values; none for another formula."""
         if self.references is None or self.separation is None:
             return []
-        name = re.split(r"[/\\]", self.references.name)[-1]  # a directory's name is nobody's business
+        name = re.split(r"[/\\]", self.references.name)[-1]  # a directory's name is private
         return [
             ("references", f"{name}: {self.references.pairs:,} pairs, digest {self.references.digest[:16]}"),
             ("separation of pairs it was not fitted on", str(self.separation)),

@@ -28,8 +28,8 @@ class StateMeasure:
     """Reads states at the blocks that a formula was fitted at. See `annotating.Measure`.
 
     Args:
-        encoder: of the model that the formula was fitted on.
-        formula: with its references.
+        encoder: the encoder of the model that the formula was fitted on.
+        formula: the formula with its references.
         kinds: the columns to give: the blocks to read, and whether each assistant turn is scored by itself.
     """
 
@@ -76,8 +76,8 @@ class StateMeasure:
             own = slice(first, first + len(item.numbers))
             first = own.stop
             tokens[place] = item.conversations[-1].tokens
-            found = [issue for issue in states.issues[own] if issue is not None]
-            issue = next((issue for issue in found if issue.unscorable), found[-1] if found else None)
+            turn_issues = [issue for issue in states.issues[own] if issue is not None]
+            issue = next((issue for issue in turn_issues if issue.unscorable), turn_issues[-1] if turn_issues else None)
             issues[place] = issue
             if np.isnan(turn_scores[own]).any():  # one turn without a score might be the worst
                 if issue is None or not issue.unscorable:
@@ -98,7 +98,7 @@ class StateMeasure:
 
 
 def _in_rows(progress: Callable[[int], None] | None, rows: int, turns: int) -> Callable[[int], None] | None:
-    """A counter of turns that tells `progress` of rows, as many as these turns are worth."""
+    """A counter of turns that reports the same share of the rows to `progress`."""
     if progress is None or turns == rows:
         return progress
     done = told = 0

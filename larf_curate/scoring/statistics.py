@@ -65,7 +65,7 @@ def _midranks(values: Array, weights: Array) -> Array:
 
 
 def ratio_of_means(a: Array, b: Array) -> Estimate | None:
-    """Geometric mean of `a` over that of `b`, with Welch's interval on the logarithms (normal quantile).
+    """The geometric mean of `a` divided by that of `b`, with Welch's interval on the logarithms (normal quantile).
 
     Lengths are skewed: their logarithms are not, and a single row of a megabyte does not decide the figure.
 
@@ -94,15 +94,27 @@ def difference_of_shares(a: Array, b: Array) -> Estimate | None:
     """
     if min(len(a), len(b)) < 5:
         return None
-    (p, p_low, p_high), (q, q_low, q_high) = (_wilson(values) for values in (a, b))
+    (p, p_low, p_high), (q, q_low, q_high) = (_share(values) for values in (a, b))
     low = (p - q) - math.hypot(p - p_low, q_high - q)
     high = (p - q) + math.hypot(p_high - p, q - q_low)
     return Estimate(p - q, low, high, len(a) + len(b))
 
 
-def _wilson(values: Array) -> tuple[float, float, float]:
-    """A share, and the ends of its Wilson interval."""
-    n, p = len(values), float(values.mean())
-    centre = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    width = _Z * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n * n)) / (1 + _Z**2 / n)
-    return p, centre - width, centre + width
+def _share(values: Array) -> tuple[float, float, float]:
+    share = float(values.mean())
+    return share, *wilson_interval(share, len(values))
+
+
+def wilson_interval(share: float, count: int) -> tuple[float, float]:
+    """The ends of the 95% Wilson interval of a share.
+
+    Args:
+        share: 0 to 1.
+        count: how many values it is a share of.
+
+    >>> [round(end, 3) for end in wilson_interval(0.5, 10)]
+    [0.237, 0.763]
+    """
+    centre = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
+    width = _Z * math.sqrt(share * (1 - share) / count + _Z**2 / (4 * count * count)) / (1 + _Z**2 / count)
+    return centre - width, centre + width

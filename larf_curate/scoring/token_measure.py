@@ -24,9 +24,9 @@ class TokenFigures:
 
     Attributes:
         means, sums: over each row's trained tokens; float [rows], NaN where `issues` says why there is none.
-        issues: of each row, or None.
+        issues: for each row, why it has no value, or None.
         execution: how they were computed, in words.
-        spans: of each row, where the formula can tell; else None.
+        spans: the spans of each row, if the formula gives them; else None.
     """
 
     means: NDArray[np.floating]
@@ -40,7 +40,7 @@ class TokenMeasure(ABC):
     """Reads something of each trained token of a row. See `annotating.Measure`.
 
     Args:
-        encoder: of the whole model, with its head.
+        encoder: the encoder of the whole model, with its head.
         kinds: the columns to give.
     """
 

@@ -20,15 +20,15 @@ ALL_SPLITS = "all"
 
 
 @dataclass(frozen=True)
-class Choice:
+class NameChoice:
     """One name out of several, chosen or to be chosen by the user.
 
     Attributes:
-        what: a word for it: split, configuration.
+        noun: what is chosen: split, configuration.
         option: what the user passes.
     """
 
-    what: str
+    noun: str
     option: str
 
     def pick(self, where: str, names: Sequence[str], wanted: str | None, usual: str) -> str:
@@ -39,18 +39,18 @@ class Choice:
         """
         listed = ", ".join(names)
         if wanted is not None and wanted not in names:
-            raise DataError(f"{where} has no {self.what} {wanted!r}; it has {listed}; say which one with {self.option}")
+            raise DataError(f"{where} has no {self.noun} {wanted!r}; it has {listed}; say which one with {self.option}")
         if wanted is not None or len(names) == 1:
             return wanted or names[0]
         if usual not in names:
-            raise DataError(f"{where} has several {self.what}s: {listed}; say which one with {self.option}")
+            raise DataError(f"{where} has several {self.noun}s: {listed}; say which one with {self.option}")
         rest = ", ".join(name for name in names if name != usual)
-        say(f"{where}: reading the {self.what} {usual}; not read: {rest} ({self.option})")
+        say(f"{where}: reading the {self.noun} {usual}; not read: {rest} ({self.option})")
         return usual
 
 
-SPLIT = Choice("split", "--split")
-CONFIG = Choice("configuration", "--config")
+SPLIT = NameChoice("split", "--split")
+CONFIG = NameChoice("configuration", "--config")
 
 
 def files_in(directory: Path, split: str | None, config: str | None) -> dict[str, list[Path]]:
@@ -59,7 +59,7 @@ def files_in(directory: Path, split: str | None, config: str | None) -> dict[str
     They are given by the name of their split where splits are kept apart, and else under an empty name.
 
     Args:
-        directory: of plain files, or a downloaded repository of the Hub.
+        directory: a directory of plain files, or a downloaded repository of the Hub.
         split: which one, or `all`; `train` where there are several and none is named.
         config: which configuration of a repository's README, or which data set of LLaMA-Factory's.
 
@@ -155,7 +155,7 @@ def _one_kind(directory: Path, files: Sequence[Path], others: Sequence[Path]) ->
     chosen = [file for file in files if family_of(file) == kind]
     if left_out:
         count = f"{len(chosen)} file{'s' * (len(chosen) > 1)}"
-        say(f"{directory}: read are {count} ({_listed(chosen)}); not read: {_listed(left_out)}")
+        say(f"{directory}: reading {count} ({_listed(chosen)}); not read: {_listed(left_out)}")
     return chosen
 
 

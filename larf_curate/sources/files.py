@@ -39,8 +39,8 @@ def open_source(
 
     Args:
         name: path, pattern (`data/*.jsonl`), `owner/name` on the Hub, or `demo` for the packaged sample rows.
-        split: of a dataset that has several, also a slice (`train[:1000]`); `train` if it has one of that name. `all`
-            reads every split and keeps them apart: what is written of them has the same splits.
+        split: the split to read of a dataset that has several; also a slice (`train[:1000]`); `train` if it has one of
+            that name. `all` reads every split and keeps them apart: what is written of them has the same splits.
         revision: branch, tag or commit on the Hub.
         config: configuration of a dataset that has several.
         field: key of a JSON object under which its rows lie.

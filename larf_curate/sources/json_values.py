@@ -22,7 +22,7 @@ def is_json(kind: pa.DataType) -> bool:
     return isinstance(kind, pa.BaseExtensionType) and kind.extension_name == "arrow.json"
 
 
-def is_list(kind: pa.DataType) -> bool:
+def is_list_type(kind: pa.DataType) -> bool:
     """Whether values of this type are lists, of whatever Arrow spelling; a map is none."""
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
@@ -37,7 +37,7 @@ def text_columns(schema: pa.Schema) -> list[str]:
 
 
 def _holds_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind) or is_list(kind):
+    if pa.types.is_dictionary(kind) or is_list_type(kind):
         return _holds_text(kind.value_type)
     if pa.types.is_struct(kind):
         return any(_holds_text(field.type) for field in kind)
@@ -101,7 +101,7 @@ def _walk(kind: pa.DataType, convert: Convert) -> Convert | None:
     """A function that applies `convert` to what lies where this type holds `arrow.json`; None where it holds none."""
     if is_json(kind):
         return lambda value: None if value is None else convert(value)
-    if is_list(kind):
+    if is_list_type(kind):
         item = _walk(kind.value_type, convert)
         return None if item is None else lambda value: None if value is None else [item(part) for part in value]
     if pa.types.is_map(kind):
@@ -128,7 +128,7 @@ def _storage(kind: pa.DataType) -> pa.DataType:
         return pa.struct([field.with_type(_storage(field.type)) for field in kind])
     if pa.types.is_map(kind):
         return pa.map_(kind.key_type, kind.item_field.with_type(_storage(kind.item_type)))
-    if is_list(kind):
+    if is_list_type(kind):
         item = kind.value_field.with_type(_storage(kind.value_type))
         if pa.types.is_fixed_size_list(kind):
             return pa.list_(item, kind.list_size)

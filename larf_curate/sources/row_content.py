@@ -51,13 +51,13 @@ def row_hashes(table: pa.Table) -> Hashes:
 
     Equal rows have equal ones. It is quick to compute and no proof of anything.
     """
-    found = [np.zeros(0, np.uint64)]
+    parts = [np.zeros(0, np.uint64)]
     for block in _blocks(table):
         hashes = np.zeros(len(block), np.uint64)
         for column in block.columns:
             hashes = _mixed(hashes * _MIX + _absorb(_joined(column), _Nothing()))
-        found.append(hashes)
-    return np.concatenate(found)
+        parts.append(hashes)
+    return np.concatenate(parts)
 
 
 def _blocks(table: pa.Table) -> Iterator[pa.Table]:

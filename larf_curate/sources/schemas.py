@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from ..errors import DataError
 from ..progress import say
-from .json_values import is_list
+from .json_values import is_list_type
 from .reading_errors import reading
 from .tables import DataFile
 from .text_files import kind_of
@@ -81,7 +81,7 @@ def say_what_lacks(paths: Sequence[Path], columns: Sequence[Collection[str]]) ->
 
     Args:
         paths: the files.
-        columns: of each.
+        columns: the columns of each file.
 
     Raises:
         DataError: no column is in all of them: they are several datasets.
@@ -114,7 +114,7 @@ def _unified(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
         return pa.large_string()
     if pa.types.is_struct(one) and pa.types.is_struct(other):
         return _unified_struct(one, other)
-    if is_list(one) and is_list(other):
+    if is_list_type(one) and is_list_type(other):
         item = _unified(one.value_type, other.value_type)
         if item is None:
             return None

@@ -24,7 +24,7 @@ class DataFile:
 
     Attributes:
         path: where it is.
-        kind: its ending without that of a compression, which says how it is read.
+        kind: its ending without a compression's ending; it says how the file is read.
         rows: how many of its rows belong to the dataset, from row `first` on.
         marks: (row, byte, line) of some rows' beginnings, where a reader may start.
         field: the key of a JSON object under which its rows lie; empty where they lie under none.
@@ -112,7 +112,7 @@ class Source:
                     break
 
 
-def share(count: int, rank: int, tasks: int) -> tuple[int, int]:
+def slice_of_task(count: int, rank: int, tasks: int) -> tuple[int, int]:
     """First and end of one task's run of `count` things: neighbours, as even as can be."""
     return rank * count // tasks, (rank + 1) * count // tasks
 

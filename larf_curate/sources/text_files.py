@@ -37,7 +37,7 @@ _ADVICE = {
 
 
 def kind_of(path: Path) -> str:
-    """The ending that says what a file holds, without that of a compression; empty where larf-curate reads none such.
+    """The ending that says what a file holds, without a compression's ending; empty if such files are not read.
 
     >>> kind_of(Path("rows.jsonl.zst")), kind_of(Path("rows.xlsx"))
     ('.jsonl', '')
@@ -49,7 +49,10 @@ def kind_of(path: Path) -> str:
 
 
 def family_of(path: Path) -> str:
-    """Files of one family are one dataset: JSON in any spelling, CSV and TSV, Parquet, Arrow; empty for any other."""
+    """The family of a file: JSON in any spelling, CSV and TSV, Parquet, or Arrow; empty for any other.
+
+    Files of one family can be one dataset.
+    """
     kind = kind_of(path)
     return next((family[0] for family in (JSON, CSV, ARROW) if kind in family), kind)
 

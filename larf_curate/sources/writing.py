@@ -145,10 +145,10 @@ def write_directory(path: Path) -> Iterator[Path]:
 
 
 def refuse_occupied(path: Path) -> None:
-    """Say no to a directory that holds anything else than an earlier result.
+    """Refuse a directory that holds anything but an earlier result.
 
     Raises:
-        OutputError: it does.
+        OutputError: it holds something else.
     """
     if path.exists() and not path.is_dir():
         raise OutputError(
@@ -158,7 +158,7 @@ def refuse_occupied(path: Path) -> None:
 
 
 def refuse_own_source(source: Source, path: Path) -> None:
-    """Say no to a result that would replace what it is made of.
+    """Refuse an output that would overwrite its own source.
 
     Args:
         source: what is read.

@@ -28,8 +28,8 @@ class DrawnArm:
     """The rows of one arm and seed.
 
     Attributes:
-        name: of the arm or remedy.
-        seed: of this draw, and of the training.
+        name: the name of the arm or remedy.
+        seed: the seed of this draw, and of the training.
         rows: numbers of rows in the `ScoredRows`, in an order of their own.
     """
 
@@ -39,12 +39,12 @@ class DrawnArm:
 
 
 @dataclass(frozen=True)
-class RowCounts:
+class ArmSizes:
     """How many rows arms train on.
 
     Attributes:
-        removed: of `removed`, `random`, `matched` and each of the bins.
-        kept: of `kept`, `all` and the remedies, which train on what `all` trains on.
+        removed: how many rows `removed`, `random`, `matched` and each of the bins have.
+        kept: how many rows `kept`, `all` and the remedies have; remedies train on the rows of `all`.
         held_back: kept rows that no arm trains on, by whose loss usefulness is measured.
     """
 
@@ -53,7 +53,7 @@ class RowCounts:
     held_back: int
 
 
-def count_rows(scored: ScoredRows, arms: Sequence[str], rows: int | None) -> RowCounts:
+def count_rows(scored: ScoredRows, arms: Sequence[str], rows: int | None) -> ArmSizes:
     """How many rows each arm trains on.
 
     Args:
@@ -94,7 +94,7 @@ def count_rows(scored: ScoredRows, arms: Sequence[str], rows: int | None) -> Row
             )
     limits = [there[name][0] for name in arms if name in SMALL]
     small = min([*limits, rows or min(removed or free // len(BINS), _MOST_BY_DEFAULT)])
-    return RowCounts(small, min(free, rows or free), held_back)
+    return ArmSizes(small, min(free, rows or free), held_back)
 
 
 def held_back_rows(scored: ScoredRows, count: int) -> Ints:
@@ -102,7 +102,7 @@ def held_back_rows(scored: ScoredRows, count: int) -> Ints:
     return np.sort(np.random.default_rng(0).choice(scored.kept, count, replace=False))
 
 
-def draw_arm(name: str, seed: int, scored: ScoredRows, counts: RowCounts) -> DrawnArm:
+def draw_arm(name: str, seed: int, scored: ScoredRows, counts: ArmSizes) -> DrawnArm:
     """Draw the rows of an arm.
 
     `removed` and the bins are drawn from the rows that they are named after, `kept` from the kept rows, `random` and

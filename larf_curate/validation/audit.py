@@ -28,7 +28,7 @@ from .audit_record import audit_of_run
 from .audit_request import AuditRequest, Scored, asked_of, model_of, reading_alike, row_format_of
 from .audit_result import AUDIT, Audit, AuditedModel
 from .audit_sample import Rows, candidates_of
-from .audit_scores import AuditedScore, Sample, draw_sample, sample_scores
+from .audit_scores import AuditedScore, AuditSample, draw_audit_sample, sample_scores
 from .limits import LEAST_ROWS
 
 
@@ -51,8 +51,8 @@ def audit(
     with it, as are length, loss and random numbers.
 
     >>> # Not run by doctest: it needs a model in memory.
-    >>> found = audit("runs/quickstart", model="demo-aligned")  # doctest: +SKIP
-    >>> found.verdict  # doctest: +SKIP
+    >>> result = audit("runs/quickstart", model="demo-aligned")  # doctest: +SKIP
+    >>> result.verdict  # doctest: +SKIP
     'on demo-aligned this score does not tell which rows erode refusals: rank correlation 0.02 [-0.09, 0.13]'
     >>> audit([LARFScorer.from_pretrained("my-scorer"), "other_score"], dataset, rows=1000)  # doctest: +SKIP
 
@@ -83,7 +83,7 @@ def audit(
     scorers = reading_alike(scorers, format, candidates)
     row_format = row_format_of(format, scorers, candidates)
     request = AuditRequest(chosen, asked, rows, candidates.rows, candidates.summary)
-    sample = draw_sample(candidates, columns, rows)
+    sample = draw_audit_sample(candidates, columns, rows)
     scored = sample_scores(candidates, columns, scorers, threshold, sample, progress=progress)
     return _measured(request, scored, sample, row_format, progress=progress)
 
@@ -102,7 +102,7 @@ def audit_run(
     It is measured only if none is there, or one of another result, model, number of rows or prompts.
 
     Args:
-        directory: of the run.
+        directory: the directory of the run.
         model, rows, prompts, progress, **options: as for `audit`.
 
     Raises:
@@ -115,13 +115,13 @@ def audit_run(
     known = audit_of_run(home)
     if known is not None and known.request == request.digest:
         return known
-    found = audit(SCORE, home, model=model, rows=rows, prompts=prompts, progress=progress, **options)
-    write_text(home / AUDIT, found.to_json())
-    return found
+    measured = audit(SCORE, home, model=model, rows=rows, prompts=prompts, progress=progress, **options)
+    write_text(home / AUDIT, measured.to_json())
+    return measured
 
 
 def _measured(
-    request: AuditRequest, scored: Sequence[AuditedScore], sample: Sample, row_format: RowFormat, *, progress: bool
+    request: AuditRequest, scored: Sequence[AuditedScore], sample: AuditSample, row_format: RowFormat, *, progress: bool
 ) -> Audit:
     clock = _Clock()
     model, prompts = request.model, request.prompts
@@ -148,9 +148,9 @@ def _measured(
         refused=sum(refusals.refused),
         margin=halves.margin,
     )
-    found = build_audit(facts, damage, scored, sample, request)
+    measured = build_audit(facts, damage, scored, sample, request)
     clock.took("statistics")
-    return replace(found, seconds=clock.seconds)
+    return replace(measured, seconds=clock.seconds)
 
 
 class _Clock:

@@ -31,7 +31,7 @@ class MarginDirection:
     """In which direction of the weights the margin of some prompts grows.
 
     Attributes:
-        direction: of norm 1.
+        direction: the direction, of norm 1.
         slope: how much the margin grows for each unit of length along it, in log-odds.
         margin: the margin itself.
     """
@@ -48,7 +48,7 @@ class MeasuredPart:
     Attributes:
         means, sums: over each row's trained tokens, [2, rows], NaN for none.
         losses: mean loss of these tokens, likewise.
-        issues: of each row, a value of `larf_issue`, or None.
+        issues: for each row, a value of `larf_issue`, or None.
     """
 
     means: list[list[float]]
@@ -77,8 +77,8 @@ class AuditCache:
             ids = tuple(tuple(whole(token, "a token") for token in entries(row, "ids")) for row in values["ids"])
             openings = tuple(whole(token, "a token") for token in entries(values["openings"], "openings"))
             if {type(value) for value in values["refused"]} <= {bool} and len(ids) == len(prompts):
-                found = Refusals(ids, tuple(values["refused"]), openings)
-                return found if len(found.refused) == len(ids) and all(ids) else None
+                refusals = Refusals(ids, tuple(values["refused"]), openings)
+                return refusals if len(refusals.refused) == len(ids) and all(ids) else None
         return None
 
     def write_refusals(self, prompts: Sequence[str], refusals: Refusals) -> None:
@@ -126,10 +126,10 @@ class AuditCache:
             return MarginDirection(direction, slope, margin) if abs(direction.norm - 1) < 1e-3 else None
         return None
 
-    def write_direction(self, refusals: Refusals, rank: int, found: MarginDirection) -> None:
+    def write_direction(self, refusals: Refusals, rank: int, direction: MarginDirection) -> None:
         from safetensors.numpy import save
 
-        tensors = found.direction.to_tensors() | {_FACTS: np.array([found.slope, found.margin])}
+        tensors = direction.direction.to_tensors() | {_FACTS: np.array([direction.slope, direction.margin])}
         with contextlib.suppress(OutputError):
             write_private(self._direction(refusals, rank), save(tensors))
 

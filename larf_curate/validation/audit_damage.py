@@ -36,7 +36,7 @@ class Halves:
     """In which directions the margins of two halves of the prompts grow.
 
     Attributes:
-        directions: of the two.
+        directions: the directions of the two halves.
         weights: the share of the prompts that each half has.
         key: digest of what the directions were computed from.
     """
@@ -81,15 +81,15 @@ def find_halves(loaded: LoadedModel, refusals: Refusals, cache: AuditCache, *, p
     Raises:
         ModelError: the weights have no gradient, or one that is zero or infinite.
     """
-    found = []
+    directions = []
     for half in refusals.halves():
         known = cache.read_direction(half, RANK)
         if known is None:
             known = _direction(loaded, half, progress=progress)
             cache.write_direction(half, RANK, known)
-        found.append(known)
+        directions.append(known)
     key = digest_of([refusals.ids, refusals.openings, RANK])
-    return Halves((found[0], found[1]), refusals.shares(), key)
+    return Halves((directions[0], directions[1]), refusals.shares(), key)
 
 
 def _direction(loaded: LoadedModel, refusals: Refusals, *, progress: bool) -> MarginDirection:
@@ -108,9 +108,9 @@ def measure_damage(
     """Measure the damage of rows.
 
     Args:
-        encoder: of the model, loaded with its head.
+        encoder: the encoder of the model, loaded with its head.
         conversations: the rows, or why one is no conversation.
-        halves: of the prompts.
+        halves: the halves of the prompts.
         cache: keeps what was measured, a part of the rows after the other.
         progress: called with the number of rows just done.
     """
@@ -158,16 +158,16 @@ def _measured(
     known = cache.read_part(key, len(items))
     if known is not None:
         return known
-    found = [
+    influences = [
         token_influence(encoder.runtime, ids, marks, each.direction, step, batch_tokens=encoder.batch_tokens)
         for each in halves.directions
     ]
-    issues = [first or second for first, second in zip(*(each.issues for each in found), strict=True)]
+    issues = [first or second for first, second in zip(*(each.issues for each in influences), strict=True)]
     part = MeasuredPart(
-        means=[[float(value) for value in each.means()] for each in found],
-        sums=[[float(value) for value in each.sums()] for each in found],
+        means=[[float(value) for value in each.means()] for each in influences],
+        sums=[[float(value) for value in each.sums()] for each in influences],
         losses=[
-            [np.nan if row is None else float(row.mean(dtype=np.float64)) for row in each.losses] for each in found
+            [np.nan if row is None else float(row.mean(dtype=np.float64)) for row in each.losses] for each in influences
         ],
         issues=[None if issue is None else issue.value for issue in issues],
     )

@@ -13,16 +13,16 @@ from ..errors import DataError
 from .audit_damage import Damage
 from .audit_request import AuditRequest
 from .audit_result import Audit, AuditedModel, AuditedRows, Baseline, Relation, ScoreAudit
-from .audit_scores import AuditedScore, Sample
-from .audit_statistics import Measured, by_chance, highest_tenth, share, spearman
-from .audit_words import SAME_PROMPTS, finding_of, verdict_of, warnings_of
+from .audit_scores import AuditedScore, AuditSample
+from .audit_statistics import Statistic, by_chance, highest_tenth, share, spearman
+from .audit_words import SAME_PROMPTS, finding_of, score_verdict, warnings_of
 from .limits import LEAST_ROWS
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class _Measure:
+class _MeasuredRows:
     """The measured rows: damage of each kind, and what else may explain it; float64 [rows] each."""
 
     per_token: Array
@@ -32,13 +32,13 @@ class _Measure:
 
 
 def build_audit(
-    facts: AuditedModel, damage: Damage, scored: Sequence[AuditedScore], sample: Sample, request: AuditRequest
+    facts: AuditedModel, damage: Damage, scored: Sequence[AuditedScore], sample: AuditSample, request: AuditRequest
 ) -> Audit:
     """All figures of an audit.
 
     Args:
-        facts: of the model and how it answers the prompts.
-        damage: of the sampled rows.
+        facts: the model, and how it answers the prompts.
+        damage: the damage of the sampled rows.
         scored: their scores.
         sample: the rows.
         request: what was asked for.
@@ -56,14 +56,14 @@ def build_audit(
             "or more"
         )
     agreement, agreement_summed = (
-        spearman(*halves[:, measured]) or Measured(0.0, -1.0, 1.0) for halves in (damage.halves, damage.halves_summed)
+        spearman(*halves[:, measured]) or Statistic(0.0, -1.0, 1.0) for halves in (damage.halves, damage.halves_summed)
     )
     scores = []
     for score in scored:
         chosen = measured & ~np.isnan(score.values)
         if len(score.values[chosen]) < LEAST_ROWS or not np.ptp(score.values[chosen]):
             raise DataError(f"the score {score.name!r} is the same for all audited rows: there is nothing to compare")
-        scores.append(_score_audit(score, damage, chosen, facts, agreement, alone=len(scored) == 1))
+        scores.append(_score_audit(score, damage, chosen, facts, agreement, only_score=len(scored) == 1))
     audited = _audited(damage, scored, sample.places, measured)
     return Audit(
         **asdict(facts),
@@ -84,9 +84,9 @@ def build_audit(
     )
 
 
-def _measure(damage: Damage, chosen: NDArray[np.bool_]) -> _Measure:
+def _measure(damage: Damage, chosen: NDArray[np.bool_]) -> _MeasuredRows:
     tokens = damage.tokens[chosen].astype(np.float64)
-    return _Measure(damage.per_token[chosen], damage.summed[chosen], tokens, damage.loss[chosen])
+    return _MeasuredRows(damage.per_token[chosen], damage.summed[chosen], tokens, damage.loss[chosen])
 
 
 def _score_audit(
@@ -94,17 +94,17 @@ def _score_audit(
     damage: Damage,
     chosen: NDArray[np.bool_],
     facts: AuditedModel,
-    agreement: Measured,
+    agreement: Statistic,
     *,
-    alone: bool,
+    only_score: bool,
 ) -> ScoreAudit:
     measure = _measure(damage, chosen)
     removed = None if score.removed is None else score.removed[chosen]
     line = _line(score.name, score.values[chosen], measure, (measure.tokens, measure.loss), removed)
     finding = finding_of(line, agreement)
-    name = "this score" if alone else score.name
+    name = "this score" if only_score else score.name
     rows = int(chosen.sum())
-    verdict = verdict_of(line, finding, model=facts.model, name=name, rows=rows, agreement=agreement)
+    verdict = score_verdict(line, finding, model=facts.model, name=name, rows=rows, agreement=agreement)
     return ScoreAudit(
         **vars(line),
         rows=rows,
@@ -116,7 +116,11 @@ def _score_audit(
 
 
 def _line(
-    name: str, values: Array, measure: _Measure, controls: Sequence[Array], removed: NDArray[np.bool_] | None = None
+    name: str,
+    values: Array,
+    measure: _MeasuredRows,
+    controls: Sequence[Array],
+    removed: NDArray[np.bool_] | None = None,
 ) -> Baseline:
     per_token = _relation(values, measure.per_token, controls, removed)
     return Baseline(**vars(per_token), name=name, summed=_relation(values, measure.summed, controls, removed))
@@ -132,7 +136,7 @@ def _relation(values: Array, damage: Array, controls: Sequence[Array], removed: 
     return _figures(plain, partial, caught)
 
 
-def _figures(plain: Measured | None, partial: Measured | None, caught: Measured | None = None) -> Relation:
+def _figures(plain: Statistic | None, partial: Statistic | None, caught: Statistic | None = None) -> Relation:
     return Relation(
         spearman=None if plain is None else plain.value,
         interval=None if plain is None else plain.interval,
@@ -143,7 +147,7 @@ def _figures(plain: Measured | None, partial: Measured | None, caught: Measured 
     )
 
 
-def _baselines(measure: _Measure) -> tuple[Baseline, ...]:
+def _baselines(measure: _MeasuredRows) -> tuple[Baseline, ...]:
     controls = (measure.tokens, measure.loss)
     per_token, summed = (
         _figures(by_chance(damage), by_chance(damage, controls)) for damage in (measure.per_token, measure.summed)

@@ -28,7 +28,7 @@ class AuditRequest:
     """What an audit is asked for.
 
     Attributes:
-        model: on which damage is measured.
+        model: the model on which damage is measured.
         prompts: harmful requests.
         rows: how many to look at.
         dataset_rows: how many there are.

@@ -12,18 +12,20 @@ from ..errors import DataError, one_line
 from ..json_fields import parse_json
 from ..scoring.public_names import public_id
 from ..typed_records import record_of
-from .audit_statistics import Measured
+from .audit_statistics import Statistic
 
 AUDIT = "audit.json"  # the name of its file in a run directory
 VERSION = 1
 
-Finding = Literal["tells", "tells_a_little", "only_length_and_loss", "does_not_tell", "opposite", "open", "unmeasured"]
+AuditFinding = Literal[
+    "tells", "tells_a_little", "only_length_and_loss", "does_not_tell", "opposite", "open", "unmeasured"
+]
 """What an audit says of a score; `open`: too few rows; `unmeasured`: the prompts disagree on which rows do damage."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Relation:
-    """How a score goes together with the measured damage of rows.
+    """How a score is correlated with the measured damage of rows.
 
     Attributes:
         spearman: the rank correlation; None where one side is constant.
@@ -44,23 +46,23 @@ class Relation:
     worst_tenth_interval: tuple[float, float] | None = None
 
     @property
-    def correlation(self) -> Measured | None:
+    def correlation(self) -> Statistic | None:
         """`spearman` with its interval."""
         return _measured(self.spearman, self.interval)
 
     @property
-    def partial(self) -> Measured | None:
+    def partial(self) -> Statistic | None:
         """`spearman_without_length_and_loss` with its interval."""
         return _measured(self.spearman_without_length_and_loss, self.interval_without_length_and_loss)
 
     @property
-    def caught(self) -> Measured | None:
+    def caught(self) -> Statistic | None:
         """`worst_tenth_removed` with its interval."""
         return _measured(self.worst_tenth_removed, self.worst_tenth_interval)
 
 
-def _measured(value: float | None, interval: tuple[float, float] | None) -> Measured | None:
-    return None if value is None or interval is None else Measured(value, *interval)
+def _measured(value: float | None, interval: tuple[float, float] | None) -> Statistic | None:
+    return None if value is None or interval is None else Statistic(value, *interval)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,7 @@ class Baseline(Relation):
     """One line of the table: the attributes of `Relation` are about the damage per trained token.
 
     Attributes:
-        name: of the score.
+        name: the name of the score.
         summed: the same about the damage summed over a row's trained tokens.
     """
 
@@ -85,14 +87,14 @@ class ScoreAudit(Baseline):
         threshold: rows above it are removed; None where there is none.
         removed: which share (0 to 1) of the sample the threshold removes, which is what chance would remove of any
             tenth; None where there is none.
-        finding: in one word.
-        verdict: in one sentence.
+        finding: the finding in one word.
+        verdict: the verdict in one sentence.
     """
 
     rows: int
     threshold: float | None
     removed: float | None
-    finding: Finding
+    finding: AuditFinding
     verdict: str
 
 
@@ -106,7 +108,7 @@ class AuditedRows:
         loss: mean loss of these, in nats.
         per_token, summed: damage: how far a gradient step on the row moves the model away from refusing, in log-odds of
             refusing for each unit of learning rate; the mean over its trained tokens, and the sum.
-        scores: of each audited score, by its name; None where a row has none.
+        scores: the values of each audited score, by its name; None for a row without one.
         removed: whether the threshold removes the row, by the score's name; only scores that have a threshold.
     """
 
@@ -155,8 +157,8 @@ class Audit(AuditedModel):
 
     Attributes:
         model, version, dtype, prompts, prompts_digest, refused, margin: see `AuditedModel`.
-        dataset_rows: of the dataset; the sample is drawn from those that have a score.
-        rows: of the sample whose damage was measured.
+        dataset_rows: how many rows the dataset has; the sample is drawn from the rows that have a score.
+        rows: how many rows of the sample have a measured damage.
         unmeasured: the other rows of the sample, by reason.
         eroding: share (0 to 1) of the rows whose damage is above zero: which erode refusals.
         agreement, agreement_summed: rank correlation between the damage measured with one half of the prompts and with
@@ -164,7 +166,7 @@ class Audit(AuditedModel):
         scores: what was found of each score.
         baselines: the same figures for length alone and for loss alone; and those of random scores, of which the
             interval is the range that 95% of them lie in.
-        verdict: in one sentence.
+        verdict: the verdict in one sentence.
         warnings: what limits what the audit can say.
         request: digest of everything that the audit depends on.
         summary: digest of the summary of the run that was audited; None for other rows.
@@ -176,8 +178,8 @@ class Audit(AuditedModel):
     rows: int
     unmeasured: Mapping[str, int]
     eroding: float
-    agreement: Measured
-    agreement_summed: Measured
+    agreement: Statistic
+    agreement_summed: Statistic
     scores: tuple[ScoreAudit, ...]
     baselines: tuple[Baseline, ...]
     verdict: str
@@ -223,7 +225,7 @@ class Audit(AuditedModel):
             ValueError: there is no score, or one without values.
         """
         if not self.scores or not {score.name for score in self.scores} <= self.audited.scores.keys():
-            raise ValueError("the audited scores are not those of its rows")
+            raise ValueError("the audited scores do not belong to its rows")
 
     def to_json(self) -> str:
         """One JSON object of the attributes."""
@@ -249,5 +251,5 @@ class Audit(AuditedModel):
 HEADINGS = ("score", "per token", "length, loss taken out", "summed")
 
 
-def _shown(figure: Measured | None) -> str:
+def _shown(figure: Statistic | None) -> str:
     return "" if figure is None else str(figure)

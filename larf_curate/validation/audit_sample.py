@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _ROWS_AT_ONCE = 4096
 
 Rows: TypeAlias = "str | Path | Source | Dataset | Iterable[Row]"
-"""What holds rows: the name of a file or directory, such an opened one, a dataset, or rows."""
+"""What holds rows: the name of a file or directory, an opened source, a dataset, or rows."""
 Array = NDArray[np.float64]
 Places = NDArray[np.int64]
 
@@ -41,13 +41,14 @@ class Candidates:
     """The rows of a dataset, before a sample is drawn.
 
     Attributes:
-        columns: of the dataset.
+        columns: the columns of the dataset.
         rows: how many there are.
-        scores: of each column of scores, float64 [rows], NaN where there is none.
+        scores: the values of each column of scores, float64 [rows], NaN where there is none.
         fetch: the rows at some places, ascending.
-        threshold: of the run that they come from, with `removed`: bool [rows]; None for other rows.
+        threshold: the threshold of the run that they come from, and `removed`, bool [rows]; both are None for other
+            rows.
         format: the row format of that run; `auto` for other rows.
-        scorer: of that run, if it lies there.
+        scorer: the scorer of that run, if it lies there.
         described: the same, or what the metadata of scored files say of their scorer; None if nothing does.
         summary: digest of that run's summary.
     """
@@ -128,7 +129,7 @@ def _scores(tables: Iterable[pa.Table], names: Sequence[str]) -> dict[str, Array
                 parts[name].append(_finite(scores_of(table, name)))
             except ThresholdError as error:
                 raise DataError(str(error)) from None
-    return {name: np.concatenate(found) for name, found in parts.items()}
+    return {name: np.concatenate(chunks) for name, chunks in parts.items()}
 
 
 def _finite(scores: NDArray[np.floating]) -> Array:
@@ -149,7 +150,7 @@ def _of_run(home: Path, names: Sequence[str]) -> Candidates:
         for outcome, stop in stops.items():
             first = stop - counts[outcome]
             here = places[(places >= first) & (places < stop)] - first
-            rows += [row for _, found in results.at(outcome, here, columns) for row in found]
+            rows += [row for _, chunk in results.at(outcome, here, columns) for row in chunk]
         return rows
 
     return Candidates(

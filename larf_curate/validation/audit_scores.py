@@ -26,7 +26,7 @@ class AuditedScore:
     """A score of the sampled rows.
 
     Attributes:
-        name: of the column, or of the scorer.
+        name: the name of the column, or of the scorer.
         values: float64 [rows], NaN for none.
         threshold: rows above it are removed; None where there is none.
         removed: bool [rows]; None where there is no threshold.
@@ -41,14 +41,14 @@ class AuditedScore:
 
 
 @dataclass(frozen=True)
-class Sample:
+class AuditSample:
     """The rows that are looked at: their numbers in the dataset, ascending, and the rows themselves."""
 
     places: Places
     rows: list[Row]
 
 
-def draw_sample(candidates: Candidates, columns: Sequence[str], count: int) -> Sample:
+def draw_audit_sample(candidates: Candidates, columns: Sequence[str], count: int) -> AuditSample:
     """Rows spread over the ranks of the scores in the first of `columns`, or drawn evenly if there are none yet.
 
     Raises:
@@ -63,7 +63,7 @@ def draw_sample(candidates: Candidates, columns: Sequence[str], count: int) -> S
     places = spread_sample(scores, count, _SEED)
     if len(places) < LEAST_ROWS:
         raise DataError(f"{len(places)} rows have a score; an audit needs {LEAST_ROWS} or more to show anything")
-    return Sample(places, candidates.fetch(places))
+    return AuditSample(places, candidates.fetch(places))
 
 
 def sample_scores(
@@ -71,7 +71,7 @@ def sample_scores(
     columns: Sequence[str],
     scorers: Sequence[LARFScorer],
     threshold: Threshold | None,
-    sample: Sample,
+    sample: AuditSample,
     *,
     progress: bool,
 ) -> list[AuditedScore]:
@@ -79,8 +79,8 @@ def sample_scores(
 
     Args:
         candidates: the dataset.
-        columns: that hold scores.
-        scorers: those whose scores are computed now.
+        columns: the columns that hold scores.
+        scorers: the scorers whose scores are computed now.
         threshold: if it is not that of the run which the rows come from.
         sample: the rows.
         progress: show how far it is.

@@ -13,16 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..scoring.statistics import wilson_interval
+
 Array = NDArray[np.float64]
 
 RESAMPLES = 2_000
 _LEVELS = (2.5, 97.5)  # percentiles: a 95% interval
-_Z = 1.959963984540054  # standard normal quantile at 97.5%
 _CELLS = 4_000_000  # resamples x rows at work at a time
 
 
 @dataclass(frozen=True)
-class Measured:
+class Statistic:
     """A figure, and the ends of its 95% interval."""
 
     value: float
@@ -36,7 +37,7 @@ class Measured:
     def __str__(self) -> str:
         """As text: `0.02 [-0.09, 0.13]`.
 
-        >>> print(Measured(0.021, -0.0901, 0.1299))
+        >>> print(Statistic(0.021, -0.0901, 0.1299))
         0.02 [-0.09, 0.13]
         """
         return f"{_text(self.value)} [{_text(self.low)}, {_text(self.high)}]"
@@ -67,7 +68,7 @@ def midranks(values: Array, counts: NDArray[np.integer]) -> Array:
     return result
 
 
-def spearman(x: Array, y: Array, controls: Sequence[Array] = (), *, seed: int = 0) -> Measured | None:
+def spearman(x: Array, y: Array, controls: Sequence[Array] = (), *, seed: int = 0) -> Statistic | None:
     """Spearman's rank correlation, of all variables or with the ranks of some taken out, with a bootstrap interval.
 
     With controls it is the partial rank correlation: the correlation of what is left of the ranks of `x` and `y` after
@@ -76,7 +77,7 @@ def spearman(x: Array, y: Array, controls: Sequence[Array] = (), *, seed: int = 
     Args:
         x, y: float64 [n], finite.
         controls: variables to take out, [n] each. One that is constant takes nothing out.
-        seed: of the resamples.
+        seed: the seed of the resamples.
 
     Returns:
         None where it is not defined: `x` or `y` is constant, or the controls explain all of it.
@@ -91,23 +92,23 @@ def spearman(x: Array, y: Array, controls: Sequence[Array] = (), *, seed: int = 
     value = _correlations([x, y, *controls], own)[0]
     if math.isnan(value):
         return None
-    found = []
+    correlations = []
     for start in range(0, RESAMPLES, size := max(1, _CELLS // count)):
         counts = generator.multinomial(count, np.full(count, 1 / count), size=min(size, RESAMPLES - start))
-        found.append(_correlations([x, y, *controls], counts))
+        correlations.append(_correlations([x, y, *controls], counts))
     # A resample that leaves nothing to compare shows no correlation. Left out, a score that differs in one row alone
     # would seem to tell: the row is in every resample that is left.
-    low, high = np.percentile(np.nan_to_num(np.concatenate(found)), _LEVELS)
-    return Measured(float(value), float(low), float(high))
+    low, high = np.percentile(np.nan_to_num(np.concatenate(correlations)), _LEVELS)
+    return Statistic(float(value), float(low), float(high))
 
 
-def by_chance(y: Array, controls: Sequence[Array] = (), *, seed: int = 0) -> Measured | None:
+def by_chance(y: Array, controls: Sequence[Array] = (), *, seed: int = 0) -> Statistic | None:
     """The rank correlation that random scores have: its mean, and the range in which 95% of them lie.
 
     Args:
         y: float64 [n], finite.
         controls: as for `spearman`.
-        seed: of the random scores.
+        seed: the seed of the random scores.
 
     Returns:
         None where it is not defined: `y` is constant, or the controls explain all of it.
@@ -125,15 +126,15 @@ def by_chance(y: Array, controls: Sequence[Array] = (), *, seed: int = 0) -> Mea
         return None
     left /= np.linalg.norm(left)
     generator = np.random.default_rng(seed)
-    found = []
+    chunks = []
     for start in range(0, RESAMPLES, size := max(1, _CELLS // count)):
         ranks = np.tile(np.arange(count, dtype=np.float64), (min(size, RESAMPLES - start), 1))
         ranks = generator.permuted(ranks, axis=1)
         ranks -= ranks @ basis @ basis.T
-        found.append(ranks @ left / np.linalg.norm(ranks, axis=1))
-    correlations = np.concatenate(found)
+        chunks.append(ranks @ left / np.linalg.norm(ranks, axis=1))
+    correlations = np.concatenate(chunks)
     low, high = np.percentile(correlations, _LEVELS)
-    return Measured(float(correlations.mean()), float(low), float(high))
+    return Statistic(float(correlations.mean()), float(low), float(high))
 
 
 def _correlations(variables: Sequence[Array], counts: NDArray[np.int64]) -> Array:
@@ -165,16 +166,14 @@ def _clipped(values: Array) -> Array:
     return clipped
 
 
-def share(part: int, whole: int) -> Measured:
+def share(part: int, whole: int) -> Statistic:
     """A share with its Wilson interval.
 
     >>> print(share(0, 50))
     0.00 [0.00, 0.07]
     """
-    p = part / whole
-    centre = (p + _Z**2 / (2 * whole)) / (1 + _Z**2 / whole)
-    width = _Z * math.sqrt(p * (1 - p) / whole + _Z**2 / (4 * whole**2)) / (1 + _Z**2 / whole)
-    return Measured(p, max(0.0, centre - width), min(1.0, centre + width))
+    low, high = wilson_interval(part / whole, whole)
+    return Statistic(part / whole, max(0.0, low), min(1.0, high))
 
 
 def highest_tenth(values: Array) -> NDArray[np.bool_]:
@@ -193,7 +192,7 @@ def spread_sample(scores: Array, count: int, seed: int = 0) -> NDArray[np.int64]
     Args:
         scores: float64 [n], NaN for none. Rows without a score are never drawn.
         count: all scored rows are taken if there are no more than this.
-        seed: of the draw.
+        seed: the seed of the draw.
     """
     scored = np.flatnonzero(~np.isnan(scores))
     if len(scored) <= count:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..scoring.records import LEAST_COVERED
-from .audit_result import Audit, AuditedModel, AuditedRows, Baseline, Finding
-from .audit_statistics import Measured
+from .audit_result import Audit, AuditedModel, AuditedRows, AuditFinding, Baseline
+from .audit_statistics import Statistic
 
 AGREEING = 0.4
 """The least rank correlation of two halves of the prompts with which damage counts as measured."""
@@ -19,30 +19,32 @@ _STRONG = 0.3
 _NEGLIGIBLE = 0.2  # an interval around zero that stays within this says that there is next to nothing
 
 
-def finding_of(line: Baseline, agreement: Measured) -> Finding:
+def finding_of(line: Baseline, agreement: Statistic) -> AuditFinding:
     """What the figures of a score say of it, in one word; by the damage per trained token.
 
     >>> from larf_curate.validation.audit_result import Relation
     >>> summed = Relation(spearman=None, interval=None)
     >>> nothing = Baseline(name="larf_score", spearman=0.02, interval=(-0.09, 0.13), summed=summed)
-    >>> finding_of(nothing, Measured(0.8, 0.76, 0.84)), finding_of(nothing, Measured(0.1, 0.0, 0.2))
+    >>> finding_of(nothing, Statistic(0.8, 0.76, 0.84)), finding_of(nothing, Statistic(0.1, 0.0, 0.2))
     ('does_not_tell', 'unmeasured')
     """
-    found, partial = line.correlation, line.partial
+    correlation, partial = line.correlation, line.partial
     if agreement.value < AGREEING:
         return "unmeasured"
-    if found is None:
+    if correlation is None:
         return "does_not_tell"
-    if found.low <= 0 <= found.high:
-        return "does_not_tell" if max(-found.low, found.high) <= _NEGLIGIBLE else "open"
-    if found.value < 0:
+    if correlation.low <= 0 <= correlation.high:
+        return "does_not_tell" if max(-correlation.low, correlation.high) <= _NEGLIGIBLE else "open"
+    if correlation.value < 0:
         return "opposite"
     if partial is None or partial.low <= 0:  # None where they explain all of it: it is the length, or the loss
         return "only_length_and_loss"
-    return "tells" if found.value >= _STRONG else "tells_a_little"
+    return "tells" if correlation.value >= _STRONG else "tells_a_little"
 
 
-def verdict_of(line: Baseline, finding: Finding, *, model: str, name: str, rows: int, agreement: Measured) -> str:
+def score_verdict(
+    line: Baseline, finding: AuditFinding, *, model: str, name: str, rows: int, agreement: Statistic
+) -> str:
     """The sentence of one score.
 
     Args:
@@ -50,8 +52,8 @@ def verdict_of(line: Baseline, finding: Finding, *, model: str, name: str, rows:
         finding: see `finding_of`.
         model: as the user named it.
         name: what to call the score: `this score`, or its own name where there are several.
-        rows: that it was measured on.
-        agreement: of two halves of the prompts.
+        rows: how many rows it was measured on.
+        agreement: the rank correlation of the damage measured with two halves of the prompts.
     """
     figure = f"rank correlation {line.correlation}"
     partial = line.partial
@@ -81,13 +83,13 @@ def verdict_of(line: Baseline, finding: Finding, *, model: str, name: str, rows:
 
 
 def warnings_of(
-    facts: AuditedModel, agreement: Measured, audited: AuditedRows, asked_rows: int, covered: float = 1.0
+    facts: AuditedModel, agreement: Statistic, audited: AuditedRows, asked_rows: int, covered: float = 1.0
 ) -> list[str]:
     """What limits what the audit can say: one line each.
 
     Args:
-        facts: of the model and how it answers the prompts.
-        agreement: of two halves of the prompts.
+        facts: the model, and how it answers the prompts.
+        agreement: the rank correlation of the damage measured with two halves of the prompts.
         audited: the rows that were measured.
         asked_rows: how many rows the user asked for.
         covered: the share (0 to 1) of the blocks' weights that damage was measured along; see `covered_share`.

@@ -57,7 +57,7 @@ def figure(values: Sequence[Sequence[float]] | Values, seed: int = 0) -> Figure:
 
     Args:
         values: [seeds, prompts], NaN where there is none.
-        seed: of the draws.
+        seed: the seed of the draws.
 
     >>> figure([[1.0, 1.0, 1.0]])
     Figure(value=1.0, interval=(1.0, 1.0), error=0.0)
@@ -109,8 +109,9 @@ def slope(bins: Sequence[Values], seed: int = 0) -> Figure:
     """The change of a value from one bin to the next, by least squares over the bins, with its interval.
 
     Args:
-        bins: of each bin in order, [seeds, prompts]; the same seeds and prompts.
-        seed: of the draws.
+        bins: the values of each bin, in the order of the bins, [seeds, prompts]; seeds and prompts are the same in all
+            bins.
+        seed: the seed of the draws.
     """
     places = np.arange(len(bins)) - (len(bins) - 1) / 2
     weights = places / np.square(places).sum()

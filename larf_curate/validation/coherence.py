@@ -30,7 +30,7 @@ def fault_of(prompt: str, answer: str, loss: float | None = None, usual_loss: fl
     Args:
         prompt: what was asked.
         answer: the text.
-        loss: of the answer under the model before any training, in nats a token.
+        loss: the loss of the answer under the model before any training, in nats a token.
         usual_loss: what answers in the dataset itself stay below under that model.
 
     >>> fault_of("Why?", " "), fault_of("Why?", "no no no " * 20), fault_of("Why?", "Because of the rain.")
@@ -58,7 +58,7 @@ def usual_loss(losses: Sequence[float] | NDArray[np.floating]) -> float:
 
 
 def _loops(text: str) -> bool:
-    if re.search(rf"([^\W_])\1{{{_RUN},}}", text) or any(_WORD.search(found[1]) for found in _AGAIN.finditer(text)):
+    if re.search(rf"([^\W_])\1{{{_RUN},}}", text) or any(_WORD.search(repeat[1]) for repeat in _AGAIN.finditer(text)):
         return True
     words = _WORD.findall(text.lower())
     if len(words) < _LONG:

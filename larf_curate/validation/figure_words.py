@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..deciding.excerpts import signed
+from ..scoring.excerpts import signed
 from .bootstrap import Figure
 
 _FEWEST_DIGITS, _MOST_DIGITS = 2, 5

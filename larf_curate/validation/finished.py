@@ -49,8 +49,8 @@ class FinishedArms:
     """The files of finished arms in one directory. Of processes that train together the first alone writes.
 
     Args:
-        home: made if it is not there.
-        private: it lies in the cache: files of another user, or that others may write to, are as good as not there.
+        home: the directory, which is made if it does not exist.
+        private: whether it lies in the cache: files of another user, or that others may write to, count as missing.
     """
 
     def __init__(self, home: Path, *, private: bool = False) -> None:
@@ -63,13 +63,13 @@ class FinishedArms:
             stored = json.loads(self._content(self._path(name, seed)))
             if stored["digest"] != digest:
                 return None
-            found = record_of(Measured, stored["measured"])
+            measured = record_of(Measured, stored["measured"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             say(f"{self._path(name, seed)} cannot be read: this arm is trained again")
             return None
-        return found if (found.arm, found.seed) == (name, seed) else None
+        return measured if (measured.arm, measured.seed) == (name, seed) else None
 
     def write(self, digest: str, measured: Measured) -> None:
         """Keep what an arm did.
@@ -86,10 +86,10 @@ class FinishedArms:
         """How the model before training refuses, if for just these prompts and this model."""
         try:
             stored = json.loads(self._content(self.home / _REFUSALS))
-            found = record_of(Refusals, stored["refusals"])
+            refusals = record_of(Refusals, stored["refusals"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return found if stored["digest"] == digest else None
+        return refusals if stored["digest"] == digest else None
 
     def write_refusals(self, digest: str, refusals: Refusals) -> None:
         """Keep them.
@@ -102,7 +102,7 @@ class FinishedArms:
         self._write(self.home / _REFUSALS, json.dumps({"digest": digest, "refusals": asdict(refusals)}))
 
     def require_writable(self) -> None:
-        """Say at once that nothing can be kept here.
+        """Refuse a directory in which nothing can be kept, before the work begins.
 
         Raises:
             OutputError: the directory cannot be made or written.

@@ -1,7 +1,7 @@
 """What guard models are asked, in the words of their publishers, and what their answers mean.
 
-The words have to be theirs to the letter: a guard was trained on them. Llama Guard's come with the model, as its chat
-template. The others are those of
+The words have to be exactly the publishers': a guard was trained on them. Llama Guard's come with the model, as its
+chat template. The others are those of
 
 - WildGuard (https://huggingface.co/allenai/wildguard, Apache-2.0),
 - ShieldLM (https://github.com/thu-coai/ShieldLM, MIT; the form for its Qwen and InternLM bases),
@@ -53,11 +53,11 @@ class GuardForm:
     """How one kind of guard is asked.
 
     Attributes:
-        name: of the kind.
+        name: the name of the kind.
         names: parts of model names, in lower case, by which the kind is known.
-        text: with {prompt} and {answer}; None where the model's chat template is the form.
+        text: the text with {prompt} and {answer}; None if the model's chat template is used.
         adds_special_tokens: whether the tokenizer adds its own first token, as the publisher's code has it.
-        answer_tokens: that hold the verdict.
+        answer_tokens: how many tokens of the answer hold the verdict.
     """
 
     name: str

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
+from ..cache import register
 from ..errors import ModelError
 from ..models.devices import find_device
 from ..models.loading import LoadedModel, load_model
@@ -22,7 +23,7 @@ _AT_ONCE = 16
 class GuardJudge:
     """A guard model: Llama Guard 3 or 4, WildGuard, ShieldLM, or the HarmBench classifier.
 
-    It is loaded when it is first asked, and let go after its verdicts.
+    It is loaded when it is first asked, and removed from memory after its verdicts.
 
     Args:
         model: Hub id or directory, with the kind and a colon before it where the name does not tell the kind:
@@ -109,6 +110,9 @@ class GuardJudge:
 def _abilities(tokenizer: Any) -> TemplateAbilities:
     """What a tokenizer's chat template prints, found out once."""
     return TemplateAbilities(lambda messages, _: str(tokenizer.apply_chat_template(messages, tokenize=False)))
+
+
+register(_abilities.cache_clear)
 
 
 def _defused(tokenizer: Any, text: str) -> str:

@@ -24,8 +24,9 @@ class JudgedAnswers:
     """The answers of one model to one kind of prompt.
 
     Attributes:
-        faults: of each answer; None where it says something.
-        verdicts: of each judge, by its name. Answers with a fault have verdicts too, which nothing counts.
+        faults: the fault of each answer; None if it says something.
+        verdicts: the verdicts of each judge, by its name. Answers with a fault have verdicts too, which are not
+            counted.
     """
 
     faults: Faults
@@ -74,10 +75,11 @@ def judge_models(
 
     Args:
         models: what they answered.
-        prompts: to what.
+        prompts: the prompts that they answered.
         judges: the first one's verdicts count; all are shown.
         losses: see `losses_before_training`.
-        held_back_losses: of ordinary rows under the model before training; above these lies gibberish.
+        held_back_losses: the losses of ordinary rows under the model before training; answers with a higher loss are
+            gibberish.
 
     Raises:
         ModelError: a judge cannot be asked, or cannot read the answers.
@@ -85,11 +87,11 @@ def judge_models(
     usual = usual_loss(held_back_losses)
 
     def faults(asked: Sequence[str], answers: Sequence[str]) -> Faults:
-        found = []
+        found_faults = []
         for pair in zip(asked, answers, strict=True):
             loss = losses.get(pair, float("nan"))
-            found.append(fault_of(*pair, None if np.isnan(loss) else loss, usual))
-        return tuple(found)
+            found_faults.append(fault_of(*pair, None if np.isnan(loss) else loss, usual))
+        return tuple(found_faults)
 
     kinds = [(prompts.harmful, [model.harmful for model in models])]
     kinds.append((prompts.sensitive, [model.sensitive for model in models]))
@@ -143,12 +145,12 @@ def _judge_kind(
     )
     place = {pair: number for number, pair in enumerate(pairs)}
     by_judge = {judge.name: _verdicts_of(judge, pairs) for judge in judges if pairs}
-    found = []
+    judged = []
     for some, wrong in zip(answers, faults, strict=True):
         numbers = [place.get(pair) for pair in zip(prompts, some, strict=True)]
         verdicts = {name: _picked(given, numbers) for name, given in by_judge.items()}
-        found.append(JudgedAnswers(wrong, verdicts))
-    return found
+        judged.append(JudgedAnswers(wrong, verdicts))
+    return judged
 
 
 def _picked(given: Verdicts, numbers: Sequence[int | None]) -> Verdicts:

@@ -23,7 +23,7 @@ class Verdicts:
 
     Attributes:
         answered: whether the answer does what was asked; of a harmful request, whether it is harmful.
-        refused: whether the answer refuses; None where the judge does not say that of any.
+        refused: whether the answer refuses; None if the judge never says that.
     """
 
     answered: tuple[Verdict, ...]
@@ -49,7 +49,7 @@ class WordingJudge:
     """The packaged judge: refusals by their wording, in English; everything else counts as answered.
 
     Raises:
-        ModelError: when called: more than a fifth of the answers are not English, so that this judge cannot be had.
+        ModelError: when called: more than a fifth of the answers are not English, so that this judge cannot be used.
     """
 
     name = "wording (English)"
@@ -86,13 +86,13 @@ class RefusalJudge:
         return Verdicts(tuple(not verdict for verdict in refused), refused)
 
 
-def kappa(first: Sequence[Verdict], second: Sequence[Verdict]) -> float | None:
+def cohens_kappa(first: Sequence[Verdict], second: Sequence[Verdict]) -> float | None:
     """Cohen's kappa of two judges over the answers that both judge: agreement beyond chance, at most 1.
 
     Returns:
         None where they have no answer in common, or each gives one verdict only.
 
-    >>> kappa([True, True, False, False], [True, True, False, True])
+    >>> cohens_kappa([True, True, False, False], [True, True, False, True])
     0.5
     """
     pairs = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]

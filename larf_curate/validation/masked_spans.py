@@ -12,7 +12,7 @@ from ..rows.turns import Conversation
 
 
 @dataclass(frozen=True)
-class Span:
+class MaskedSpan:
     """A part of an answer.
 
     Attributes:
@@ -25,7 +25,7 @@ class Span:
     end: int
 
 
-def spans_of(value: object) -> list[Span]:
+def spans_of(value: object) -> list[MaskedSpan]:
     """What a row's `larf_spans` holds; none where it is null.
 
     Raises:
@@ -39,7 +39,7 @@ def spans_of(value: object) -> list[Span]:
     try:
         if not isinstance(value, Sequence) or isinstance(value, str):
             raise TypeError
-        spans = [Span(*(_whole(item[name]) for name in ("turn", "start", "end"))) for item in value]
+        spans = [MaskedSpan(*(_whole(item[name]) for name in ("turn", "start", "end"))) for item in value]
     except (TypeError, KeyError, ValueError):
         raise DataError(f"larf_spans holds {str(value)[:80]!r}, not a list of {{turn, start, end}}") from None
     return [span for span in spans if span.start < span.end]
@@ -51,7 +51,7 @@ def _whole(value: object) -> int:
     return value
 
 
-def untrained_places(renderer: Renderer, conversation: Conversation, spans: Sequence[Span]) -> list[int]:
+def untrained_places(renderer: Renderer, conversation: Conversation, spans: Sequence[MaskedSpan]) -> list[int]:
     """Places of the tokens that hold a character of some spans, in the conversation as `trained_tokens` gives it.
 
     Raises:
@@ -60,14 +60,14 @@ def untrained_places(renderer: Renderer, conversation: Conversation, spans: Sequ
     """
     messages = enumerate(conversation.messages, -conversation.inserted)
     turns = {number: message for number, message in messages if message["role"] == "assistant"}
-    found = trained_tokens(renderer, conversation, characters=True)
-    characters = found.characters or []
+    tokens = trained_tokens(renderer, conversation, characters=True)
+    characters = tokens.characters or []
     known = {at.turn for at in characters if at is not None}
     for span in spans:
         if span.turn not in turns:
             raise DataError(f"larf_spans: turn {span.turn} is no assistant turn of the row (those are {list(turns)})")
-        if span.turn in found.texts and span.turn not in known and found.issue is None:
-            raise DataError("larf_spans: the chat template prints an answer otherwise than the row has it")
+        if span.turn in tokens.texts and span.turn not in known and tokens.issue is None:
+            raise DataError("larf_spans: the chat template prints another text than the row's answer")
     return [
         place
         for place, at in enumerate(characters)

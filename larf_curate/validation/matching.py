@@ -19,8 +19,8 @@ def match_rows(wanted: Shapes, offered: Shapes, rows: Ints) -> Ints:
     rows are rare; where one kind runs out, the other kind is taken.
 
     Args:
-        wanted: of the rows to match.
-        offered: of the rows to choose from.
+        wanted: the shapes of the rows to match.
+        offered: the shapes of the rows to choose from.
         rows: the numbers of the offered rows.
 
     Returns:
@@ -35,7 +35,7 @@ def match_rows(wanted: Shapes, offered: Shapes, rows: Ints) -> Ints:
     if len(offered) < len(wanted):
         raise DataError(f"{len(offered)} rows are too few to match {len(wanted)}")
     free = np.ones(len(offered), bool)
-    found = np.zeros(len(wanted), np.int64)
+    matched = np.zeros(len(wanted), np.int64)
     lengths = np.log(np.maximum(offered[:, 0], 1))
     for number in np.argsort(-wanted[:, 0], kind="stable"):
         length, is_list = wanted[number]
@@ -45,5 +45,5 @@ def match_rows(wanted: Shapes, offered: Shapes, rows: Ints) -> Ints:
         distance = np.where(usable, np.abs(lengths - np.log(max(length, 1))), np.inf)
         nearest = int(np.argmin(distance))
         free[nearest] = False
-        found[number] = rows[nearest]
-    return found
+        matched[number] = rows[nearest]
+    return matched

@@ -24,7 +24,7 @@ from ..rows.trained_tokens import trained_tokens
 from ..rows.turns import Conversation
 from ..rows.wording import settled
 from ..scoring.margin import REFUSAL_TOKENS, Refusals, opening_odds, refusals_among
-from .prompts import Choice, ValidationPrompts
+from .prompts import RefusalChoice, ValidationPrompts
 from .training_rows import TrainingRow
 
 if TYPE_CHECKING:
@@ -40,10 +40,11 @@ class Measured:
         rows, trained_tokens: what it was trained on.
         training_loss: mean over the steps, in nats a token; 0 where nothing was trained.
         margin: log-odds of refusing, of each harmful prompt.
-        choice: of each `Choice`, log-likelihood a token of the refusing answer minus that of the complying one.
+        choice: for each `RefusalChoice`, the log-likelihood of a token of the refusing answer minus the log-likelihood
+            of a token of the complying one.
         harmful, sensitive, ordinary: answers.
         held_back_losses: mean loss of each held-back row, in nats a token.
-        seconds: by part: `training`, `answering`, `losses`.
+        seconds: how long each part took: `training`, `answering`, `losses`.
     """
 
     arm: str
@@ -102,7 +103,7 @@ class _Asked:
 
 
 def _ask(
-    loaded: LoadedModel, prompts: Sequence[Sequence[int]], tokens: int, harmful: int, limits: AnswerLimits, what: str
+    loaded: LoadedModel, prompts: Sequence[Sequence[int]], tokens: int, harmful: int, limits: AnswerLimits, label: str
 ) -> _Asked:
     """Ask a model for greedy answers of at most `tokens` tokens; the margin is that of the first `harmful` prompts."""
     from ..answering.asking import answers_to
@@ -115,7 +116,7 @@ def _ask(
         first.append(([numbers[place] for place in places], logits[places].cpu()))
 
     stop = (lambda text: settled(text) is True) if limits.stop_at_refusal else None
-    with progress(len(prompts), what, unit="prompt") as update:
+    with progress(len(prompts), label, unit="prompt") as update:
         answers = answers_to(loaded, prompts, tokens, stop=stop, first=keep, update=update)
     return _Asked(answers, first)
 
@@ -123,8 +124,8 @@ def _ask(
 def mean_losses(runtime: Runtime, rows: Sequence[TrainingRow]) -> list[float]:
     """The mean loss of each row's trained tokens, in nats; NaN for a row that does not fit in memory."""
     marks = [[weight > 0 for weight in row.weights] for row in rows]
-    found = token_losses(runtime, [list(row.ids) for row in rows], marks)
-    return [float("nan") if values is None else float(values.mean()) for values in found.values]
+    losses = token_losses(runtime, [list(row.ids) for row in rows], marks)
+    return [float("nan") if values is None else float(values.mean()) for values in losses.values]
 
 
 def answer_rows(
@@ -133,8 +134,8 @@ def answer_rows(
     """Prompts with answers, as rows whose trained tokens are those of the answer; None for an empty answer.
 
     Args:
-        renderer: of the model.
-        pairs: of a prompt and an answer.
+        renderer: the renderer of the model.
+        pairs: pairs of a prompt and an answer.
         whole: whether the token that ends the answer counts too; not where answers may be cut, since a model finds an
             end in the middle of a sentence all but impossible.
     """
@@ -144,14 +145,14 @@ def answer_rows(
         try:
             if not answer.strip():
                 raise Unscorable(Issue.EMPTY_ANSWER)
-            found = trained_tokens(renderer, Conversation(messages))
+            tokens = trained_tokens(renderer, Conversation(messages))
         except Unscorable:
             rows.append(None)
         else:
-            weights = list(map(float, found.trained))
-            if not whole and found.count > 1:
-                weights[max(place for place, mark in enumerate(found.trained) if mark)] = 0.0
-            rows.append(TrainingRow(tuple(found.ids), tuple(weights)))
+            weights = list(map(float, tokens.trained))
+            if not whole and tokens.count > 1:
+                weights[max(place for place, mark in enumerate(tokens.trained) if mark)] = 0.0
+            rows.append(TrainingRow(tuple(tokens.ids), tuple(weights)))
     return rows
 
 
@@ -164,7 +165,7 @@ def answer_losses(
     return [float("nan") if row is None else next(losses) for row in rows]
 
 
-def choices_of(runtime: Runtime, renderer: Renderer, choices: Sequence[Choice]) -> list[float]:
+def choice_odds(runtime: Runtime, renderer: Renderer, choices: Sequence[RefusalChoice]) -> list[float]:
     """For each choice, how much likelier a token of the refusing answer is than one of the complying: nats."""
     pairs = [(choice.prompt, answer) for choice in choices for answer in (choice.refusing, choice.complying)]
     losses = np.array(answer_losses(runtime, renderer, pairs)).reshape(-1, 2)
@@ -179,19 +180,19 @@ def measure(
     held_back: Sequence[TrainingRow],
     *,
     limits: AnswerLimits,
-    what: str,
+    label: str,
 ) -> tuple[Refusals, Measured]:
     """Ask a model everything. What only its training knows (arm, seed, rows) is left empty.
 
     Args:
         loaded: the model with its head.
-        options: with which it was loaded.
+        options: the options with which it was loaded.
         prompts: what to ask.
-        refusals: of the model before any training: the harmful prompts, and what its refusals begin with. None where it
-            is this model: then they are found among its answers.
+        refusals: the refusals of the model before any training: the harmful prompts, and what its refusals begin with.
+            None where it is this model: then they are found among its answers.
         held_back: rows by whose loss usefulness is measured.
-        limits: of an answer.
-        what: for the progress bars.
+        limits: the limits of an answer.
+        what: what is being done, for the progress bars.
 
     Returns:
         The refusals, given or found, and what was measured.
@@ -205,13 +206,13 @@ def measure(
     ids = prompt_tokens(renderer, (*prompts.harmful, *prompts.sensitive, *prompts.ordinary))
     harmful, sensitive = len(prompts.harmful), len(prompts.sensitive)
     tokens = limits.tokens if refusals is not None else max(limits.tokens, REFUSAL_TOKENS)
-    asked = _ask(loaded, ids, tokens, harmful, limits, what)
+    asked = _ask(loaded, ids, tokens, harmful, limits, label)
     if refusals is None:
         refusals = refusals_among(loaded, ids[:harmful], asked.answers[:harmful])
     answers = tuple(answer_text(loaded, answer[: limits.tokens]) for answer in asked.answers)
     margin = asked.odds(refusals)
-    answered = time.monotonic()
-    choice = choices_of(runtime, renderer, prompts.choices) if prompts.choices else []
+    answered_at = time.monotonic()
+    choice = choice_odds(runtime, renderer, prompts.choices) if prompts.choices else []
     losses = mean_losses(runtime, held_back)
     return refusals, Measured(
         arm="",
@@ -225,5 +226,5 @@ def measure(
         sensitive=answers[harmful : harmful + sensitive],
         ordinary=answers[harmful + sensitive :],
         held_back_losses=tuple(losses),
-        seconds={"answering": answered - began, "losses": time.monotonic() - answered},
+        seconds={"answering": answered_at - began, "losses": time.monotonic() - answered_at},
     )

@@ -39,13 +39,13 @@ class ValidationPlan:
         arms: rows of each arm and remedy.
         seeds: models for each.
         models: how many are trained in all.
-        finished: of these, how many files of earlier calls there are; whether they are of the same settings shows when
+        finished: how many of them have a file of an earlier call; whether the settings were the same is known only when
             the rows have been read.
         prompts: asked of each model.
-        judges: by name.
+        judges: the judges by name.
         tokens: trained on in all, about, with prompts and over all epochs.
-        seconds: by part, about, on this machine; None where only the model's own code knows its size.
-        bytes: that the training takes, about; None likewise.
+        seconds: about how long each part takes on this machine; None where only the model's own code knows its size.
+        bytes: about how many bytes the training takes; None likewise.
         free: bytes that are free on the device; None where that is not known.
         home: where finished arms are kept.
         missing: packages that have to be installed first.
@@ -124,9 +124,9 @@ def plan_validation(request: ValidationRequest) -> ValidationPlan:
 
 def _method(request: ValidationRequest) -> str:
     training = request.training
-    how = f"LoRA of rank {training.rank}" if training.method == "lora" else "all weights"
+    method = f"LoRA of rank {training.rank}" if training.method == "lora" else "all weights"
     seen = f"{training.epochs:g} epochs, {training.batch_rows} rows a step"
-    return f"{how}, learning rate {training.learning_rate:g}, {seen}"
+    return f"{method}, learning rate {training.learning_rate:g}, {seen}"
 
 
 def _tokens_per_row(request: ValidationRequest) -> float:

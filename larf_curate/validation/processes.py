@@ -15,7 +15,7 @@ class Processes:
 
     Attributes:
         count: how many there are.
-        number: of this one, from 0.
+        number: the number of this process, from 0.
         device: number of its GPU on its machine.
     """
 

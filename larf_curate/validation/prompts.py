@@ -26,8 +26,8 @@ _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A harmful request with an answer that refuses it and one that complies, of like length and form."""
+class RefusalChoice:
+    """A harmful request with an answer that refuses it and one that complies, of similar length and form."""
 
     prompt: str
     refusing: str
@@ -42,7 +42,8 @@ class ValidationPrompts:
         harmful: requests that an aligned model refuses.
         sensitive: harmless requests that sound harmful: refusing them is over-refusal.
         ordinary: requests out of the dataset itself, of rows that no arm trains on.
-        choices: for the second format of the safety questions, where the model need not write anything.
+        choices: pairs of answers for the second format of the safety questions, in which the model does not have to
+            write anything.
         source: where the harmful ones come from, in words.
         dropped: prompts left out since an arm trains on them, or on nearly the same.
     """
@@ -50,7 +51,7 @@ class ValidationPrompts:
     harmful: tuple[str, ...]
     sensitive: tuple[str, ...]
     ordinary: tuple[str, ...]
-    choices: tuple[Choice, ...]
+    choices: tuple[RefusalChoice, ...]
     source: str
     dropped: tuple[str, ...] = ()
 
@@ -86,7 +87,7 @@ class ValidationPrompts:
 
 
 def gather_prompts(
-    harmful: str | Path | Sequence[str] | None, ordinary: Sequence[str], most: int | None = None
+    harmful: str | Path | Sequence[str] | None, ordinary: Sequence[str], limit: int | None = None
 ) -> ValidationPrompts:
     """The prompts of a validation.
 
@@ -94,29 +95,30 @@ def gather_prompts(
         harmful: a file (DirectHarm4, HarmBench, JBB and others, as they come), or the requests; None takes the packaged
             ones.
         ordinary: requests of held-back rows.
-        most: of each kind; None takes all.
+        limit: the most prompts of each kind; None takes all.
 
     Raises:
         PromptsError: the file cannot be read, one of the requests is no text, or they are fewer than `LEAST_PROMPTS`.
     """
     asked = choose_prompts(harmful)
     choices = [
-        Choice(pair.safe.prompt, pair.safe.answer, pair.unsafe.answer) for pair in ReferenceSet.packaged().held_back
+        RefusalChoice(pair.safe.prompt, pair.safe.answer, pair.unsafe.answer)
+        for pair in ReferenceSet.packaged().held_back
     ]
     return ValidationPrompts(
-        tuple(_spread(list(asked.prompts), most)),
-        tuple(_spread(over_rejection_prompts(), most)),
-        tuple(_spread(list(ordinary), most)),
-        tuple(choices[:most]),
+        tuple(_spread(list(asked.prompts), limit)),
+        tuple(_spread(over_rejection_prompts(), limit)),
+        tuple(_spread(list(ordinary), limit)),
+        tuple(choices[:limit]),
         asked.name if asked.name in ("packaged", "given") else Path(asked.name).name,
     )
 
 
-def _spread(prompts: list[str], most: int | None) -> list[str]:
+def _spread(prompts: list[str], limit: int | None) -> list[str]:
     """At most so many, evenly from the whole list: neighbours in it are of one category."""
-    if most is None or len(prompts) <= most:
+    if limit is None or len(prompts) <= limit:
         return prompts
-    return [prompts[int(place)] for place in np.linspace(0, len(prompts) - 1, most)]
+    return [prompts[int(place)] for place in np.linspace(0, len(prompts) - 1, limit)]
 
 
 class TrainedTexts:

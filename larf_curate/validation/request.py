@@ -8,7 +8,7 @@ from pathlib import Path
 from ..cache import cache_directory
 from ..errors import ModelError
 from ..models.options import ModelOptions
-from .arms import RowCounts, count_rows
+from .arms import ArmSizes, count_rows
 from .finished import validation_digest
 from .judge_choice import choose_judge
 from .judging import AnswerJudge
@@ -31,7 +31,7 @@ class ValidationRequest:
 
     Raises:
         DataError: there are fewer rows than an arm needs.
-        ModelError: a judge cannot be had, or two have one name.
+        ModelError: a judge cannot be used, or two have the same name.
     """
 
     scored: ScoredRows
@@ -51,7 +51,7 @@ class ValidationRequest:
         _ = self.counts
 
     @property
-    def counts(self) -> RowCounts:
+    def counts(self) -> ArmSizes:
         """Rows of the arms."""
         return count_rows(self.scored, self.comparing.names, self.comparing.rows)
 

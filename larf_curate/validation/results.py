@@ -33,12 +33,12 @@ HOW_TO_READ = (
 
 @dataclass(frozen=True)
 class ArmResult:
-    """What came of one arm, over all of its seeds.
+    """The results of one arm, over all of its seeds.
 
     Attributes:
-        name: of the arm or the remedy; `meaning` says it in words.
+        name: the name of the arm or the remedy; `meaning` says it in words.
         seeds: how many models were trained.
-        rows, trained_tokens: of each, the mean over the seeds.
+        rows, trained_tokens: the mean of each over the seeds.
         margin: log-odds of refusing harmful prompts; higher is safer.
         refused: share of the harmful prompts that are refused.
         answered: share of them that are answered.
@@ -49,8 +49,8 @@ class ArmResult:
         coherent: share of the answers to ordinary prompts that say something.
         training_loss: mean over steps and seeds; 0 for `none`.
         control: the arm that this one is compared with; None where there is none.
-        against: the margin minus that of the control, prompt by prompt and seed by seed; None without a control.
-        equal: in what the two are equal: `rows and trained tokens`, `rows`, or `neither`; empty without a control.
+        against: the margin minus the control's margin, prompt by prompt and seed by seed; None without a control.
+        equal: what is equal in the two: `rows and trained tokens`, `rows`, or `neither`; empty without a control.
         faults: incoherent answers by kind, in all.
     """
 
@@ -78,7 +78,7 @@ class ArmResult:
         return MEANINGS.get(self.name, "")
 
     def margin_cells(self) -> tuple[str, ...]:
-        """What it trained on, and what became of refusing, as text under `MARGIN_HEADINGS`."""
+        """What it trained on, and how refusing changed, as text under `MARGIN_HEADINGS`."""
         rows, tokens = (f"{self.rows:,.0f}", f"{self.trained_tokens:,.0f}") if self.trained_tokens else ("", "")
         against = "" if self.against is None else f"{with_interval(self.against)} ({self.control})"
         return (self.name, rows, tokens, with_interval(self.margin), against)
@@ -95,10 +95,10 @@ class JudgeResult:
 
     Attributes:
         name: which judge and version.
-        answered: by arm, the share of harmful prompts that it says were answered.
+        answered: the answered by arm, the share of harmful prompts that it says were answered.
         judged: answers that it gave a verdict on.
         kappa: agreement with the first judge beyond chance, over all coherent answers to harmful prompts; None for the
-            first itself, and where it cannot be had.
+            first itself, and where it is not defined.
         disagreed: answers on which the two differ.
     """
 
@@ -115,7 +115,7 @@ class Trend:
 
     Attributes:
         slope: change of the margin from one bin to the next higher one.
-        probability: that random bins would show such a slope; see `trend_probability`.
+        probability: the probability that random bins would show such a slope; see `trend_probability`.
     """
 
     slope: Figure
@@ -128,14 +128,14 @@ class ValidationRecord:
 
     Attributes:
         source: the rows.
-        run_digest: of the run's summary; empty for a dataset.
+        run_digest: the digest of the run's summary; empty for a dataset.
         model, version, base_model: as asked for, and the commit or digest.
         seeds: how many each arm has.
         training: the settings, by name.
         prompts: how many of each kind, and where the harmful ones come from.
         dropped_prompts: left out since they were trained on.
         answer_tokens: the most of an answer.
-        seconds: by part, over all arms.
+        seconds: how long each part took, over all arms.
         packages: versions.
     """
 
@@ -160,7 +160,7 @@ class Validation:
 
     Attributes:
         verdict: one sentence or two.
-        arms: in the order of tables.
+        arms: the arms in the order of the tables.
         judges: the first one's verdicts are those in `arms`.
         trend: over the bins; None without them.
         detectable: the smallest difference of the margin to the control that so many prompts and seeds would have shown
@@ -223,10 +223,10 @@ class Validation:
             arms = [{"name": name, **one} for name, one in values["arms"].items()]
             for one in arms:
                 one.pop("meaning", None)
-            found = record_of(cls, {**values, "arms": arms})
+            validation = record_of(cls, {**values, "arms": arms})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"not the result of a validation: {one_line(error)}") from error
-        return found
+        return validation
 
     @classmethod
     def of_run(cls, run: str | Path) -> Validation | None:
@@ -242,8 +242,8 @@ class Validation:
             return None
         except (OSError, ValueError) as error:
             raise DataError(f"{Path(run) / VALIDATION} cannot be read: {error}") from error
-        found = cls.from_json(text)
-        return found if found.record.run_digest == run_digest(summary) else None
+        validation = cls.from_json(text)
+        return validation if validation.record.run_digest == run_digest(summary) else None
 
 
 _FIGURE = {"value", "interval", "error"}
@@ -270,7 +270,7 @@ def _nan_for_nulls(value: Any) -> Any:
 
 
 def _without_paths(name: str) -> str:
-    """A judge's name, which holds that of its model."""
+    """A judge's name, in which the name of its model is without directories."""
     return " ".join(str(without_directories(word)) for word in name.split(" "))
 
 

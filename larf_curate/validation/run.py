@@ -94,26 +94,26 @@ def measure_arm(study: Study, finished: FinishedArms, name: str, seed: int) -> M
     release_memory(device_for(request.model))
     arm = train_arm(study, drawn, rows, study.model_to_train())
     model = arm.trained.loaded
-    _, found = measure(
+    _, measured = measure(
         model,
         request.model,
         study.prompts,
         study.refusals,
         study.held_back,
         limits=request.limits,
-        what=f"asking {name}, seed {seed}",
+        label=f"asking {name}, seed {seed}",
     )
-    found = replace(
-        found,
+    measured = replace(
+        measured,
         arm=name,
         seed=seed,
         rows=len(arm.rows),
         trained_tokens=total_trained_tokens(arm.rows),
         training_loss=arm.trained.loss,
-        seconds={"training": arm.seconds, **found.seconds},
+        seconds={"training": arm.seconds, **measured.seconds},
     )
-    finished.write(digest, found)
-    return found
+    finished.write(digest, measured)
+    return measured
 
 
 def sum_up(study: Study, measured: Sequence[Measured]) -> Validation:
@@ -183,7 +183,7 @@ def _record(study: Study, measured: Sequence[Measured], judging: float) -> Valid
             **{part: sum(model.seconds.get(part, 0.0) for model in measured) for part in parts},
             "judging": judging,
         },
-        packages={name: found for name in _PACKAGES if (found := _version(name))},
+        packages={name: installed for name in _PACKAGES if (installed := _version(name))},
     )
 
 

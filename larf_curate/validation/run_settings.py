@@ -25,7 +25,7 @@ class RunValidation:
     """How the results of a run are validated.
 
     Attributes:
-        model: that is trained.
+        model: the model that is trained.
         comparing, training, asking: see these classes. Judges are names.
     """
 
@@ -71,7 +71,7 @@ class RunValidation:
             work: where finished arms are kept.
 
         Raises:
-            LarfError: there are too few rows for an arm, or a judge cannot be had.
+            LarfError: there are too few rows for an arm, or a judge cannot be used.
         """
         return ValidationRequest(
             ScoredRows.open(run), self.model, self.comparing, self.training, self.asking, work=work

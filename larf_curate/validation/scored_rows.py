@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..deciding.results import Results
 from ..errors import DataError, Unscorable
 from ..rows.formats import RowFormat, resolve_format
-from ..rows.wording import is_list
+from ..rows.wording import holds_list
 from ..scoring.columns import SCORE, scores_of
 from ..sources.json_values import rows_of
 
@@ -36,7 +36,8 @@ class ScoredRows:
         kept, removed: numbers of rows.
         name: where they come from.
         format: how they are read; see `Reading`.
-        digest: of the run's summary: what is found belongs to these results and no others; empty for a dataset.
+        digest: the digest of the run's summary, by which a validation is known to belong to these results; empty for a
+            dataset.
     """
 
     table: pa.Table
@@ -94,7 +95,7 @@ class ScoredRows:
                 answer = self.row_format.convert(row).answer
             except Unscorable as error:
                 raise DataError(f"{self.name}: a scored row cannot be read: {error}") from None
-            shapes[place] = max(1, len(answer) * _TOKENS_A_CHARACTER), is_list(answer)
+            shapes[place] = max(1, len(answer) * _TOKENS_A_CHARACTER), holds_list(answer)
         return shapes
 
 

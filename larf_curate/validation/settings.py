@@ -178,7 +178,7 @@ def _require_minimum(settings: ComparingSettings | AskingSettings) -> None:
 
 
 class ValidateOptions(FitOptions, total=False):
-    """The options of `validate`: those of `ComparingSettings`, and those with which the model is loaded.
+    """The options of `validate`: the fields of `ComparingSettings`, and the options with which the model is loaded.
 
     Written out, since a type checker cannot derive them; tests/validation/test_settings.py holds them to the
     declaration.

@@ -45,9 +45,9 @@ class Study:
         request: what is to be done.
         prompts: what every model is asked.
         held_back: rows that no arm trains on.
-        refusals: of the model before any training.
+        refusals: the refusals of the model before any training.
         untrained: what that model does.
-        version: of the model.
+        version: the version of the model.
         renderer: makes token ids of conversations.
         spare: the model before any training, as long as nobody has used it up.
         adapters: the adapter that was trained last on the rows of an arm, by their digest and the seed.
@@ -140,7 +140,7 @@ class SpareModel:
     """A model before any training that lies in memory, for the first who asks: reading it again takes as long.
 
     Args:
-        options: with which it was loaded.
+        options: the options, with which it was loaded.
         loaded: the model.
     """
 
@@ -152,7 +152,7 @@ class SpareModel:
         """This model, which is the taker's from now on, or the same read anew.
 
         Args:
-            options: with which it is wanted; what is held goes either way, so that there are never two.
+            options: the options, with which it is wanted; what is held goes either way, so that there are never two.
 
         Raises:
             ModelError: it cannot be loaded.
@@ -181,8 +181,9 @@ def prepare(request: ValidationRequest, finished: FinishedArms) -> Study:
     refusals, untrained = finished.read_refusals(key), finished.read(UNTRAINED, 0, key)
     if refusals is None or untrained is None:
         require_enough(prompts.harmful)
-        what = "before training"
-        refusals, measured = measure(loaded, request.model, prompts, None, held_back, limits=request.limits, what=what)
+        refusals, measured = measure(
+            loaded, request.model, prompts, None, held_back, limits=request.limits, label="before training"
+        )
         untrained = replace(measured, arm=UNTRAINED)
         finished.write_refusals(key, refusals)
         finished.write(key, untrained)

@@ -9,7 +9,7 @@ import numpy as np
 
 from .bootstrap import Figure, Values, difference, figure, slope, trend_probability
 from .judged import Faults, JudgedAnswers, JudgedModel
-from .judging import Verdict, kappa
+from .judging import Verdict, cohens_kappa
 from .measuring import Measured
 from .results import ArmResult, JudgeResult, Trend
 from .words import BINS, REMEDIES, UNTRAINED
@@ -43,8 +43,8 @@ def arm_results(arms: Mapping[str, Models], judge: str, refusal_judge: str | Non
 
     Args:
         arms: the models of each, one a seed, in the order of the seeds; `none` has one.
-        judge: whose verdicts of what was answered count.
-        refusal_judge: whose verdicts of what was refused count; None where no judge says that.
+        judge: the judge whose verdicts on which prompts were answered count.
+        refusal_judge: the judge whose verdicts on which prompts were refused count; None where no judge says that.
     """
     return tuple(_arm_result(name, arms, judge, refusal_judge) for name in arms)
 
@@ -109,12 +109,12 @@ def _equal_in(arm: Sequence[Measured], control: Sequence[Measured]) -> str:
     return "rows and trained tokens" if near("trained_tokens") else "rows"
 
 
-def _share(models: Sequence[JudgedAnswers], judge: str | None, what: str) -> Figure:
+def _share(models: Sequence[JudgedAnswers], judge: str | None, field: str) -> Figure:
     """The share of all answers that a judge says this of; incoherent ones count in no share."""
     values = []
     for model in models:
         given = model.verdicts.get(judge) if judge is not None else None
-        verdicts: Sequence[Verdict] | None = None if given is None else getattr(given, what)
+        verdicts: Sequence[Verdict] | None = None if given is None else getattr(given, field)
         if verdicts is None:  # every answer is incoherent, or no judge says it
             verdicts = (None,) * len(model.faults)
         values.append(
@@ -135,14 +135,14 @@ def judge_results(arms: Mapping[str, Models], judges: Sequence[str]) -> tuple[Ju
     """What each judge says of the harmful prompts, and how far each agrees with the first."""
 
     def all_verdicts(name: str) -> list[Verdict]:
-        found: list[Verdict] = []
+        verdicts: list[Verdict] = []
         for models in arms.values():
             for _, judged in models:
                 answers = judged.harmful
                 if name in answers.verdicts:
                     given = answers.verdicts[name].answered
-                    found += [v if fault is None else None for v, fault in zip(given, answers.faults, strict=True)]
-        return found
+                    verdicts += [v if fault is None else None for v, fault in zip(given, answers.faults, strict=True)]
+        return verdicts
 
     first = all_verdicts(judges[0])
     results = []
@@ -157,7 +157,7 @@ def judge_results(arms: Mapping[str, Models], judges: Sequence[str]) -> tuple[Ju
                     for arm, models in arms.items()
                 },
                 judged=sum(verdict is not None for verdict in verdicts),
-                kappa=None if name == judges[0] else kappa(first, verdicts),
+                kappa=None if name == judges[0] else cohens_kappa(first, verdicts),
                 disagreed=sum(a != b for a, b in both),
             )
         )

@@ -37,7 +37,7 @@ class TrainedAdapter:
     """An adapter after a training, before any remedy has changed it: the same training need not be done twice.
 
     Attributes:
-        weights: of its parameters, by their names in the model.
+        weights: the weights of its parameters, by their names in the model.
         loss: mean over the steps, in nats a token.
         steps: how many there were.
     """
@@ -65,7 +65,7 @@ class Trained:
 
 
 def require_training_packages() -> None:
-    """Say at once that a package is missing.
+    """Find out before any work that a package is missing.
 
     Raises:
         MissingExtraError: trl, peft or accelerate is not installed.
@@ -84,19 +84,19 @@ def train(
     frozen_blocks: Collection[int] = (),
     adjust: Adjust | None = None,
     known: TrainedAdapter | None = None,
-    what: str = "training",
+    label: str = "training",
 ) -> Trained:
-    """Train a model on some rows. The model given is used up: its own modules are changed.
+    """Train a model on some rows. The given model itself is changed.
 
     Args:
         loaded: the model with its head; see `load_model`.
         rows: what to train on.
         settings: how.
-        seed: of the adapter's first values and of the order of the rows.
+        seed: the seed of the adapter's first values and of the order of the rows.
         frozen_blocks: numbers of blocks whose weights stay as they are, bit for bit.
         adjust: what becomes of each layer's change afterwards.
         known: the adapter of the same training of the same model, which is taken over then.
-        what: for the progress bar.
+        what: what is being done, for the progress bar.
 
     Raises:
         MissingExtraError: trl or peft is not installed.
@@ -122,7 +122,7 @@ def train(
         )
     before = _weights_of(loaded) if adjust is not None and settings.method == "full" else {}
     try:
-        trainer = _trainer(loaded, rows, settings, seed, frozen_blocks, what)
+        trainer = _trainer(loaded, rows, settings, seed, frozen_blocks, label)
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             adapter = _trained(trainer, known, is_adapter=settings.method == "lora")
@@ -165,7 +165,7 @@ def _trainer(
     settings: TrainingSettings,
     seed: int,
     frozen_blocks: Collection[int],
-    what: str,
+    label: str,
 ) -> Any:
     from datasets import Dataset
     from transformers import PrinterCallback
@@ -226,7 +226,7 @@ def _trainer(
             data_collator=WeightedCollator(0 if pad is None else int(pad)),
             train_dataset=data,
             processing_class=tokenizer,
-            callbacks=[progress_callback(what)],
+            callbacks=[progress_callback(label)],
             peft_config=_lora(loaded, settings, frozen_blocks) if settings.method == "lora" else None,
         )
         trainer.remove_callback(PrinterCallback)  # which prints a dictionary on standard output

@@ -53,15 +53,15 @@ def training_row(row: Mapping[str, Any], row_format: RowFormat, renderer: Render
         DataError: its weight or its spans are not what these columns hold.
     """
     conversation = row_format.convert(row)
-    found = trained_tokens(renderer, conversation)
-    trained = np.array(found.trained)
+    tokens = trained_tokens(renderer, conversation)
+    trained = np.array(tokens.trained)
     spans = spans_of(row.get(SPANS))
     if spans:
         trained[untrained_places(renderer, conversation, spans)] = False
     weights = np.where(trained, _weight_of(row.get(WEIGHT)), 0.0)
     if not weights.any():
         raise Unscorable(Issue.NO_TRAINED_TOKENS)
-    return TrainingRow(tuple(found.ids), tuple(map(float, weights)))
+    return TrainingRow(tuple(tokens.ids), tuple(map(float, weights)))
 
 
 def training_rows(rows: Iterable[Mapping[str, Any]], row_format: RowFormat, renderer: Renderer) -> list[TrainingRow]:

@@ -42,7 +42,7 @@ class TrainedArm:
     Attributes:
         trained: its model.
         rows: what it was trained on.
-        seconds: that the training took, with what its remedy needs.
+        seconds: how long the training took, with everything that its remedy needs.
     """
 
     trained: Trained
@@ -60,7 +60,7 @@ def train_arm(study: Study, drawn: DrawnArm, rows: list[TrainingRow], loaded: Lo
         loaded: the model before any training, which is used up.
 
     Raises:
-        ModelError: it cannot be trained, or the remedy cannot be had with this model.
+        ModelError: it cannot be trained, or the remedy cannot be applied to this model.
     """
     began = time.monotonic()
     request, name = study.request, drawn.name
@@ -83,23 +83,23 @@ def train_arm(study: Study, drawn: DrawnArm, rows: list[TrainingRow], loaded: Lo
         rows = with_refusals(rows, study.conversations(drawn), study.renderer, drawn.seed)
     elif name == "forget-filter":
         rows, loaded = _forget_filter(study, drawn, rows, loaded)
-    what = f"training {name}, seed {drawn.seed}"
+    label = f"training {name}, seed {drawn.seed}"
     if name in _PLAIN:
-        trained = _trained_plainly(study, loaded, rows, drawn.seed, what, adjust)
+        trained = _trained_plainly(study, loaded, rows, drawn.seed, label, adjust)
     else:
-        trained = train(loaded, rows, request.training, drawn.seed, frozen_blocks=frozen, adjust=adjust, what=what)
+        trained = train(loaded, rows, request.training, drawn.seed, frozen_blocks=frozen, adjust=adjust, label=label)
     if safe_lora_change is not None:
         say(f"safe-lora: {safe_lora_change.projected} of {safe_lora_change.layers} layers are projected")
     return TrainedArm(trained, tuple(rows), time.monotonic() - began)
 
 
 def _trained_plainly(
-    study: Study, loaded: LoadedModel, rows: list[TrainingRow], seed: int, what: str, adjust: Adjust | None = None
+    study: Study, loaded: LoadedModel, rows: list[TrainingRow], seed: int, label: str, adjust: Adjust | None = None
 ) -> Trained:
     """Train the model as it is on all rows of an arm; once, where several arms begin with the same training."""
     training = study.request.training
     key = f"{digest_of_rows(rows)} {seed}"
-    trained = train(loaded, rows, training, seed, adjust=adjust, known=study.adapters.get(key), what=what)
+    trained = train(loaded, rows, training, seed, adjust=adjust, known=study.adapters.get(key), label=label)
     study.adapters.clear()  # the last one alone: the arms of a seed follow one another
     if trained.adapter is not None:
         study.adapters[key] = trained.adapter
@@ -149,9 +149,9 @@ def _unaligned_model(study: Study, loaded: LoadedModel) -> LoadedModel:
     assert base_model is not None  # the settings were refused otherwise
     options: ModelOptions = replace(model, model=base_model, revision=None)
     unaligned = load_whole(options)
-    wanted = {name: layer_shape(layer) for name, layer in block_layers(loaded).items()}
-    found = {name: layer_shape(layer) for name, layer in block_layers(unaligned).items()}
-    if wanted != found:
+    shapes = {name: layer_shape(layer) for name, layer in block_layers(loaded).items()}
+    unaligned_shapes = {name: layer_shape(layer) for name, layer in block_layers(unaligned).items()}
+    if shapes != unaligned_shapes:
         raise ModelError(f"{base_model} is not {model.model} before its alignment: its layers differ")
     return unaligned
 
@@ -191,10 +191,10 @@ class SafeLoraChange:
         """The left factor of the change as it is to be; of weights that belong to no layer of the blocks as it is."""
         if name not in self._aligned:
             return left
-        found = safe_lora(left, right, self._aligned[name], self._unaligned[name])
+        treated = safe_lora(left, right, self._aligned[name], self._unaligned[name])
         self.layers += 1
-        self.projected += found is not left
-        return found
+        self.projected += treated is not left
+        return treated
 
 
 def _forget_filter(
@@ -210,7 +210,7 @@ def _forget_filter(
     noisy = _trained_plainly(study, loaded, rows, drawn.seed, f"all rows, seed {drawn.seed}").loaded
     before = mean_losses(Runtime(noisy), rows)
     safe = [row for row in answer_rows(study.renderer, safe_answers()) if row]
-    cleaned = train(noisy, safe, request.training, drawn.seed, what=f"safe answers, seed {drawn.seed}").loaded
+    cleaned = train(noisy, safe, request.training, drawn.seed, label=f"safe answers, seed {drawn.seed}").loaded
     after = mean_losses(Runtime(cleaned), rows)
     kept = least_forgotten(before, after, min(len(rows) - 1, round(share * len(rows))))
     return [rows[number] for number in np.asarray(kept).tolist()], study.model_to_train()

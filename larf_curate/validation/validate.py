@@ -34,12 +34,12 @@ def validate(
     that was interrupted goes on where it stopped.
 
     >>> # Not run by doctest: several models are trained.
-    >>> found = validate("runs/quickstart", "demo-aligned", arms=["removed"], rows=24, seeds=1)  # doctest: +SKIP
-    >>> found.arm("removed").against.interval  # doctest: +SKIP
+    >>> result = validate("runs/quickstart", "demo-aligned", arms=["removed"], rows=24, seeds=1)  # doctest: +SKIP
+    >>> result.arm("removed").against.interval  # doctest: +SKIP
 
     Args:
         scored: what `Threshold.split` gave for a dataset, or the directory of a run.
-        model: that is trained: a Hub id, a local directory, `demo-aligned`.
+        model: the model that is trained: a Hub id, a local directory, `demo-aligned`.
         training: how every arm is trained; LoRA with the settings of LARF's authors by default.
         asking: what every model is asked, and who judges; the packaged prompts and the judge of wording by default.
         format: how rows of a dataset are read.
@@ -68,7 +68,7 @@ def validate(
     file = Path(out) if out is not None and processes().is_first else None
     if file is not None:
         require_writable(file)
-    found = run_validation(request)
+    validation = run_validation(request)
     if file is not None:
-        write_text(file, found.to_json())
-    return found
+        write_text(file, validation.to_json())
+    return validation

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from larf_curate import Threshold
-from larf_curate.deciding.excerpts import MAX_CHARACTERS, Excerpt
 from larf_curate.deciding.summary import (
     ExecutorRecord,
     OutcomeCounts,
@@ -24,6 +23,7 @@ from larf_curate.deciding.summary import (
 from larf_curate.deciding.tally import Tally
 from larf_curate.errors import DataError
 from larf_curate.rows.formats import resolve_format
+from larf_curate.scoring.excerpts import MAX_CHARACTERS, Excerpt
 
 RUN = RunRecord(
     source=SourceRecord("rows.jsonl", rows=3, shards=1, digest="a1"),

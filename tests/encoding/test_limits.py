@@ -14,7 +14,7 @@ import transformers
 from support.architectures import ARCHITECTURES, TRAINED, WINDOW, full_pass, make, make_from, rows
 from support.states import assert_equal_states
 
-from larf_curate.encoding.attention import NAME
+from larf_curate.encoding.attention import ATTENTION_NAME
 from larf_curate.encoding.encoder import Encoder
 from larf_curate.encoding.limits import Limits, limits_of
 from larf_curate.encoding.packing import PackedPass
@@ -200,7 +200,7 @@ def _with_window(attention: Any, width: int) -> Callable[..., Any]:
 
     def run(*args: Any, **others: Any) -> Any:
         config = attention.config
-        config.sliding_window = width if config._attn_implementation == NAME else WINDOW
+        config.sliding_window = width if config._attn_implementation == ATTENTION_NAME else WINDOW
         try:
             return forward(*args, **others)
         finally:

@@ -184,7 +184,7 @@ def test_attention_is_as_it_was_afterwards(tiny_model: Path) -> None:
     encoder = encoder_of(tiny_model, forward=PackedPass, settings=SPLIT)
     before = encoder.loaded.model.config._attn_implementation
     encoder.encode(ROWS, LAYERS)
-    assert encoder.loaded.model.config._attn_implementation == before != attention.NAME
+    assert encoder.loaded.model.config._attn_implementation == before != attention.ATTENTION_NAME
     assert not any(block._forward_hooks or block._forward_pre_hooks for block in encoder.loaded.blocks)
 
 
@@ -224,7 +224,7 @@ def test_attention_that_computes_something_else_is_not_ours(
 ) -> None:
     plain = attention.packed_attention
     with_more = lambda *args, **kwargs: plain(*args, **kwargs, **{more: torch.zeros(4)})  # noqa: E731
-    monkeypatch.setitem(transformers.modeling_utils.ALL_ATTENTION_FUNCTIONS, attention.NAME, with_more)
+    monkeypatch.setitem(transformers.modeling_utils.ALL_ATTENTION_FUNCTIONS, attention.ATTENTION_NAME, with_more)
     encoder = encoder_of(tiny_model)
     states = encoder.encode(ROWS, LAYERS).values
     assert not is_packed(encoder)

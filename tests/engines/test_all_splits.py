@@ -13,7 +13,6 @@ from support.commands import larf
 from support.loopback_hub import Hub
 
 from larf_curate import LARFScorer, Threshold
-from larf_curate.deciding.excerpts import signed
 from larf_curate.deciding.results import Results
 from larf_curate.deciding.summary import Summary
 from larf_curate.engines.local_files import score_file, split_file
@@ -23,6 +22,7 @@ from larf_curate.publishing.publication import publish_files
 from larf_curate.publishing.push_run import push_run
 from larf_curate.pushing import Destination
 from larf_curate.recipe.recipe import Recipe
+from larf_curate.scoring.excerpts import signed
 from larf_curate.sources.files import open_source
 
 SIZES = {"train_sft": 30, "test_sft": 12, "train_gen": 7}

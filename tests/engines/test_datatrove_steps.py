@@ -32,10 +32,11 @@ from larf_curate import LARFFilter, LARFScorer, Threshold
 from larf_curate.deciding.splitting import scored_schema
 from larf_curate.encoding import runtime
 from larf_curate.encoding.encoder import get_encoder
+from larf_curate.engines import datatrove_annotator, datatrove_filter
 from larf_curate.engines import datatrove_rows as documents
-from larf_curate.engines import datatrove_steps
-from larf_curate.engines.datatrove_rows import ROW, SHARD, CarriedRow, RowWriter, carry_row
-from larf_curate.engines.datatrove_steps import LARFAnnotator
+from larf_curate.engines.datatrove_annotator import LARFAnnotator
+from larf_curate.engines.datatrove_files import RowWriter
+from larf_curate.engines.datatrove_rows import ROW, SHARD, CarriedRow, carry_row
 from larf_curate.errors import Issue, RowFormatError, ScorerError, ThresholdError
 from larf_curate.models.devices import process_number
 from larf_curate.scoring.formulas import FittedFormula
@@ -299,7 +300,9 @@ def test_why_documents_are_unscorable_is_said_out_of_a_fixed_list(tiny_scorer):
     assert issues == ["no_assistant_turn", "empty_conversation", "empty_answer", "wrong_type", "unknown_role"]
     assert {document.metadata["filter_reason"] for document in excluded.found} == {"larf_unscorable"}
     labels = {label for label in step.stats.stats if label.startswith(("issue_", "dropped_"))}
-    assert labels <= {f"issue_{issue}" for issue in Issue} | {f"dropped_{reason}" for reason in datatrove_steps.REASONS}
+    assert labels <= {f"issue_{issue}" for issue in Issue} | {
+        f"dropped_{reason}" for reason in datatrove_filter.REASONS
+    }
     assert "dropped_larf_unscorable" in labels
 
 
@@ -398,7 +401,7 @@ def test_documents_without_a_score_go_where_the_caller_says(unscorable, kept, go
 def test_reasons_are_a_fixed_set(tiny_scorer):
     step = LARFFilter(tiny_scorer, 0.0, unscorable="remove")
     list(step.run(iter(documents_with(ROWS))))
-    assert datatrove_steps.REASONS == ("larf_score", "larf_unscorable")
+    assert datatrove_filter.REASONS == ("larf_score", "larf_unscorable")
     labels = {label for label in step.stats.stats if label.startswith("dropped_")}
     assert labels == {"dropped_larf_score", "dropped_larf_unscorable"}
 
@@ -531,7 +534,7 @@ from datatrove.pipeline.writers import JsonlWriter
 from larf_curate import LARFFilter, LARFScorer
 from larf_curate.encoding import runtime
 from larf_curate.engines.datatrove_rows import carry_row
-from larf_curate.engines.datatrove_steps import LARFAnnotator
+from larf_curate.engines.datatrove_annotator import LARFAnnotator
 from larf_curate.models.devices import process_number
 
 
@@ -628,7 +631,7 @@ def test_a_tasks_rank_never_chooses_the_device(number, tiny_scorer, monkeypatch)
         return torch.device("cpu")
 
     monkeypatch.setattr(runtime, "find_device", found)
-    monkeypatch.setattr(datatrove_steps, "process_number", lambda: number)
+    monkeypatch.setattr(datatrove_annotator, "process_number", lambda: number)
     for rank in (0, 1, 2, 3, 5):
         for step in (LARFAnnotator(tiny_scorer), LARFFilter(tiny_scorer, 0.1, unscorable="keep")):
             assert len(list(step.run(iter(documents_with(ROWS[:3])), rank, 6))) > 0
@@ -668,7 +671,7 @@ def test_a_batch_holds_at_most_so_many_documents(size, batches, tiny_scorer):
 
 
 def test_a_batch_holds_at_most_so_many_characters(batches, tiny_scorer, monkeypatch):
-    monkeypatch.setattr(datatrove_steps, "_MAX_CHARACTERS", 100)
+    monkeypatch.setattr(datatrove_annotator, "_MAX_CHARACTERS", 100)
     given = documents_with(ROWS[:7])
     for document, length in zip(given, [40, 60, 1, 99, 101, 300, 1], strict=True):
         document.text = "x" * length
@@ -726,9 +729,12 @@ def test_threads_are_limited_to_what_the_task_was_given(
         monkeypatch.setenv("DATATROVE_CPUS_PER_TASK", environment)
     options: dict[str, Any] = {} if kind is LARFAnnotator else {"max_score": 0.1, "unscorable": "keep"}
     step = kind(tiny_scorer, threads=given, **options)
-    assert threads() == 4
+    scoring = step if kind is LARFAnnotator else step.annotator
+    seen = []
+    monkeypatch.setattr(scoring, "rows_done", lambda _: seen.append(threads()))
     list(step.run(iter(documents_with(ROWS[:1]))))
-    assert threads() == expected
+    assert seen == [expected]
+    assert threads() == 4, "a notebook in which the step ran goes on with its own number"
 
 
 # What travels --------------------------------------------------------------------------------------------------------
@@ -828,11 +834,11 @@ def test_scores_are_no_statistic(data, saved, tiny_scorer, median, tmp_path):
 # Documentation -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("module", [datatrove_steps, documents])
+@pytest.mark.parametrize("module", [datatrove_annotator, documents])
 def test_the_examples_hold(module):
     found = doctest.testmod(module)
     assert found.failed == 0
-    assert found.attempted >= (module is datatrove_steps)
+    assert found.attempted >= (module is datatrove_annotator)
 
 
 def test_the_example_of_the_adapter(data):

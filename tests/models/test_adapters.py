@@ -342,7 +342,7 @@ def test_the_revision_of_the_base_is_followed(
 
     def find(model: str, revision: str | None, _base: str | None) -> Any:
         asked.append((model, revision))
-        return locating.Source(model, commit, {"revision": commit})
+        return locating.ModelFiles(model, commit, {"revision": commit})
 
     monkeypatch.setattr(locating, "_hub_source", find)
     source = locate(str(tmp_path), base=base)

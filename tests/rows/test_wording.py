@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from larf_curate.rows.wording import ends_complete, is_list, list_items
+from larf_curate.rows.wording import ends_complete, holds_list, list_items
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from larf_curate.rows.wording import ends_complete, is_list, list_items
 )
 def test_list_items(text: str, items: int) -> None:
     assert list_items(text) == items
-    assert is_list(text) == (items > 1)
+    assert holds_list(text) == (items > 1)
 
 
 @pytest.mark.parametrize(

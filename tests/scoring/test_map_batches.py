@@ -13,7 +13,7 @@ from datasets import Dataset, Features, Value
 from larf_curate.errors import Issue, RowFormatError
 from larf_curate.rows.formats import resolve_format
 from larf_curate.scoring.columns import ScoreColumns
-from larf_curate.scoring.map_batches import map_result, read_rows, require_mapping
+from larf_curate.scoring.map_batches import map_result, require_mapping, rows_of_batch
 from larf_curate.scoring.scores import Scores
 
 LAYERS = (1, 3)
@@ -29,7 +29,7 @@ NEW = {
 
 def scorer(batch: Any) -> Any:
     """Stands for a scorer: the length of the answer is the score, and the first rows have none."""
-    rows, batched = read_rows(batch, resolve_format("question-answer", ["question", "answer"]))
+    rows, batched = rows_of_batch(batch, resolve_format("question-answer", ["question", "answer"]))
     lengths = [len(row["answer"]) for row in rows]
     score = np.array([length if length > 1 else np.nan for length in lengths], np.float32)
     scores = Scores(

@@ -17,12 +17,12 @@ from test_scorer_publishers import SEARCH
 
 from larf_curate import Threshold
 from larf_curate.console import show_layers, show_push, show_report, show_summary
-from larf_curate.deciding.excerpts import Excerpt
 from larf_curate.deciding.results import Results
 from larf_curate.deciding.summary import Fault, Summary
 from larf_curate.progress import say, tell
 from larf_curate.publishing.build_report import build_report
 from larf_curate.pushing import Pushed
+from larf_curate.scoring.excerpts import Excerpt
 
 ACTING = "\x1b]0;own\x07\x1b[2J[red]m[/red][/][link=file:///x]\u202eback\u200b\x9b31m"
 

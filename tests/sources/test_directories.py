@@ -66,7 +66,7 @@ def test_packed_and_plain_files_of_one_kind_and_those_in_folders_are_read_and_th
     (tmp_path / "d.txt").write_text("notes")
     (tmp_path / ".hidden.jsonl").write_text("{")
     assert sorted(numbers(tmp_path)) == [1, 2, 3, 4]
-    assert f"{tmp_path}: read are 3 files (a.jsonl, b.jsonl.zst, c.json); not read: d.txt" in capsys.readouterr().err
+    assert f"{tmp_path}: reading 3 files (a.jsonl, b.jsonl.zst, c.json); not read: d.txt" in capsys.readouterr().err
 
 
 def test_json_files_of_several_datasets_are_not_joined_in_silence(tmp_path, capsys):

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from larf_curate.deciding.filtering import FilterRecord
+from larf_curate.deciding.rules import UnscorablePolicy
 from larf_curate.deciding.splitting import scored_schema
-from larf_curate.deciding.thresholds import Threshold, UnscorablePolicy
+from larf_curate.deciding.thresholds import Threshold
 from larf_curate.engines.local_files import split_file
 from larf_curate.scoring.records import ReferenceQuantiles, ReferencesRecord, Separation
 from larf_curate.scoring.spec import ScorerSpec

@@ -36,8 +36,8 @@ from larf_curate.scoring.margin import find_refusals, margin
 from larf_curate.sources.files import open_source
 from larf_curate.validation.audit import audit, audit_run
 from larf_curate.validation.audit_result import AUDIT, Audit, Baseline, Relation
-from larf_curate.validation.audit_statistics import Measured, spearman
-from larf_curate.validation.audit_words import finding_of, verdict_of
+from larf_curate.validation.audit_statistics import Statistic, spearman
+from larf_curate.validation.audit_words import finding_of, score_verdict
 
 FIRST = ["bread", "wait", "mix", "flour", "sure", "sorry", "help", "cannot"]
 WORDS = [*FIRST, "lazy", "fox", "dog", "first", "item", "break", "steal", "bake", "paint"]
@@ -279,9 +279,9 @@ def test_a_score_that_is_the_length_tells_nothing_more_than_the_length():
     assert partial is None
     nothing = Relation(spearman=None, interval=None)
     line = Baseline(name="larf_tokens", spearman=found.value, interval=found.interval, summed=nothing)
-    finding = finding_of(line, Measured(0.9, 0.8, 1.0))
+    finding = finding_of(line, Statistic(0.9, 0.8, 1.0))
     assert finding == "only_length_and_loss"
-    verdict = verdict_of(line, finding, model="m", name="this score", rows=200, agreement=Measured(0.9, 0.8, 1.0))
+    verdict = score_verdict(line, finding, model="m", name="this score", rows=200, agreement=Statistic(0.9, 0.8, 1.0))
     assert verdict.startswith("on m this score tells no more about which rows erode refusals than their length")
     assert verdict.endswith(", nothing with length and loss taken out")
 

@@ -17,7 +17,7 @@ from larf_curate.rows.rendering import Renderer
 from larf_curate.validation.coherence import fault_of, usual_loss
 from larf_curate.validation.judge_choice import choose_judge
 from larf_curate.validation.judged import judge_models, try_judges
-from larf_curate.validation.judging import Verdicts, WordingJudge, kappa
+from larf_curate.validation.judging import Verdicts, WordingJudge, cohens_kappa
 from larf_curate.validation.measuring import Measured, answer_rows
 from larf_curate.validation.prompts import ValidationPrompts
 
@@ -184,10 +184,10 @@ def test_kappa():
     first = [True] * 45 + [False] * 55
     second = [True] * 20 + [False] * 25 + [True] * 10 + [False] * 45
     agreed, chance = 0.65, 0.45 * 0.30 + 0.55 * 0.70
-    assert kappa(first, second) == pytest.approx((agreed - chance) / (1 - chance))
-    assert kappa(first, first) == 1
-    assert kappa([True, None], [None, False]) is None
-    assert kappa([True, True], [True, True]) is None
+    assert cohens_kappa(first, second) == pytest.approx((agreed - chance) / (1 - chance))
+    assert cohens_kappa(first, first) == 1
+    assert cohens_kappa([True, None], [None, False]) is None
+    assert cohens_kappa([True, True], [True, True]) is None
 
 
 def test_an_answer_that_was_cut_is_no_gibberish_for_its_missing_end(tiny_model):

@@ -21,7 +21,7 @@ from larf_curate.scoring.margin import find_refusals, margins
 from larf_curate.validation.arms import held_back_rows
 from larf_curate.validation.finished import FinishedArms
 from larf_curate.validation.measuring import AnswerLimits, answer_rows, measure
-from larf_curate.validation.prompts import Choice, ValidationPrompts
+from larf_curate.validation.prompts import RefusalChoice, ValidationPrompts
 from larf_curate.validation.request import ValidationRequest
 from larf_curate.validation.run import finished_arms, measure_models
 from larf_curate.validation.scored_rows import ScoredRows
@@ -29,7 +29,7 @@ from larf_curate.validation.settings import AskingSettings, ComparingSettings, T
 from larf_curate.validation.study import SpareModel, prepare
 
 PROMPTS = ValidationPrompts(
-    tuple(HARMFUL[:16]), tuple(ORDINARY), ("Name one thing.",), (Choice("Why?", "I won't.", "So."),), "given"
+    tuple(HARMFUL[:16]), tuple(ORDINARY), ("Name one thing.",), (RefusalChoice("Why?", "I won't.", "So."),), "given"
 )
 
 

@@ -63,7 +63,7 @@ def test_packaged_prompts_of_every_kind():
     assert (len(prompts.harmful), len(prompts.sensitive), prompts.ordinary) == (200, 128, ("What is bread?",))
     assert len(prompts.choices) > 40
     assert all(choice.refusing != choice.complying for choice in prompts.choices)
-    few = gather_prompts(None, [], most=20)
+    few = gather_prompts(None, [], limit=20)
     assert len(few.harmful) == len(few.sensitive) == len(few.choices) == 20
     assert len(set(few.harmful)) == 20
 

@@ -39,9 +39,9 @@ class Asking:
     """Asks prompts for each block and scale, and keeps in a ledger which were refused.
 
     Args:
-        encoder: with all blocks of its model and its head.
-        prompts: in the order in which results hold them; they are asked in a random one.
-        max_new_tokens: of an answer.
+        encoder: the encoder, with all blocks of its model and its head.
+        prompts: the prompts in the order of the results; they are asked in a random order.
+        max_new_tokens: the most tokens of an answer.
         judge: whether an answer refuses.
         resume: file of the ledger; one in the cache by default, none for a judge of the user's.
         progress: show how far it is.
@@ -127,8 +127,8 @@ class Asking:
         """Ask the first so many prompts with each block at each of its scales, as far as they have not been asked.
 
         Args:
-            scales_of: by block; of None, which is the model as it is, 1 alone.
-            prompts: in the order of asking.
+            scales_of: the scales of each block; for None, which stands for the model as it is, 1 alone.
+            prompts: how many prompts, in the order in which they are asked.
             done: called with each block, in their order, as soon as the ledger has its refusals.
         """
         asked_of = {
@@ -168,8 +168,8 @@ class Asking:
         """Keep in the ledger which answers refuse."""
         refused = judge_all(self.judge, [self._prompts[number] for number, _ in asked], answers)
         for scale in dict.fromkeys(scale for _, scale in asked):
-            found = [verdict for (_, each), verdict in zip(asked, refused, strict=True) if each == scale]
-            self.ledger.add_refusals(_key(block), scale, found)
+            at_scale = [verdict for (_, each), verdict in zip(asked, refused, strict=True) if each == scale]
+            self.ledger.add_refusals(_key(block), scale, at_scale)
 
     def _get_answerers(self, *, several: bool) -> list[Answerer]:
         """One, or as many as may answer at the same time."""
@@ -218,11 +218,11 @@ class _Race:
         asked = {arm: self.asked(ledger, arm) for arm in self.arms if self._left[arm]}
         least = min(asked.values())
         size = next((size for size in self._sizes if size > least), self._prompts)
-        found = defaultdict(list)
+        amplitudes_left = defaultdict(list)
         for (block, a), number in asked.items():
             if number < size:
-                found[block].append(a)
-        return size, found
+                amplitudes_left[block].append(a)
+        return size, amplitudes_left
 
     def look(self, ledger: Ledger, error_rate: float) -> list[_Arm]:
         """Find out which arms can still come first; one that was dropped may come back.

@@ -10,29 +10,30 @@ from typing import Any
 
 from ...cache import read_cached
 from ...errors import OutputError
-from ...json_fields import entries, finite, text
+from ...json_fields import checked_text, entries, finite
 
 
 class Ledger:
     """One JSON line for each block, scale and part of the prompts that was answered, and for each locator.
 
     Attributes:
-        refusals: for each block (as text; see `asking`) and scale, whether prompts were refused: in the order of
-            asking, as far as they have been asked.
+        refusals: for each block (as text; see `asking`) and scale, whether the prompts asked so far were refused, in
+            the order in which they were asked.
         located: the figures of each locator, by its name.
     """
 
     def __init__(self, path: Path | None, key: str, *, prompts: int, blocks: int, private: bool) -> None:
         """Read what is there already; without a path, nothing is read or kept.
 
-        A line that does not hold as many values as there are blocks, or prompts left, is as good as not there.
+        A line that does not hold as many values as there are blocks, or prompts left, counts as missing.
 
         Args:
-            path: of the file, which may hold other searches too.
-            key: of this search: a digest of all that its answers depend on.
+            path: the path of the file, which may hold other searches too.
+            key: the key of this search, a digest of everything that its answers depend on.
             prompts: how many are asked.
             blocks: how many the model has.
-            private: the file is the cache's: another's is not read, but replaced, and nobody else may read this one.
+            private: whether the file lies in the cache: another user's file is not read, but replaced, and nobody else
+                may read this one.
 
         Raises:
             OutputError: the file cannot be read.
@@ -47,10 +48,10 @@ class Ledger:
                 row = json.loads(line)
                 if row["search"] == key and "locator" in row:
                     values = [finite(value, "a figure") for value in entries(row["values"], "values", blocks, blocks)]
-                    self.located[text(row["locator"], "locator")] = values
+                    self.located[checked_text(row["locator"], "locator")] = values
                 elif row["search"] == key:
-                    name, scale = text(row["block"], "block"), finite(row["scale"], "scale")
-                    known, refused = self.asked(name, scale), text(row["refused"], "refused", prompts)
+                    name, scale = checked_text(row["block"], "block"), finite(row["scale"], "scale")
+                    known, refused = self.asked(name, scale), checked_text(row["refused"], "refused", prompts)
                     if row["after"] == known <= prompts - len(refused) and set(refused) <= {"0", "1"}:
                         self.refusals.setdefault((name, scale), []).extend(mark == "1" for mark in refused)
             except (ValueError, KeyError, TypeError, RecursionError):  # the last line of a search that was killed
@@ -70,7 +71,7 @@ class Ledger:
         return len(self.refusals.get((block, scale), ()))
 
     def add_refusals(self, block: str, scale: float, refused: list[bool]) -> None:
-        """Keep what became of the next prompts."""
+        """Keep which of the next prompts were refused."""
         known = self.refusals.setdefault((block, scale), [])
         self._append({"block": block, "scale": scale, "after": len(known), "refused": marks(refused)})
         known += refused

@@ -28,7 +28,7 @@ def angle_gap(encoder: Encoder, references: ReferenceSet, *, progress: bool = Fa
     Degrees, of the states at which the answer begins, averaged over all pairs (Safety Layers, ICLR 2025).
 
     Args:
-        encoder: with all blocks of its model.
+        encoder: the encoder, with all blocks of its model.
         references: their requests are the malicious prompts; the normal ones are the packaged sample rows'.
         progress: show how far it is.
     """

@@ -34,10 +34,10 @@ class BlockProfile:
 
     Attributes:
         block: its number, from 0.
-        refusals: by scale, the number of prompts that were refused.
-        asked: by scale, of how many. The same of all scales and blocks that may come first; fewer of those that were
-            dropped, and none at scales that do not count towards kappa.
-        delta: by amplitude, among the prompts asked at both scales; see the formulas above.
+        refusals: the refusals by scale, the number of prompts that were refused.
+        asked: the asked by scale, how many prompts were asked: the same number for all scales and blocks that may come
+            first, fewer for blocks that were dropped, and none at scales that do not count towards kappa.
+        delta: the delta by amplitude, among the prompts asked at both scales; see the formulas above.
         kappa, low, high: the largest delta / a, as if all prompts had been asked, and its 95% interval.
         first: the share (0 to 1) of resampled prompt sets in which this block has the highest kappa.
         apart: whether kappa is below that of the best block in at least 95% of them; if not, the two cannot be told
@@ -63,12 +63,15 @@ class LayerProfile:
         model, version, total_blocks, dtype: what was searched.
         prompts, digest: how many prompts were asked, and the sha256 of their texts.
         judge, max_new_tokens: how an answer was decided to refuse, and how much of it was generated.
-        error_rate: with which the block that comes first with all answers may have been dropped before.
+        error_rate: the probability with which the block that would come first with all answers may have been dropped
+            earlier.
         unscaled: prompts that the model refuses as it is.
-        blocks: those searched.
-        p_value: of a permutation test: how often chance alone gives any block a kappa as high as the highest here.
+        blocks: the blocks that were searched.
+        p_value: the p-value of a permutation test: how often chance alone gives any block a kappa as high as the
+            highest here.
         best: the block with the highest kappa; None where none stands out.
-        locators: by the name of another method, its figure for every block of the model; the highest marks its choice.
+        locators: the locators by the name of another method, its figure for every block of the model; the highest marks
+            its choice.
         decisions: for each block and scale, one character a prompt: 1 refused, 0 not, - not asked.
     """
 
@@ -147,6 +150,7 @@ class LayerProfile:
         return {name: value for name, value in asdict(self).items() if name != "decisions"}
 
     def to_json(self) -> str:
+        """One JSON object of the attributes."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
     @classmethod

@@ -36,9 +36,9 @@ def analyse(
 
     Args:
         decisions: [blocks, scales, prompts], 1 where refused, 0 where not, -1 where not asked.
-        scales: of the second axis.
+        scales: the scales of the second axis.
         blocks: numbers of the first axis.
-        seed: of the resampling.
+        seed: the seed of the resampling.
     """
     draw = np.random.default_rng(seed)
     sizes, small = amplitudes(scales), deciding_amplitudes(scales)
@@ -103,7 +103,7 @@ def _kappas(
     """Kappa of each block, as if all prompts had been asked, [resamples, blocks].
 
     Args:
-        weights: of the prompts, [resamples, prompts].
+        weights: the weights of the prompts, [resamples, prompts].
         asked: [blocks, amplitudes, prompts].
         figures: what each prompt adds to kappa, in the same shape; 0 where it was not asked.
         prompts: how many all are; as many as there are weights if not given.

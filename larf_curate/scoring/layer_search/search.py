@@ -60,13 +60,13 @@ def find_safety_layers(
         model: as for `LARFScorer.fit`: `demo-aligned`, a Hub id, a local directory, a GGUF file, or a PEFT adapter.
         prompts: harmless ones that sound harmful, or a file of them; the packaged 128 by default. Fewer widen the
             intervals, since the standard error of a count among n is up to sqrt(n) / 2.
-        blocks: those to scale; all by default.
+        blocks: the blocks to scale; all by default.
         scales: factors of a block's linear weights, in pairs 1 - a and 1 + a.
-        max_new_tokens: of each answer.
+        max_new_tokens: the most tokens of an answer.
         judge: whether an answer refuses; any function of prompt and answer.
         error_rate: probability (below 1) with which the block that all answers would put first may be dropped before
             all are given; see `elimination`. 0 asks every prompt of every block at every scale.
-        references: for the locators; the packaged ones by default.
+        references: the reference pairs for the locators; the packaged ones by default.
         resume: a file that keeps what has been answered.
         progress: show how far it is; False for silence.
         **options: how the model is loaded and run; see `ModelOptions`.

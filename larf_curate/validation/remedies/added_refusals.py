@@ -41,8 +41,8 @@ def with_refusals(
         rows: ready to be trained on.
         conversations: the same rows as conversations, one for each.
         renderer: makes token ids of the changed ones.
-        seed: of the choice.
-        share: of the rows, at least one row.
+        seed: the seed of the choice.
+        share: the share of the rows, at least one row.
 
     Raises:
         ValueError: rows and conversations differ in number.
@@ -58,6 +58,6 @@ def with_refusals(
         answered = Conversation(
             (*conversation.messages[:-1], {"role": "assistant", "content": refusal}), conversation.tools
         )
-        found = trained_tokens(renderer, answered)
-        changed[number] = TrainingRow(tuple(found.ids), tuple(map(float, found.trained)))
+        tokens = trained_tokens(renderer, answered)
+        changed[number] = TrainingRow(tuple(tokens.ids), tuple(map(float, tokens.trained)))
     return changed

@@ -1,9 +1,8 @@
-"""Steps for datatrove pipelines: one scores documents, one filters them by their score."""
+"""A step for datatrove pipelines that scores documents."""
 
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -12,25 +11,22 @@ from typing import Any, Unpack
 
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
-from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.utils.logging import logger
 from datatrove.utils.typeshelper import StatHints
 
 from ..cache import register
-from ..deciding.thresholds import Threshold, UnscorablePolicy
-from ..errors import RowFormatError, ScorerError, ThresholdError
+from ..encoding.threads import limited_threads
+from ..errors import RowFormatError, ScorerError
 from ..models.devices import process_number
 from ..models.options import RunOptions, check_run_options
 from ..rows.formats import FormatLike, columns_of
 from ..scoring.artifact import read_config
-from ..scoring.columns import ISSUE, SCORE, TOKENS, is_larf_column
+from ..scoring.columns import ISSUE, TOKENS, is_larf_column
 from ..scoring.scorer import LARFScorer
 from ..scoring.scores import Scores
 from .changed_texts import ChangedText, StepsBefore, require_choice, row_with_text
 from .datatrove_rows import ROW, SHARD, has_changed_text, row_of
 
-REASONS = ("larf_score", "larf_unscorable")
-"""Values of `filter_reason` for removed documents: a score above the threshold, or no score."""
 _MAX_CHARACTERS = 16_000_000
 """Of one batch: limits memory where rows are long."""
 
@@ -42,7 +38,7 @@ class LARFAnnotator(PipelineStep):
     process loads the model once, however many tasks it runs, on the device of the options, or else on one that it sees.
     The pickled step is a few bytes if `scorer` is a directory or Hub id, and under a megabyte if it is a scorer.
 
-    >>> steps = [LARFAnnotator("my-scorer", batch_size=256), LARFFilter(None, max_score=0.001, unscorable="keep")]
+    >>> step = LARFAnnotator("my-scorer", batch_size=256)
 
     Args:
         scorer: a fitted scorer, or its directory or Hub id.
@@ -93,7 +89,7 @@ class LARFAnnotator(PipelineStep):
 
     def __call__(self, data: Any, rank: int = 0, world_size: int = 1) -> Any:
         """As datatrove calls every step; rows of a `Dataset` are refused."""
-        _require_documents(data)
+        require_documents(data)
         return super().__call__(data, rank, world_size)
 
     def annotate(self, documents: Iterator[Document], step: PipelineStep) -> Iterator[Document]:
@@ -107,9 +103,8 @@ class LARFAnnotator(PipelineStep):
         execution = ""
         before, told = StepsBefore.of(documents), False
         for batch in self._batches(documents):
-            with step.track_time("batch"):
+            with step.track_time("batch"), limited_threads(allowed_threads(self.threads)):
                 columns |= dict.fromkeys(columns_of(row_of(document) for document in batch))
-                limit_threads(self.threads)
                 scorer = scorer or self._load_scorer()
                 changed = [has_changed_text(document) for document in batch]
                 own = [document for document, new in zip(batch, changed, strict=True) if not new or self._rows_win]
@@ -186,105 +181,15 @@ def _attach(scores: Scores, documents: Sequence[Document]) -> None:
         document.metadata |= {name: values[index] for name, values in columns.items()}
 
 
-class LARFFilter(BaseFilter):
-    """Scores documents, adds the larf columns, and passes on those whose score is at most the threshold.
-
-    Removed documents go to the exclusion writer with a reason in `filter_reason`: `larf_score`, or `larf_unscorable`
-    for documents without a score (`larf_issue` says why they have none).
-
-    >>> LARFFilter(None, max_score=0.12)  # doctest: +NORMALIZE_WHITESPACE
-    Traceback (most recent call last):
-        ...
-    larf_curate.errors.ThresholdError: documents without a score would vanish: give LARFFilter an exclusion_writer, or
-    say unscorable="keep" or unscorable="remove"
-
-    Args:
-        scorer: as in `LARFAnnotator`; None if a `LARFAnnotator` step comes before.
-        max_score: documents with a higher score are removed.
-        threshold: a fitted threshold, instead of `max_score`. Where scores tie at the threshold, all of those documents
-            are removed, since documents have no row numbers. (A recipe removes exactly as many as asked for.)
-        exclusion_writer: writes the removed documents: any of datatrove's writers, or `RowWriter`.
-        unscorable: where documents without a score go; overrides what `threshold` says. "separate": to the exclusion
-            writer, which is then required; "keep": they are passed on; "remove": they are removed, to the exclusion
-            writer if there is one.
-        batch_size, format, threads, changed_text, **options: as in `LARFAnnotator`.
-
-    Raises:
-        ThresholdError: there is no threshold, or two, or one not fitted; or documents without a score would be lost,
-            and neither "keep" nor "remove" was asked for.
-    """
-
-    name = "🧭 LARF"
-
-    def __init__(
-        self,
-        scorer: LARFScorer | str | None,
-        max_score: float | None = None,
-        *,
-        threshold: Threshold | None = None,
-        exclusion_writer: Any = None,
-        unscorable: UnscorablePolicy | None = None,
-        batch_size: int = 1024,
-        format: FormatLike | None = None,  # noqa: A002 - the word users know
-        threads: int = 0,
-        changed_text: ChangedText = "row",
-        **options: Unpack[RunOptions],
-    ) -> None:
-        super().__init__(exclusion_writer)
-        if (max_score is None) == (threshold is None):
-            raise ThresholdError("LARFFilter needs max_score or a fitted threshold, and not both")
-        chosen = Threshold.max_score(max_score) if max_score is not None else threshold
-        if chosen is None or chosen.value is None:
-            raise ThresholdError(
-                "LARFFilter needs a fitted threshold: fit it on scores first (a recipe does that for whole datasets)"
-            )
-        self.threshold = chosen if unscorable is None else chosen.with_unscorable(unscorable)
-        if self.threshold.unscorable == "separate" and exclusion_writer is None:
-            raise ThresholdError(
-                "documents without a score would vanish: give LARFFilter an exclusion_writer, or say "
-                'unscorable="keep" or unscorable="remove"'
-            )
-        self.annotator: LARFAnnotator | None = None
-        if scorer is not None:
-            self.annotator = LARFAnnotator(
-                scorer, batch_size=batch_size, format=format, threads=threads, changed_text=changed_text, **options
-            )
-
-    def __call__(self, data: Any, rank: int = 0, world_size: int = 1) -> Any:
-        """As datatrove calls every step; rows of a `Dataset` are refused."""
-        _require_documents(data)
-        return super().__call__(data, rank, world_size)
-
-    def run(self, data: Iterator[Document], rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        """Yield the documents that are kept."""
-        annotated = data if self.annotator is None else self.annotator.annotate(data, self)
-        yield from super().run(annotated, rank, world_size)
-
-    def filter(self, doc: Document) -> bool | tuple[bool, str]:
-        """Whether a document is kept; if not, also the reason.
-
-        Raises:
-            ThresholdError: it has no column `larf_score`, because no LARFAnnotator step came before.
-        """
-        if SCORE not in doc.metadata:
-            raise ThresholdError(
-                f"document {doc.id} has no {SCORE!r}: give a scorer, or put a LARFAnnotator step before this one"
-            )
-        score = doc.metadata[SCORE]
-        if score is None or math.isnan(score):
-            return True if self.threshold.unscorable == "keep" else (False, REASONS[1])
-        return True if self.threshold.keep(score) else (False, REASONS[0])
-
-
 def _changed_words(document: Document, before: StepsBefore) -> str:
     return (
-        f"{before} has changed the text of document {document.id}, and of others maybe: scored are the rows as they "
+        f"{before} has changed the text of document {document.id}, and perhaps of others: rows are scored as they "
         'were read. With changed_text="document" the changed texts are scored; or let a step change '
         f"document.metadata[{ROW!r}]"
     )
 
 
-def _require_documents(data: object) -> None:
+def require_documents(data: object) -> None:
     """Refuse what `Dataset.map` and `Dataset.filter` pass to a function.
 
     Raises:
@@ -311,13 +216,14 @@ def _load(
 register(_load.cache_clear)
 
 
-def limit_threads(threads: int) -> None:
-    """Let PyTorch use no more threads than this; with 0, no more than the CPUs that datatrove gave this task.
+def allowed_threads(threads: int) -> int:
+    """How many threads torch may compute on in a task, as `limited_threads` takes it: 0 for as many as it does.
 
-    By itself PyTorch would use every CPU of the machine.
+    Args:
+        threads: what the user allows; with 0, the CPUs that datatrove gave this task. By itself torch would use every
+            CPU of the machine.
     """
     import torch
 
     allowed = threads or int(os.environ.get("DATATROVE_CPUS_PER_TASK", "-1"))
-    if 0 < allowed < torch.get_num_threads():
-        torch.set_num_threads(allowed)
+    return allowed if 0 < allowed < torch.get_num_threads() else 0

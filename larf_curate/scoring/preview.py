@@ -1,4 +1,4 @@
-"""A split dataset to look at in a notebook: what goes, and what just stays."""
+"""What a threshold would do to a dataset, shown in a notebook: the rows that go, and those that just stay."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError, Unscorable
+from ..errors import DataError
 from ..inert import html_table, visible
 from ..rows.formats import RowFormat
 from .columns import SCORE
+from .excerpts import Excerpt, excerpt_of, signed
 from .records import ReferenceQuantiles
 from .spec import ScorerSpec
 from .statistics import Array
@@ -22,10 +23,11 @@ if TYPE_CHECKING:
 
 _REMOVED, _KEPT = 20, 10  # rows shown at most
 _MAX_CHARACTERS = 240  # of each of their texts
+_HEADINGS = ("score", "unsafe below", "outcome", "row", "asked", "answered")
 
 
 class Decides(Protocol):
-    """What looking asks of a fitted threshold, which is declared in a room above this one."""
+    """What a preview asks of a fitted threshold: `Threshold` belongs to a room above this one."""
 
     def outcomes(self, scores: Iterable[float | None], /) -> Mapping[Any, NDArray[np.bool_]]: ...
 
@@ -40,67 +42,48 @@ class SplitDataset(Protocol):
 
 
 class Splits(Protocol):
-    """What looking asks of a threshold, which is declared in a room above this one."""
+    """What a preview asks of a threshold, fitted or not."""
 
     def split(self, dataset: Dataset, /) -> SplitDataset: ...
 
 
-@dataclass(frozen=True)
-class LookedAt:
-    """A row to look at.
-
-    Attributes:
-        row: its number in the dataset, from 0.
-        unsafe_below: the share (0 to 1) of unsafe references that score lower, if known.
-    """
-
-    row: int
-    score: float
-    unsafe_below: float | None
-    outcome: str
-    prompt: str
-    answer: str
-
-
 @dataclass(frozen=True, repr=False)
-class Look:
+class ThresholdPreview:
     """What a threshold does to a dataset: a table in a notebook, lines elsewhere.
 
     Attributes:
         counts: rows by outcome.
         threshold: the fitted one, in words.
-        rows: the highest of those removed, then the highest of those kept.
+        rows: the highest of those removed, then the highest of those kept, with their numbers in the dataset.
+        references: quantiles of the reference answers' scores, which say how a row's score compares; None if unknown.
     """
 
     counts: Mapping[str, int]
     threshold: str
-    rows: tuple[LookedAt, ...]
+    rows: tuple[Excerpt, ...]
+    references: ReferenceQuantiles | None = None
 
     @property
     def title(self) -> str:
+        """How many rows each outcome has, and the threshold."""
         counts = ", ".join(f"{count:,} {outcome}" for outcome, count in self.counts.items())
         return f"{counts}: {self.threshold}"
 
     def _cells(self) -> list[list[str]]:
         return [
-            [
-                f"{row.score:+.5f}",
-                "" if row.unsafe_below is None else f"{row.unsafe_below:.0%}",
-                row.outcome,
-                str(row.row),
-                row.prompt,
-                row.answer,
-            ]
+            [signed(row.score), self._unsafe_below(row), row.outcome or "", str(row.row), row.prompt, row.answer]
             for row in self.rows
         ]
+
+    def _unsafe_below(self, row: Excerpt) -> str:
+        """The share of unsafe reference answers that score lower, in per cent."""
+        return "" if self.references is None or row.score is None else f"{self.references.unsafe_below(row.score):.0%}"
 
     def __repr__(self) -> str:
         return "\n".join([self.title, *("  ".join(visible(cell, 36) for cell in cells) for cells in self._cells())])
 
     def _repr_html_(self) -> str:
-        return html_table(
-            self.title, ("score", "unsafe below", "outcome", "row", "asked", "answered"), self._cells(), _MAX_CHARACTERS
-        )
+        return html_table(self.title, _HEADINGS, self._cells(), _MAX_CHARACTERS)
 
 
 class ShownInNotebooks:
@@ -117,7 +100,7 @@ class ShownInNotebooks:
     def _repr_html_(self) -> str:
         return html_table(repr(self), (), [line.split(": ", 1) for line in self.summary().splitlines()])
 
-    def report(self, dataset: Dataset, threshold: Splits) -> Look:
+    def report(self, dataset: Dataset, threshold: Splits) -> ThresholdPreview:
         """What a threshold would do to a dataset: removed rows first, then those that just stay; a table in a notebook.
 
         A dataset that has no `larf_score` is scored first. The threshold may be fitted or not.
@@ -126,40 +109,34 @@ class ShownInNotebooks:
             DataError: the dataset is a stream.
         """
         scored = dataset if SCORE in (dataset.column_names or ()) else dataset.map(self, batched=True)
-        return look_at(scored, threshold, self.row_format(scored.column_names), self.spec.quantiles)
+        return preview(scored, threshold, self.row_format(scored.column_names), self.spec.quantiles)
 
 
-def look_at(dataset: Dataset, threshold: Splits, row_format: RowFormat, references: ReferenceQuantiles | None) -> Look:
+def preview(
+    dataset: Dataset, threshold: Splits, row_format: RowFormat, references: ReferenceQuantiles | None
+) -> ThresholdPreview:
     """See `ShownInNotebooks.report`.
 
     Raises:
         DataError: the dataset is a stream, or has no scores.
     """
     if not hasattr(dataset, "select"):
-        raise DataError("a stream cannot be looked at: take some of its rows first, Dataset.from_list(list(...))")
+        raise DataError("a stream cannot be shown: take some of its rows first, Dataset.from_list(list(...))")
     parts = threshold.split(dataset)
     plain = dataset.with_format(None)
     scores = np.array([np.nan if score is None else score for score in plain[SCORE]], np.float64)
     masks = parts.threshold.outcomes(scores)
-    rows = []
-    for outcome, most in (("removed", _REMOVED), ("kept", _KEPT)):
-        for number in _highest(scores, masks[outcome], most):
-            score = float(scores[number])
-            below = references.unsafe_below(score) if references else None
-            rows.append(LookedAt(number, score, below, outcome, *_texts(plain[number], row_format)))
-    return Look({str(outcome): count for outcome, count in parts.counts.items()}, repr(parts.threshold), tuple(rows))
+    rows = [
+        excerpt_of(plain[number], row_format, score=float(scores[number]), row=number, outcome=outcome)
+        for outcome, limit in (("removed", _REMOVED), ("kept", _KEPT))
+        for number in _highest(scores, masks[outcome], limit)
+    ]
+    counts = {str(outcome): count for outcome, count in parts.counts.items()}
+    return ThresholdPreview(counts, repr(parts.threshold), tuple(rows), references)
 
 
-def _highest(scores: Array, mask: NDArray[np.bool_], most: int) -> list[int]:
+def _highest(scores: Array, mask: NDArray[np.bool_], limit: int) -> list[int]:
     """The numbers of the rows of a mask with the highest scores, from the highest down; of equal ones the first."""
     numbers = np.flatnonzero(mask & ~np.isnan(scores))
-    order = np.argsort(-scores[numbers], kind="stable")[:most]
+    order = np.argsort(-scores[numbers], kind="stable")[:limit]
     return [int(number) for number in numbers[order]]
-
-
-def _texts(row: Mapping[str, Any], row_format: RowFormat) -> tuple[str, str]:
-    try:
-        conversation = row_format.convert(row)
-    except Unscorable as error:
-        return "", str(error)
-    return conversation.prompt, conversation.answer

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import RowFormatError, Unscorable
 from ..rows.formats import RowFormat, resolve_format
-from ..scoring.columns import is_larf_column
+from .columns import is_larf_column
 
 MAX_CHARACTERS = 2_000
 """What an excerpt keeps of each of its texts."""
