@@ -81,12 +81,17 @@ def _declared(parameter: inspect.Parameter) -> ParameterInfo:
     return found
 
 
-def spellings(parameter: inspect.Parameter) -> list[str]:
-    """How an option is written on the command line: `--private` and `--public`, or `--drop-top`."""
+def _written(parameter: inspect.Parameter) -> list[str]:
+    """The spellings of an option as its declaration has them: `--private/--public`, or `-q` and `--quiet`; or none."""
     declared = _declared(parameter)
     # Within `Annotated`, typer takes the first spelling for a default until it builds the command.
-    written = [one for one in (declared.default, *(declared.param_decls or ())) if isinstance(one, str)]
-    return [name for one in written for name in one.split("/")] or [f"--{parameter.name.replace('_', '-')}"]
+    return [one for one in (declared.default, *(declared.param_decls or ())) if isinstance(one, str)]
+
+
+def spellings(parameter: inspect.Parameter) -> list[str]:
+    """How an option is written on the command line: `--private` and `--public`, or `--drop-top`."""
+    names = [name for one in _written(parameter) for name in one.split("/")]
+    return names or [f"--{parameter.name.replace('_', '-')}"]
 
 
 def _row(parameter: inspect.Parameter) -> str:
@@ -97,7 +102,8 @@ def _row(parameter: inspect.Parameter) -> str:
     if choices:
         meaning += f" One of {', '.join(f'`{choice}`' for choice in get_args(choices[0]))}."
     if kind is bool:
-        shown = f"`{names[0] if default else names[1]}`" if len(names) > 1 else "off"
+        either = any("/" in one for one in _written(parameter))
+        shown = f"`{names[0] if default else names[1]}`" if either else "off"
     elif default is parameter.empty or default is ...:
         shown = "required"
     else:
