@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,10 +32,11 @@ class FilterRecord:
 
 
 def whole_name(source: str) -> str:
-    """What names a source from any directory: the absolute path of what lies here, and anything else as it is.
+    """What names a source from any directory: the whole path of files and patterns of files, and all else as it is.
 
     >>> whole_name("-"), whole_name("acme/scored")
     ('-', 'acme/scored')
     """
     path = Path(source).expanduser()
-    return str(path.absolute()) if source != STANDARD_INPUT and path.exists() else source
+    here = path.exists() or (glob.has_magic(source) and any(glob.iglob(str(path), recursive=True)))  # noqa: PTH207
+    return str(path.absolute()) if source != STANDARD_INPUT and here else source

@@ -98,7 +98,7 @@ def render_page(results: Results, report: Report) -> str:
     slider = _slider(results, report)
     return _template().render(
         script=Markup(_resource("page.js")),  # noqa: S704 - not from the data
-        source=visible(dataset_name(report.source.name), 100) if report.source else None,
+        source=_source(results, report),
         facts=[(name, visible(value, 1000)) for name, value in describe_run(report)],
         groups=groups,
         validation=validation_in_words(report.validation),
@@ -112,6 +112,14 @@ def render_page(results: Results, report: Report) -> str:
         slider_fields=asdict(slider),
         on_standard_input=results.summary.filtered is not None and results.summary.filtered.source == STANDARD_INPUT,
     )
+
+
+def _source(results: Results, report: Report) -> str | None:
+    """The name of the dataset; None where nobody knows it."""
+    filtered = results.summary.filtered
+    if report.source is not None:
+        return visible(dataset_name(report.source.name), 100)
+    return visible(dataset_name(filtered.source), 100) if filtered and filtered.source != STANDARD_INPUT else None
 
 
 def _which_rows(report: Report) -> str:

@@ -80,6 +80,7 @@ def test_the_command_reads_what_filter_read_as_it_read_it(plain_run, tmp_path, m
         assert result.exit_code == 0, result.output
         return out
 
+    assert "<title>What larf-curate removed from run</title>" in page_and_stops(plain_run)[0]
     typed = ["--map", "question=prompt,answer=completion", "--unscorable", "keep", "--weight", "-0.1,0.1"]
     run = filtered("a run.parquet", "--drop-top", "5", *typed)
     for directory in (tmp_path, plain_run):
@@ -92,6 +93,14 @@ def test_the_command_reads_what_filter_read_as_it_read_it(plain_run, tmp_path, m
         assert json.loads((run / "larf_summary.json").read_text())["threshold"]["amount"] == 0.02
 
 
+def test_a_pattern_is_read_from_any_directory(plain_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["filter", "run*.parquet", "--drop-top", "5", "--out", str(tmp_path / "split")]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    monkeypatch.chdir(plain_run)
+    assert shlex.split(page_and_stops(tmp_path / "split")[1]["command"])[2] == str(tmp_path / "run*.parquet")
+
+
 def test_rows_on_standard_input_have_no_name_and_the_page_says_so(plain_run, tmp_path):
     rows = pq.read_table(tmp_path / "run.parquet").to_pylist()
     lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
@@ -100,6 +109,7 @@ def test_rows_on_standard_input_have_no_name_and_the_page_says_so(plain_run, tmp
     page, stops = page_and_stops(tmp_path / "split")
     assert shlex.split(stops["command"])[:3] == ["larf-curate", "filter", "-"]
     assert "The scored rows came on standard input" in page
+    assert "<title>What larf-curate removed</title>" in page
     assert "standard input" not in page_and_stops(plain_run)[0]
 
 
