@@ -15,7 +15,7 @@ from .audit_request import AuditRequest
 from .audit_result import Audit, AuditedModel, AuditedRows, Baseline, Relation, ScoreAudit
 from .audit_scores import AuditedScore, AuditSample
 from .audit_statistics import Statistic, by_chance, highest_tenth, share, spearman
-from .audit_words import SAME_PROMPTS, finding_of, score_verdict, warnings_of
+from .audit_words import SAME_PROMPTS, finding_of, score_verdict, too_good, warnings_of
 from .limits import LEAST_ROWS
 
 Array = NDArray[np.float64]
@@ -76,7 +76,10 @@ def build_audit(
         scores=tuple(scores),
         baselines=_baselines(_measure(damage, measured)),
         verdict="; ".join(each.verdict for each in scores),
-        warnings=tuple(warnings_of(facts, agreement, audited, request.rows, damage.covered)),
+        warnings=(
+            *warnings_of(facts, agreement, audited, request.rows, damage.covered),
+            *too_good(scores, agreement),
+        ),
         request=request.digest,
         summary=request.summary,
         seconds={},

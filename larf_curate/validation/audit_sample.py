@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 from numpy.typing import NDArray
 
 from ..deciding.layout import SUMMARY
@@ -84,6 +86,8 @@ def candidates_of(data: Rows, names: Sequence[str]) -> Candidates:
         return _of_run(Path(data).expanduser(), names)
     if isinstance(data, str | Path):
         data = open_source(str(data))
+    if isinstance(data, Mapping):
+        raise DataError(f"give one split of the dataset: {', '.join(map(repr, data))}")
     if isinstance(data, Source):
         return _of_source(data, names)
     if hasattr(data, "select_columns"):
@@ -123,19 +127,27 @@ def _rows_at(tables: Iterable[pa.Table], places: Places) -> Iterator[Row]:
 
 def _scores(tables: Iterable[pa.Table], names: Sequence[str]) -> dict[str, Array]:
     parts: dict[str, list[Array]] = {name: [np.zeros(0)] for name in names}
+    first_row = 0
     for table in tables:
         for name in names:
             try:
-                parts[name].append(_finite(scores_of(table, name)))
+                parts[name].append(scores_of(_with_numbers(table, name), name, first_row))
             except ThresholdError as error:
                 raise DataError(str(error)) from None
+        first_row += len(table)
     return {name: np.concatenate(chunks) for name, chunks in parts.items()}
 
 
-def _finite(scores: NDArray[np.floating]) -> Array:
-    """With NaN for infinities, which no row of ours has."""
-    wide = scores.astype(np.float64)
-    return np.where(np.isfinite(wide), wide, np.nan)
+def _with_numbers(table: pa.Table, name: str) -> pa.Table:
+    """The table with a column of texts that are numbers as numbers, which is how a CSV file holds them."""
+    column = table[name]
+    if not pa.types.is_string(column.type):
+        return table
+    blank = pa.compute.equal(pa.compute.utf8_trim_whitespace(column), "")
+    with contextlib.suppress(pa.ArrowInvalid):
+        numbers = pa.compute.if_else(blank, None, column).cast(pa.float64())
+        return table.set_column(table.column_names.index(name), name, numbers)
+    return table
 
 
 def _of_run(home: Path, names: Sequence[str]) -> Candidates:
@@ -156,7 +168,7 @@ def _of_run(home: Path, names: Sequence[str]) -> Candidates:
     return Candidates(
         columns=columns,
         rows=sum(counts.values()),
-        scores={name: _finite(np.concatenate([np.zeros(0), *results.values(name)()])) for name in names},
+        scores={name: np.concatenate([np.zeros(0), *results.values(name)()]) for name in names},
         fetch=fetch,
         threshold=results.threshold,
         removed=np.repeat([outcome == "removed" for outcome in counts], list(counts.values())),
@@ -168,8 +180,6 @@ def _of_run(home: Path, names: Sequence[str]) -> Candidates:
 
 
 def _of_dataset(dataset: Any, names: Sequence[str]) -> Candidates:
-    if isinstance(dataset, dict):
-        raise DataError(f"give one split of the dataset: {', '.join(map(repr, dataset))}")
     if not hasattr(dataset, "select"):
         raise DataError(
             "an audit draws its sample from all rows: give a Dataset, not a stream of rows (or list some: "
@@ -194,7 +204,10 @@ def _of_rows(rows: list[Row], names: Sequence[str]) -> Candidates:
     scores = {}
     for name in names:
         try:
-            scores[name] = _finite(as_scores([row.get(name) for row in rows]))
+            scores[name] = as_scores([row.get(name) for row in rows]).astype(np.float64)
         except ThresholdError:
             raise DataError(f"the column {name!r} holds something other than numbers") from None
+        if np.isinf(scores[name]).any():
+            place = int(np.argmax(np.isinf(scores[name])))
+            raise DataError(f"the column {name!r} holds {scores[name][place]} in row {place}: a score is finite")
     return Candidates(columns, len(rows), scores, lambda places: [rows[place] for place in places.tolist()])

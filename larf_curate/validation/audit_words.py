@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..scoring.records import LEAST_COVERED
-from .audit_result import Audit, AuditedModel, AuditedRows, AuditFinding, Baseline
+from .audit_result import Audit, AuditedModel, AuditedRows, AuditFinding, Baseline, ScoreAudit
 from .audit_statistics import Statistic
 
 AGREEING = 0.4
@@ -15,6 +17,7 @@ SAME_PROMPTS = " (with the prompts that it was fitted on, so by construction: au
 FEW_PROMPTS = 64
 _FEW_ROWS = 100
 _FEW_REMOVED = 10
+_CLOSEST = 0.95
 _STRONG = 0.3
 _NEGLIGIBLE = 0.2  # an interval around zero that stays within this says that there is next to nothing
 
@@ -111,6 +114,21 @@ def warnings_of(
     if len(audited.row) < _FEW_ROWS <= asked_rows:
         lines.append(f"only {len(audited.row)} rows could be measured: the intervals are wide")
     return [*lines, *_few_removed(audited)]
+
+
+def too_good(scores: Sequence[ScoreAudit], agreement: Statistic) -> list[str]:
+    """One line for each score that agrees with the damage as only a score does that was fitted on the same prompts.
+
+    Where a file says what its scores were fitted on, the verdict tells; many files say nothing.
+    """
+    return [
+        f"{score.name} agrees with the damage more closely than two halves of the prompts with each other: if it was "
+        "fitted on these prompts it does so by construction, so audit it with others"
+        for score in scores
+        if score.spearman is not None
+        and score.spearman > max(agreement.value, _CLOSEST)
+        and not score.verdict.endswith(SAME_PROMPTS)
+    ]
 
 
 def _few_removed(audited: AuditedRows) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from scipy import stats
 from support.commands import larf
 from support.made_runs import SCORER
@@ -161,6 +161,8 @@ def test_planted_scores_get_the_verdict_that_they_deserve(planted, refusing_mode
     assert found.agreement.value > 0.8
     assert lines["damage"].spearman == pytest.approx(1)
     assert lines["damage"].finding == "tells"
+    too_good = [line for line in found.warnings if "if it was fitted on these prompts" in line]
+    assert [line.split()[0] for line in too_good] == ["damage"]
     assert lines["damage"].partial.low > 0.9
     assert (lines["opposite"].spearman, lines["opposite"].finding) == (pytest.approx(-1), "opposite")
     assert lines["noise"].finding in ("does_not_tell", "open")
@@ -207,6 +209,7 @@ def test_a_score_that_was_fitted_on_the_same_prompts_is_told_from_one_that_was_n
     assert own.scores[0].spearman > 0.97
     assert own.scores[0].name == "influence"
     assert "by construction" in own.verdict
+    assert not any("by construction" in line for line in own.warnings)
     assert "by construction" not in other.verdict
 
 
@@ -296,11 +299,13 @@ def test_half_precision_ranks_rows_as_single_precision_does(rows, measured, refu
 
 def test_a_dataset_and_a_file_are_the_same_rows(rows, measured, refusing_model, tmp_path):
     Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
+    Dataset.from_list(rows).to_csv(tmp_path / "rows.csv")  # where numbers are texts
     options = {"model": refusing_model, "prompts": PROMPTS, "rows": 50}
     one = audit("larf_score", Dataset.from_list(rows), **options)
     for other in (
         audit(tmp_path / "rows.parquet", **options),
         audit("larf_score", open_source(str(tmp_path / "rows.parquet")), **options),
+        audit(tmp_path / "rows.csv", **options),
     ):
         assert other.audited == one.audited
         assert other.scores == one.scores
@@ -393,6 +398,11 @@ def test_what_cannot_be_used_is_one_line(rows, refusing_model, tiny_model, tmp_p
     refused(
         "'flat' is the same for all", DataError, ["larf_score", "flat"], harmless, **(fine | {"model": "not there"})
     )
+    endless = [{**row, "score": float("inf") if at == 7 else 1.0 * at} for at, row in enumerate(rows)]
+    refused("'score' holds inf in row 7: a score is finite", DataError, "score", endless, **fine)
+    refused("'score' holds inf in row 7: a score is finite", DataError, "score", Dataset.from_list(endless), **fine)
+    for splits in ({"train": rows}, DatasetDict({"train": Dataset.from_list(rows)})):
+        refused("give one split of the dataset: 'train'", DataError, "larf_score", splits, **fine)
     refused("nothing to audit", DataError, [], rows, **fine)
     refused("give the rows too", DataError, ["a", "b"], **fine)
     refused("does not exist", DataError, str(tmp_path / "no.parquet"), **fine)
@@ -495,7 +505,7 @@ def test_the_command_names_what_is_wrong(run, rows, tiny_model, refusing_model, 
         (2, "--model", [scored]),
         (2, "--rows", [scored, "--model", refusing_model, "--rows", 5]),
         (2, "a JSON file", [scored, "--model", "not-there", "--out", tmp_path / "a.png"]),
-        (1, "is a directory", [scored, "--model", "not-there", "--out", tmp_path]),
+        (1, "Is a directory", [scored, "--model", "not-there", "--out", tmp_path]),
         (1, "cannot be written", [scored, "--model", "not-there", "--out", few / "audit.json"]),
         (1, "2 prompts are too few", [scored, "--model", refusing_model, "--prompts", few]),
         (1, "holds no prompt", [scored, "--model", refusing_model, "--prompts", empty]),
