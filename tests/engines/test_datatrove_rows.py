@@ -24,12 +24,11 @@ from datatrove.pipeline.readers import HuggingFaceDatasetReader, JsonlReader, Pa
 from datatrove.pipeline.writers import JsonlWriter
 
 from larf_curate.deciding.splitting import scored_schema
+from larf_curate.engines.datatrove_files import RowReader, RowWriter
 from larf_curate.engines.datatrove_rows import (
     ROW,
     SHARD,
     CarriedRow,
-    RowReader,
-    RowWriter,
     carry_row,
     documents_of,
     row_text,
