@@ -58,12 +58,12 @@ def test_refusals_found_among_the_answers_are_those_that_asking_for_them_finds(l
     renderer = Encoder(options, Runtime(loaded)).renderer
     held_back = [row for row in answer_rows(renderer, [("Why?", "Because of rain.")]) if row]
     arguments = (loaded, options, PROMPTS)
-    refusals, untrained = measure(*arguments, None, held_back, limits=limits, what="asking")
+    refusals, untrained = measure(*arguments, None, held_back, limits=limits, label="asking")
     wanted = find_refusals(Encoder(options, Runtime(loaded)), PROMPTS.harmful)
     assert refusals == wanted
     assert sum(refusals.refused) > 0
     # With the refusals given, as for every arm, the same model is measured to be the same in all.
-    _, again = measure(*arguments, wanted, held_back, limits=limits, what="asking")
+    _, again = measure(*arguments, wanted, held_back, limits=limits, label="asking")
     for name in ("margin", "choice", "harmful", "sensitive", "ordinary", "held_back_losses"):
         assert getattr(untrained, name) == getattr(again, name), name
     np.testing.assert_allclose(untrained.margin, margins(loaded, wanted), atol=1e-4)
