@@ -117,7 +117,7 @@ def make_model(
         print(f"{home} is there")
         return
     loaded = load_whole(ModelOptions(start))
-    trained = train(loaded, as_trained(given, loaded.tokenizer), settings, seed, what=f"training {home.name}")
+    trained = train(loaded, as_trained(given, loaded.tokenizer), settings, seed, label=f"training {home.name}")
     with new_directory(home) as scratch:
         trained.loaded.model.save_pretrained(scratch)
         trained.loaded.tokenizer.save_pretrained(scratch)
