@@ -24,12 +24,18 @@ def no_slurm() -> bool:
 EXECUTORS = [
     pytest.param(
         "{kind: ray, tasks: 3, workers: 2, cpus_per_task: 1, mem_per_cpu_gb: 1}",
-        marks=pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
+        marks=[
+            pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
+            pytest.mark.xdist_group("ray"),
+        ],
         id="ray",
     ),
     pytest.param(
         "{kind: slurm, wait: true, tasks: 3, time: '00:10:00', partition: main, cpus_per_task: 1, qos: ''}",
-        marks=pytest.mark.skipif(no_slurm(), reason="no Slurm answers here; .ci/slurm start"),
+        marks=[
+            pytest.mark.skipif(no_slurm(), reason="no Slurm answers here; .ci/slurm start"),
+            pytest.mark.xdist_group("slurm"),
+        ],
         id="slurm",
     ),
 ]
