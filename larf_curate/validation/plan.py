@@ -14,8 +14,10 @@ from ..encoding.memory import free_bytes
 from ..errors import Unscorable
 from ..models.devices import find_device, find_dtype, matrix_rate
 from ..models.shape import CustomCodeError, Shape, shape_of
-from .arms import SMALL
+from ..scoring.references import ReferenceSet
+from .arms import ONE_TRAINING, SMALL
 from .prompts import ORDINARY
+from .remedies.forget_filter import safe_answers
 from .request import ValidationRequest
 from .words import UNTRAINED
 
@@ -96,8 +98,8 @@ def plan_validation(request: ValidationRequest) -> ValidationPlan:
         "ordinary": min(ORDINARY, counts.held_back),
     }
     asked = {kind: min(count, most) for kind, count in there.items()}
-    tokens = int(_tokens_per_row(request) * sum(arms.values()) * request.comparing.seeds * request.training.epochs)
-    passes = 3 if "forget-filter" in request.comparing.remedies else 1
+    per_row = _tokens_per_row(request)
+    tokens = int(per_row * _trained_rows(request, arms) * request.training.epochs)
     device = find_device(request.model.device)
     try:
         shape: Shape | None = shape_of(request.model.model, request.model.revision, None)
@@ -114,7 +116,7 @@ def plan_validation(request: ValidationRequest) -> ValidationPlan:
         prompts=", ".join(f"{count} {kind}" for kind, count in asked.items()),
         judges=tuple(judge.name for judge in request.judges),
         tokens=tokens,
-        seconds=None if shape is None else _seconds(request, shape, tokens * passes, sum(asked.values())),
+        seconds=None if shape is None else _seconds(request, shape, tokens, asked, per_row),
         bytes=None if shape is None else _bytes(request, shape),
         free=free_bytes(device),
         home=str(request.home),
@@ -143,7 +145,22 @@ def _tokens_per_row(request: ValidationRequest) -> float:
     return min(request.model.max_tokens, float(np.mean(characters or [0])) / _CHARACTERS_PER_TOKEN + _PROMPT_TOKENS)
 
 
-def _seconds(request: ValidationRequest, shape: Shape, tokens: int, prompts: int) -> dict[str, float]:
+def _trained_rows(request: ValidationRequest, arms: Mapping[str, int]) -> int:
+    """Rows of all trainings: arms that begin with the same one share it, where an adapter is trained."""
+    rows = dict(arms)
+    if "forget-filter" in rows:
+        rows["forget-filter's first"] = request.counts.kept
+        rows["forget-filter's second"] = len(safe_answers())
+    same = [name for name in (*ONE_TRAINING, "forget-filter's first") if name in rows]
+    if request.training.method == "lora":
+        for name in same[1:]:
+            del rows[name]
+    return sum(rows.values()) * request.comparing.seeds
+
+
+def _seconds(
+    request: ValidationRequest, shape: Shape, tokens: int, asked: Mapping[str, int], per_row: float
+) -> dict[str, float]:
     """2 operations a parameter and token forward; backward 2 for an adapter and 4 for all weights."""
     device = find_device(request.model.device)
     rate = _SHARE * matrix_rate(device, find_dtype(request.model.dtype, device))
@@ -152,10 +169,19 @@ def _seconds(request: ValidationRequest, shape: Shape, tokens: int, prompts: int
     whole = request.asking.answer_tokens
     answer = whole if request.asking.whole_answers else (whole + min(whole, _REFUSAL_TOKENS)) / 2
     passes = 2 if request.training.method == "lora" else 3
+    prompts = sum(asked.values())
+    choices = ReferenceSet.packaged().held_back[: request.asking.most_prompts]
+    choice_tokens = sum(
+        _PROMPT_TOKENS + len(one.prompt + one.answer) / _CHARACTERS_PER_TOKEN
+        for pair in choices
+        for one in (pair.safe, pair.unsafe)
+    )
     return {
         "training": passes * per_token * tokens,
         "asking": per_token * prompts * (answer + _PROMPT_TOKENS) * models,
-        "judging": 0.5 * per_token * prompts * (answer + _PROMPT_TOKENS) * models,
+        "losses": per_token * (choice_tokens + request.counts.held_back * per_row) * models,
+        # Of harmful and ordinary prompts, and of answers that many models give only once.
+        "judging": 0.5 * per_token * (prompts - asked["sensitive"]) * (answer + _PROMPT_TOKENS) * models,
     }
 
 

@@ -15,7 +15,7 @@ from ..models.loading import LoadedModel
 from ..models.options import ModelOptions
 from ..progress import say
 from ..scoring.layer_search.profile import LayerProfile
-from .arms import DrawnArm
+from .arms import ONE_TRAINING, DrawnArm
 from .finished import digest_of_rows
 from .measuring import answer_rows, mean_losses
 from .remedies.added_refusals import with_refusals
@@ -28,8 +28,6 @@ from .training_rows import TrainingRow
 if TYPE_CHECKING:
     from torch import Tensor
 
-_PLAIN = ("all", "merging", "safe-lora")
-"""Arms that train the same model on the same rows. What tells them apart is done to the change afterwards."""
 _SAFETY_BLOCKS = 2
 """On each side of the best block of the search: 5 neighbours, where the paper finds the ends of the range too, by
 widening it for as long as scaling it changes refusals (6 blocks of Gemma 2B, for example)."""
@@ -84,7 +82,7 @@ def train_arm(study: Study, drawn: DrawnArm, rows: list[TrainingRow], loaded: Lo
     elif name == "forget-filter":
         rows, loaded = _forget_filter(study, drawn, rows, loaded)
     label = f"training {name}, seed {drawn.seed}"
-    if name in _PLAIN:
+    if name in ONE_TRAINING:
         trained = _trained_plainly(study, loaded, rows, drawn.seed, label, adjust)
     else:
         trained = train(loaded, rows, request.training, drawn.seed, frozen_blocks=frozen, adjust=adjust, label=label)

@@ -67,3 +67,22 @@ def test_models_that_remedies_keep_beside_the_trained_one_are_counted(plan, tiny
 
 def test_as_many_ordinary_prompts_as_rows_are_held_back(plan):
     assert plan(8 << 30).prompts == "200 harmful, 128 sensitive, 4 ordinary"
+
+
+def test_the_time_of_each_part_and_of_shared_trainings_is_in_the_plan(plan, tiny_model):
+    base = {"base_model": str(tiny_model)}
+    kept, merging, refusals = (plan(8 << 30, rows=30, remedies=names) for names in ((), ("merging",), ("refusals",)))
+    assert set(kept.seconds) == {"training", "asking", "losses", "judging"}
+    assert all(seconds > 0 for seconds in kept.seconds.values())
+    one = merging.tokens - kept.tokens  # of 30 rows
+    assert refusals.tokens - kept.tokens == pytest.approx(one, abs=2)
+    shared = plan(8 << 30, rows=30, remedies=["merging", "safe-lora"], **base)
+    assert shared.tokens - kept.tokens == pytest.approx(one, abs=2)
+    apart = plan(8 << 30, rows=30, remedies=["merging", "safe-lora"], method="full", **base)
+    assert apart.tokens - kept.tokens == pytest.approx(2 * one, abs=2)
+    # Of three trainings of its own, ForgetFilter shares the first.
+    alone, beside = (
+        plan(8 << 30, rows=30, remedies=names).tokens for names in (["forget-filter"], ["forget-filter", "merging"])
+    )
+    assert alone == beside
+    assert alone - kept.tokens > 2 * one
