@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from .bootstrap import Figure
 from .figure_words import amount_with_interval, change_with_interval, size
@@ -31,7 +31,7 @@ def verdict_of(arms: Sequence[ArmResult], trend: Trend | None, seeds: int, promp
     by_name = {arm.name: arm for arm in arms}
     shown = f"with {prompts} prompts and {seeds} {'seed' if seeds == 1 else 'seeds'}"
     sentences = [
-        *(_of_removed(by_name["removed"], shown, seeds) if "removed" in by_name else ()),
+        *(_of_removed(by_name, shown, seeds) if "removed" in by_name else ()),
         *(_of_kept(by_name["kept"], shown) if "kept" in by_name else ()),
         *(_of_trend(trend, shown) if trend is not None else ()),
         *_of_remedies(by_name),
@@ -45,7 +45,8 @@ def verdict_of(arms: Sequence[ArmResult], trend: Trend | None, seeds: int, promp
     return " ".join(sentences)
 
 
-def _of_removed(arm: ArmResult, shown: str, seeds: int) -> list[str]:
+def _of_removed(arms: Mapping[str, ArmResult], shown: str, seeds: int) -> list[str]:
+    arm = arms["removed"]
     if arm.against is None or arm.control is None:
         return []
     control, against = _CONTROLS[arm.control], arm.against
@@ -68,7 +69,12 @@ def _of_removed(arm: ArmResult, shown: str, seeds: int) -> list[str]:
         sentence += f"lowers the log-odds of refusing by {amount} more than {control}"
     else:
         sentence += f"leaves the log-odds of refusing {amount} higher than {control}"
-    return [f"{sentence}: {_conclusion(against, seeds)}."]
+    sentences = [f"{sentence}: {_conclusion(against, seeds)}."]
+    beside = arms.get(arm.control)
+    if abs(against.value) >= _SLIGHT and beside is not None and arm.equal != "rows and trained tokens":
+        tokens = f"{arm.trained_tokens:,.0f} and {beside.trained_tokens:,.0f} trained tokens"
+        sentences.append(f"The two differ in length too ({tokens}), which may explain a part of that.")
+    return sentences
 
 
 def _conclusion(against: Figure, seeds: int) -> str:

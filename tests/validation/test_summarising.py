@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from support.validations import arm, around
@@ -172,6 +174,16 @@ def test_the_smallest_effect_is_shown_with_the_digits_it_has():
     text = verdict_of([arm("none", 1.0), arm("removed", 0.0, none, "matched")], None, 3, 120)
     assert "by +0.001 (95% interval -0.002 to +0.004)" in text
     assert "a difference of 0.0041 would have shown" in text
+
+
+def test_a_difference_between_arms_of_other_lengths_is_not_laid_to_the_filter_alone():
+    random = replace(arm("random", 0.7), trained_tokens=4096.0)
+    removed = arm("removed", 0.0, around(-0.75, 0.25), "random")
+    text = verdict_of([arm("none", 1.0), removed, random], None, 3, 120)
+    assert "the filter removes rows that erode refusals" in text
+    assert "The two differ in length too (2,048 and 4,096 trained tokens), which may explain a part of that." in text
+    alike = replace(removed, equal="rows and trained tokens")
+    assert "length" not in verdict_of([arm("none", 1.0), alike, arm("random", 0.7)], None, 3, 120)
 
 
 def test_no_training_is_no_control_of_a_filter():
