@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,9 +64,10 @@ class ValidationPrompts:
         Raises:
             PromptsError: fewer than `LEAST_PROMPTS` harmful ones are left.
         """
-        seen = TrainedTexts(trained)
+        asked = (*self.harmful, *self.sensitive, *self.ordinary)
+        seen = repeated((*asked, *(choice.prompt for choice in self.choices)), trained)
         harmful, sensitive, ordinary = (
-            tuple(prompt for prompt in prompts if not seen.holds(prompt))
+            tuple(prompt for prompt in prompts if prompt not in seen)
             for prompts in (self.harmful, self.sensitive, self.ordinary)
         )
         lost = [prompt for prompt in self.harmful if prompt not in set(harmful)]
@@ -75,14 +76,13 @@ class ValidationPrompts:
                 f"{len(lost)} of {len(self.harmful)} harmful prompts are among the rows that are trained on (the first "
                 f"is {lost[0][:60]!r}): give {LEAST_PROMPTS} or more that are not"
             )
-        left = {*harmful, *sensitive, *ordinary}
         return replace(
             self,
             harmful=harmful,
             sensitive=sensitive,
             ordinary=ordinary,
-            choices=tuple(choice for choice in self.choices if not seen.holds(choice.prompt)),
-            dropped=tuple(one for one in (*self.harmful, *self.sensitive, *self.ordinary) if one not in left),
+            choices=tuple(choice for choice in self.choices if choice.prompt not in seen),
+            dropped=tuple(prompt for prompt in asked if prompt in seen),
         )
 
 
@@ -121,35 +121,35 @@ def _spread(prompts: list[str], limit: int | None) -> list[str]:
     return [prompts[int(place)] for place in np.linspace(0, len(prompts) - 1, limit)]
 
 
-class TrainedTexts:
-    """Users' turns that are trained on, to be asked whether a prompt is among them.
+def repeated(prompts: Iterable[str], texts: Iterable[str]) -> set[str]:
+    """The prompts that a text repeats, word for word or nearly so: most of a prompt's word triples are in one text.
 
-    >>> TrainedTexts(["How do I bake a loaf of bread?"]).holds("how do I bake a LOAF of bread")
-    True
+    Args:
+        prompts: some hundreds.
+        texts: any number, looked at one after the other; nothing of them is kept.
+
+    >>> repeated(["How do I bake a loaf of bread?"], ["how do I bake a LOAF of bread"])
+    {'How do I bake a loaf of bread?'}
     """
-
-    def __init__(self, texts: Iterable[str]) -> None:
-        self._exact: set[str] = set()
-        self._holders: defaultdict[tuple[str, ...], set[int]] = defaultdict(set)
-        for number, text in enumerate(texts):
-            words = _words(text)
-            self._exact.add(" ".join(words))
-            for shingle in _shingles(words):
-                self._holders[shingle].add(number)
-
-    def holds(self, prompt: str) -> bool:
-        """Whether a text is this prompt, or one text holds most of its word triples."""
+    whole: defaultdict[str, list[str]] = defaultdict(list)
+    holders: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
+    triples: dict[str, int] = {}
+    for prompt in dict.fromkeys(prompts):
         words = _words(prompt)
-        if " ".join(words) in self._exact:
-            return True
+        whole[" ".join(words)].append(prompt)
         shingles = _shingles(words)
         if len(shingles) < _SHINGLE:
-            return False  # too short to be told from chance but by the whole text
-        counts: defaultdict[int, int] = defaultdict(int)
+            continue  # too short to be told from chance but by the whole text
+        triples[prompt] = len(shingles)
         for shingle in shingles:
-            for number in self._holders.get(shingle, ()):
-                counts[number] += 1
-        return bool(counts) and max(counts.values()) >= _SAME * len(shingles)
+            holders[shingle].append(prompt)
+    found: set[str] = set()
+    for text in texts:
+        words = _words(text)
+        found.update(whole.get(" ".join(words), ()))
+        counts = Counter(prompt for shingle in _shingles(words) for prompt in holders.get(shingle, ()))
+        found.update(prompt for prompt, count in counts.items() if count >= _SAME * triples[prompt])
+    return found
 
 
 def _words(text: str) -> list[str]:

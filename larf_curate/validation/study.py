@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,9 @@ from .words import UNTRAINED
 
 if TYPE_CHECKING:
     import torch
+
+
+_ROWS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,14 +222,18 @@ def _prompts(request: ValidationRequest) -> ValidationPrompts:
     if "forget-filter" in request.comparing.remedies:
         trained.update(np.concatenate([scored.kept, scored.removed]).tolist())
         trained.difference_update(held_back_rows(scored, counts.held_back).tolist())
-    texts = []
-    for row in scored.take(sorted(trained)) if trained else ():
-        try:
-            messages = scored.row_format.convert(row).messages
-        except Unscorable:
-            continue
-        texts += [str(message["content"]) for message in messages if message["role"] == "user"]
-    return prompts.without(texts)
+    return prompts.without(_users_texts(scored, sorted(trained)))
+
+
+def _users_texts(scored: ScoredRows, rows: Sequence[int]) -> Iterator[str]:
+    """What users say in some rows."""
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        for row in scored.take(rows[start : start + _ROWS_AT_ONCE]):
+            try:
+                messages = scored.row_format.convert(row).messages
+            except Unscorable:
+                continue
+            yield from (str(message["content"]) for message in messages if message["role"] == "user")
 
 
 def _ordinary(scored: ScoredRows, held_back: int) -> list[str]:
