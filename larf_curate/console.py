@@ -153,12 +153,9 @@ def _two_columns(lines: Iterator[tuple[str, str]]) -> Table:
 
 
 def _plan_lines(plan: RunPlan) -> Iterator[tuple[str, str]]:
-    scored_shards = plan.shards - plan.pending
     yield "source", f"{plan.source}: {plan.rows:,} rows, read as {plan.format}"
-    yield (
-        "shards",
-        f"{plan.shards:,} of about {plan.rows / max(1, plan.shards):,.0f} rows; {scored_shards:,} are scored already",
-    )
+    each = f"{plan.rows / max(1, plan.shards):,.0f}"
+    yield "shards", f"{plan.shards:,}, with about {each} rows each; scored already: {plan.shards - plan.pending:,}"
     searched = "auto: searched for first, once, which takes minutes to hours; below, all blocks are reckoned with"
     read = f"layer {', '.join(map(str, plan.layers)) or searched}"
     yield (
@@ -167,7 +164,9 @@ def _plan_lines(plan: RunPlan) -> Iterator[tuple[str, str]]:
     )
     if plan.trust_remote_code:
         yield "code", "the run executes code that comes with the model, as you asked; this plan did not"
-    if plan.estimate is None:
+    if not plan.pending:
+        yield "time", "nothing is left to score"
+    elif plan.estimate is None:
         yield "time", "not known without the model's own code"
     else:
         yield from _estimate_lines(plan, plan.estimate)

@@ -111,7 +111,7 @@ def plan_run(
         formula=formula,
         workers=executor.at_once,
         threshold=f"{rule}; rows without a score: {threshold.unscorable}{weighed}",
-        executor=f"{executor.kind}: {executor.tasks} tasks, {executor.at_once} at a time",
+        executor=f"{executor.kind}, tasks: {executor.tasks:,}, at a time: {executor.at_once:,}",
         output=str(request.home),
         publish=None if publish is None else publish.in_words(),
         audit=None if audit is None else audit.in_words(),

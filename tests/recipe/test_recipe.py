@@ -207,6 +207,7 @@ def test_a_plan_changes_nothing_and_a_run_does_all(home):
     words = " ".join(planned.stdout.split())
     assert "60 rows" in words
     assert "blocks 0 to 3 of 0..4 are loaded" in words
+    assert "nothing is left" not in words
     assert sorted(path.name for path in home.iterdir()) == ["recipe.yaml", "rows.jsonl", "scorer"]
 
     done = larf_process("run", "recipe.yaml", cwd=home)  # what datatrove logs goes to a process's own standard error
@@ -221,6 +222,9 @@ def test_a_plan_changes_nothing_and_a_run_does_all(home):
     assert other.returncode == 0
     assert counts(home) == [49, 3, 8]
     assert {path: path.stat().st_mtime_ns for path in home.glob("out/scored/*/*")} == scored, "scored once"
+    planned = " ".join(larf("run", "recipe.yaml", "--dry-run", cwd=home).stdout.split())
+    assert "time nothing is left to score" in planned
+    assert "about 0" not in planned, "no figure of what is not done"
     summary = json.loads((home / "out" / "larf_summary.json").read_text())
     assert (summary["rows"], summary["removed"], summary["issues"]["truncated"]) == (60, 3, 1)
     assert Recipe.load(home / "out" / "recipe.yaml").threshold.rule == ("drop_top", 3)
