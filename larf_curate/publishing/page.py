@@ -105,6 +105,7 @@ def render_page(results: Results, report: Report) -> str:
         plots=[(plot.caption, base64.b64encode(plot.png).decode()) for plot in draw_plots(report)],
         which_rows=_which_rows(report),
         rows=rows,
+        in_parts=any(row.place for row in rows),
         columns=[(name, name in groups) for name in columns],
         max_characters=_MAX_CHARACTERS,
         max_cell=_MAX_CELL,

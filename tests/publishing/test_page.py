@@ -143,6 +143,7 @@ def test_a_row_has_the_number_of_the_source_wherever_it_is_shown(tmp_path, sever
     page, _ = page_and_stops(tmp_path / "split")
     shown = re.findall(r'data-label="row"[^>]*>([^<]*)</td><td data-label="asked"><div>(.*?)</div>', page)
     assert {question: place for place, question in shown} == wanted
+    assert "Rows are numbered from 0, as in the source: in each of its splits or files by itself." in page
     table = re.findall(r"(\d+ of \S+) +(Question \d+\?)", result.output)
     assert len(table) == 10
     assert all(wanted[question] == place for place, question in table)
@@ -158,6 +159,7 @@ def test_one_file_needs_no_name_beside_the_number(plain_run):
     page, _ = page_and_stops(plain_run)
     shown = re.findall(r'data-label="row"[^>]*>(\d+)</td><td data-label="asked"><div>question (\d+)\?', page)
     assert len(shown) == 200
+    assert "Rows are numbered from 0, as in the source." in page
     assert all(row == question for row, question in shown)
 
 

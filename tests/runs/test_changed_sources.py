@@ -14,7 +14,7 @@ from huggingface_hub import HfApi
 from support.loopback_hub import Hub
 
 from larf_curate import LARFScorer, Recipe
-from larf_curate.deciding.layout import OUTCOMES, SUMMARY
+from larf_curate.deciding.layout import OUTCOMES, SOURCE_ROWS, SUMMARY
 
 Rows = list[dict[str, object]]
 
@@ -95,7 +95,11 @@ def shards(out: Path) -> dict[str, tuple[int, int]]:
 
 def result(out: Path) -> dict[str, object]:
     """What a run has decided, byte for byte: all but when it was and where."""
-    files = {str(p.relative_to(out)): p.read_bytes() for name in OUTCOMES for p in (out / name).rglob("*.parquet")}
+    files = {
+        str(p.relative_to(out)): p.read_bytes()
+        for name in (*OUTCOMES, SOURCE_ROWS)
+        for p in (out / name).rglob("*.parquet")
+    }
     summary = json.loads((out / SUMMARY).read_text())
     for name in ("started", "finished"):
         del summary["run"][name]
@@ -194,7 +198,7 @@ def test_what_another_run_needs_stays(run, first: Path, tmp_path: Path) -> None:
     shutil.copytree(out, result_of_first)
     run(in_one_file(tmp_path, CHANGES["a row appended"]), out)
     newer = shards(out)
-    for name in (*OUTCOMES, SUMMARY):  # as if the newer one had been killed at its end
+    for name in (*OUTCOMES, SOURCE_ROWS, SUMMARY):  # as if the newer one had been killed at its end
         shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink()
         (result_of_first / name).rename(out / name)
     in_one_file(tmp_path, BEFORE)
