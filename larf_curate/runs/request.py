@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +113,13 @@ class RunRequest:
         return self.directory / "scored" / digest_of(affects)[:16]
 
     def result_digest(self, scorer_digest: str, plan: Plan) -> str:
-        """Of everything that decides which rows are kept, and with what weight: equal ones leave nothing to do."""
+        """Of everything that decides which rows are kept, with what weight, and what is said of where they were.
+
+        Equal ones leave nothing to do.
+        """
         rule = self.threshold
         harmless = rule.value if rule.rule == "calibrated" else None
         weight = None if self.weight is None else [self.weight.lower, self.weight.upper]
         decisive = [rule.rule, rule.amount, harmless, rule.unscorable, weight, self.per_split]
-        return digest_of([self.scored_directory(scorer_digest).name, plan.digest, decisive])[:16]
+        parts = astuple(plan.source.parts)
+        return digest_of([self.scored_directory(scorer_digest).name, plan.digest, decisive, parts])[:16]

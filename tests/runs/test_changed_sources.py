@@ -15,6 +15,7 @@ from support.loopback_hub import Hub
 
 from larf_curate import LARFScorer, Recipe
 from larf_curate.deciding.layout import OUTCOMES, SOURCE_ROWS, SUMMARY
+from larf_curate.deciding.results import Results
 
 Rows = list[dict[str, object]]
 
@@ -139,6 +140,16 @@ def test_the_kind_of_source_does_not_matter(write, tasks: int, run, tmp_path: Pa
     for change in ("a row appended", "a row in the middle changed"):
         assert_as_from_nothing(run, write(tmp_path, CHANGES[change]), out, tasks, 3)
         shutil.rmtree(tmp_path / "out-fresh")
+
+
+def test_the_same_rows_in_other_files_are_not_scored_again_and_are_found_in_these(run, first, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(first, tmp_path / "out", copy_function=shutil.copy2))
+    before = shards(out)
+    run(in_several_files(tmp_path, BEFORE), out)
+    assert shards(out) == before
+    assert result(out) == result(run(in_several_files(tmp_path, BEFORE), tmp_path / "fresh"))
+    places = [row.where for row in Results.open(out).summary.highest]
+    assert all(" of " in place for place in places)
 
 
 def test_a_new_commit_on_the_hub_scores_what_is_new_in_it(run, hub: Hub, tmp_path: Path) -> None:
