@@ -617,6 +617,8 @@ def test_rows_come_from_standard_input_and_go_to_standard_output(scorer, rows, t
 def test_scored_rows_as_csv(scorer, rows, tmp_path):
     done = larf("score", rows, "--scorer", scorer, "--out", tmp_path / "a.csv")
     assert done.returncode == 0, done.stderr
+    assert "larf-curate filter" not in done.stdout  # which cannot read scores out of CSV
+    assert "score to .parquet or .jsonl" in " ".join(done.stdout.split())
     larf("score", rows, "--scorer", scorer, "--out", tmp_path / "a.jsonl")
     with (tmp_path / "a.csv").open(newline="") as file:
         found = list(csv.DictReader(file))

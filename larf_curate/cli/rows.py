@@ -109,7 +109,11 @@ def score(
         if judge is not None:
             tell(f"{unsafe:,} answers are unsafe, says {judge.name}: column guard_unsafe")
         every = " --split all" if split == "all" else ""
-        tell(f"next: larf-curate filter {quote(str(out))}{every} --drop-fraction 0.05 --out DIRECTORY, to split them")
+        if out.suffix == ".csv":
+            tell("to split rows by their scores, score to .parquet or .jsonl: a CSV file holds numbers as texts")
+        else:
+            command = f"larf-curate filter {quote(str(out))}{every} --drop-fraction 0.05 --out DIRECTORY"
+            tell(f"next: {command}, to split them")
     refuse_unscored(summary)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import shutil
@@ -282,6 +283,16 @@ def test_a_gradient_that_does_not_fit_in_memory_is_one_line(
         LARFScorer.fit(str(refusing_model), formula="influence", prompts=PROMPTS, progress=False)
     monkeypatch.undo()
     LARFScorer.fit(str(refusing_model), formula="influence", prompts=PROMPTS, progress=False)
+
+
+def test_a_scorer_fitted_in_half_precision_may_run_in_float32(refusing_model: Path) -> None:
+    """Half precision takes no step, float32 does: the one that is kept has to be short enough."""
+    options = {"formula": "influence", "prompts": PROMPTS, "rank": 4, "dtype": "bfloat16", "progress": False}
+    single = LARFScorer.fit(str(refusing_model), **options).with_options(dtype="float32")
+    exact = copy.copy(single)
+    exact.spec = replace(single.spec, margin=replace(single.spec.margin, step=0.001))
+    wanted = exact.score(ROWS)
+    np.testing.assert_allclose(single.score(ROWS), wanted, atol=2e-3 * np.nanstd(wanted))
 
 
 def test_a_model_with_broken_weights_is_told_from_one_that_does_not_refuse(
