@@ -66,8 +66,6 @@ class LARFScorer(ShownInNotebooks):
         self._tensors = tensors
         self._options = check_run_options(options or {})
 
-    # Making one -------------------------------------------------------------------------------------------------------
-
     @classmethod
     def fit(
         cls,
@@ -219,8 +217,6 @@ class LARFScorer(ShownInNotebooks):
         """
         return resolve_format(self.format, columns, self.spec.join)
 
-    # What it knows of itself ------------------------------------------------------------------------------------------
-
     @property
     def model_options(self) -> ModelOptions:
         """How its model is loaded and run."""
@@ -271,8 +267,6 @@ class LARFScorer(ShownInNotebooks):
         self.format = state["format"]
         self._tensors = load(state["tensors"])
         self._options = state["options"]
-
-    # Scoring ----------------------------------------------------------------------------------------------------------
 
     def score(self, rows: Iterable[Row] | Dataset, *, progress: bool = True) -> NDArray[np.float32]:
         """Score rows: any iterable of mappings, or a `Dataset`.
