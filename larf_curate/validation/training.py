@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..encoding.directions import block_layers
 from ..encoding.memory import is_out_of_memory
-from ..errors import MissingExtraError, ModelError
+from ..errors import LarfError, MissingExtraError, ModelError, one_line
 from ..models.blocks import find_blocks
 from ..models.loading import LoadedModel
 from ..progress import quiet
+from .adapting import is_transposed, lora_config
 from .processes import processes
 from .settings import TrainingSettings
 from .training_progress import progress_callback
@@ -100,9 +101,9 @@ def train(
 
     Raises:
         MissingExtraError: trl or peft is not installed.
-        ModelError: memory runs out, the loss becomes infinite, all weights of a quantised model are to be trained, the
-            model is on another CUDA device than this process trains on, or the rows of a step cannot be shared out
-            evenly among the processes that train together.
+        ModelError: trl or peft cannot train such a model, memory runs out, the loss becomes infinite, all weights of a
+            quantised model are to be trained, the model is on another CUDA device than this process trains on, or the
+            rows of a step cannot be shared out evenly among the processes that train together.
     """
     require_training_packages()
     import torch
@@ -126,11 +127,16 @@ def train(
         with quiet(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             adapter = _trained(trainer, known, is_adapter=settings.method == "lora")
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
+    except LarfError:
+        raise
+    except Exception as error:  # the code of hundreds of architectures, of which trl and peft know most
+        if is_out_of_memory(error):
+            raise ModelError(
+                "training: out of memory; take fewer batch_rows, a smaller max_tokens, or dtype nf4 with method lora"
+            ) from error
+        name = type(loaded.model).__name__
         raise ModelError(
-            "training: out of memory; take fewer batch_rows, a smaller max_tokens, or dtype nf4 with method lora"
+            f"training: trl and peft do not train {name} here: {type(error).__name__}: {one_line(error)}"
         ) from error
     finally:
         _undo_patches(loaded.model)
@@ -175,8 +181,6 @@ def _trainer(
 
     if settings.method == "full":
         loaded.model.requires_grad_(True)
-        for number in frozen_blocks:
-            loaded.blocks[number].requires_grad_(False)
     device = loaded.device.type
     of_process = settings.batch_rows // processes().count  # rows of a step
     at_once = _rows_at_once(rows, of_process, _TOKENS_AT_ONCE.get(device, 4_096))
@@ -227,8 +231,10 @@ def _trainer(
             train_dataset=data,
             processing_class=tokenizer,
             callbacks=[progress_callback(label)],
-            peft_config=_lora(loaded, settings, frozen_blocks) if settings.method == "lora" else None,
+            peft_config=lora_config(loaded, settings, frozen_blocks) if settings.method == "lora" else None,
         )
+        for number in frozen_blocks:  # peft adds experts to the layers that it is given, in all blocks
+            loaded.blocks[number].requires_grad_(False)
         trainer.remove_callback(PrinterCallback)  # which prints a dictionary on standard output
         return trainer
 
@@ -237,33 +243,6 @@ def _rows_at_once(rows: Sequence[TrainingRow], batch: int, tokens: int) -> int:
     """The largest divisor of a batch whose rows fit in `tokens`, all as long as the longest."""
     longest = max(len(row.ids) for row in rows)
     return max(size for size in range(1, batch + 1) if batch % size == 0 and (size == 1 or size * longest <= tokens))
-
-
-def _lora(loaded: LoadedModel, settings: TrainingSettings, frozen_blocks: Collection[int]) -> Any:
-    from peft import LoraConfig
-
-    layers = {id(layer): name for name, layer in block_layers(loaded).items()}
-    targets = [
-        path
-        for path, module in loaded.model.named_modules()
-        if id(module) in layers and int(layers[id(module)].partition(".")[0]) not in frozen_blocks
-    ]
-    if not targets:
-        raise ModelError("training: the model has no linear layers in its blocks that an adapter could be trained on")
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=settings.rank,
-        lora_alpha=2 * settings.rank,
-        target_modules=targets,
-        fan_in_fan_out=_is_transposed(loaded),
-    )
-
-
-def _is_transposed(loaded: LoadedModel) -> bool:
-    """Whether the layers are GPT-2's, which keep their weights the other way round."""
-    from transformers.pytorch_utils import Conv1D
-
-    return any(isinstance(layer, Conv1D) for layer in block_layers(loaded).values())
 
 
 def _undo_patches(model: Any) -> None:
@@ -283,7 +262,7 @@ def _adjust(loaded: LoadedModel, settings: TrainingSettings, before: Mapping[str
         layers = {id(layer.weight): name for name, layer in block_layers(loaded).items()}
         for path, weight in loaded.model.named_parameters():
             name = layers.get(id(weight))
-            flip = name is not None and _is_transposed(loaded)
+            flip = name is not None and is_transposed(loaded)
             change = (weight - before[path]).float()
             changed = adjust(name or path, change.T if flip else change, None)
             weight.copy_(before[path] + (changed.T if flip else changed).to(weight.dtype))

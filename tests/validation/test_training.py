@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support import architectures
 
 from larf_curate.errors import DataError, ModelError
 from larf_curate.models.loading import LoadedModel, load_model
@@ -91,6 +92,31 @@ def test_frozen_blocks_stay_bit_for_bit(loaded, method):
     frozen = {name for name in before if ".layers.1." in name or ".layers.2." in name}
     assert frozen <= same
     assert not (matrices - frozen) & same
+
+
+@pytest.mark.parametrize("name", ["DeepSeek 3", "Falcon H1"])
+def test_models_of_other_kinds_are_trained_and_their_frozen_blocks_stay(name, tmp_path):
+    """peft adapts experts that it was not told of, and refuses layers that Mamba's kernels read past an adapter."""
+    architectures.make(name, tmp_path)
+    model = load_model(ModelOptions(str(tmp_path)), None, CPU)
+    before = {path: value.clone() for path, value in model.model.state_dict().items()}
+    settings = TrainingSettings(rank=2, learning_rate=1e-2, epochs=2, batch_rows=4)
+    wanted = by_hand(model, rows())
+    trained = train(model, rows(), settings, seed=0, frozen_blocks=[1]).loaded
+    assert by_hand(trained, rows()) < wanted
+    after = trained.model.state_dict()
+    assert set(after) == set(before)
+    frozen = {path for path in before if ".layers.1." in path}
+    assert frozen
+    assert frozen <= {path for path, value in after.items() if torch.equal(value, before[path])}
+
+
+def test_a_model_that_trl_cannot_train_is_one_line(tmp_path):
+    architectures.make("Llama 4", tmp_path)
+    model = load_model(ModelOptions(str(tmp_path)), None, CPU)
+    with pytest.raises(ModelError, match=r"training: trl and peft do not train \w+ here: \w+: ") as caught:
+        train(model, rows(), QUICK, seed=0)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
