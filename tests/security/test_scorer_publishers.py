@@ -185,6 +185,8 @@ WRONG_SUMMARY = [
     ("threshold.tied", -1), ("threshold.rows", HTML), ("threshold.removed", 1.5), ("threshold.harmless", HTML),
     ("threshold.harmless", -3), ("threshold.nulls", HTML), ("threshold.nulls", ["keep"]), ("threshold.novel", 1),
     ("threshold.unscorable", HTML), ("threshold.spared_from", -1), ("run", HTML), ("run", {}),
+    ("highest.0.place", 3), ("filtered", HTML), ("filtered", {"source": "--out"}), ("filtered", {"source": 3}),
+    ("filtered.columns", HTML), ("filtered.split", 3),
 ]  # fmt: skip
 
 
