@@ -32,7 +32,7 @@ def spans_of(value: object) -> list[MaskedSpan]:
         DataError: it is no list of spans.
 
     >>> spans_of([{"turn": 1, "start": 0, "end": 5, "score": 0.25}])
-    [Span(turn=1, start=0, end=5)]
+    [MaskedSpan(turn=1, start=0, end=5)]
     """
     if value is None:
         return []

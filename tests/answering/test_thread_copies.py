@@ -85,5 +85,5 @@ def test_where_threads_would_not_do_there_is_one_answerer(
     assert len(answerer.for_threads(64)) == 2
     answerer.by_row = False
     assert answerer.for_threads(64) == [answerer], "its weights are replaced while it answers"
-    for changed in ({"quantised": "int8"}, {"alone": True}, {"device": torch.device("meta")}, {"model": object()}):
+    for changed in ({"quantised": "int8"}, {"one_by_one": True}, {"device": torch.device("meta")}, {"model": object()}):
         assert not may_run_in_threads(dataclasses.replace(loaded, **changed), 0)

@@ -83,7 +83,7 @@ def test_of_two_kinds_one_is_read_and_the_other_named(tmp_path, capsys):
     put(tmp_path / "a.parquet", 1, 2, 3)
     put(tmp_path / "b.jsonl", 4, 5, 6)
     assert numbers(tmp_path) == [1, 2, 3]
-    assert "read are 1 file (a.parquet); not read: b.jsonl" in capsys.readouterr().err
+    assert "reading 1 file (a.parquet); not read: b.jsonl" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
