@@ -143,13 +143,13 @@ def repeated(prompts: Iterable[str], texts: Iterable[str]) -> set[str]:
         triples[prompt] = len(shingles)
         for shingle in shingles:
             holders[shingle].append(prompt)
-    found: set[str] = set()
+    trained_on: set[str] = set()
     for text in texts:
         words = _words(text)
-        found.update(whole.get(" ".join(words), ()))
+        trained_on.update(whole.get(" ".join(words), ()))
         counts = Counter(prompt for shingle in _shingles(words) for prompt in holders.get(shingle, ()))
-        found.update(prompt for prompt, count in counts.items() if count >= _SAME * triples[prompt])
-    return found
+        trained_on.update(prompt for prompt, count in counts.items() if count >= _SAME * triples[prompt])
+    return trained_on
 
 
 def _words(text: str) -> list[str]:
