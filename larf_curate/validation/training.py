@@ -129,7 +129,8 @@ def train(
             adapter = _trained(trainer, known, is_adapter=settings.method == "lora")
     except LarfError:
         raise
-    except Exception as error:  # the code of hundreds of architectures, of which trl and peft know most
+    except (AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        # The code of hundreds of architectures, of which trl and peft know most.
         if is_out_of_memory(error):
             raise ModelError(
                 "training: out of memory; take fewer batch_rows, a smaller max_tokens, or dtype nf4 with method lora"
