@@ -188,6 +188,7 @@ def _table(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, Mapping
     header = _LINE_END.split(text, 1)[0]
     if delimiter == "," and ";" in header and "," not in header:
         delimiter = ";"
+    csv.field_size_limit(2**31 - 1)  # Python's limit, of the whole process, is 131,072 characters
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         names = [name.strip() for name in next(reader, [])]

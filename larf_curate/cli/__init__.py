@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated
 
 import typer
@@ -82,16 +82,25 @@ def _interrupt(number: int, _: object) -> None:
     if not _Fork.under_way:
         raise KeyboardInterrupt
     # Python drops what is raised while it calls `at_fork` functions. Ctrl-C would be lost, and with it the call that
-    # gives back the lock of `logging`, for which other threads would wait for ever.
+    # gives back the lock of `logging` or loguru, for which other threads would wait for ever.
     threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
 
 
-def _before_fork() -> None:
-    _Fork.under_way = True  # nothing is called here: a signal may be handled at every call
+def _guarded(fork: Callable[[], int]) -> Callable[[], int]:
+    """`os.fork`, in the middle of which no interrupt is raised.
 
+    A function of our own at `os.register_at_fork` could not tell: those that other packages register later are called
+    before it and after it.
+    """
 
-def _after_fork() -> None:
-    _Fork.under_way = False
+    def guarded_fork() -> int:
+        _Fork.under_way = True
+        try:
+            return fork()
+        finally:
+            _Fork.under_way = False
+
+    return guarded_fork
 
 
 def _in_forked_process() -> None:
@@ -100,13 +109,12 @@ def _in_forked_process() -> None:
     Python would handle the signal when the main thread runs Python code next. That of a worker that waits for a lock
     may never do so, and the pool would wait for the worker.
     """
-    _after_fork()
     if signal.getsignal(signal.SIGTERM) is _interrupt:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_forked_process)
+    os.register_at_fork(after_in_child=_in_forked_process)
 
 
 @contextlib.contextmanager
@@ -118,9 +126,14 @@ def _ended_like_ctrl_c() -> Iterator[None]:
     before = {signal.SIGTERM: signal.signal(signal.SIGTERM, _interrupt)}
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored, as under nohup
         before[signal.SIGINT] = signal.signal(signal.SIGINT, _interrupt)
+    fork = getattr(os, "fork", None)  # Windows has none
+    if fork is not None:
+        os.fork = _guarded(fork)
     try:
         yield
     finally:
+        if fork is not None:
+            os.fork = fork
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import multiprocess
@@ -82,20 +83,56 @@ def test_what_a_killed_run_leaves_at_work_ends(tmp_path: Path) -> None:
         time.sleep(0.1)
 
 
+def fork_and_wait() -> None:
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+    time.sleep(10)
+
+
+AT_FORK: dict[str, Callable[[], object]] = {}
+"""What the functions below do. They stay registered as long as this process lives, and do nothing between tests."""
+
+
+def _at_fork(when: str) -> None:
+    if when in AT_FORK:
+        AT_FORK[when]()
+
+
+if hasattr(os, "register_at_fork"):
+    # After those of the package and of loguru, as a library that is imported late does it.
+    os.register_at_fork(before=lambda: _at_fork("before"), after_in_parent=lambda: _at_fork("after"))
+
+
+@pytest.fixture
+def dropped(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
+    """What Python has dropped meanwhile; Ctrl-C is handled as on a terminal, since tests may run in the background."""
+    seen: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield seen
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT], ids=str)
-def test_an_interrupt_in_the_middle_of_a_fork_is_not_lost(sent: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_interrupt_in_what_others_do_at_a_fork_is_not_lost(
+    when: str, sent: int, dropped: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """loguru holds its locks meanwhile: with the interrupt it lost the call that gives them back."""
+    fork = os.fork
+    with _ended_like_ctrl_c():
+        monkeypatch.setitem(AT_FORK, when, lambda: os.kill(os.getpid(), sent))
+        with pytest.raises(KeyboardInterrupt):
+            fork_and_wait()
+    assert not dropped
+    assert os.fork is fork
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT], ids=str)
+def test_an_interrupt_in_the_middle_of_a_fork_is_not_lost(sent: int, dropped: list[object]) -> None:
     """It comes while the process is copied, which takes milliseconds; Python handles it in what it calls after that."""
-    dropped: list[object] = []
-    monkeypatch.setattr(sys, "unraisablehook", dropped.append)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests may run in the background
-
-    def fork_and_wait() -> None:
-        child = os.fork()
-        if not child:
-            os._exit(0)
-        os.waitpid(child, 0)
-        time.sleep(10)
-
     began = time.monotonic()
     os.waitpid(os.fork() or os._exit(0), 0)
     took = time.monotonic() - began
@@ -105,7 +142,6 @@ def test_an_interrupt_in_the_middle_of_a_fork_is_not_lost(sent: int, monkeypatch
             timer.start()
             with pytest.raises(KeyboardInterrupt):
                 fork_and_wait()
-    signal.signal(signal.SIGINT, before)
     assert not dropped
 
 

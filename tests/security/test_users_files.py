@@ -13,7 +13,7 @@ from support.commands import larf
 from support.made_runs import sample_rows
 
 from larf_curate import Recipe, Threshold
-from larf_curate.deciding.layout import OUTCOMES, SUMMARY
+from larf_curate.deciding.layout import OUTCOMES, SOURCE_ROWS, SUMMARY
 from larf_curate.deciding.results import Results
 from larf_curate.engines.local_files import score_file, split_file
 from larf_curate.errors import DataError, OutputError
@@ -101,8 +101,8 @@ def test_filter_replaces_its_own_results_and_their_report(tmp_path: Path) -> Non
     write_page(out, out / "page.html")
     (out / ".DS_Store").write_text("what a file manager leaves")
     split_file(open_source(str(scored)), Threshold.drop_top(2), out)
-    expected = {f"{outcome}/data.parquet" for outcome in OUTCOMES} | {SUMMARY, RECORD}
-    assert set(everything(out)) == expected
+    rows = {f"{outcome}/data.parquet" for outcome in OUTCOMES}
+    assert set(everything(out)) == rows | {f"{SOURCE_ROWS}/{name}" for name in rows} | {SUMMARY, RECORD}
     assert pq.read_table(out / "removed" / "data.parquet").num_rows == 2
 
 
