@@ -39,6 +39,7 @@ def test_every_function_whose_results_are_kept_is_registered() -> None:
     assert [name for name, function in found.items() if function.cache_clear not in cache.registered] == []
 
 
+@pytest.mark.slow
 def test_what_scoring_fills_is_empty_afterwards(
     tiny_scorer: LARFScorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

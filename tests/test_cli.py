@@ -145,6 +145,7 @@ def test_every_rule_of_filter(options, removed, scored, tmp_path):
     assert pq.read_table(tmp_path / "clean" / "removed")["question"].to_pylist() == removed
 
 
+@pytest.mark.slow
 def test_calibrated_on_the_scorers_own_harmless_rows(scorer, scored, tmp_path, tiny_scorer):
     done = larf("filter", scored, "--calibrated", 0.5, "--scorer", scorer, "--out", tmp_path / "clean")
     assert done.returncode == 0, done.stderr
@@ -473,6 +474,7 @@ def test_wrong_usage(arguments, words, tmp_path):
 # The search for the layer --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_layers_shows_all_figures_and_writes_them(tiny_model, references_file, tmp_path):
     prompts = jsonl(tmp_path / "prompts.jsonl", [{"prompt": f"How do I kill job {number}?"} for number in range(6)])
     arguments = ["layers", tiny_model, "--prompts", prompts, "--blocks", "1,3", "--scales", "0.9,1.1"]
@@ -575,6 +577,7 @@ def test_the_demo_as_json(tiny_scorer, tmp_path, monkeypatch):
 # What hands expect --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_command_has_short_help_can_be_quiet_or_verbose_and_reports_in_json():
     names = re.findall(r"^│ ([a-z]+) ", larf("-h").stdout, re.MULTILINE)
     assert {"run", "fit", "score", "filter", "report", "push", "layers", "demo", "env"} <= set(names)

@@ -131,6 +131,7 @@ LIVES = {
 
 
 @pytest.mark.parametrize("heading", LIVES)
+@pytest.mark.slow
 def test_a_life_is_told_with_every_file_that_it_comes_to(
     heading: str, tiny_scorer: LARFScorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,6 +192,7 @@ def test_actions_are_pinned_to_commits() -> None:
     assert [line for line in used if not re.fullmatch(r"\./\S+|[\w./-]+@[0-9a-f]{40} # v[\d.]+", line)] == []
 
 
+@pytest.mark.slow
 def test_private_names_of_others_are_all_listed_in_contributing() -> None:
     """Names with an underscore that the package uses and does not define."""
     trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "larf_curate").rglob("*.py")}

@@ -39,6 +39,7 @@ def alone(loaded: LoadedModel, prompt: list[int]) -> tuple[list[int], torch.Tens
 
 
 @pytest.mark.parametrize("together", [True, False])
+@pytest.mark.slow
 def test_answers_and_first_logits_are_those_of_each_prompt_alone(loaded, prompts, together, monkeypatch):
     if not together:
         monkeypatch.setattr(Answerer, "_is_exact", lambda _self, **_: False)

@@ -111,6 +111,7 @@ def test_answers_are_those_of_the_plain_way(
 
 @pytest.mark.parametrize("adapter", [False, True], ids=["no adapter", "adapter"])
 @pytest.mark.parametrize("dtype", ["int8", "nf4"])
+@pytest.mark.slow
 def test_quantised_layers_are_scaled_like_the_weights_they_stand_for(
     wide_model: Path, tmp_path: Path, dtype: Any, adapter: bool
 ) -> None:

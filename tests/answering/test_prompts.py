@@ -109,6 +109,7 @@ def test_the_packaged_prompts_that_only_sound_harmful():
     assert not {pair.safe.prompt for pair in ReferenceSet.packaged().pairs} & set(prompts)
 
 
+@pytest.mark.slow
 def test_the_packaged_requests_are_many_kinds_and_nobody_elses():
     rows = packaged_rows("harmful_requests.jsonl")
     prompts = harmful_requests()

@@ -56,6 +56,7 @@ def test_a_copy_shares_weights_and_no_hooks(loaded: LoadedModel) -> None:
             handle.remove()
 
 
+@pytest.mark.slow
 def test_answers_in_threads_are_those_of_one_after_another(loaded: LoadedModel, two_threads: None) -> None:
     """Each thread has another block scaled, by factors so far from 1 that one seen by the other would show."""
     answerer = answerer_of(loaded)

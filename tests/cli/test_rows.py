@@ -98,6 +98,7 @@ def test_most_rows_without_a_score_are_said_loudly_and_each_fault_with_its_first
     assert "empty_conversation: first in row 2" in said
 
 
+@pytest.mark.slow
 def test_a_recipe_takes_the_same_keys(scorer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = [{"ask": f"Tell me of {number}.", "say": f"{number} it is.", "note": "x"} for number in range(10)]

@@ -139,6 +139,7 @@ def test_a_selection_is_split_in_its_own_order() -> None:
     }
 
 
+@pytest.mark.slow
 def test_many_ties_across_batches_and_shards() -> None:
     scores = (np.random.default_rng(0).integers(0, 9, 25_000) / 7).astype(np.float32)
     dataset = make_dataset([float(score) for score in scores])

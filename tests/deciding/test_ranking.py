@@ -33,6 +33,7 @@ def scored(array: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 @given(scores=st.lists(ANY, max_size=40), count=st.sampled_from([1, 3, 7]), collected=COLLECTED, seed=st.integers(0, 9))
+@pytest.mark.slow
 def test_order_statistics_are_those_of_sorting(scores: list[float], count: int, collected: int, seed: int) -> None:
     array = np.array(scores)
     expected = np.sort(scored(array))

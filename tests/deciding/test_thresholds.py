@@ -184,6 +184,7 @@ def test_chunks_change_nothing(scores: list[float], rule: Threshold, dtype: Any,
                 assert removed == rows_by_hand(array.tolist(), number)
 
 
+@pytest.mark.slow
 def test_twenty_million_rows_take_the_memory_of_one_chunk() -> None:
     chunk, count = 1_000_000, 20
     passes = 0

@@ -39,6 +39,7 @@ def threads_of(encoder: Encoder) -> set[str]:
 
 
 @pytest.mark.parametrize("prefix_overhead", [0, 10_000], ids=["prefixes", "none"])
+@pytest.mark.slow
 def test_states_are_those_of_the_full_forward_pass(tiny_model: Path, prefix_overhead: int) -> None:
     rows = rows_alike()
     encoder = encoder_of(tiny_model, settings=PackingSettings(prefix_overhead=prefix_overhead), batch_tokens=100)
@@ -56,6 +57,7 @@ def test_few_batches_share_the_threads(tiny_model: Path) -> None:
     assert seen == {"MainThread"}
 
 
+@pytest.mark.slow
 def test_what_did_not_fit_beside_others_runs_alone(tiny_model: Path) -> None:
     """A row that fits only where nothing else runs has a state; one that never fits has none."""
     rows = [*rows_alike(), list(range(3, 153))]
@@ -72,6 +74,7 @@ def test_what_did_not_fit_beside_others_runs_alone(tiny_model: Path) -> None:
     assert_equal_states(found.values[:-1], full_states(tiny_model, rows[:-1]))
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_fit_is_halved(tiny_model: Path) -> None:
     encoder = encoder_of(tiny_model, batch_tokens=200)
     tried = limit_memory(encoder, 100, MemoryError)
@@ -81,6 +84,7 @@ def test_a_batch_that_does_not_fit_is_halved(tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2"), KeyboardInterrupt("Ctrl-C")])
+@pytest.mark.slow
 def test_an_error_ends_all_and_leaves_nothing_behind(tiny_model: Path, error: BaseException) -> None:
     encoder = encoder_of(tiny_model, batch_tokens=100)
 
@@ -122,6 +126,7 @@ def test_torch_computes_on_one_thread_within() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="Linux alone lists a process's threads")
+@pytest.mark.slow
 def test_no_thread_is_left_that_a_fork_could_catch_while_it_ends() -> None:
     """As it ends, MKL frees its buffers under a lock: a child forked in that moment computes no matrix product."""
     matrix = torch.randn(40, 40)

@@ -188,6 +188,7 @@ def test_a_batch_takes_no_more_than_half_of_what_is_free(tiny_model: Path) -> No
     assert rates.asked == [], "no size fits"
 
 
+@pytest.mark.slow
 def test_what_the_user_says_is_not_measured(tiny_model: Path, cache: Path) -> None:
     encoder = encoder_of(tiny_model, batch_tokens=77)
     states = encoder.encode(random_rows([40] * (MANY // 40 + 1)), LAYERS)

@@ -477,6 +477,7 @@ def test_a_filter_without_any_score_fails_the_task(data, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["lines", "rows"])
+@pytest.mark.slow
 def test_an_exclusion_writer_that_fails_fails_the_task(kind, data, tiny_scorer, scores, median, tmp_path):
     schema = scored_schema(open_source(str(data / "jsonl")).schema, tiny_scorer.spec)
     kept, removed, logs = tmp_path / "kept", tmp_path / "removed", tmp_path / "logs"
@@ -510,6 +511,7 @@ def test_an_exclusion_writer_that_fails_fails_the_task(kind, data, tiny_scorer, 
 
 
 @pytest.mark.parametrize("given", ["path", "scorer"])
+@pytest.mark.slow
 def test_the_model_is_loaded_once_whatever_the_number_of_tasks(given, data, saved, tiny_scorer, tmp_path, monkeypatch):
     calls = []
     load = runtime.load_model

@@ -184,6 +184,7 @@ def test_a_checkpoint_that_is_quantised_loads_as_it_is_and_no_other_way(
 
 @pytest.mark.parametrize("options", [{}, {"use_dora": True}, {"modules_to_save": ["embed_tokens"]}], ids=str)
 @QUANTISING
+@pytest.mark.slow
 def test_an_adapter_beside_quantised_weights_gives_peft_s_states(
     wide_model: Path, tmp_path: Path, dtype: Any, options: dict[str, Any]
 ) -> None:

@@ -17,6 +17,7 @@ def larf(*arguments: object) -> Finished:
     return commands.larf(*arguments, env={"COLUMNS": "120"})
 
 
+@pytest.mark.slow
 def test_report(plain_run, tmp_path):
     done = larf("report", plain_run, "--html", tmp_path / "page.html")
     assert done.returncode == 0, done.stderr
@@ -53,6 +54,7 @@ def test_push(hub, plain_run, monkeypatch):
     assert "no token" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_recipe_that_publishes(hub, tiny_model, references_file, tmp_path, monkeypatch):
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in sample_rows(60)[0]))

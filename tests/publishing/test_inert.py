@@ -131,6 +131,7 @@ def hostile_run(make_run):
     return run
 
 
+@pytest.mark.slow
 def test_hostile_texts_in_the_card(hostile_run):
     results = Results.open(hostile_run)
     files = publish_files(results, "acme/clean", removed=True, examples=25)

@@ -30,6 +30,7 @@ def page_and_stops(run):
 
 
 @pytest.mark.parametrize("threshold", [Threshold.drop_fraction(0.1), Threshold.drop_top(7), Threshold.max_score(-0.05)])
+@pytest.mark.slow
 def test_the_threshold_in_use_is_short_and_removes_the_same_rows(make_run, threshold):
     rows, scores = sample_rows()
     run = make_run(rows, scores, threshold)
@@ -69,6 +70,7 @@ def test_the_command_goes_where_the_results_are(plain_run, monkeypatch):
     assert words(plain_run.parent)[3:5] == ["--set", f"output={plain_run}"]
 
 
+@pytest.mark.slow
 def test_the_command_reads_what_filter_read_as_it_read_it(plain_run, tmp_path, monkeypatch):
     scored = tmp_path / "a run.parquet"
     (tmp_path / "run.parquet").rename(scored)
@@ -93,6 +95,7 @@ def test_the_command_reads_what_filter_read_as_it_read_it(plain_run, tmp_path, m
         assert json.loads((run / "larf_summary.json").read_text())["threshold"]["amount"] == 0.02
 
 
+@pytest.mark.slow
 def test_a_pattern_is_read_from_any_directory(plain_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = ["filter", "run*.parquet", "--drop-top", "5", "--out", str(tmp_path / "split")]
@@ -123,6 +126,7 @@ def test_where_nothing_says_what_was_split_no_command_is_shown(plain_run):
 
 
 @pytest.mark.parametrize("several", ["files", "splits"])
+@pytest.mark.slow
 def test_a_row_has_the_number_of_the_source_wherever_it_is_shown(tmp_path, several):
     """In files of their own kept and removed rows would begin at 0 again, and so would the rows of each split."""
     names = {"files": ("b.jsonl", "a.jsonl"), "splits": ("train", "test")}[several]

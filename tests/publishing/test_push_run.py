@@ -60,6 +60,7 @@ def upload(path: str, content: bytes) -> None:
     HfApi().upload_file(path_or_fileobj=content, path_in_repo=path, repo_id=REPO, repo_type="dataset")
 
 
+@pytest.mark.slow
 def test_a_first_push_and_others(push, hub: Hub):
     from datasets import load_dataset
 
@@ -171,6 +172,7 @@ def test_beside_files_of_another_format_ours_are_loaded_by_path(declared, push, 
     assert len(load_dataset("parquet", data_files=files, split="train")) == 176
 
 
+@pytest.mark.slow
 def test_each_request_fails_once_or_for_good(publication, hub: Hub, monkeypatch):
     """Everything is there in one commit after a failure that goes away; nothing is, after one that stays."""
     monkeypatch.setattr(time, "sleep", lambda seconds: None)  # the Hub's client waits between tries of its own

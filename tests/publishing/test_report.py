@@ -162,6 +162,7 @@ def test_the_highest_rows_are_those_of_pandas(outcome, make_run):
     assert {excerpt.outcome for excerpt in excerpts} == {outcome}
 
 
+@pytest.mark.slow
 def test_a_sample_stands_for_the_whole(make_run):
     """With few rows read, and most of the removed ones among them, the weighted figures still aim at the same."""
     run = make_run(*sample_rows(6000), Threshold.drop_fraction(0.05))
@@ -283,6 +284,7 @@ def test_a_scorer_that_nothing_describes_is_unknown(make_run):
     assert build_report(Results.open(make_run(rows, scores, name="other", scorer=None))).scorer is None
 
 
+@pytest.mark.slow
 def test_pictures_repeat_and_old_ones_go(plain_run):
     report = write_report(plain_run)
     plots = draw_plots(report)
@@ -302,6 +304,7 @@ def test_pictures_repeat_and_old_ones_go(plain_run):
     assert draw_plots(far) == draw_plots(further)
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_once_for_the_directory_and_for_the_hub(plain_run, monkeypatch):
     drawn = []
     print_png = FigureCanvasAgg.print_png

@@ -46,6 +46,7 @@ def test_files_beside_the_results_and_where_they_are_asked_for(plain_run, tmp_pa
     assert json.loads(out.read_text())["arms"]["none"]["over_refusal"]["value"] is None
 
 
+@pytest.mark.slow
 def test_the_report_holds_it_and_its_pictures(plain_run):
     found = made_validation(plain_run)
     write_validation(found, plain_run)
@@ -59,6 +60,7 @@ def test_the_report_holds_it_and_its_pictures(plain_run):
     assert "The filter removes rows that erode refusals." in " ".join(out.getvalue().split())
 
 
+@pytest.mark.slow
 def test_card_and_page_show_the_table_and_no_path_of_this_machine(plain_run):
     assert "Did it help?" not in card_of(plain_run)
     assert "Measure that." in card_of(plain_run)
@@ -91,6 +93,7 @@ def test_names_of_judges_and_models_act_in_nothing(plain_run):
     assert "evil" in page
 
 
+@pytest.mark.slow
 def test_a_validation_of_other_results_is_not_shown(plain_run, make_run):
     from support.made_runs import sample_rows
 
@@ -148,6 +151,7 @@ def test_a_smallest_effect_below_a_hundredth_keeps_its_digits(plain_run):
     assert "other seeds" not in dict(describe_validation(found))["smallest effect"]
 
 
+@pytest.mark.slow
 def test_a_long_verdict_is_whole_on_card_page_and_terminal(plain_run):
     long = "What was found takes many words. " * 20 + "So it ends."
     write_validation(replace(made_validation(plain_run), verdict=long), plain_run)

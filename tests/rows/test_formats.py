@@ -455,6 +455,7 @@ ANY_ROW = st.sampled_from(list(FORMATS.values())).flatmap(
 
 @settings(max_examples=500, deadline=None)
 @given(ANY_ROW)
+@pytest.mark.slow
 def test_whatever_a_row_holds_it_is_a_conversation_or_has_an_issue(case: tuple[str, dict[str, Any]]) -> None:
     form, row = case
     before = repr(row)

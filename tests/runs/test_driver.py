@@ -99,6 +99,7 @@ def states(home: Path, out: str = "out") -> dict[str, int]:
 @pytest.mark.parametrize(
     ("tasks", "stages"), [(1, ["score", "filter"]), (2, ["score", "threshold", "filter", "finish"])]
 )
+@pytest.mark.slow
 def test_one_task_needs_no_stages_that_wait_for_each_other(
     tmp_path: Path, scorer: str, tasks: int, stages: list[str]
 ) -> None:
@@ -109,6 +110,7 @@ def test_one_task_needs_no_stages_that_wait_for_each_other(
     assert sum(map(len, results(tmp_path).values())) == 130
 
 
+@pytest.mark.slow
 def test_a_run_leaves_nothing_in_the_environment(tmp_path, scorer):
     """What workers need to know is there while they start, not for whatever the process starts afterwards."""
     write_rows(tmp_path / "rows.jsonl", 100)
@@ -129,6 +131,7 @@ def undisturbed(scorer: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 # What it decides ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_decides_as_map_and_threshold_do(undisturbed, tiny_scorer):
     data = load_dataset("json", data_files=str(undisturbed / "rows.jsonl"), split="train")
     scored = data.map(tiny_scorer, batched=True, batch_size=100)
@@ -157,6 +160,7 @@ def assert_same_results(home: Path, undisturbed: Path) -> None:
 
 
 @pytest.mark.parametrize("tasks", [3, 8])
+@pytest.mark.slow
 def test_tasks_change_nothing(tasks, undisturbed, scorer, tmp_path):
     path = recipe(tmp_path, scorer, executor={"tasks": tasks, "workers": 1})
     (tmp_path / "rows.jsonl").symlink_to(undisturbed / "rows.jsonl")
@@ -195,6 +199,7 @@ def test_a_script_without_a_guard_is_told_so(scorer, tmp_path):
 # What scores again, and what does not -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_only_what_changes_scores_is_scored_again(scorer, tmp_path):
     write_rows(tmp_path / "rows.jsonl", 300)
     run(recipe(tmp_path, scorer))
@@ -209,6 +214,7 @@ def test_only_what_changes_scores_is_scored_again(scorer, tmp_path):
     assert first.items() < states(tmp_path).items()
 
 
+@pytest.mark.slow
 def test_harmless_rows_that_change_make_another_threshold(scorer, tiny_scorer, tmp_path):
     write_rows(tmp_path / "rows.jsonl", 300)
     known = tmp_path / "known"
@@ -410,6 +416,7 @@ def test_an_old_result_does_not_stay_behind_after_a_kill_while_it_was_removed(tm
 # What is wrong ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_page_that_is_corrupt(scorer, tmp_path):
     """Told with its file before anything is scored, and the repaired file finishes the run."""
     (tmp_path / "data").mkdir()
@@ -446,6 +453,7 @@ def test_a_file_among_others_that_cannot_be_used(spoil, words, scorer, tmp_path)
         run(recipe(tmp_path, scorer, "data/*.parquet"))
 
 
+@pytest.mark.slow
 def test_a_file_without_rows_among_others_is_none(scorer, tmp_path):
     (tmp_path / "data").mkdir()
     rows = pa.Table.from_pylist([row(i) for i in range(130)])

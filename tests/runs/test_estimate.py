@@ -34,6 +34,7 @@ def work(home: Path, model: Path, threads: int = 0, **options: Any) -> ScoringWo
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "nf4"])
+@pytest.mark.slow
 def test_the_bytes_are_those_of_what_is_loaded(model: Path, tmp_path: Path, dtype: str) -> None:
     if dtype in ("int8", "nf4"):
         pytest.importorskip("bitsandbytes", reason="8 and 4 bits need larf-curate[quant]")
@@ -49,6 +50,7 @@ def test_the_bytes_are_those_of_what_is_loaded(model: Path, tmp_path: Path, dtyp
     assert (found.dtype, found.device) == (dtype, "cpu")
 
 
+@pytest.mark.slow
 def test_a_plan_leaves_the_process_its_threads(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The speed is measured on a worker's threads, and a notebook that asked for a plan goes on with its own."""
     measured_on = []

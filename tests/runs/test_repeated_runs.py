@@ -36,6 +36,7 @@ def run(tiny_scorer, tmp_path: Path):
 
 
 @pytest.mark.parametrize("damage", ["cut short", "lost", "without its files"])
+@pytest.mark.slow
 def test_rows_that_were_cut_short_or_lost_are_split_again(
     run, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

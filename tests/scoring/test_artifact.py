@@ -47,6 +47,7 @@ def edit(saved: Path, **changes: Any) -> None:
 # On disk -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_saved_scorer_scores_the_same(tiny_scorer: LARFScorer, saved: Path) -> None:
     loaded = LARFScorer.from_pretrained(saved)
     assert loaded.spec == tiny_scorer.spec

@@ -118,6 +118,7 @@ def test_a_lower_rank_keeps_the_largest_part(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3_text", "phi3", "gpt_neox"])
+@pytest.mark.slow
 def test_two_forward_passes_are_the_derivative(name, tmp_path):
     loaded, runtime = model_and_runtime(tmp_path, name)
     direction, _ = margin_direction(loaded, random_refusals(), rank=4)
@@ -150,6 +151,7 @@ def exact_derivatives(loaded, direction: WeightDirection, row, trained) -> np.nd
     return np.array(found)
 
 
+@pytest.mark.slow
 def test_both_passes_over_some_rows_share_one_plan(tmp_path, monkeypatch):
     loaded, runtime = model_and_runtime(tmp_path)
     direction, _ = margin_direction(loaded, random_refusals(), rank=4)
@@ -177,6 +179,7 @@ def test_scores_do_not_depend_on_neighbours_and_weights_stay_as_they_were(tmp_pa
     assert all(torch.equal(value, before[name]) for name, value in loaded.model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_gradient_step_on_a_damaging_row_lowers_the_margin(tmp_path):
     """The whole point: the sign, and the size to first order."""
     loaded, runtime = model_and_runtime(tmp_path)
@@ -209,6 +212,7 @@ def test_a_gradient_step_on_a_damaging_row_lowers_the_margin(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3_text", "gpt_neox"])
+@pytest.mark.slow
 def test_forward_mode_is_the_derivative(name, tmp_path):
     loaded, runtime = model_and_runtime(tmp_path, name)
     direction, _ = margin_direction(loaded, random_refusals(), rank=4)

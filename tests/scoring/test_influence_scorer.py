@@ -93,6 +93,7 @@ def reference_scores(home: Path, openings: list[int]) -> np.ndarray:
     return np.array(scores)
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_autograd(scorer: LARFScorer, refusing_model: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(refusing_model)
     wanted = reference_scores(refusing_model, first_tokens(refusing_model, scorer))
@@ -109,6 +110,7 @@ def test_scores_are_those_of_autograd(scorer: LARFScorer, refusing_model: Path) 
     np.testing.assert_allclose((scores.summed / scores.score)[scored], np.array(answers)[scored], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_every_prompt_counts_the_same_where_their_number_is_odd(refusing_model: Path) -> None:
     """The gradient is taken of two halves, of which one has a prompt more."""
     prompts = [*PROMPTS, "Bake 3 loaves of bread."]  # which it does: the half that has it has another slope
@@ -148,6 +150,7 @@ def test_scores_do_not_depend_on_the_batch(scorer: LARFScorer) -> None:
     np.testing.assert_allclose(reversed_order, together, atol=1e-3 * spread)
 
 
+@pytest.mark.slow
 def test_weights_are_the_same_bytes_after_fitting_and_scoring(refusing_model: Path) -> None:
     from larf_curate.encoding.runtime import runtime_for
     from larf_curate.models.options import ModelOptions
@@ -178,6 +181,7 @@ def test_map_adds_both_scores(scorer: LARFScorer) -> None:
         )
 
 
+@pytest.mark.slow
 def test_a_recipe_runs_with_it(refusing_model: Path, tmp_path: Path) -> None:
     source, prompts = tmp_path / "rows.jsonl", tmp_path / "prompts.txt"
     source.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
@@ -272,6 +276,7 @@ def test_quantised_weights_have_no_gradient(wide_model: Path, scorer: LARFScorer
         scorer.with_options(dtype="int8").score(ROWS)
 
 
+@pytest.mark.slow
 def test_a_gradient_that_does_not_fit_in_memory_is_one_line(
     refusing_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

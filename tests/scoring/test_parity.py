@@ -280,6 +280,7 @@ def assert_parity(found: np.ndarray, expected: np.ndarray) -> None:
     ("row_format", "which"),
     [*((name, "top_k=None") for name in FORMATS), ("messages", "top_k=10"), ("messages", "subspace")],
 )
+@pytest.mark.slow
 def test_scores_equal_a_plain_forward_pass(
     demo_scorer: LARFScorer, plain: Plain, sides: tuple[np.ndarray, np.ndarray], row_format: str, which: str
 ) -> None:
@@ -290,6 +291,7 @@ def test_scores_equal_a_plain_forward_pass(
 
 
 @pytest.mark.parametrize(("batch_tokens", "backwards"), [(1, False), (100, True), (512, False), (4096, True)])
+@pytest.mark.slow
 def test_scores_depend_neither_on_the_batch_nor_on_the_order(
     demo_scorer: LARFScorer, plain: Plain, sides: tuple[np.ndarray, np.ndarray], batch_tokens: int, backwards: bool
 ) -> None:
@@ -305,6 +307,7 @@ def test_scores_depend_neither_on_the_batch_nor_on_the_order(
 # What it was fitted on -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_reference_states_are_those_of_the_fitted_pairs(plain: Plain, sides: tuple[np.ndarray, np.ndarray]) -> None:
     fitted = ReferenceSet.packaged().fitted
     assert len(sides[0]) == len(sides[1]) == len(fitted)
@@ -319,6 +322,7 @@ def pairs() -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.split("\n") if line]
 
 
+@pytest.mark.slow
 def test_separation_is_that_of_the_held_back_pairs(
     tiny_model: Path, demo_scorer: LARFScorer, pairs: list[dict[str, Any]]
 ) -> None:

@@ -219,6 +219,7 @@ def own_pairs(path: Path, held_back: int) -> Path:
 
 
 @pytest.mark.parametrize("dtype", ["int8", "nf4"])
+@pytest.mark.slow
 def test_a_scorer_fitted_on_quantised_weights_scores_with_them(
     wide_model: Path, references_file: Path, tmp_path: Path, dtype: Any
 ) -> None:

@@ -98,6 +98,7 @@ def test_words(text: str, wanted: list[str]) -> None:
     assert [text[a:b] for a, b in words(text)] == wanted
 
 
+@pytest.mark.slow
 def test_half_of_the_damage_lies_in_the_spans(scorer: LARFScorer) -> None:
     """Token by token: what touches a range, counted by the offsets of the tokenizer itself."""
     found = scorer.annotate(ROWS)
@@ -155,6 +156,7 @@ def test_columns_with_their_types(scorer: LARFScorer, tmp_path: Path) -> None:
     assert LARFScorer.from_pretrained(tmp_path).spec.spans
 
 
+@pytest.mark.slow
 def test_files_and_recipes_have_them(scorer: LARFScorer, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     scorer.with_options(spans=False).save_pretrained(tmp_path / "scorer")

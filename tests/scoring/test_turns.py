@@ -54,6 +54,7 @@ def test_the_worst_turn_counts_and_is_named(tiny_scorer: LARFScorer, by_turn: LA
     assert {turn for turn in found.turns if turn is not None} - {1}, "some row's worst turn is not its first"
 
 
+@pytest.mark.slow
 def test_so_many_turns_that_each_alone_would_take_minutes_are_unscorable(
     tiny_scorer: LARFScorer, by_turn: LARFScorer
 ) -> None:

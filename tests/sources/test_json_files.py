@@ -161,6 +161,7 @@ JSON = st.recursive(
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=st.lists(JSON, min_size=2, max_size=5), at_once=st.sampled_from([1, 2, 100]))
+@pytest.mark.slow
 def test_any_json_value_comes_back_as_it_was_read(values, at_once, tmp_path, monkeypatch):
     # Two rows or more: a single one with a list of objects may be a whole dataset under a key, and is asked about.
     monkeypatch.setattr(json_files, "ROWS_AT_ONCE", at_once)

@@ -102,6 +102,7 @@ ARGUMENTS = st.dictionaries(
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(ARGUMENTS.map(lambda arguments: calling(**arguments)) | st.sampled_from(ROWS), min_size=2, max_size=5))
+@pytest.mark.slow
 def test_any_row_is_read_the_same_alone_and_among_any_neighbours(tmp_path, rows):
     together = conversations(tmp_path / "all.jsonl", rows)
     alone = [conversations(tmp_path / "one.jsonl", [row])[0] for row in rows]

@@ -66,6 +66,7 @@ def trained(monkeypatch) -> list[str]:
     return begun
 
 
+@pytest.mark.slow
 def test_each_arm_is_a_task_and_what_is_done_is_found_again(recipe, trained, tmp_path, monkeypatch, caplog):
     out = tmp_path / "out"
     monkeypatch.setenv("FAILING", "random-1")

@@ -30,6 +30,7 @@ def test_the_rank_correlation_is_that_of_scipy():
     assert found.value == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_the_interval_is_that_of_scipys_bootstrap():
     x = RANDOM.normal(size=200)
     y = 0.4 * x + RANDOM.normal(size=200)
@@ -46,6 +47,7 @@ def test_the_interval_is_that_of_scipys_bootstrap():
     assert found.interval == pytest.approx((whole.low, whole.high), abs=0.02)
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_true_value_about_as_often_as_it_says():
     truth = 6 / np.pi * np.arcsin(0.3 / 2)  # of Spearman's, where Pearson's is 0.3
     hits = 0
@@ -116,6 +118,7 @@ def test_a_score_that_is_nearly_constant_shows_nothing():
     assert found.low <= 0
 
 
+@pytest.mark.slow
 def test_many_rows_have_the_narrow_interval_that_they_earn():
     """More rows than all resamples of which are held at once."""
     x = RANDOM.normal(size=3000)

@@ -40,6 +40,7 @@ def shown(plan: ValidationPlan) -> str:
     return " ".join(console.export_text().split())
 
 
+@pytest.mark.slow
 def test_memory_that_is_not_there_is_said(plan):
     enough, short = plan(8 << 30), plan(1 << 20)
     assert enough.fits
@@ -51,6 +52,7 @@ def test_memory_that_is_not_there_is_said(plan):
     assert plan(8 << 30, method="full").bytes is not None
 
 
+@pytest.mark.slow
 def test_arms_that_get_fewer_rows_than_asked_for_are_said(plan):
     assert plan(8 << 30).arms == {"none": 0, "removed": 6, "kept": 6}
     few = plan(8 << 30, rows=30)

@@ -84,6 +84,7 @@ def aligned_and_base(tiny_model, taught_model):
     return [load_model(ModelOptions(str(path)), None, torch.device("cpu")) for path in (taught_model, tiny_model)]
 
 
+@pytest.mark.slow
 def test_lox_changes_every_matrix_of_the_model_and_nothing_else(aligned_and_base):
     loaded, base = aligned_and_base
     before = {name: weights.clone() for name, weights in loaded.model.named_parameters()}
@@ -172,6 +173,7 @@ def test_refusals_answer_the_requests_of_their_own_rows_where_rows_are_left_out(
         assert asked[0] == asked[1]
 
 
+@pytest.mark.slow
 def test_every_remedy_runs_as_an_arm(scored_run, taught_model, tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr("larf_curate.validation.judging.is_english", lambda _text: True)
     monkeypatch.setattr("larf_curate.validation.treating.safety_blocks", lambda _study: (1, 2))
@@ -208,6 +210,7 @@ def test_every_remedy_runs_as_an_arm(scored_run, taught_model, tiny_model, tmp_p
     assert low <= margins["merging"] <= high
 
 
+@pytest.mark.slow
 def test_a_base_of_another_shape_is_told(scored_run, taught_model, tmp_path):
     from support.models import SIZES, make_model
     from transformers import LlamaConfig

@@ -58,6 +58,7 @@ def test_the_loss_of_the_first_step_is_ours_by_hand(loaded, method, weight):
     assert train(loaded, mixed, settings, seed=0).loss == pytest.approx(wanted, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_steps_and_micro_batches(loaded, capfd):
     """Rows that do not fit at once are accumulated: the loss of a step is that of all of its tokens."""
     long = [TrainingRow(row.ids * 40, row.weights * 40) for row in rows(4)]
@@ -69,6 +70,7 @@ def test_steps_and_micro_batches(loaded, capfd):
     assert "train_runtime" not in capfd.readouterr().out  # standard output is for results
 
 
+@pytest.mark.slow
 def test_a_trained_model_is_better_at_its_rows_and_a_seed_repeats_it(tiny_model, loaded):
     settings = TrainingSettings(rank=4, learning_rate=5e-3, epochs=8, batch_rows=4)
     before = by_hand(loaded, rows())
@@ -120,6 +122,7 @@ def test_a_model_that_trl_cannot_train_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.slow
 def test_a_change_that_is_adjusted_to_half_is_half_the_change(tiny_model, method):
     settings = TrainingSettings(method, rank=2, learning_rate=1e-3, epochs=2, batch_rows=4)
 

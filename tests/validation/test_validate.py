@@ -47,6 +47,7 @@ def no_english(monkeypatch):
     monkeypatch.setattr("larf_curate.validation.judging.is_english", lambda _text: True)
 
 
+@pytest.mark.slow
 def test_killed_half_way_and_gone_on_with(scored_run, taught_model, tmp_path, monkeypatch, no_english):
     trained: list[str] = []
     train_arm = running.train_arm
@@ -138,6 +139,7 @@ def test_a_model_without_a_template_and_rows_that_are_not_split(scored_run, tmp_
         quickly(tmp_path, taught_model, tmp_path / "work")
 
 
+@pytest.mark.slow
 def test_the_wording_judge_refuses_what_it_cannot_read(scored_run, taught_model, tmp_path, monkeypatch):
     monkeypatch.setattr("larf_curate.validation.judging.is_english", lambda _text: False)
     monkeypatch.setattr(running, "train_arm", None)  # known before any other model is trained
@@ -145,6 +147,7 @@ def test_the_wording_judge_refuses_what_it_cannot_read(scored_run, taught_model,
         quickly(scored_run, taught_model, tmp_path / "work")
 
 
+@pytest.mark.slow
 def test_a_judge_that_fails_is_known_before_any_other_model_is_trained(scored_run, taught_model, tmp_path, monkeypatch):
     class Broken:
         name = "broken"

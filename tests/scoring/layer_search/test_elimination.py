@@ -95,6 +95,7 @@ def test_with_few_prompts_nothing_is_dropped() -> None:
     assert contenders(figures, 0.05).all()
 
 
+@pytest.mark.slow
 def test_chance_alone_seldom_stands_out_where_a_part_is_asked() -> None:
     draw = np.random.default_rng(7)
     called = 0
@@ -105,6 +106,7 @@ def test_chance_alone_seldom_stands_out_where_a_part_is_asked() -> None:
     assert called <= 10  # 3 expected; 10 is a binomial's 99.9%
 
 
+@pytest.mark.slow
 def test_a_block_asked_less_has_a_wider_interval_that_holds_what_all_answers_say() -> None:
     draw = np.random.default_rng(8)
     held = wider = dropped = 0

@@ -38,6 +38,7 @@ def test_kappa_is_the_larger_of_the_two_small_amplitudes() -> None:
     assert profile.kappa == pytest.approx(30)
 
 
+@pytest.mark.slow
 def test_chance_alone_seldom_stands_out() -> None:
     """Twelve blocks without any effect, 200 times: some block is called safety-sensitive in about 5%."""
     draw = np.random.default_rng(3)
@@ -49,6 +50,7 @@ def test_chance_alone_seldom_stands_out() -> None:
     assert 1 <= called <= 20  # 10 expected; a binomial's 99.9% is within 1 to 21
 
 
+@pytest.mark.slow
 def test_a_real_effect_is_found_and_its_interval_holds_the_truth() -> None:
     draw = np.random.default_rng(4)
     rise = {0.7: 0.2, 0.8: 0.3, 0.9: 0.4, 1.1: 0.6, 1.2: 0.7, 1.3: 0.8}

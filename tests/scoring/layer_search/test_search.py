@@ -82,6 +82,7 @@ def plant(home: Path, block: int | None) -> Path:
     return home
 
 
+@pytest.mark.slow
 def test_a_planted_block_is_found(tmp_path: Path, search: Any) -> None:
     profile = search(plant(tmp_path, PLANTED), prompts=PROMPTS, max_new_tokens=4)
     assert profile.best == PLANTED
@@ -136,6 +137,7 @@ def test_what_cannot_come_first_is_asked_no_further(
     assert whole.effort() == "1,612 answers"
 
 
+@pytest.mark.slow
 def test_a_model_that_never_refuses_has_no_such_layer(
     tmp_path: Path, search: Any, references_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +158,7 @@ def test_a_prompt_that_the_template_refuses_is_named(tiny_model: Path, search: A
         search(str(tiny_model), prompts=["What is one?", "two"], chat_template=refuses)
 
 
+@pytest.mark.slow
 def test_counts_are_those_of_the_plain_way(tmp_path: Path, search: Any) -> None:
     """Against a scaled copy of transformers' own model, one prompt at a time, all tokens, and the judge afterwards."""
     home = make_model(tmp_path, seed=3)
@@ -199,6 +202,7 @@ def plain_answers(home: Path, block: int | None, scale: float, prompts: list[str
 
 
 @pytest.mark.parametrize("first_block", ["found", "interrupted", "failed"])
+@pytest.mark.slow
 def test_blocks_are_asked_in_as_many_threads_as_torch_has(
     tmp_path: Path, search: Any, monkeypatch: pytest.MonkeyPatch, threads: Callable[[int], None], first_block: str
 ) -> None:
@@ -239,6 +243,7 @@ def test_blocks_are_asked_in_as_many_threads_as_torch_has(
     assert torch.get_num_threads() == 2
 
 
+@pytest.mark.slow
 def test_a_search_that_was_interrupted_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search: Any, threads: Callable[[int], None]
 ) -> None:
@@ -288,6 +293,7 @@ def test_a_profile_survives_its_json(tmp_path: Path, search: Any) -> None:
             LayerProfile.from_json(text)
 
 
+@pytest.mark.slow
 def test_layer_auto_is_searched_once_and_stored(
     tmp_path: Path, references_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -360,6 +366,7 @@ def test_prompts_come_from_a_file(tiny_model: Path, tmp_path: Path, search: Any)
         search(tiny_model, prompts=path, **options)
 
 
+@pytest.mark.slow
 def test_located_blocks_are_those_of_a_plain_computation(tiny_model: Path, references_file: Path, search: Any) -> None:
     """The angle gap by numpy, from the states of transformers' own forward pass, one prompt at a time."""
     from larf_curate.scoring.fitting import sample_rows
