@@ -54,7 +54,8 @@ def scorer(tiny_scorer: LARFScorer, tmp_path_factory: pytest.TempPathFactory) ->
 def recipe(home: Path, scorer: str | dict, source: str = "rows.jsonl", out: str = "out", **sections: object) -> Path:
     said = {
         "source": {"path": str(home / source), "shard_rows": 64},
-        "scorer": {"from": scorer} if isinstance(scorer, str) else scorer,
+        # A size that another process measures meanwhile would make other batches, and scores with other last bits.
+        "scorer": {"from": scorer, "batch_tokens": 512} if isinstance(scorer, str) else scorer,
         "threshold": {"drop_top": 90},
         "output": str(home / out),
         **sections,
