@@ -85,6 +85,7 @@ def naive(home: str, block: int | None, scale: float, ids: list[list[int]]) -> l
 
 
 @pytest.mark.parametrize(("block", "scale"), [(None, 1.0), (0, 0.7), (2, 1.3), (4, 0.8)])
+@pytest.mark.slow
 def test_answers_are_those_of_the_plain_way(
     architecture: tuple[str, Path], loaded: LoadedModel, block: int | None, scale: float
 ) -> None:

@@ -17,6 +17,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.slow
 def test_states_and_losses_are_those_of_one_row_at_a_time(name: str, tmp_path: Path, tokenizer: Path) -> None:
     """After the first, a middle and the last block; cut and whole; packed and padded; in small and large batches."""
     measured = measure(name, tmp_path, tokenizer)

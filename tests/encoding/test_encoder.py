@@ -58,6 +58,7 @@ def llama(request: pytest.FixtureRequest, tiny_model: Path) -> Encoder:
 
 
 @pytest.mark.parametrize("highest", [0, 2, BLOCKS - 1])
+@pytest.mark.slow
 def test_states_equal_the_full_forward_pass(architecture: tuple[Path, np.ndarray], highest: int) -> None:
     directory, expected = architecture
     layers = list(range(highest + 1))

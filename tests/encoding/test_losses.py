@@ -54,6 +54,7 @@ def runtime_of(home, forward=None) -> Runtime:
 
 @pytest.mark.parametrize("batch_tokens", [8, 4096])
 @pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.slow
 def test_losses_are_those_of_transformers(name, batch_tokens, tmp_path):
     home = make_model(tmp_path, ARCHITECTURES[name]())
     rows, marks = rows_and_marks()

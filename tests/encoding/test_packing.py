@@ -68,6 +68,7 @@ def model_and_states(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str]
 @pytest.mark.parametrize(
     ("name", "are_fused"), [*((name, name in FUSED) for name in ARCHITECTURES), *((name, False) for name in FUSED)]
 )
+@pytest.mark.slow
 def test_states_equal_the_full_forward_pass(
     name: str,
     layers: list[int],
@@ -89,6 +90,7 @@ def test_states_equal_the_full_forward_pass(
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma2"])
 @pytest.mark.parametrize("queries", [3, 64])
 @pytest.mark.parametrize("sdpa_tokens", [1, 10_000])
+@pytest.mark.slow
 def test_attention_in_chunks_and_in_torch_s_own_kernel(
     name: str, queries: int, sdpa_tokens: int, tmp_path: Path
 ) -> None:

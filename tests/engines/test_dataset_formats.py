@@ -75,6 +75,7 @@ BY_ROWS = ("map in batches", "map row by row", "score a list", "annotate a list"
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("streaming", [False, True], ids=["dataset", "stream"])
 @pytest.mark.parametrize("form", [*ARRAYS, *TABLES])
+@pytest.mark.slow
 def test_every_format_scores_as_plain_rows_do_or_says_what_to_do(
     tiny_scorer: LARFScorer, expected: dict[str, np.ndarray], form: str, streaming: bool, way: str
 ) -> None:

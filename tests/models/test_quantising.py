@@ -219,6 +219,7 @@ def test_an_adapter_of_the_prompt_is_refused(wide_model: Path, tmp_path: Path, d
 @pytest.mark.parametrize("highest", [1, BLOCKS - 1])
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "moe"])
 @QUANTISING
+@pytest.mark.slow
 def test_what_is_quantised_is_what_the_shape_reckons_with(
     wide_model: Path, tmp_path: Path, dtype: Any, kind: str, highest: int
 ) -> None:

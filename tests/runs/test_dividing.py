@@ -46,6 +46,7 @@ def names(plan: Plan) -> list[str]:
 
 @pytest.mark.parametrize("size", [None, 1, 2, 100, 256, 10_000])
 @pytest.mark.parametrize("count", [1, 255, 256, 257, 5000])
+@pytest.mark.slow
 def test_every_row_is_in_one_shard_of_about_the_size_that_was_asked_for(count, size, tmp_path):
     plan = planned(tmp_path / "rows.parquet", rows_from(0, count), size)
     about = size or 256
@@ -193,6 +194,7 @@ def test_only_files_from_the_first_changed_one_on_are_read_again(tmp_path, reads
 
 @pytest.mark.parametrize("size", [17, 40, None])
 @pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.slow
 def test_what_is_remembered_gives_what_is_found_without_it(change, size, tmp_path):
     known = tmp_path / "files.json"
     planned(tmp_path / "0.parquet", BEFORE, size, known)

@@ -74,6 +74,7 @@ WAYS: dict[str, Callable[[Dataset], Any]] = {
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
+@pytest.mark.slow
 def test_columns_of_an_earlier_scorer_are_replaced_with_their_types(way: str, scores: list[Any], dtype: str) -> None:
     scored = WAYS[way](scored_before(scores, dtype))
     assert set(scored.column_names) == {"question", "answer", "larf_mine", *NEW}

@@ -392,6 +392,7 @@ def generated(rows: Rows) -> Any:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("form", ROWS)
+@pytest.mark.slow
 def test_every_way_of_map_says_what_score_says(tiny_scorer: LARFScorer, form: str, way: str) -> None:
     assert_scored(WAYS[way](ROWS[form], tiny_scorer), tiny_scorer, ROWS[form])
 
@@ -405,6 +406,7 @@ def test_a_row_is_never_taken_for_a_batch_nor_a_batch_for_a_row(tiny_scorer: LAR
 @pytest.mark.parametrize("batched", [True, False])
 @pytest.mark.parametrize("format_type", ["numpy", "torch"])
 @pytest.mark.parametrize("form", ROWS)
+@pytest.mark.slow
 def test_a_formatted_dataset_scores_the_same(
     tiny_scorer: LARFScorer, form: str, format_type: str, batched: bool
 ) -> None:

@@ -117,6 +117,7 @@ def seconds(reader: Callable[[str], object], text: str, enough: float = 0.0) -> 
 
 
 @pytest.mark.parametrize("name", READERS)
+@pytest.mark.slow
 def test_a_megabyte_takes_as_long_as_its_parts(name: str) -> None:
     """Sixteen times the text may take 64 times as long on a busy machine; a quadratic reader would take 256 times."""
     start = "### Instruction:\n" if name == "transcript" else ""
