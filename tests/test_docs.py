@@ -229,3 +229,15 @@ def test_every_public_name_has_an_example(name: str) -> None:
     runs = any(ast.parse(example.source).body and not example.options.get(doctest.SKIP) for example in examples)
     assert runs != (name in NEED_A_MODEL)
     assert ("Not run by doctest" in described) == (name in NEED_A_MODEL)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "larf_curate").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_arguments_that_a_docstring_tells_of_are_those_of_the_function(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        _, _, told = (ast.get_docstring(node) or "").partition("\nArgs:\n")
+        told = re.split(r"\n\S", told)[0]  # up to the next section
+        named = re.findall(r"^    (\*{0,2}\w+(?:, \*{0,2}\w+)*):", told, re.MULTILINE)
+        arguments = {argument.arg for argument in ast.walk(node.args) if isinstance(argument, ast.arg)}
+        assert {name.strip(" *") for names in named for name in names.split(",")} <= arguments, node.name

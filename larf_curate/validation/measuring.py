@@ -192,7 +192,7 @@ def measure(
             None where it is this model: then they are found among its answers.
         held_back: rows by whose loss usefulness is measured.
         limits: the limits of an answer.
-        what: what is being done, for the progress bars.
+        label: what is being done, for the progress bars.
 
     Returns:
         The refusals, given or found, and what was measured.

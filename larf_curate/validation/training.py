@@ -97,7 +97,7 @@ def train(
         frozen_blocks: numbers of blocks whose weights stay as they are, bit for bit.
         adjust: what becomes of each layer's change afterwards.
         known: the adapter of the same training of the same model, which is taken over then.
-        what: what is being done, for the progress bar.
+        label: what is being done, for the progress bar.
 
     Raises:
         MissingExtraError: trl or peft is not installed.
