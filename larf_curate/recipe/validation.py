@@ -42,7 +42,8 @@ class ValidateSection(Section):
     """What to do after the run to find out whether it helped. See `larf_curate.validate`.
 
     `model` is the scorer's if it is left out. The other keys are the fields of `ComparingSettings` and
-    `AskingSettings`. Each arm and seed is a task of the recipe's executor.
+    `AskingSettings`. Each arm and seed is a task of the recipe's executor; arms that begin with the same training share
+    one.
     """
 
     model: Text | None = None

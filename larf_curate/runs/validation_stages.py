@@ -1,8 +1,9 @@
-"""The stages that validate a run's results: the model before training, every arm in a task of its own, the verdict."""
+"""The stages that validate a run's results: the model before training, the arms as tasks, the verdict."""
 
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,8 +37,8 @@ def validation_stages(job: Job, validation: RunValidation) -> list[StagePlan]:
     """
     validation.save(Path(job.logs) / _SETTINGS)
     stages = [StagePlan("untrained", [MeasureUntrained(job.path)], 1, model=True)]
-    if validation.trained:
-        stages.append(StagePlan(ARMS_STAGE, [TrainArms(job.path)], validation.trained, model=True))
+    if validation.groups:
+        stages.append(StagePlan(ARMS_STAGE, [TrainArms(job.path)], validation.groups, model=True))
     return [*stages, StagePlan("verdict", [JudgeArms(job.path)], 1, model=True)]
 
 
@@ -88,20 +89,31 @@ class MeasureUntrained(_ValidationStage):
 
 
 class TrainArms(_ValidationStage):
-    """Trains and asks the task's arms. What another run has finished is not done again."""
+    """Trains and asks the task's arms: one, or those that begin with the same training.
+
+    What another run has finished is not done again. An arm that fails does not keep the task's others from being done.
+    """
 
     name = ARMS_STAGE
 
     def work(self, data: Iterator[Document] | None, rank: int, tasks: int) -> None:  # noqa: ARG002
-        from ..validation.run import finished_arms, measure_arm, prepared
+        from ..validation.run import finished_arms, forget_shared_training, measure_arm, prepared
 
         _, _, request = self.validation()
         study, finished = prepared(request), finished_arms(request)
-        for name, seed in request.trained[rank::tasks]:
-            try:
-                measure_arm(study, finished, name, seed)
-            except Exception as error:
-                raise LarfError(f"arm {name}, seed {seed}: {str(error) or type(error).__name__}") from error
+        failures: list[LarfError] = []
+        for group in request.groups[rank::tasks]:
+            for name, seed in group:
+                try:
+                    measure_arm(study, finished, name, seed)
+                except Exception as error:
+                    failures.append(LarfError(f"arm {name}, seed {seed}: {str(error) or type(error).__name__}"))
+                    failures[-1].__cause__ = error
+                    traceback.clear_frames(error.__traceback__)  # they hold the model, and the next is to have its room
+            if not failures:
+                forget_shared_training(study, group)
+        if failures:
+            raise failures[0]
 
 
 class JudgeArms(_ValidationStage):

@@ -19,6 +19,8 @@ SMALL = ("removed", "matched", "random", *BINS)
 """Arms that have as many rows as were removed."""
 ONE_TRAINING = ("all", "merging", "safe-lora")
 """Arms that train the same model on the same rows. What tells them apart is done to the change afterwards."""
+BEGIN_ALIKE = (*ONE_TRAINING, "forget-filter")
+"""Arms whose first training is that one; forget-filter trains twice more."""
 _HELD_BACK, _HELD_BACK_SHARE = 64, 0.1
 _MOST_BY_DEFAULT = 1000
 _LEAST = 4

@@ -80,7 +80,7 @@ class FinishedArms:
         if not processes().is_first:
             return
         text = json.dumps({"digest": digest, "measured": asdict(measured)}, ensure_ascii=False)
-        self._write(self._path(measured.arm, measured.seed), text)
+        self._write(self._path(measured.arm, measured.seed), text.encode())
 
     def read_refusals(self, digest: str) -> Refusals | None:
         """How the model before training refuses, if for just these prompts and this model."""
@@ -99,7 +99,8 @@ class FinishedArms:
         """
         if not processes().is_first:
             return
-        self._write(self.home / _REFUSALS, json.dumps({"digest": digest, "refusals": asdict(refusals)}))
+        text = json.dumps({"digest": digest, "refusals": asdict(refusals)})
+        self._write(self.home / _REFUSALS, text.encode())
 
     def require_writable(self) -> None:
         """Refuse a directory in which nothing can be kept, before the work begins.
@@ -113,15 +114,35 @@ class FinishedArms:
         write_text(probe, "")
         probe.unlink(missing_ok=True)
 
+    def read_bytes(self, name: str) -> bytes:
+        """What lies there under a name.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        return self._content(self.home / name)
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Put something there under a name.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        self._write(self.home / name, content)
+
+    def remove(self, name: str) -> None:
+        """Remove what `write_bytes` has put there, if it is there."""
+        (self.home / name).unlink(missing_ok=True)
+
     def _content(self, path: Path) -> bytes:
         content = read_cached(path) if self._private else path.read_bytes()
         if content is None:
             raise FileNotFoundError(path)
         return content
 
-    def _write(self, path: Path, text: str) -> None:
+    def _write(self, path: Path, content: bytes) -> None:
         write = write_private if self._private else write_bytes
-        write(path, text.encode())
+        write(path, content)
 
     def _path(self, name: str, seed: int) -> Path:
         return self.home / f"{name}-{seed}.json"

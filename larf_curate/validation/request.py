@@ -8,7 +8,7 @@ from pathlib import Path
 from ..cache import cache_directory
 from ..errors import ModelError
 from ..models.options import ModelOptions
-from .arms import ArmSizes, count_rows
+from .arms import BEGIN_ALIKE, ArmSizes, count_rows
 from .finished import validation_digest
 from .judge_choice import choose_judge
 from .judging import AnswerJudge
@@ -16,6 +16,23 @@ from .measuring import AnswerLimits
 from .scored_rows import ScoredRows
 from .settings import AskingSettings, ComparingSettings, TrainingSettings
 from .words import UNTRAINED
+
+ArmAndSeed = tuple[str, int]
+
+
+def groups_of(comparing: ComparingSettings, training: TrainingSettings) -> tuple[tuple[ArmAndSeed, ...], ...]:
+    """The models that are to be trained, those together that begin with the same training, which is then done once.
+
+    An adapter is what can be taken over: where all weights are trained, each model is alone.
+
+    >>> comparing = ComparingSettings(arms=["removed", "all"], remedies=["merging"], seeds=1)
+    >>> groups_of(comparing, TrainingSettings())
+    ((('removed', 0),), (('all', 0), ('merging', 0)))
+    """
+    names = [name for name in comparing.names if name != UNTRAINED]
+    alike = [name for name in names if name in BEGIN_ALIKE] if training.method == "lora" else []
+    groups = [alike if name in alike else [name] for name in names if name not in alike[1:]]
+    return tuple(tuple((name, seed) for name in group) for seed in range(comparing.seeds) for group in groups)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,10 +73,14 @@ class ValidationRequest:
         return count_rows(self.scored, self.comparing.names, self.comparing.rows)
 
     @property
-    def trained(self) -> tuple[tuple[str, int], ...]:
-        """Every model that is to be trained: name and seed, all arms of a seed together."""
-        names = [name for name in self.comparing.names if name != UNTRAINED]
-        return tuple((name, seed) for seed in range(self.comparing.seeds) for name in names)
+    def groups(self) -> tuple[tuple[ArmAndSeed, ...], ...]:
+        """Every model that is to be trained, by name and seed, in the order in which they are; see `groups_of`."""
+        return groups_of(self.comparing, self.training)
+
+    @property
+    def trained(self) -> tuple[ArmAndSeed, ...]:
+        """The same one after the other: all arms of a seed together."""
+        return tuple(model for group in self.groups for model in group)
 
     @property
     def limits(self) -> AnswerLimits:

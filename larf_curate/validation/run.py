@@ -16,7 +16,7 @@ from .judged import JudgedModel, judge_models, losses_before_training, try_judge
 from .judging import AnswerJudge
 from .measuring import Measured, measure
 from .processes import processes
-from .request import ValidationRequest
+from .request import ArmAndSeed, ValidationRequest
 from .results import Validation, ValidationRecord
 from .study import Study, device_for, prepare
 from .summarising import Models, arm_results, judge_results, trend_of
@@ -47,9 +47,11 @@ def measure_models(request: ValidationRequest) -> tuple[Study, list[Measured]]:
     study, finished = prepared(request), finished_arms(request)
     measured = [study.untrained]
     with progress(len(request.trained), "validate", unit="model") as update:
-        for name, seed in request.trained:
-            measured.append(measure_arm(study, finished, name, seed))
-            update(1)
+        for group in request.groups:
+            for name, seed in group:
+                measured.append(measure_arm(study, finished, name, seed))
+                update(1)
+            forget_shared_training(study, group)
     return study, measured
 
 
@@ -114,6 +116,12 @@ def measure_arm(study: Study, finished: FinishedArms, name: str, seed: int) -> M
     )
     finished.write(digest, measured)
     return measured
+
+
+def forget_shared_training(study: Study, group: Sequence[ArmAndSeed]) -> None:
+    """Remove what the models of a group have in common from memory and disk, once all of them are measured."""
+    if len(group) > 1:
+        study.shared.forget(group[0][1])
 
 
 def sum_up(study: Study, measured: Sequence[Measured]) -> Validation:

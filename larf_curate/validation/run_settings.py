@@ -11,11 +11,10 @@ from ..deciding.layout import SUMMARY
 from ..models.locating import locate
 from ..models.options import ModelOptions
 from .finished import validation_digest
-from .request import ValidationRequest
+from .request import ValidationRequest, groups_of
 from .results import VALIDATION
 from .scored_rows import ScoredRows
 from .settings import AskingSettings, ComparingSettings, TrainingSettings
-from .words import UNTRAINED
 
 _DONE = "validated.json"
 
@@ -54,14 +53,15 @@ class RunValidation:
         )
 
     @property
-    def trained(self) -> int:
-        """How many models are to be trained: one for each arm and seed."""
-        return self.comparing.seeds * sum(name != UNTRAINED for name in self.comparing.names)
+    def groups(self) -> int:
+        """How many groups of models are to be trained; see `groups_of`."""
+        return len(groups_of(self.comparing, self.training))
 
     def in_words(self) -> str:
         """What is trained, how often, and on which model."""
         names = ", ".join(self.comparing.names)
-        return f"{names}, on {self.model.model}: {self.trained} models to train, {self.comparing.seeds} for each arm"
+        models = sum(map(len, groups_of(self.comparing, self.training)))
+        return f"{names}, on {self.model.model}: {models} models to train, {self.comparing.seeds} for each arm"
 
     def request(self, run: Path, work: Path) -> ValidationRequest:
         """The validation of a finished run.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,7 +29,7 @@ from .prompts import ORDINARY, ValidationPrompts, gather_prompts
 from .request import ValidationRequest
 from .scored_rows import ScoredRows
 from .settings import NEED_UNALIGNED
-from .training import TrainedAdapter
+from .shared_training import SharedTraining
 from .training_rows import TrainingRow, training_rows, with_conversations
 from .words import UNTRAINED
 
@@ -53,7 +53,7 @@ class Study:
         version: the version of the model.
         renderer: makes token ids of conversations.
         spare: the model before any training, as long as nobody has used it up.
-        adapters: the adapter that was trained last on the rows of an arm, by their digest and the seed.
+        shared: the training that several arms begin with.
     """
 
     request: ValidationRequest
@@ -64,7 +64,7 @@ class Study:
     version: str
     renderer: Renderer
     spare: SpareModel
-    adapters: dict[str, TrainedAdapter] = field(default_factory=dict)
+    shared: SharedTraining
 
     def drawn(self, name: str, seed: int) -> DrawnArm:
         """The rows of an arm."""
@@ -119,6 +119,11 @@ class Study:
             self.refusals.openings,
             request.limits,
         )
+
+    def training_digest(self, rows: Sequence[TrainingRow]) -> str:
+        """Of all that decides, beside the seed, what training the model as it is on some rows comes to."""
+        request = self.request
+        return validation_digest(digest_of_rows(rows), self.version, _of_model(request.model), request.training)
 
 
 def device_for(options: ModelOptions) -> torch.device:
@@ -191,7 +196,17 @@ def prepare(request: ValidationRequest, finished: FinishedArms) -> Study:
         finished.write_refusals(key, refusals)
         finished.write(key, untrained)
     spare = SpareModel(request.model, loaded)
-    return Study(request, prompts, tuple(held_back), refusals, untrained, loaded.version, encoder.renderer, spare)
+    return Study(
+        request,
+        prompts,
+        tuple(held_back),
+        refusals,
+        untrained,
+        loaded.version,
+        encoder.renderer,
+        spare,
+        SharedTraining(finished),
+    )
 
 
 def _of_model(options: ModelOptions) -> dict[str, object]:

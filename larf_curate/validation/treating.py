@@ -16,7 +16,6 @@ from ..models.options import ModelOptions
 from ..progress import say
 from ..scoring.layer_search.profile import LayerProfile
 from .arms import ONE_TRAINING, DrawnArm
-from .finished import digest_of_rows
 from .measuring import answer_rows, mean_losses
 from .remedies.added_refusals import with_refusals
 from .remedies.forget_filter import least_forgotten, safe_answers
@@ -83,7 +82,7 @@ def train_arm(study: Study, drawn: DrawnArm, rows: list[TrainingRow], loaded: Lo
         rows, loaded = _forget_filter(study, drawn, rows, loaded)
     label = f"training {name}, seed {drawn.seed}"
     if name in ONE_TRAINING:
-        trained = _trained_plainly(study, loaded, rows, drawn.seed, label, adjust)
+        trained = _trained_plainly(study, drawn, loaded, rows, label, adjust)
     else:
         trained = train(loaded, rows, request.training, drawn.seed, frozen_blocks=frozen, adjust=adjust, label=label)
     if safe_lora_change is not None:
@@ -92,15 +91,21 @@ def train_arm(study: Study, drawn: DrawnArm, rows: list[TrainingRow], loaded: Lo
 
 
 def _trained_plainly(
-    study: Study, loaded: LoadedModel, rows: list[TrainingRow], seed: int, label: str, adjust: Adjust | None = None
+    study: Study,
+    drawn: DrawnArm,
+    loaded: LoadedModel,
+    rows: list[TrainingRow],
+    label: str,
+    adjust: Adjust | None = None,
 ) -> Trained:
     """Train the model as it is on all rows of an arm; once, where several arms begin with the same training."""
-    training = study.request.training
-    key = f"{digest_of_rows(rows)} {seed}"
-    trained = train(loaded, rows, training, seed, adjust=adjust, known=study.adapters.get(key), label=label)
-    study.adapters.clear()  # the last one alone: the arms of a seed follow one another
-    if trained.adapter is not None:
-        study.adapters[key] = trained.adapter
+    request, seed = study.request, drawn.seed
+    digest = study.training_digest(rows)
+    known = study.shared.find(seed, digest)
+    trained = train(loaded, rows, request.training, seed, adjust=adjust, known=known, label=label)
+    if known is None and trained.adapter is not None:
+        is_shared = any((drawn.name, seed) in group and len(group) > 1 for group in request.groups)
+        study.shared.keep(seed, digest, trained.adapter, in_file=is_shared)
     return trained
 
 
@@ -205,7 +210,7 @@ def _forget_filter(
     request = study.request
     scored = request.scored
     share = len(scored.removed) / max(1, len(scored.removed) + len(scored.kept))
-    noisy = _trained_plainly(study, loaded, rows, drawn.seed, f"all rows, seed {drawn.seed}").loaded
+    noisy = _trained_plainly(study, drawn, loaded, rows, f"all rows, seed {drawn.seed}").loaded
     before = mean_losses(Runtime(noisy), rows)
     safe = [row for row in answer_rows(study.renderer, safe_answers()) if row]
     cleaned = train(noisy, safe, request.training, drawn.seed, label=f"safe answers, seed {drawn.seed}").loaded

@@ -1,4 +1,4 @@
-"""The recipe's section `validate`: every arm and seed is a task of the executor that the recipe has."""
+"""The recipe's section `validate`: its arms are tasks of the executor that the recipe has."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from larf_curate.runs import validation_stages
 from larf_curate.runs.driver import Submitted
 from larf_curate.validation import run as running
 from larf_curate.validation.results import Validation
+from larf_curate.validation.weighted_loss import WeightedTrainer
 
 
 @pytest.fixture
@@ -66,45 +67,65 @@ def trained(monkeypatch) -> list[str]:
     return begun
 
 
+@pytest.fixture
+def trainings(monkeypatch) -> list[int]:
+    """The rows of each training that trl does."""
+    done: list[int] = []
+    to_the_end = WeightedTrainer.train
+    monkeypatch.setattr(
+        WeightedTrainer, "train", lambda trainer: done.append(len(trainer.train_dataset)) or to_the_end(trainer)
+    )
+    return done
+
+
 @pytest.mark.slow
-def test_each_arm_is_a_task_and_what_is_done_is_found_again(recipe, trained, tmp_path, monkeypatch, caplog):
+def test_arms_are_tasks_which_share_trainings_and_what_is_done_is_found_again(
+    recipe, trained, trainings, tmp_path, monkeypatch
+):
     out = tmp_path / "out"
-    monkeypatch.setenv("FAILING", "random-1")
-    with pytest.raises(LarfError, match="arm random, seed 1: no power"):
-        recipe().run()
-    assert trained == ["removed-0", "random-0", "removed-1", "random-1"]
+    monkeypatch.setattr("larf_curate.publishing.write_validation.draw_validation", lambda _found: [])
+    monkeypatch.setattr("larf_curate.publishing.write_report.draw_plots", lambda *_, **__: {})
+    validation = {"arms": ["removed", "random", "all"], "remedies": ["merging"], "seeds": 1}
+
+    # The first arm of a task fails: the second is done all the same, and so are the other tasks.
+    monkeypatch.setenv("FAILING", "all-0")
+    with pytest.raises(LarfError, match="arm all, seed 0: no power"):
+        recipe(**validation).run()
+    assert trained == ["removed-0", "random-0", "all-0", "merging-0"]
     completed = {path.parts[-3]: path.parent for path in out.glob("logs/*/*/completions/*")}
     assert [name.partition("-")[2] for name in sorted(completed)][-2:] == ["untrained", "arms"]
-    assert len(list(completed[max(completed)].iterdir())) == 3  # of four
+    assert len(list(completed[max(completed)].iterdir())) == 2  # of three
     assert (out / "larf_summary.json").is_file(), "the run itself is done"
     assert not (out / "validation.json").exists()
     scored = {path: path.stat().st_mtime_ns for path in out.glob("scored/*/*.parquet")}
+    assert len(trainings) == 3
 
+    # What the arms of a task have in common is not trained again either.
     monkeypatch.delenv("FAILING")
     trained.clear()
-    recipe().run()
-    assert trained == ["random-1"]
+    recipe(**validation).run()
+    assert trained == ["all-0"]
+    assert len(trainings) == 3
     assert {path: path.stat().st_mtime_ns for path in out.glob("scored/*/*.parquet")} == scored
+    assert not list(out.glob("**/adapter-*"))
     found = Validation.of_run(out)
     assert found is not None
-    assert [(arm.name, arm.seeds) for arm in found.arms] == [("none", 1), ("removed", 2), ("random", 2)]
+    assert [arm.name for arm in found.arms] == ["none", "removed", "random", "all", "merging"]
     assert found.verdict in json.loads((out / "report.json").read_text())["validation"]["verdict"]
 
-    # A third run has nothing to do: no model is loaded, no judge is asked.
+    # Other settings are judged anew from the arms that are done.
+    recipe(**{**validation, "arms": ["removed"], "remedies": []}).run()
+    assert trained == ["all-0"]
+    fewer = Validation.of_run(out)
+    assert fewer is not None
+    assert [arm.name for arm in fewer.arms] == ["none", "removed"]
+    assert fewer.arm("removed").margin == found.arm("removed").margin
+
+    # A run after that has nothing to do: no model is loaded, no judge is asked.
     monkeypatch.setattr(validation_stages, "validation_stages", None)
     monkeypatch.setattr("larf_curate.runs.driver.validation_stages", None)
-    recipe().run()
-    assert trained == ["random-1"]
-
-
-def test_other_settings_are_judged_anew_from_the_arms_that_are_done(recipe, trained, tmp_path):
-    recipe(seeds=1).run()
-    assert trained == ["removed-0", "random-0"]
-    recipe(seeds=1, arms=["removed"]).run()
-    assert trained == ["removed-0", "random-0"]
-    found = Validation.of_run(tmp_path / "out")
-    assert found is not None
-    assert [arm.name for arm in found.arms] == ["none", "removed"]
+    recipe(**{**validation, "arms": ["removed"], "remedies": []}).run()
+    assert trained == ["all-0"]
 
 
 def test_slurm_gets_all_jobs_at_once_each_after_the_one_before(recipe, tmp_path, monkeypatch):
@@ -119,7 +140,7 @@ def test_slurm_gets_all_jobs_at_once_each_after_the_one_before(recipe, tmp_path,
         program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     slurm = {"kind": "slurm", "tasks": 1, "workers": 3, "time": "00:10:00", "partition": "main", "gpus_per_task": 1}
-    outcome = recipe(slurm).run()
+    outcome = recipe(slurm, arms=["removed", "all"], remedies=["merging", "forget-filter"]).run()
     assert isinstance(outcome, Submitted)
     assert len(outcome.jobs) == 5
     submitted = dict(enumerate(calls.read_text().splitlines(), 101))  # with datatrove's own, which merge statistics

@@ -164,7 +164,7 @@ def test_refusals_answer_the_requests_of_their_own_rows_where_rows_are_left_out(
         ScoredRows.open(run), ModelOptions(str(tiny_model)), ComparingSettings(arms=["all"], seeds=1), work=tmp_path
     )
     renderer = Renderer(AutoTokenizer.from_pretrained(tiny_model), 256)
-    study = Study(request, *[None] * 5, renderer, None)  # type: ignore[arg-type] # what rows have no need of
+    study = Study(request, *[None] * 5, renderer, None, None)  # type: ignore[arg-type] # what rows have no need of
     drawn = study.drawn("all", 0)
     ready, conversations = study.rows(drawn), study.conversations(drawn)
     assert len(ready) == len(conversations) < len(drawn.rows)
