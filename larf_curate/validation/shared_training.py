@@ -15,6 +15,8 @@ from .training import TrainedAdapter
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from torch import Tensor
+
 _HEADER_LENGTH = 8  # bytes at the beginning of a safetensors file, which say how long its header is
 
 
@@ -96,7 +98,7 @@ def _from_bytes(content: bytes) -> _Kept:
     from safetensors.torch import load
 
     try:
-        weights: Mapping[str, object] = load(content)
+        weights: Mapping[str, Tensor] = load(content)
     except SafetensorError as error:
         raise ValueError(str(error)) from error
     length = int.from_bytes(content[:_HEADER_LENGTH], "little")
