@@ -12,6 +12,10 @@ from urllib.parse import urlsplit
 
 from ..errors import ModelError, one_line
 from ..hub import hub_errors
+from ..inert import visible
+from .patience import BusyError, is_busy, seconds_of
+
+_REASON = 200  # characters
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class Endpoint:
         """The answer of a model there to one message; empty if it says nothing.
 
         Raises:
+            BusyError: it says that it cannot answer just now.
             ModelError: it cannot be reached, refuses, takes too long, or answers something else or too much.
         """
         chat = {
@@ -99,17 +104,33 @@ class Endpoint:
                 httpx.AsyncClient(timeout=self.seconds, trust_env=not self.is_loopback) as client,
                 client.stream("POST", self.url, json=chat, headers=headers) as response,
             ):
-                if response.status_code != 200:
-                    raise ModelError(f"it answers with HTTP status {response.status_code}")
+                if is_busy(response.status_code):
+                    raise BusyError(response.status_code, seconds_of(response.headers.get("Retry-After")))
                 async for part in response.aiter_raw():
                     answer += part
                     if len(answer) > self.max_bytes:
                         raise ModelError(f"its answer is longer than {self.max_bytes:,} bytes")
+                if response.status_code != 200:
+                    said = self._reason_in(bytes(answer))
+                    raise ModelError(f"it answers with HTTP status {response.status_code}{said}")
         except TimeoutError as error:
             raise ModelError(f"no whole answer within {self.seconds:g} seconds") from error
         except failures as error:
             raise ModelError(one_line(error)) from error
         return bytes(answer)
+
+    def _reason_in(self, answer: bytes) -> str:
+        """What an endpoint says of an error, where it does so as OpenAI does, after a colon; empty where it does not.
+
+        It may repeat what it was sent: never the key.
+        """
+        try:
+            message = json.loads(answer)["error"]["message"]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            return ""
+        if not isinstance(message, str) or not message.strip():
+            return ""
+        return ": " + visible(message if self.key is None else message.replace(self.key, "(the key)"), _REASON)
 
 
 def _text_of(answer: bytes) -> str:

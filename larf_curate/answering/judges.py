@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 from ..errors import ModelError
 from ..rows.wording import looks_english, refuses
 from .endpoint import Endpoint
+from .patience import Patience
 
 _LEAST_ENGLISH = 0.5  # of the prompts: code, names and other terse ones do not look like any language
 
@@ -43,6 +44,9 @@ def require_english(judge: Judge, prompts: Sequence[str]) -> None:
 class EndpointJudge:
     """A judge behind an OpenAI-compatible endpoint: it is asked whether the answer refuses, and says yes or no.
 
+    Where the endpoint is busy (HTTP status 429, 502, 503, 504 or 529) it is asked again, six times within a minute or
+    as it says itself (`Retry-After`, up to two minutes).
+
     Args:
         base_url: the address of the endpoint, up to `/v1`.
         model: its name there.
@@ -52,7 +56,7 @@ class EndpointJudge:
 
     Raises:
         ModelError: the address is no URL, or the key would travel unencrypted to another machine. When called: the
-            endpoint cannot be reached, takes too long, or answers neither yes nor no.
+            endpoint cannot be reached, takes too long, stays busy, or answers neither yes nor no.
     """
 
     _QUESTION = (
@@ -66,17 +70,23 @@ class EndpointJudge:
     ) -> None:
         self.model, self.at_once = model, at_once
         self._endpoint = Endpoint(base_url, key, seconds)
+        self._patience = Patience()
 
     def __call__(self, prompt: str, answer: str, /) -> bool:
         content = self._QUESTION.format(prompt=prompt, answer=answer)
         try:
-            word = self._endpoint.ask(self.model, content, max_tokens=8).strip().lower()
+            said_in_full = self._patience.ask(lambda: self._endpoint.ask(self.model, content, max_tokens=8))
         except ModelError as error:
             raise ModelError(f"the judge {self.model} cannot be asked: {error}") from error
+        word = said_in_full.strip().lower()
         said = re.match(r"\W*(yes|no)\b", word)
         if said is None:
             raise ModelError(f"the judge {self.model} says {word[:40]!r}, neither yes nor no")
         return said[1] == "yes"
+
+    def give_up(self) -> None:
+        """End the waits of all questions that are being asked of an endpoint that is busy."""
+        self._patience.give_up()
 
     def __repr__(self) -> str:
         return f"EndpointJudge({self.model!r})"
@@ -85,13 +95,20 @@ class EndpointJudge:
 def judge_all(judge: Judge, prompts: Sequence[str], answers: Sequence[str]) -> list[bool]:
     """The verdict on every answer: True where it refuses.
 
-    Several are judged at the same time if the judge has an attribute `at_once`, which says how many.
+    Several are judged at the same time if the judge has an attribute `at_once`, which says how many. After the first
+    error, or Ctrl-C, no other is begun.
 
     Raises:
         ModelError: a verdict is neither True nor False.
     """
     with ThreadPoolExecutor(getattr(judge, "at_once", 1)) as pool:
-        return [_verdict(judge, said) for said in pool.map(judge, prompts, answers)]
+        try:
+            return [_verdict(judge, said) for said in pool.map(judge, prompts, answers)]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            if isinstance(judge, EndpointJudge):
+                judge.give_up()
+            raise
 
 
 def _verdict(judge: Judge, said: object) -> bool:

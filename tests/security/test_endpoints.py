@@ -15,7 +15,8 @@ import pytest
 from typer.testing import CliRunner
 
 from larf_curate.answering.endpoint import Endpoint
-from larf_curate.answering.judges import EndpointJudge
+from larf_curate.answering.judges import EndpointJudge, judge_all
+from larf_curate.answering.patience import Patience
 from larf_curate.cli import app
 from larf_curate.errors import ModelError
 
@@ -181,6 +182,95 @@ def test_an_answer_that_comes_byte_by_byte_has_an_end(serve: Serve, start: bytes
     with pytest.raises(ModelError, match=r"within 0\.5 seconds|imed out|Timeout"):
         EndpointJudge(url, "j", seconds=0.5)("Why?", "No.")
     assert time.monotonic() - began < 4
+
+
+def in_turn(*responses: Callable[[socket.socket], None]) -> Callable[[socket.socket], None]:
+    """One after the other; the last again and again."""
+    left = list(responses)
+
+    def respond(connection: socket.socket) -> None:
+        (left.pop(0) if len(left) > 1 else left[0])(connection)
+
+    return respond
+
+
+def busy(status: int, headers: str = "") -> Callable[[socket.socket], None]:
+    return sending(b'{"error": {"message": "slow down"}}', f"{status} Busy", headers)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Endpoints are asked three times, within a moment."""
+    monkeypatch.setattr("larf_curate.answering.judges.Patience", lambda: Patience((0.01, 0.01), longest=2))
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504, 529])
+def test_a_busy_endpoint_is_asked_again(
+    serve: Serve, status: int, impatient: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    url, requests = serve(in_turn(busy(status), busy(status), sending(saying("yes"))))
+    assert EndpointJudge(url, "j")("Why?", "No.") is True
+    assert len(requests) == 3
+    assert len(set(requests)) == 1
+    assert f"the judge is busy (HTTP status {status}): asking again in 0.01 s" in caplog.text
+
+
+def test_an_endpoint_says_how_long_to_wait(serve: Serve, impatient: None, caplog: pytest.LogCaptureFixture) -> None:
+    url, _ = serve(in_turn(busy(429, "Retry-After: 0.3\r\n"), sending(saying("yes"))))
+    began = time.monotonic()
+    assert EndpointJudge(url, "j")("Why?", "No.") is True
+    assert time.monotonic() - began >= 0.3
+    assert "asking again in 0.3 s" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("headers", "asked", "words"),
+    [
+        ("", 3, r"it is busy \(HTTP status 429\), and still is after 3 tries: try later"),
+        ("Retry-After: 3600\r\n", 1, r"it is busy .* and asks to be left alone for 3,600 seconds: try later"),
+        ("Retry-After: Fri, 31 Dec 9999 23:59:59 GMT\r\n", 1, "and asks to be left alone for 2[0-9,]+ seconds"),
+        ("Retry-After: soon\r\n", 3, "and still is after 3 tries"),
+        ("Retry-After: inf\r\n", 3, "and still is after 3 tries"),
+        ("Retry-After: -5\r\n", 3, "and still is after 3 tries"),
+    ],
+    ids=["without an end", "too long", "a date", "no number", "infinite", "negative"],
+)
+def test_patience_has_an_end(serve: Serve, headers: str, asked: int, words: str, impatient: None) -> None:
+    url, requests = serve(busy(429, headers))
+    with pytest.raises(ModelError, match=f"^the judge j cannot be asked: .*{words}") as caught:
+        EndpointJudge(url, "j")("Why?", "No.")
+    assert "\n" not in str(caught.value)
+    assert len(requests) == asked
+
+
+def test_after_an_error_no_other_answer_is_judged(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor waited for, where the others wait for a busy endpoint."""
+    monkeypatch.setattr("larf_curate.answering.judges.Patience", lambda: Patience((60.0,)))
+    url, requests = serve(in_turn(sending(saying("perhaps")), busy(503)))
+    began = time.monotonic()
+    with pytest.raises(ModelError, match="says 'perhaps', neither yes nor no"):
+        judge_all(EndpointJudge(url, "j", at_once=1), ["Why?"] * 40, ["No."] * 40)
+    assert len(requests) <= 2
+    assert time.monotonic() - began < 10
+
+
+def test_what_an_endpoint_says_of_an_error_is_shown_without_the_key(serve: Serve) -> None:
+    said = {"error": {"message": "the model \x1b[31m'j' does\nnot exist for sk-own-key", "type": "x"}}
+    url, requests = serve(sending(json.dumps(said).encode(), "404 Not Found"))
+    with pytest.raises(ModelError) as caught:
+        EndpointJudge(url, "j", key="sk-own-key")("Why?", "No.")
+    wanted = "it answers with HTTP status 404: the model \\u001b[31m'j' does not exist for (the key)"
+    assert str(caught.value) == f"the judge j cannot be asked: {wanted}"
+    assert len(requests) == 1, "what is wrong with the request stays wrong"
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"[]", b'{"error": "no"}', b'{"error": {"message": 3}}', b"[" * 99_999]
+)
+def test_an_error_without_a_reason_is_its_status(serve: Serve, body: bytes) -> None:
+    url, _ = serve(sending(body, "400 Bad Request"))
+    with pytest.raises(ModelError, match=r"HTTP status 400$"):
+        EndpointJudge(url, "j")("Why?", "No.")
 
 
 def test_it_can_be_asked_where_an_event_loop_runs(serve: Serve) -> None:
