@@ -244,6 +244,7 @@ def _without_weights(options: ModelOptions, source: ModelFiles, config: Any, *, 
         AutoModelForCausalLM,
         AutoModelForImageTextToText,
     )
+    from transformers.initialization import no_init_weights
 
     auto: Any = AutoModelForCausalLM if with_head else AutoModel
     with_pictures = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING.get(type(config), None)
@@ -254,5 +255,5 @@ def _without_weights(options: ModelOptions, source: ModelFiles, config: Any, *, 
     own_code = (getattr(config, "auto_map", None) or {}).get(auto.__name__, "--")
     if options.trust_remote_code and "--" not in own_code and "revision" in source.arguments:
         arguments["code_revision"] = source.arguments["revision"]
-    with torch.device("meta"):
+    with torch.device("meta"), no_init_weights():  # random numbers would be drawn for every weight, and kept nowhere
         return auto.from_config(copy.deepcopy(config), **arguments)
