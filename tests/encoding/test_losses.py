@@ -52,16 +52,21 @@ def runtime_of(home, forward=None) -> Runtime:
     return Runtime(loaded, None if forward is None else forward(loaded))
 
 
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def runtime_and_losses(request, tmp_path_factory) -> tuple[Runtime, list[np.ndarray]]:
+    """A model, and the losses of `rows_and_marks` by transformers."""
+    home = make_model(tmp_path_factory.mktemp("model"), ARCHITECTURES[request.param]())
+    model = transformers.AutoModelForCausalLM.from_pretrained(home, dtype=torch.float32)
+    return runtime_of(home), full_losses(model, *rows_and_marks())
+
+
 @pytest.mark.parametrize("batch_tokens", [8, 4096])
-@pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.slow
-def test_losses_are_those_of_transformers(name, batch_tokens, tmp_path):
-    home = make_model(tmp_path, ARCHITECTURES[name]())
+def test_losses_are_those_of_transformers(runtime_and_losses, batch_tokens):
+    runtime, wanted = runtime_and_losses
     rows, marks = rows_and_marks()
-    runtime = runtime_of(home)
     found = token_losses(runtime, rows, marks, batch_tokens=batch_tokens)
     assert isinstance(runtime.forward, PackedPass)
-    wanted = full_losses(transformers.AutoModelForCausalLM.from_pretrained(home, dtype=torch.float32), rows, marks)
     assert found.issues == [None] * len(rows)
     for losses, expected in zip(found.values, wanted, strict=True):
         np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-5)

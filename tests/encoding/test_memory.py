@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import platform
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,37 +15,43 @@ import torch
 
 from larf_curate.encoding.memory import free_bytes, reuse_memory, to_device
 
-FAULTS = """
-import ctypes, os, resource, torch
-for number in (-1, -3):  # as glibc begins; its thresholds then move, at times as far as to hide the difference
-    ctypes.CDLL(None).mallopt(number, 128 * 1024)
-from larf_curate.encoding.memory import reuse_memory
-def work():
-    for _ in range(10):
-        at_once = [torch.ones(5 * 2**20) for _ in range(4)]
-        del at_once  # more than glibc keeps by itself
-def count_faults():
-    work()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    work()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-for reused in (False, True):  # each in a child of its own
-    if not os.fork():
-        print(reused and reuse_memory(), count_faults(), flush=True)
-        os._exit(0)
-    assert os.wait()[1] == 0
-"""
+
+def faults_in_a_fork(reused: bool) -> tuple[bool, int]:
+    """What `reuse_memory` returns, or False where it is not called; and page faults of work with large tensors."""
+    import resource
+
+    def work() -> None:
+        for _ in range(10):
+            at_once = [torch.ones(5 * 2**20) for _ in range(4)]
+            del at_once  # more than glibc keeps by itself
+
+    def count() -> tuple[bool, int]:
+        for name in [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_", "LD_"))]:
+            del os.environ[name]
+        for number in (-1, -3):  # as glibc begins; its thresholds may have moved, and tests before may have set them
+            ctypes.CDLL(None).mallopt(number, 128 * 1024)
+        torch.set_num_threads(1)  # a pool of threads survives no fork
+        changed = reused and reuse_memory.__wrapped__()
+        work()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        work()
+        return changed, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    here, there = multiprocessing.Pipe(duplex=False)
+    child = multiprocessing.get_context("fork").Process(target=lambda: there.send(count()))
+    child.start()
+    there.close()
+    found: tuple[bool, int] = here.recv()
+    child.join()
+    return found
 
 
 @pytest.mark.process
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc is known")
 def test_tensors_come_out_of_the_memory_of_the_last_ones() -> None:
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_", "LD_"))}
-    command = [sys.executable, "-c", FAULTS]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-    (said, plain), (changed, reused) = (line.split() for line in done.stdout.splitlines())
-    assert (said, changed) == ("False", "True")
-    assert int(reused) < int(plain) / 10
+    (said, plain), (changed, reused) = (faults_in_a_fork(reused) for reused in (False, True))
+    assert (said, changed) == (False, True)
+    assert reused < plain / 10
 
 
 @pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"])

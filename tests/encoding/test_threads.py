@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from support.states import LAYERS, assert_equal_states, encoder_of, full_states, limit_memory, random_rows
@@ -32,6 +34,16 @@ def rows_alike(families: int = 3) -> list[list[int]]:
     return [[*range(3 + i % families, 40), *row] for i, row in enumerate(own)]
 
 
+@pytest.fixture(scope="module")
+def states_alike(tiny_model: Path) -> np.ndarray:
+    """The states of `rows_alike` by transformers' full forward pass, computed on one thread: rows are short."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    states: np.ndarray = full_states(tiny_model, rows_alike())
+    torch.set_num_threads(before)
+    return states
+
+
 def threads_of(encoder: Encoder) -> set[str]:
     seen: set[str] = set()
     encoder.loaded.blocks[0].register_forward_pre_hook(lambda *_: seen.add(threading.current_thread().name))
@@ -40,14 +52,16 @@ def threads_of(encoder: Encoder) -> set[str]:
 
 @pytest.mark.parametrize("prefix_overhead", [0, 10_000], ids=["prefixes", "none"])
 @pytest.mark.slow
-def test_states_are_those_of_the_full_forward_pass(tiny_model: Path, prefix_overhead: int) -> None:
+def test_states_are_those_of_the_full_forward_pass(
+    tiny_model: Path, states_alike: np.ndarray, prefix_overhead: int
+) -> None:
     rows = rows_alike()
     encoder = encoder_of(tiny_model, settings=PackingSettings(prefix_overhead=prefix_overhead), batch_tokens=100)
     seen, done = threads_of(encoder), list[int]()
     found = encoder.encode(rows, LAYERS, progress=done.append)
     assert len([name for name in seen if name.startswith("larf-forward")]) == 3
     assert sum(done) == len(rows)
-    assert_equal_states(found.values, full_states(tiny_model, rows))
+    assert_equal_states(found.values, states_alike)
 
 
 def test_few_batches_share_the_threads(tiny_model: Path) -> None:
@@ -58,10 +72,11 @@ def test_few_batches_share_the_threads(tiny_model: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_did_not_fit_beside_others_runs_alone(tiny_model: Path) -> None:
+def test_what_did_not_fit_beside_others_runs_alone(tiny_model: Path, states_alike: np.ndarray) -> None:
     """A row that fits only where nothing else runs has a state; one that never fits has none."""
-    rows = [*rows_alike(), list(range(3, 153))]
+    rows = [*rows_alike()[:40], list(range(3, 153))]
     encoder = encoder_of(tiny_model, batch_tokens=100)
+    gc.freeze()  # see `limit_memory`
 
     def full(_module: object, args: tuple[torch.Tensor, ...]) -> None:
         beside = threading.current_thread() is not threading.main_thread()
@@ -70,22 +85,24 @@ def test_what_did_not_fit_beside_others_runs_alone(tiny_model: Path) -> None:
 
     encoder.loaded.blocks[2].register_forward_pre_hook(full)
     found = encoder.encode(rows, LAYERS)
-    assert found.issues == [*[None] * 90, Issue.OUT_OF_MEMORY]
-    assert_equal_states(found.values[:-1], full_states(tiny_model, rows[:-1]))
+    assert found.issues == [*[None] * 40, Issue.OUT_OF_MEMORY]
+    assert_equal_states(found.values[:-1], states_alike[:40])
 
 
 @pytest.mark.slow
-def test_a_batch_that_does_not_fit_is_halved(tiny_model: Path) -> None:
+def test_a_batch_that_does_not_fit_is_halved(tiny_model: Path, states_alike: np.ndarray) -> None:
     encoder = encoder_of(tiny_model, batch_tokens=200)
     tried = limit_memory(encoder, 100, MemoryError)
     found = encoder.encode(rows_alike(), LAYERS)
     assert max(tried) > 100
-    assert_equal_states(found.values, full_states(tiny_model, rows_alike()))
+    assert_equal_states(found.values, states_alike)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2"), KeyboardInterrupt("Ctrl-C")])
 @pytest.mark.slow
-def test_an_error_ends_all_and_leaves_nothing_behind(tiny_model: Path, error: BaseException) -> None:
+def test_an_error_ends_all_and_leaves_nothing_behind(
+    tiny_model: Path, states_alike: np.ndarray, error: BaseException
+) -> None:
     encoder = encoder_of(tiny_model, batch_tokens=100)
 
     def fail(*_: object) -> None:
@@ -98,7 +115,7 @@ def test_an_error_ends_all_and_leaves_nothing_behind(tiny_model: Path, error: Ba
     assert torch.get_num_threads() == 3
     assert not any(block._forward_hooks for block in encoder.loaded.blocks)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("larf-forward")]
-    assert_equal_states(encoder.encode(rows_alike(), LAYERS).values, full_states(tiny_model, rows_alike()))
+    assert_equal_states(encoder.encode(rows_alike(), LAYERS).values, states_alike)
 
 
 def test_results_come_in_order_and_not_all_at_once() -> None:

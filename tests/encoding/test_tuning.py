@@ -133,7 +133,7 @@ def test_a_process_waits_for_the_one_that_measures(tiny_model: Path, tmp_path: P
         second.start()
         begun = ["began", "measures 512", "began"]
         wait_for(begun)
-        second.join(1)
+        second.join(0.3)
         assert second.is_alive()
         assert noted() == begun, "it waits"
         for _ in CPU.sizes:

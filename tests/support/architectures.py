@@ -19,6 +19,7 @@ import transformers
 
 from larf_curate.encoding.encoder import Encoder
 from larf_curate.encoding.losses import token_losses
+from larf_curate.encoding.packing import PackedPass
 from larf_curate.encoding.padding import PaddedPass
 from larf_curate.encoding.runtime import Runtime
 from larf_curate.models.blocks import find_blocks
@@ -428,7 +429,7 @@ def make(name: str, home: Path, tokenizer: Path | None = None) -> Any:
 
 
 def make_from(config: Any, home: Path, tokenizer: Path | None = None) -> Any:
-    """Save a random model of a config with a tokenizer, and return it as transformers loads it in float32."""
+    """Save a random model of a config with a tokenizer, and return it, in float32."""
     pictures = hasattr(config, "vision_config")
     auto = transformers.AutoModelForImageTextToText if pictures else transformers.AutoModelForCausalLM
     torch.manual_seed(0)
@@ -440,7 +441,7 @@ def make_from(config: Any, home: Path, tokenizer: Path | None = None) -> Any:
         make_tokenizer(home)
     else:
         shutil.copytree(tokenizer, home, dirs_exist_ok=True)
-    return auto.from_pretrained(home, dtype=torch.float32).eval()
+    return model.eval()
 
 
 def rows() -> list[list[int]]:
@@ -500,9 +501,10 @@ def measure(name: str, home: Path, tokenizer: Path | None = None) -> Measured:
     states, scores = 0.0, 0.0
     whole = Runtime(load_model(options, None, CPU))
     cut = Runtime(load_model(options, total // 2, CPU))
-    padded = Runtime(cut.loaded, PaddedPass(cut.loaded))
     every = [0, total // 2, total - 1]
-    ways = ((whole, every, 200), (whole, every, 4096), (cut, every[:2], 4096), (padded, every[:2], 4096))
+    ways = [(whole, every, 200), (whole, every, 4096), (cut, every[:2], 4096)]
+    if isinstance(cut.forward, PackedPass) or cut.forward.one_by_one:  # else it is padded already
+        ways.append((Runtime(cut.loaded, PaddedPass(cut.loaded)), every[:2], 4096))
     for runtime, layers, batch_tokens in ways:
         found = Encoder(replace(options, batch_tokens=batch_tokens), runtime).encode(ids, layers).values
         wanted = expected[:, layers]

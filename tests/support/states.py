@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -159,6 +160,7 @@ def make_architecture(directory: Path, name: str) -> Any:
 
 def limit_memory(encoder: Encoder, tokens: int, error: Callable[[], BaseException]) -> list[int]:
     """Batches of more than `tokens` fail in block 2; returns the sizes of the batches tried, as they come."""
+    gc.freeze()  # each failure collects garbage, and need not walk through all that is here by now
     tried: list[int] = []
 
     def hook(_module: object, args: tuple[torch.Tensor, ...]) -> None:
