@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
+from huggingface_hub.utils import httpx
+from huggingface_hub.utils._http import default_client_factory
 from support.checkpoints import (
     ROWS,
     assert_equal_states,
@@ -30,8 +31,6 @@ from larf_curate.models.devices import find_device
 from larf_curate.models.loading import load_model
 from larf_curate.models.options import ModelOptions
 
-pytestmark = pytest.mark.process
-
 
 def outcomes(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What loading gives: the states and the version, or the error."""
@@ -48,23 +47,26 @@ def outcomes(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def outcomes_without_a_hub(cases: list[dict[str, Any]], **settings: str) -> list[dict[str, Any]]:
-    """The same in a process that begins with such settings: the Hub's client reads them when it is imported."""
-    program = "import json, sys; from test_models_on_the_hub import outcomes; "
-    program += "print(json.dumps(outcomes(json.load(sys.stdin))))"
-    path = os.pathsep.join([*sys.path, str(Path(__file__).parent)])
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        input=json.dumps(cases),
-        env={**os.environ, "PYTHONPATH": path, **settings},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
-    return found
+@contextmanager
+def hub_is_down() -> Iterator[None]:
+    """Every connection is refused."""
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("[Errno 111] Connection refused", request=request)
+
+    huggingface_hub.set_client_factory(lambda: httpx.Client(transport=httpx.MockTransport(refuse)))
+    try:
+        yield
+    finally:
+        huggingface_hub.set_client_factory(default_client_factory)
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """As in a process that began with HF_HUB_OFFLINE=1: the Hub's client reads that when it is imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -109,12 +111,11 @@ def on_hub(tiny_model: Path, loopback: Hub, tmp_path_factory: pytest.TempPathFac
     results["shas"] = {
         name: {branch: repo.head(branch) for branch in repo.branches} for name, repo in loopback.repos.items()
     }
-    again = [{"model": "acme/tiny", "layers": [0, 3]}, {"model": "acme/other"}]
-    with ThreadPoolExecutor() as pool:  # the cache is the same
-        down = pool.submit(outcomes_without_a_hub, again, HF_ENDPOINT="http://127.0.0.1:9")
-        offline = pool.submit(outcomes_without_a_hub, again, HF_HUB_OFFLINE="1")
-    results["down, cached"], results["down"] = down.result()
-    results["offline, cached"], results["offline"] = offline.result()
+    for name, without_a_hub in (("down", hub_is_down()), ("offline", offline())):
+        with without_a_hub:
+            known, unknown = outcomes([{"model": "acme/tiny", "layers": [0, 3]}, {"model": "acme/other"}])
+        results[f"{name}, cached"], results[name] = known, unknown
+    assert loopback.requests[len(results["requests"]) :] == [], "neither has asked the Hub"
     results["expected"] = full_states(whole(tiny_model), [0, 3])
     results["expected adapter"] = full_states(adapted, [0, 3])
     return results
