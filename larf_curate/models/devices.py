@@ -79,7 +79,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations a second of one large product of matrices: the best of a few."""
     import torch
 
-    size = 1536 if device.type == "cpu" else 8192
+    size = 1024 if device.type == "cpu" else 8192
     matrix = torch.randn(size, size, device=device).to(dtype)
     best = float("inf")
     for _ in range(4):
