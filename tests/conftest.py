@@ -92,6 +92,26 @@ def tiny_scorer(tiny_model: Path, references_file: Path):
     return LARFScorer.fit(str(tiny_model), [1, 3], references=references_file)
 
 
+@pytest.fixture
+def short_sample():
+    """Fits of `influence` find how well their rank does on 12 short rows, not on 48 that take two seconds."""
+    from support.models import short_sample_rows
+
+    with short_sample_rows():
+        yield
+
+
+@pytest.fixture(scope="session")
+def influence_scorer(refusing_model: Path):
+    """A scorer of `influence` fitted on the model that refuses, with `support.models.HARMFUL_PROMPTS`."""
+    from support.models import HARMFUL_PROMPTS, short_sample_rows
+
+    from larf_curate import LARFScorer
+
+    with short_sample_rows():
+        return LARFScorer.fit(str(refusing_model), formula="influence", prompts=HARMFUL_PROMPTS, progress=False)
+
+
 @pytest.fixture(scope="session")
 def demo_scorer(own_reference_states):
     """The embedded demo model at the recommended block, fitted on the states that come with the package.

@@ -66,7 +66,8 @@ class Factors:
         matrix = torch.from_numpy(self.left if self.right is None else self.left @ self.right)
         kept = min(rank, *matrix.shape)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # the same direction whenever it is fitted
+            # The same direction whenever it is fitted. torch.manual_seed would seed the user's GPUs as well, for good.
+            torch.default_generator.manual_seed(0)
             left, values, right = torch.svd_lowrank(matrix, min(kept + _OVERSAMPLING, *matrix.shape), _POWER_ITERATIONS)
         left, values, right = left[:, :kept], values[:kept], right[:, :kept]
         root = values.sqrt()

@@ -11,6 +11,7 @@ import torch
 import transformers
 from support.models import SIZES, make_model
 from support.states import ARCHITECTURES, CPU
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from larf_curate.encoding.directions import WeightDirection, block_layers
 from larf_curate.encoding.encoder import Encoder
@@ -39,10 +40,10 @@ def margin_direction(loaded, refusals, rank: int) -> tuple[WeightDirection, floa
     return cut.unit(), cut.norm**2 / gradient.norm**2
 
 
-def random_refusals(seed: int = 0) -> Refusals:
-    chance = random.Random(seed)
-    ids = tuple(tuple(chance.randrange(3, 400) for _ in range(chance.randrange(3, 12))) for _ in range(20))
-    return Refusals(ids, (True,) * 20, OPENINGS)
+def random_refusals(count: int = 20) -> Refusals:
+    chance = random.Random(0)
+    ids = tuple(tuple(chance.randrange(3, 400) for _ in range(chance.randrange(3, 12))) for _ in range(count))
+    return Refusals(ids, (True,) * count, OPENINGS)
 
 
 def rows_and_marks(count: int = 24, seed: int = 1):
@@ -133,22 +134,27 @@ def test_two_forward_passes_are_the_derivative(name, tmp_path):
 
 
 def exact_derivatives(loaded, direction: WeightDirection, row, trained) -> np.ndarray:
-    """<gradient of a token's loss, direction> for each trained token, by autograd."""
-    ids = torch.tensor([row])
-    found = []
-    for place in [place for place, mark in enumerate(trained) if mark]:
+    """<gradient of a token's loss, direction> for each trained token, by autograd.
 
-        def loss(place=place):
-            logits = loaded.model(input_ids=ids).logits[0, place - 1]
-            return torch.nn.functional.cross_entropy(logits[None], ids[0, place][None])
-
-        grads = gradients(loaded, loss)
-        total = 0.0
-        for path, part in direction.factors.items():
-            if path in grads:
-                total += float((grads[path] * (part.left.astype(np.float64) @ part.right)).sum())
-        found.append(total)
-    return np.array(found)
+    Of all tokens at once: the gradient of their losses' sum, weighted by u, is linear in u, and the slope of its
+    product with the direction in the weight of a token is that token's.
+    """
+    ids, layers = torch.tensor([row]), block_layers(loaded)
+    places = torch.tensor([place for place, mark in enumerate(trained) if mark])
+    weights = {path: layers[path].weight.requires_grad_(True) for path in direction.factors}
+    with sdpa_kernel(SDPBackend.MATH):  # the one of which autograd has second derivatives
+        logits = loaded.model(input_ids=ids).logits[0, places - 1]
+        losses = torch.nn.functional.cross_entropy(logits, ids[0, places], reduction="none")
+        u = torch.zeros_like(losses, requires_grad=True)
+        grads = torch.autograd.grad(losses, list(weights.values()), u, create_graph=True, allow_unused=True)
+    along = torch.zeros(())
+    for part, grad in zip(direction.factors.values(), grads, strict=True):
+        if grad is not None:
+            along = along + (grad * torch.from_numpy(part.left @ part.right)).sum()
+    (found,) = torch.autograd.grad(along, u)
+    for weight in weights.values():
+        weight.requires_grad_(False)
+    return found.double().numpy()
 
 
 @pytest.mark.slow
@@ -183,12 +189,14 @@ def test_scores_do_not_depend_on_neighbours_and_weights_stay_as_they_were(tmp_pa
 def test_a_gradient_step_on_a_damaging_row_lowers_the_margin(tmp_path):
     """The whole point: the sign, and the size to first order."""
     loaded, runtime = model_and_runtime(tmp_path)
-    refusals = random_refusals()
+    refusals = random_refusals(8)
     direction, _ = margin_direction(loaded, refusals, rank=48)
     length = np.sqrt(sum(np.square(g).sum() for g in gradients(loaded, lambda: mean_margin(loaded, refusals)).values()))
     rows, marks = rows_and_marks(8)
     sums = token_influence(runtime, rows, marks, direction, 0.01).sums()
     rate = 1e-5
+    with torch.inference_mode():
+        before = float(mean_margin(loaded, refusals).double())
     for row, trained, score in zip(rows, marks, sums, strict=True):
         ids = torch.tensor([row])
         wanted = [place for place, mark in enumerate(trained) if mark]
@@ -201,7 +209,6 @@ def test_a_gradient_step_on_a_damaging_row_lowers_the_margin(tmp_path):
         change = gradients(loaded, loss)
         layers = block_layers(loaded)
         with torch.no_grad():
-            before = float(mean_margin(loaded, refusals).double())
             kept = {path: layers[path].weight.clone() for path in change}
             for path, gradient in change.items():
                 layers[path].weight -= rate * torch.from_numpy(gradient).float()
