@@ -1,6 +1,8 @@
-"""The embedded demo model: scores against transformers' own forward pass, one row at a time, in float32.
+"""Scores against transformers' own forward pass, one row at a time, in float32.
 
-Every row stands beside the chat messages that it means, spelled out by hand.
+Of the embedded demo model, and of a small random one that has its tokenizer and chat template: all that a format, a
+formula or a batch can do wrong shows there too, and a hundred times as fast. Every row stands beside the chat messages
+that it means, spelled out by hand.
 """
 
 from __future__ import annotations
@@ -16,12 +18,13 @@ import numpy as np
 import pytest
 import scipy.linalg
 import scipy.stats
+from support.models import SIZES, make_model
 
 from larf_curate import LARFScorer, ReferenceSet
 from larf_curate.models import demo
 
 Case = tuple[dict[str, Any], list[dict[str, str]]]
-RANK = 16
+RANK, TOP = 4, 3
 
 # request, more to read (or none), answer
 EXCHANGES = [
@@ -208,18 +211,16 @@ FORMATS: dict[str, Callable[[], list[Case]]] = {
 
 
 class Plain:
-    """The demo model as transformers runs it: whole, one conversation at a time. The state after the demo's block."""
+    """A model as transformers runs it, one conversation at a time, without the blocks far above the one it reads."""
 
-    def __init__(self) -> None:
+    def __init__(self, directory: str | Path, layer: int) -> None:
         import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModel, AutoTokenizer
 
-        from larf_curate.models.demo import demo_model
-
-        directory, _ = demo_model()
-        self.torch = torch
+        self.torch, self.layer = torch, layer
         self.tokenizer = AutoTokenizer.from_pretrained(directory)
-        self.model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+        # One block more: behind its last block a model has a norm.
+        self.model = AutoModel.from_pretrained(directory, num_hidden_layers=layer + 2, dtype=torch.float32).eval()
         self._known: dict[str, np.ndarray] = {}
 
     def state(self, conversation: list[dict[str, str]]) -> np.ndarray:
@@ -228,13 +229,8 @@ class Plain:
             ids = self.tokenizer.apply_chat_template(conversation, return_dict=False)
             with self.torch.inference_mode():
                 run = self.model(self.torch.tensor([ids]), output_hidden_states=True)
-            self._known[key] = run.hidden_states[demo.LAYER + 1][0, -1].numpy()
+            self._known[key] = run.hidden_states[self.layer + 1][0, -1].numpy()
         return self._known[key]
-
-
-@pytest.fixture(scope="module")
-def plain(demo_scorer: LARFScorer) -> Plain:
-    return Plain()
 
 
 def unit(states: np.ndarray) -> np.ndarray:
@@ -242,15 +238,48 @@ def unit(states: np.ndarray) -> np.ndarray:
     return wide / np.sqrt((wide**2).sum(axis=-1, keepdims=True))
 
 
-@pytest.fixture(scope="module")
-def sides(demo_scorer: LARFScorer, tmp_path_factory: pytest.TempPathFactory) -> tuple[np.ndarray, np.ndarray]:
+Sides = tuple[np.ndarray, np.ndarray]
+
+
+def reference_sides(scorer: LARFScorer, home: Path) -> Sides:
     """The unsafe and safe reference states out of the saved artifact, [pairs, hidden], of length 1."""
     from safetensors.numpy import load_file
 
-    home = tmp_path_factory.mktemp("demo")
-    demo_scorer.save_pretrained(home)
+    scorer.save_pretrained(home)
     tensors = load_file(home / "larf_scorer.safetensors")
     return unit(tensors["unsafe"][:, 0]), unit(tensors["safe"][:, 0])
+
+
+@pytest.fixture(scope="module")
+def plain(demo_scorer: LARFScorer) -> Plain:
+    return Plain(demo.demo_model()[0], demo.LAYER)
+
+
+@pytest.fixture(scope="module")
+def sides(demo_scorer: LARFScorer, tmp_path_factory: pytest.TempPathFactory) -> Sides:
+    return reference_sides(demo_scorer, tmp_path_factory.mktemp("demo"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Small:
+    """A scorer on a random model of four blocks with the demo's tokenizer and template, and what it is held against."""
+
+    scorer: LARFScorer
+    plain: Plain
+    sides: Sides
+
+
+@pytest.fixture(scope="module")
+def small(references_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Small:
+    from transformers import AutoTokenizer, LlamaConfig
+
+    home, layer = tmp_path_factory.mktemp("small"), 2
+    tokenizer = AutoTokenizer.from_pretrained(demo.demo_model()[0])
+    sizes = {**SIZES, "vocab_size": len(tokenizer), "num_hidden_layers": 4, "tie_word_embeddings": True}
+    make_model(home, LlamaConfig(**sizes))
+    tokenizer.save_pretrained(home)
+    scorer = LARFScorer.fit(str(home), layer, references=references_file, progress=False)
+    return Small(scorer, Plain(home, layer), reference_sides(scorer, home / "scorer"))
 
 
 def by_formula(which: str, states: np.ndarray, unsafe: np.ndarray, safe: np.ndarray) -> np.ndarray:
@@ -259,15 +288,13 @@ def by_formula(which: str, states: np.ndarray, unsafe: np.ndarray, safe: np.ndar
         spans = [scipy.linalg.svd(side, full_matrices=False)[2][:RANK] for side in (unsafe, safe)]
         return np.array([sum((spans[0] @ row) ** 2) - sum((spans[1] @ row) ** 2) for row in x])
     differences = [sorted((u - s) @ row for u, s in zip(unsafe, safe, strict=True)) for row in x]
-    count = 10 if which == "top_k=10" else len(unsafe)
+    count = TOP if which == "top_k" else len(unsafe)
     return np.array([np.mean(each[-count:]) for each in differences])
 
 
 def variant(scorer: LARFScorer, which: str) -> LARFScorer:
-    change: dict[str, Any] = {"subspace": {"formula": "subspace", "rank": RANK}, "top_k=10": {"top_k": 10}}.get(
-        which, {}
-    )
-    return LARFScorer(dataclasses.replace(scorer.spec, **change), scorer._tensors)
+    changes: dict[str, dict[str, Any]] = {"subspace": {"formula": "subspace", "rank": RANK}, "top_k": {"top_k": TOP}}
+    return LARFScorer(dataclasses.replace(scorer.spec, **changes.get(which, {})), scorer._tensors)
 
 
 def assert_parity(found: np.ndarray, expected: np.ndarray) -> None:
@@ -276,31 +303,35 @@ def assert_parity(found: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=min(1e-4, 1e-3 * spread))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"batch_tokens": 100}], ids=["all in one batch", "few tokens in a batch"])
+def test_the_demos_scores_equal_a_plain_forward_pass(
+    demo_scorer: LARFScorer, plain: Plain, sides: Sides, options: dict[str, Any]
+) -> None:
+    rows, conversations = zip(*messages(), strict=True)
+    expected = by_formula("mean", np.array([plain.state(c) for c in conversations]), *sides)
+    assert_parity(demo_scorer.with_options(**options).score(rows), expected)
+
+
 @pytest.mark.parametrize(
     ("row_format", "which"),
-    [*((name, "top_k=None") for name in FORMATS), ("messages", "top_k=10"), ("messages", "subspace")],
+    [*((name, "mean") for name in FORMATS), ("messages", "top_k"), ("messages", "subspace")],
 )
-@pytest.mark.slow
-def test_scores_equal_a_plain_forward_pass(
-    demo_scorer: LARFScorer, plain: Plain, sides: tuple[np.ndarray, np.ndarray], row_format: str, which: str
-) -> None:
+def test_scores_equal_a_plain_forward_pass(small: Small, row_format: str, which: str) -> None:
     """Each format by the default formula, each formula on one format: a formula sees states, not rows."""
     rows, conversations = zip(*FORMATS[row_format](), strict=True)
-    expected = by_formula(which, np.array([plain.state(c) for c in conversations]), *sides)
-    assert_parity(variant(demo_scorer, which).score(rows), expected)
+    expected = by_formula(which, np.array([small.plain.state(c) for c in conversations]), *small.sides)
+    assert_parity(variant(small.scorer, which).score(rows), expected)
 
 
 @pytest.mark.parametrize(("batch_tokens", "backwards"), [(1, False), (100, True), (512, False), (4096, True)])
-@pytest.mark.slow
-def test_scores_depend_neither_on_the_batch_nor_on_the_order(
-    demo_scorer: LARFScorer, plain: Plain, sides: tuple[np.ndarray, np.ndarray], batch_tokens: int, backwards: bool
-) -> None:
+def test_scores_depend_neither_on_the_batch_nor_on_the_order(small: Small, batch_tokens: int, backwards: bool) -> None:
     cases = [*sharegpt(), *messages()]
     rows = [{"conversations": row.get("conversations") or row.get("messages"), **row} for row, _ in cases]
-    expected = by_formula("top_k=None", np.array([plain.state(c) for _, c in cases]), *sides)
+    expected = by_formula("mean", np.array([small.plain.state(c) for _, c in cases]), *small.sides)
     if backwards:
         rows, expected = rows[::-1], expected[::-1]
-    scorer = demo_scorer.with_options(batch_tokens=batch_tokens, format="sharegpt")
+    scorer = small.scorer.with_options(batch_tokens=batch_tokens, format="sharegpt")
     assert_parity(scorer.score(rows), expected)
 
 
@@ -308,10 +339,10 @@ def test_scores_depend_neither_on_the_batch_nor_on_the_order(
 
 
 @pytest.mark.slow
-def test_reference_states_are_those_of_the_fitted_pairs(plain: Plain, sides: tuple[np.ndarray, np.ndarray]) -> None:
+def test_reference_states_are_those_of_the_fitted_pairs(plain: Plain, sides: Sides) -> None:
     fitted = ReferenceSet.packaged().fitted
     assert len(sides[0]) == len(sides[1]) == len(fitted)
-    for place in (0, 20, len(fitted) - 1):
+    for place in (0, len(fitted) - 1):
         for conversation, states in zip((fitted[place].unsafe, fitted[place].safe), sides, strict=True):
             np.testing.assert_allclose(unit(plain.state(list(conversation.messages))), states[place], atol=1e-5)
 
@@ -327,15 +358,17 @@ def test_separation_is_that_of_the_held_back_pairs(
     tiny_model: Path, demo_scorer: LARFScorer, pairs: list[dict[str, Any]]
 ) -> None:
     """Computed anew on a tiny model, where that takes no time; the demo's own figure is the one that has to be good."""
-    scorer = LARFScorer.fit(str(tiny_model), 3)
+    packaged = ReferenceSet.packaged()
+    some = ReferenceSet((*packaged.fitted[::20], *packaged.held_back[::3]), "some of the packaged")
+    scorer = LARFScorer.fit(str(tiny_model), 3, references=some, progress=False)
     held = [pair for pair in pairs if pair["held_back"]]
     unsafe, safe = (
-        scorer.score([{"prompt": pair["request"], "completion": pair[side]} for pair in held])
+        scorer.score([{"prompt": pair["request"], "completion": pair[side]} for pair in held[::3]])
         for side in ("unsafe", "safe")
     )
-    auc = scipy.stats.mannwhitneyu(unsafe, safe).statistic / len(held) ** 2
+    auc = scipy.stats.mannwhitneyu(unsafe, safe).statistic / len(held[::3]) ** 2
     assert scorer.spec.separation.auc == pytest.approx(auc, abs=1e-3)
-    assert scorer.spec.separation.pairs == len(held)
+    assert scorer.spec.separation.pairs == len(held[::3])
     assert demo_scorer.spec.separation.pairs == len(held)
     assert demo_scorer.spec.separation.auc > 0.75
 
