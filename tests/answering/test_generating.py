@@ -39,7 +39,7 @@ CONFIGS: dict[str, Any] = {
 }
 WORDS = ("How do I kill time while seven wizards judge my quick brown fox at the lazy boxing match of bread").split()  # noqa: SIM905
 PROMPTS = [f"{' '.join(WORDS[: 3 + n])}{'?' * (n % 3)}" for n in range(0, 12, 2)]
-TOKENS = 6
+TOKENS = 5
 PLAIN = ("mamba", "gemma3, short window")
 """Their shortcuts would not be exact: a state that is no list of keys and values, a window narrower than a prompt."""
 
@@ -55,6 +55,18 @@ def loaded(architecture: tuple[str, Path]) -> LoadedModel:
     return load_model(ModelOptions(str(architecture[1]), device="cpu"), None, torch.device("cpu"))
 
 
+@pytest.fixture(scope="module")
+def answerer(loaded: LoadedModel) -> Answerer:
+    """One for all blocks and factors, as in a search."""
+    return Answerer(loaded, prompt_ids(loaded.tokenizer), TOKENS)
+
+
+@pytest.fixture(scope="module")
+def plain_model(architecture: tuple[str, Path]) -> Any:
+    """transformers' own, from disk."""
+    return AutoModelForCausalLM.from_pretrained(architecture[1], dtype=torch.float32).eval()
+
+
 def prompt_ids(tokenizer: Any) -> list[list[int]]:
     turns = [
         [{"role": "system", "content": "You are a fox."}, {"role": "user", "content": prompt}] for prompt in PROMPTS
@@ -62,52 +74,55 @@ def prompt_ids(tokenizer: Any) -> list[list[int]]:
     return [tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False) for turn in turns]
 
 
-def naive(home: str, block: int | None, scale: float, ids: list[list[int]]) -> list[list[int]]:
-    """The plain way: transformers' own model from disk, its weights multiplied, `generate` for one prompt at a time."""
-    model = AutoModelForCausalLM.from_pretrained(home, dtype=torch.float32).eval()
+def assert_plain_answers(
+    plain_model: Any, block: int | None, scale: float, ids: list[list[int]], answers: list[list[int]], ends: set[int]
+) -> None:
+    """That each answer is the plain way's: of a copy of the model, its weights multiplied, for one prompt at a time.
+
+    Each token is the likeliest behind all before it, up to one that ends the answer. One pass over a prompt and its
+    answer says so, with no keys and values kept from one token to the next.
+    """
+    model = copy.deepcopy(plain_model)
     if block is not None:
         chosen = next(m for _, m in model.named_modules() if isinstance(m, torch.nn.ModuleList) and len(m) == 5)[block]
         for name, parameter in chosen.named_parameters():
             if parameter.ndim >= 2 and "mlp.gate.weight" not in name:
                 parameter.data.mul_(scale)
-    found = []
-    for row in ids:
-        out = model.generate(
-            torch.tensor([row]),
-            attention_mask=torch.ones(1, len(row), dtype=torch.long),
-            max_new_tokens=TOKENS,
-            do_sample=False,
-            pad_token_id=0,
-            eos_token_id=511,  # none of these models ever ends: the random head has no reason to
-        )
-        found.append(out[0, len(row) :].tolist())
-    return found
+    for prompt, answer in zip(ids, answers, strict=True):
+        with torch.inference_mode():
+            logits = model(torch.tensor([prompt + answer]), use_cache=False).logits[0, len(prompt) - 1 :]
+        greedy = logits.argmax(-1).tolist()
+        ended = next((at for at, token in enumerate(greedy) if token in ends), TOKENS)
+        assert answer == greedy[: min(ended, TOKENS)]
 
 
 @pytest.mark.parametrize(("block", "scale"), [(None, 1.0), (0, 0.7), (2, 1.3), (4, 0.8)])
-@pytest.mark.slow
 def test_answers_are_those_of_the_plain_way(
-    architecture: tuple[str, Path], loaded: LoadedModel, block: int | None, scale: float
+    architecture: tuple[str, Path],
+    loaded: LoadedModel,
+    answerer: Answerer,
+    plain_model: Any,
+    block: int | None,
+    scale: float,
 ) -> None:
     name, home = architecture
     ids = prompt_ids(loaded.tokenizer)
-    answerer = Answerer(loaded, ids, TOKENS)
     assert answerer.reuse == (name not in PLAIN)
     assert answerer.by_row == (name not in (*PLAIN, "qwen3 moe")), "experts see tokens of all rows in one heap"
     # The end of a turn in the template, and of a text as the architecture has it.
     ends = {loaded.tokenizer.convert_tokens_to_ids("<|im_end|>"), AutoConfig.from_pretrained(home).eos_token_id}
-    expected = naive(str(home), block, scale, ids)
-    expected = [row[: next((at for at, token in enumerate(row) if token in ends), TOKENS)] for row in expected]
     if block is None:
-        assert answerer.answers() == expected
-        assert len({tuple(row) for row in expected}) > 1, "prompts that all get one answer would prove nothing"
+        answers = answerer.answers()
+        assert_plain_answers(plain_model, None, 1.0, ids, answers, ends)
+        assert len({tuple(row) for row in answers}) > 1, "prompts that all get one answer would prove nothing"
     else:
         asked, other = [[(number, factor) for number in range(len(ids))] for factor in (scale, 1.2)]
-        assert answerer.scaled_answers(block, asked) == expected
+        answers = answerer.scaled_answers(block, asked)
+        assert_plain_answers(plain_model, block, scale, ids, answers, ends)
         if answerer.reuse:  # the same beside answers with another factor
             both = answerer.scaled_answers(block, [pair for pairs in zip(other, asked, strict=True) for pair in pairs])
-            assert both[1::2] == expected
-            assert both[::2] == answerer.scaled_answers(block, other)
+            assert both[1::2] == answers
+            assert_plain_answers(plain_model, block, 1.2, ids, both[::2], ends)
 
 
 @pytest.mark.parametrize("adapter", [False, True], ids=["no adapter", "adapter"])
