@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import os
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import typer
+from support.commands import larf
+from support.forks import forget, said_in_a_fork
 from support.made_runs import MakeRun
 
 import larf_curate
@@ -51,20 +54,9 @@ def test_help_is_quick():
     assert loaded_by(code) & HEAVY == set()
 
 
-WITHOUT_TORCH = """
-import json, sys
-sys.modules.update(dict.fromkeys(["torch", "transformers"]))  # importing one raises, as if it were not installed
-from larf_curate.cli import main
-for arguments in json.loads(sys.argv.pop()):
-    sys.argv[1:] = arguments
-    try:
-        main()
-    except SystemExit as end:
-        assert not end.code, arguments
-"""
-
-
-@pytest.mark.process
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.usefixtures("hub", "blank_pictures")
 def test_commands_that_need_no_model_need_no_torch(make_run: MakeRun, tmp_path: Path) -> None:
     """Deciding again, reports, cards and what a bug report needs work where only the scoring machine has torch."""
     run = make_run([{"instruction": f"Ask {n}?", "output": "Do this."} for n in range(40)], [n / 40 for n in range(40)])
@@ -75,17 +67,21 @@ def test_commands_that_need_no_model_need_no_torch(make_run: MakeRun, tmp_path: 
         ["filter", str(run / "kept"), "--drop-top", "3", "--out", str(tmp_path / "again.parquet")],
         ["push", str(run), "--repo", "acme/clean", "--dry-run"],
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, json.dumps(commands)],
-        check=False,
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert "nothing was sent to acme/clean" in done.stdout
-    assert "huggingface-hub" in done.stdout  # `env` has listed the packages
+
+    def run_without_torch() -> str:
+        forget("larf_curate", "torch", "transformers")
+        sys.modules.update(torch=None, transformers=None)  # importing one raises, as if it were not installed
+        said = ""
+        for command in commands:
+            done = larf(*command, cwd=tmp_path)
+            assert done.returncode == 0, (command, done.stderr)
+            said += done.stdout
+        assert sys.modules["larf_curate.cli"].app is not app
+        return said
+
+    said = said_in_a_fork(run_without_torch)
+    assert "nothing was sent to acme/clean" in said
+    assert "huggingface-hub" in said  # `env` has listed the packages
 
 
 def test_public_names_are_there_with_an_example_each():
@@ -127,7 +123,8 @@ def room(path: Path) -> str:
     return path.relative_to(HOME).parts[0].removesuffix(".py")
 
 
-def imports(path: Path) -> Iterator[tuple[str, bool]]:
+@functools.cache
+def imports(path: Path) -> tuple[tuple[str, bool], ...]:
     """Absolute names of what a module imports, and whether that happens as soon as it is imported itself."""
     package = ["larf_curate", *path.relative_to(HOME).parts[:-1]]
 
@@ -141,12 +138,13 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
             yield from ((f"{full}.{alias.name}", at_import) for alias in node.names)
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             at_import = False
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             at_import = False
         for child in ast.iter_child_nodes(node):
-            yield from visit(child, at_import)
+            if not isinstance(child, ast.expr):  # an import is a statement, and no expression holds one
+                yield from visit(child, at_import)
 
-    yield from visit(ast.parse(path.read_text(encoding="utf-8")), at_import=True)
+    return tuple(visit(ast.parse(path.read_text(encoding="utf-8")), at_import=True))
 
 
 def test_the_reader_of_imports_reads_them():
