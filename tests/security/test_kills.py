@@ -28,6 +28,7 @@ pytestmark = [
     pytest.mark.process,
     pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked"),
     pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
+    pytest.mark.usefixtures("blank_pictures"),  # in the forks too
 ]
 KILLS = int(os.environ.get("LARF_CURATE_KILLS", "0"))
 KILLED = tuple(EXECUTORS) if KILLS else ("workers", "slurm")
@@ -70,12 +71,12 @@ class Place:
         """As it was before: an earlier result, a longer source by now, and files of somebody else in between."""
         shutil.rmtree(self.home, ignore_errors=True)
         shutil.copytree(first, self.home)
-        (self.home / "rows.jsonl").write_text(rows(0, 200))
+        (self.home / "rows.jsonl").write_text(rows(0, 100))
         for name in NAMES:
             if name != "rows.jsonl":
                 (self.home / name).parent.mkdir(exist_ok=True)
                 (self.home / name).write_text(f"mine: {name}")
-        write_recipe(self.home, 40, executor=EXECUTORS[self.kind], publish={"repo": REPO, "removed": True})
+        write_recipe(self.home, 20, executor=EXECUTORS[self.kind], publish={"repo": REPO, "removed": True})
         shutil.rmtree(self.home / "jobs", ignore_errors=True)
         empty(self.hub)
 
@@ -124,7 +125,7 @@ def first(tiny_scorer: LARFScorer, tmp_path_factory: pytest.TempPathFactory) -> 
     """A scorer, rows, and the result of a run over them, all in one directory that `place` copies."""
     home = tmp_path_factory.mktemp("first") / "home"
     tiny_scorer.save_pretrained(home / "scorer")
-    (home / "rows.jsonl").write_text(rows(0, 60))
+    (home / "rows.jsonl").write_text(rows(0, 40))
     write_recipe(home, 10)
     Recipe.load(home / "recipe.yaml").run()
     return home

@@ -58,13 +58,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of compiled kernels of a first run."""
+    """The directory of compiled kernels of a first run, under a umask that lets others do everything."""
     cache = tmp_path_factory.mktemp("first")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LARF_CURATE_CACHE", str(cache))
-        for name in ("LARF_CURATE_COMPILE", "CXX"):
-            patch.delenv(name, raising=False)
-        assert load_anew() is not None
+    before = os.umask(0)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("LARF_CURATE_CACHE", str(cache))
+            for name in ("LARF_CURATE_COMPILE", "CXX"):
+                patch.delenv(name, raising=False)
+            assert load_anew() is not None
+    finally:
+        os.umask(before)
     return cache / "kernels"
 
 
@@ -122,20 +126,24 @@ def test_the_planted_library_would_leave_its_mark(planted: bytes, tmp_path: Path
 
 
 @needs_compiler
-def test_directory_and_library_are_the_user_s_alone(home: Path) -> None:
-    before = os.umask(0)
-    try:
-        assert load_anew() is not None
-    finally:
-        os.umask(before)
-    (library,) = home.iterdir()
-    assert (mode(home), mode(library)) == (0o700, 0o600)
+def test_directory_and_library_are_the_user_s_alone(compiled: Path) -> None:
+    (library,) = compiled.iterdir()
+    assert (mode(compiled), mode(library)) == (0o700, 0o600)
 
 
 @needs_compiler
-def test_a_library_that_was_replaced_is_compiled_anew(home: Path, library: Path, planted: bytes, ran: Path) -> None:
+def test_a_library_that_was_replaced_is_compiled_anew(
+    home: Path, compiled: Path, library: Path, planted: bytes, ran: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, built = subprocess.run, Built(next(compiled.iterdir()))
+
+    def compile_by_copying(command: list[str], **options: Any) -> object:
+        return built(Path(command[-1])) if "-o" in command else run(command, **options)
+
+    monkeypatch.setattr(subprocess, "run", compile_by_copying)
     library.write_bytes(planted)
     assert load_anew() is not None
+    assert built.times == 1
     assert not ran.exists()
     assert planted not in [path.read_bytes() for path in home.iterdir()]
 
