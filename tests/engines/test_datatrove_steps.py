@@ -6,10 +6,12 @@ import copy
 import doctest
 import importlib.metadata
 import json
+import os
 import pickle
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -524,71 +526,64 @@ def test_the_model_is_loaded_once_whatever_the_number_of_tasks(given, data, save
     assert len(calls) == 1
 
 
-WORKERS = """
-import json, os, sys, time
-from pathlib import Path
-
-import multiprocess
-from datatrove.executor import LocalPipelineExecutor
-from datatrove.pipeline.readers import JsonlReader
-from datatrove.pipeline.writers import JsonlWriter
-
-from larf_curate import LARFFilter, LARFScorer
-from larf_curate.encoding import runtime
-from larf_curate.engines.datatrove_rows import carry_row
-from larf_curate.engines.datatrove_annotator import LARFAnnotator
-from larf_curate.models.devices import process_number
-
-
-def spy(documents, rank, tasks):
-    def note(**what):
-        with open("log.jsonl", "a") as file:
-            file.write(json.dumps({"pid": os.getpid(), "rank": rank, **what}) + "\\n")
-
-    if not hasattr(runtime, "spied"):
-        runtime.spied = True
-        load, find = runtime.load_model, runtime.find_device
-        runtime.load_model = lambda *args: note(load=True) or load(*args)
-        runtime.find_device = lambda device, number=None: note(number=number) or find(device, number)
-    note(start=True)
-    time.sleep(0.1)  # so that no worker takes all the tasks
-    yield from documents
-
-
-def number(_):
-    return process_number()
-
-
-if __name__ == "__main__":
-    data, saved = sys.argv[1:]
-    with multiprocess.get_context("fork").Pool(1) as pool:
-        assert pool.map(number, range(3)) == [0] * 3
-    scorer = LARFScorer.from_pretrained(saved)
-    steps = [LARFAnnotator(saved), LARFFilter(scorer, 0.0, exclusion_writer=JsonlWriter("out", compression=None))]
-    LocalPipelineExecutor(
-        [JsonlReader(data, adapter=carry_row), spy, *steps, JsonlWriter("out", "kept-${rank}.jsonl", compression=None)],
-        tasks=6,
-        workers=2,
-        logging_dir="logs",
-    ).run()
-    assert "torch" not in sys.modules, "in the parent a CUDA context would be what no worker could undo"
-"""
+def noted(log: Path, rank: int | None, **what: Any) -> None:
+    with log.open("a") as file:
+        file.write(json.dumps({"pid": os.getpid(), "rank": rank, **what}) + "\n")
 
 
 @pytest.mark.process
-def test_workers_load_one_model_each_and_keep_their_device(data, saved, tmp_path):
-    (tmp_path / "workers.py").write_text(WORKERS)
-    command = [sys.executable, "workers.py", str(data / "jsonl"), saved]
-    subprocess.run(command, cwd=tmp_path, check=True, timeout=110)
-    notes = [json.loads(line) for line in (tmp_path / "log.jsonl").open()]
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_workers_load_one_model_each_and_keep_their_device(data, saved, tiny_scorer, tmp_path, monkeypatch):
+    log, load, find = tmp_path / "log.jsonl", runtime.load_model, runtime.find_device
+    monkeypatch.setattr(runtime, "load_model", lambda *args: noted(log, None, load=True) or load(*args))
+    monkeypatch.setattr(
+        runtime, "find_device", lambda device, number=None: noted(log, None, number=number) or find(device, number)
+    )
+    runtime.unload_models()  # else the workers would have them from this process
+    datatrove_annotator._load.cache_clear()
+
+    def spy(documents: Iterator[Document], rank: int, tasks: int) -> Iterator[Document]:
+        noted(log, rank, start=True)
+        time.sleep(0.1)  # so that no worker takes all the tasks
+        yield from documents
+
+    with multiprocess.get_context("fork").Pool(1) as pool:  # so that the workers' numbers do not begin at 0
+        pool.map(abs, [1])
+    written = str(tmp_path / "out")
+    filtered = LARFFilter(tiny_scorer, 0.0, exclusion_writer=JsonlWriter(written, compression=None))
+    kept = JsonlWriter(written, "kept-${rank}.jsonl", compression=None)
+    steps = [reader(data), spy, LARFAnnotator(saved), filtered, kept]
+    execute(steps, tmp_path / "logs", tasks=6, workers=2, start_method="fork")
+    notes = [json.loads(line) for line in log.open()]
     assert sorted(note["rank"] for note in notes if "start" in note) == list(range(6))
     loads = Counter(note["pid"] for note in notes if "load" in note)
     assert 1 <= len(loads) <= 2
+    assert os.getpid() not in loads
     assert set(loads.values()) == {1}, "one a process, whatever the number of its tasks and steps"
     numbers = {(note["pid"], note["number"]) for note in notes if "number" in note}
     assert len(numbers) == len(dict(numbers)), "one device a process, whatever the rank"
     assert len({number % 2 for _, number in numbers}) == len(numbers), "two processes on two devices"
     assert sorted(line["metadata"][ROW]["id"] for line in lines(tmp_path / "out")) == [row["id"] for row in ROWS]
+
+
+SENT = """
+import sys
+import dill
+from datatrove.executor import LocalPipelineExecutor
+from larf_curate import LARFFilter, LARFScorer
+from larf_curate.engines.datatrove_annotator import LARFAnnotator
+
+saved = sys.argv[1]
+steps = [LARFAnnotator(saved), LARFFilter(LARFScorer.from_pretrained(saved), 0.0, unscorable="remove")]
+dill.dumps(LocalPipelineExecutor(steps, tasks=6, workers=2))
+assert "torch" not in sys.modules
+"""
+
+
+@pytest.mark.process
+def test_a_process_that_sends_steps_to_workers_loads_no_torch(saved):
+    """A CUDA context in it would be what no worker could undo."""
+    subprocess.run([sys.executable, "-c", SENT, saved], check=True, timeout=110)
 
 
 def numbers_in(processes: Any) -> list[int | None]:
