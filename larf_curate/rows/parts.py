@@ -12,6 +12,7 @@ from .tools import calls_in_text, tool_calls
 from .values import kind_of_value, text_of
 
 _PLACEHOLDER = re.compile(r"\A\s*<(?:image|video|audio)>|<(?:image|video|audio)>\s*\Z|^<(?:image|video|audio)>$", re.M)
+_PLACEHOLDERS = ("<image>", "<video>", "<audio>")
 _REASONING = ("reasoning", "thinking")
 
 
@@ -31,7 +32,7 @@ def has_placeholder(text: str) -> bool:
     >>> has_placeholder("<image>What is it?"), has_placeholder("What does <image> do in SVG?")
     (True, False)
     """
-    return bool(_PLACEHOLDER.search(text))
+    return any(mark in text for mark in _PLACEHOLDERS) and bool(_PLACEHOLDER.search(text))
 
 
 def content_of(value: Any) -> tuple[str, Inside]:
