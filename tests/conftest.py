@@ -150,11 +150,36 @@ def make_run(tmp_path: Path):
     return run_maker(tmp_path)
 
 
-@pytest.fixture
-def plain_run(make_run):
-    from support.made_runs import sample_rows
+@pytest.fixture(scope="session")
+def made_plain_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a run of plain rows, made once; `plain_run` copies it."""
+    from support.made_runs import run_maker, sample_rows
 
-    return make_run(*sample_rows())
+    return run_maker(tmp_path_factory.mktemp("plain"))(*sample_rows()).parent
+
+
+@pytest.fixture
+def plain_run(made_plain_run: Path, tmp_path: Path) -> Path:
+    """What `make_run(*sample_rows())` leaves in `tmp_path`, in a fraction of the time."""
+    shutil.copytree(made_plain_run, tmp_path, dirs_exist_ok=True)
+    summary = tmp_path / "run" / "larf_summary.json"
+    summary.write_text(summary.read_text().replace(str(made_plain_run), str(tmp_path)))
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PNG files with nothing in them, for tests that do not look at pictures: to draw those of a run takes a second.
+
+    Our code makes its figures as ever; matplotlib does not lay them out and paint them.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    from larf_curate.publishing import plots
+
+    blank = b"\x89PNG\r\n\x1a\n" + b"blank" * 300  # as large as a small picture, for tests that ask for that
+    monkeypatch.setattr(plots, "_drawn", [])  # nobody else gets these
+    monkeypatch.setattr(FigureCanvasAgg, "print_png", lambda _, out, **__: out.write(blank))
 
 
 MARKED_FIXTURES = {"demo_scorer": "demo"}

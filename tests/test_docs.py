@@ -131,6 +131,7 @@ LIVES = {
 
 
 @pytest.mark.parametrize("heading", LIVES)
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.slow
 def test_a_life_is_told_with_every_file_that_it_comes_to(
     heading: str, tiny_scorer: LARFScorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -195,20 +196,19 @@ def test_actions_are_pinned_to_commits() -> None:
 @pytest.mark.slow
 def test_private_names_of_others_are_all_listed_in_contributing() -> None:
     """Names with an underscore that the package uses and does not define."""
-    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "larf_curate").rglob("*.py")}
-    nodes = [(path, node) for path, tree in trees.items() for node in ast.walk(tree)]
     defined = {"_exit"}  # of os, which documents it
     used: dict[str, Path] = {}
-    for path, node in nodes:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            defined.add(node.name)
-        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
-            own = isinstance(node, ast.Name) or (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
-            defined |= {node.id if isinstance(node, ast.Name) else node.attr} if own else set()
-        if isinstance(node, ast.Attribute):
-            used[node.attr] = path
-        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "hasattr", "setattr"):
-            used |= {one.value: path for one in node.args[1:2] if isinstance(one, ast.Constant)}
+    for path in (ROOT / "larf_curate").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                defined.add(node.name)
+            elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+                own = isinstance(node, ast.Name) or getattr(node.value, "id", "") in ("self", "cls")
+                defined |= {node.id if isinstance(node, ast.Name) else node.attr} if own else set()
+            if isinstance(node, ast.Attribute):
+                used[node.attr] = path
+            elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "hasattr", "setattr"):
+                used |= {one.value: path for one in node.args[1:2] if isinstance(one, ast.Constant)}
     private = {name: path for name, path in used.items() if re.match("_[a-z]", name) and name not in defined}
     assert len(private) >= 3, "this test finds nothing any more"
     listed = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

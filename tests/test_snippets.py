@@ -34,13 +34,21 @@ PROMPTS = harmful_requests()[::10]
 ROWS = [{"instruction": f"Say {number}.", "output": f"{number} it is. " * (1 + number % 7)} for number in range(40)]
 
 
+@pytest.fixture(scope="module")
+def fitted() -> dict[object, LARFScorer]:
+    """Scorers that one page fits as another has."""
+    return {}
+
+
 @pytest.fixture
 def place(
+    fitted: dict[object, LARFScorer],
     tmp_path: Path,
     tiny_model: Path,
     refusing_model: Path,
     tiny_scorer: LARFScorer,
     references_file: Path,
+    blank_pictures: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
     """A directory with the files that pages name, in which every model is a tiny one and every dataset these rows."""
@@ -61,10 +69,12 @@ def place(
     def fit_tiny(
         cls: type[LARFScorer], model: object, layer: object = None, *, formula: str = "larf", **options: Any
     ) -> LARFScorer:
-        if formula == "influence":
-            return fit(cls, refusing_model, formula=formula, progress=False)
-        small_model = model if model == refusing_model else tiny_model
-        return fit(cls, small_model, 1, references=references_file, progress=False)
+        influence = formula == "influence"
+        small_model = refusing_model if influence or model == refusing_model else tiny_model
+        if (influence, small_model) not in fitted:
+            how = {"formula": formula} if influence else {"layer": 1, "references": references_file}
+            fitted[influence, small_model] = fit(cls, small_model, progress=False, **how)
+        return fitted[influence, small_model]
 
     monkeypatch.setattr(LARFScorer, "fit", classmethod(fit_tiny))
     monkeypatch.setattr("larf_curate.answering.prompts.harmful_requests", lambda: PROMPTS)

@@ -38,6 +38,7 @@ def test_no_run(hub, tmp_path, command):
     assert "holds no finished run" in done.stderr
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_push(hub, plain_run, monkeypatch):
     done = larf("push", plain_run, "--repo", "acme/clean", "--dry-run")
     assert done.returncode == 0, done.stderr
@@ -55,6 +56,7 @@ def test_push(hub, plain_run, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_recipe_that_publishes(hub, tiny_model, references_file, tmp_path, monkeypatch):
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in sample_rows(60)[0]))
@@ -111,6 +113,7 @@ def test_a_repository_without_a_namespace_is_wrong_usage(plain_run):
     assert "namespace/name" in done.stderr
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_what_a_dry_run_prints_is_the_card(hub, plain_run):
     dry = larf("push", plain_run, "--repo", "acme/clean", "--dry-run", "-q")
     told = json.loads(larf("push", plain_run, "--repo", "acme/clean", "--dry-run", "--json").stdout)

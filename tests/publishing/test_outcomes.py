@@ -59,6 +59,7 @@ def test_every_outcome_can_be_reported_and_shown(outcome, tmp_path: Path) -> Non
     assert f"{kept} kept, {removed} removed, {unscorable} unscorable" in done.stdout
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_every_outcome_is_published_so_that_it_loads_or_is_refused(outcome, hub: Hub) -> None:
     run, (kept, removed, unscorable) = outcome
     done = larf("push", run, "--repo", "acme/clean", "--removed")
@@ -80,6 +81,7 @@ def test_every_outcome_is_published_so_that_it_loads_or_is_refused(outcome, hub:
     ids=["everything removed", "all unscorable"],
 )
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_run_with_an_extreme_outcome_ends_with_it(
     tiny_scorer, tmp_path: Path, hub: Hub, answer: str, threshold: dict[str, float], counts: str
 ) -> None:

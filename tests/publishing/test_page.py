@@ -22,6 +22,8 @@ from larf_curate.publishing.card import render_card
 from larf_curate.publishing.page import render_page
 from larf_curate.publishing.publication import publish_files
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 
 def page_and_stops(run):
     results = Results.open(run)

@@ -17,6 +17,7 @@ from larf_curate.publishing.publication import publish_files
 from larf_curate.publishing.push_run import push_publication, push_run
 from larf_curate.pushing import Destination, Pushed
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 REPO = "acme/clean"
 REMOVED = "larf/removed/train-00000-of-00001.parquet"
 OWN_CARD = """---

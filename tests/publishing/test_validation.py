@@ -21,6 +21,7 @@ from larf_curate.publishing.write_report import write_report
 from larf_curate.publishing.write_validation import write_validation
 from larf_curate.validation.results import Validation
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 BINS = ("bin1", "bin2", "bin3", "bin4", "bin5")
 
 

@@ -18,6 +18,8 @@ from larf_curate.publishing.report import Confounds
 from larf_curate.publishing.words import describe_confounds, describe_run
 from larf_curate.scoring.statistics import Estimate
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 
 def estimate(value: float, low: float, high: float) -> Estimate:
     return Estimate(value, low, high, rows=100)

@@ -32,6 +32,7 @@ HOSTILE_YAML = {
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_pictures")
 def test_addresses_in_rows_are_no_links_in_any_renderer(make_run) -> None:
     rows, scores = sample_rows()
     addresses = {"a": "https://example.org/x", "b": "www.example.org", "c": "me@example.org <!-- larf-curate:end -->"}
@@ -77,6 +78,7 @@ def upload(hub: Hub, content: bytes) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_pictures")
 def test_metadata_behind_a_byte_order_mark_stays(plain_run: Path, hub: Hub) -> None:
     upload(hub, "\ufeff---\nlicense: mit\npretty_name: Mine\n---\n\n# Words of mine\n".encode())
     push_run(plain_run, Destination("acme/clean"))

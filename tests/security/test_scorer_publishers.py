@@ -158,6 +158,7 @@ def links_and_tags(card: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_search_is_text_in_both_cards(make_run) -> None:
     """Its names are any text; they are escaped where they are printed."""
     hostile = replace(SEARCH, locators={HTML: [1.0, 2.0, 3.0, 4.0, 5.0]}, model=HTML, judge=HTML)
