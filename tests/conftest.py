@@ -167,8 +167,14 @@ def plain_run(made_plain_run: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.fixture(scope="session")
+def blank_pictures_so_far() -> list[object]:
+    """What `plots._drawn` is where pictures are blank: nobody else gets these."""
+    return []
+
+
 @pytest.fixture
-def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def blank_pictures(blank_pictures_so_far: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
     """PNG files with nothing in them, for tests that do not look at pictures: to draw those of a run takes a second.
 
     Our code makes its figures as ever; matplotlib does not lay them out and paint them.
@@ -178,7 +184,7 @@ def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     from larf_curate.publishing import plots
 
     blank = b"\x89PNG\r\n\x1a\n" + b"blank" * 300  # as large as a small picture, for tests that ask for that
-    monkeypatch.setattr(plots, "_drawn", [])  # nobody else gets these
+    monkeypatch.setattr(plots, "_drawn", blank_pictures_so_far)
     monkeypatch.setattr(FigureCanvasAgg, "print_png", lambda _, out, **__: out.write(blank))
 
 

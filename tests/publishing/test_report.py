@@ -297,10 +297,13 @@ def test_pictures_repeat_and_old_ones_go(plain_run):
     write_report(plain_run)
     written = {path.name: path.read_bytes() for path in (plain_run / "plots").iterdir()}
     assert written == {plot.name: plot.png for plot in plots}
-    moved = replace(report, threshold=replace(report.threshold, value=report.threshold.value - 0.02))
-    assert draw_plots(moved)[0].png != plots[0].png
+    moved, far, further = (
+        replace(report, threshold=replace(report.threshold, value=value))
+        for value in (report.threshold.value - 0.02, 1e6, 2e6)
+    )
+    (scores,) = draw_plots(replace(moved, groups=(), length_points=None))
+    assert scores.png != plots[0].png
     # A threshold far from all scores is not drawn: beside it they would be one line.
-    far, further = (replace(report, threshold=replace(report.threshold, value=value)) for value in (1e6, 2e6))
     assert draw_plots(far) == draw_plots(further)
 
 
@@ -319,7 +322,9 @@ def test_pictures_are_drawn_once_for_the_directory_and_for_the_hub(plain_run, mo
     assert len(drawn) == 3
     assert draw_plots(report.without_directories()) == draw_plots(report)
     assert len(drawn) == 3
-    fewer = draw_plots(replace(report, rows=replace(report.rows, removed=report.rows.removed - 1)))
+    fewer = draw_plots(
+        replace(report, groups=(), length_points=None, rows=replace(report.rows, removed=report.rows.removed - 1))
+    )
     assert fewer[0].png != draw_plots(report)[0].png, "the legend says how many rows"
 
 
