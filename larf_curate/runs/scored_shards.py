@@ -99,7 +99,8 @@ def read_scored(home: Path, shard: Shard, columns: list[str] | None = None) -> p
     """
     path = home / shard.file_name
     try:
-        table = pq.read_table(path, columns=columns)
+        with pq.ParquetFile(path) as file:  # a third of what `read_table` takes for a small file; some have thousands
+            table = file.read(columns=columns)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{path} cannot be read ({one_line(error)}): remove it and run again") from error
     if len(table) != shard.rows:
