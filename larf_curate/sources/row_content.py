@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 from zlib import crc32
 
@@ -20,13 +20,6 @@ Hashes = NDArray[np.uint64]
 
 class _Absorbing(Protocol):
     def update(self, data: Any, /) -> None: ...
-
-
-class _Nothing:
-    """Takes bytes and forgets them."""
-
-    def update(self, data: Any, /) -> None:
-        pass
 
 
 def table_digest(table: pa.Table) -> str:
@@ -51,13 +44,8 @@ def row_hashes(table: pa.Table) -> Hashes:
 
     Equal rows have equal ones. It is quick to compute and no proof of anything.
     """
-    parts = [np.zeros(0, np.uint64)]
-    for block in _blocks(table):
-        hashes = np.zeros(len(block), np.uint64)
-        for column in block.columns:
-            hashes = _mixed(hashes * _MIX + _absorb(_joined(column), _Nothing()))
-        parts.append(hashes)
-    return np.concatenate(parts)
+    blocks = [_mixed_columns(map(_joined, block.columns), len(block)) for block in _blocks(table)]
+    return np.concatenate([np.zeros(0, np.uint64), *blocks])
 
 
 def _blocks(table: pa.Table) -> Iterator[pa.Table]:
@@ -68,40 +56,69 @@ def _joined(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
-def _absorb(array: pa.Array, content: _Absorbing) -> Hashes:
-    """Give all that an array holds to `content`, and return a hash of each of its values.
+def _absorb(array: pa.Array, content: _Absorbing) -> None:
+    """Give all that an array holds to `content`.
 
     What lies in memory beneath a null, or outside of a slice, is not part of it.
     """
     array = _plain(array)
     kind = array.type
-    valid = np.asarray(pc.is_valid(array))
+    valid = _valid(array)
     content.update(np.packbits(valid))
     if pa.types.is_null(kind):
-        return np.zeros(len(array), np.uint64)
+        return
     if pa.types.is_struct(kind):
-        hashes = np.zeros(len(array), np.uint64)
         for field in array.flatten():
-            hashes = _mixed(hashes * _MIX + _absorb(field, content))
+            _absorb(field, content)
+    elif pa.types.is_nested(kind):
+        content.update(_integers(pc.list_value_length(array)))
+        _absorb(array.flatten(), content)
+    elif pa.types.is_large_binary(kind):
+        content.update(_integers(pc.binary_length(array)))
+        content.update(_values_of(array))
+    else:
+        content.update(_fixed_width(array, valid))
+
+
+def _hashes_of(array: pa.Array) -> Hashes:
+    """A hash of each value of an array, made of all that `_absorb` gives of that value."""
+    array = _plain(array)
+    kind = array.type
+    if pa.types.is_null(kind):
+        return np.zeros(len(array), np.uint64)
+    valid = _valid(array)
+    if pa.types.is_struct(kind):
+        hashes = _mixed_columns(array.flatten(), len(array))
     elif pa.types.is_nested(kind):
         lengths = _integers(pc.list_value_length(array))
-        content.update(lengths)
-        items = np.concatenate([np.zeros(1, np.uint64), np.cumsum(_absorb(array.flatten(), content), dtype=np.uint64)])
+        items = np.concatenate([np.zeros(1, np.uint64), np.cumsum(_hashes_of(array.flatten()), dtype=np.uint64)])
         ends = np.cumsum(lengths)
         hashes = items[ends] - items[ends - lengths] + lengths.astype(np.uint64) * _MIX
     elif pa.types.is_large_binary(kind):
-        lengths = _integers(pc.binary_length(array))
-        values = _values_of(array)
-        content.update(lengths)
-        content.update(values)
-        hashes = _checksums(values, lengths)
+        hashes = _checksums(_values_of(array), _integers(pc.binary_length(array)))
     else:
-        size = kind.bit_width // 8
-        values = np.frombuffer(array.buffers()[1] or b"", np.uint8, count=len(array) * size, offset=array.offset * size)
-        values = np.where(valid[:, None], values.reshape(len(array), size), np.uint8(0))
-        content.update(values)
-        hashes = _checksums(values.reshape(-1), np.full(len(array), size))
+        values = _fixed_width(array, valid)
+        hashes = _checksums(values.reshape(-1), np.full(*values.shape))
     return _mixed(np.where(valid, hashes, _MIX))
+
+
+def _mixed_columns(columns: Iterable[pa.Array], rows: int) -> Hashes:
+    """A hash of each of some rows, given their columns."""
+    hashes = np.zeros(rows, np.uint64)
+    for column in columns:
+        hashes = _mixed(hashes * _MIX + _hashes_of(column))
+    return hashes
+
+
+def _valid(array: pa.Array) -> NDArray[np.bool_]:
+    return np.asarray(pc.is_valid(array))
+
+
+def _fixed_width(array: pa.Array, valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """The bytes of each value, [values, width], with zeros for nulls."""
+    size = array.type.bit_width // 8
+    values = np.frombuffer(array.buffers()[1] or b"", np.uint8, count=len(array) * size, offset=array.offset * size)
+    return np.where(valid[:, None], values.reshape(len(array), size), np.uint8(0))
 
 
 def _plain(array: pa.Array) -> pa.Array:
