@@ -11,36 +11,36 @@ import pyarrow.parquet as pq
 import pytest
 
 from larf_curate import Recipe
-from larf_curate.deciding.summary import Summary
 from larf_curate.encoding import encoder
 from larf_curate.errors import OutputError
+from larf_curate.runs import driver
 
 
 @pytest.fixture
-def run(tiny_scorer, tmp_path: Path):
-    """Runs a recipe over the rows in `rows.jsonl`, into `out`."""
+def recipe(tiny_scorer, tmp_path: Path):
+    """Makes a recipe of a run over the rows in `rows.jsonl`, into `out`."""
     tiny_scorer.save_pretrained(tmp_path / "scorer")
     rows = [{"prompt": f"Say {i}", "completion": "Good day. " * (i % 5 + 1)} for i in range(20)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    def run(drop_top: int = 2) -> Summary:
+    def recipe(drop_top: int = 2) -> Recipe:
         sections = {
             "source": {"path": str(tmp_path / "rows.jsonl")},
             "scorer": {"from": str(tmp_path / "scorer")},
             "threshold": {"drop_top": drop_top},
             "output": str(tmp_path / "out"),
         }
-        return Recipe.from_text(json.dumps(sections)).run()
+        return Recipe.from_text(json.dumps(sections))
 
-    return run
+    return recipe
 
 
 @pytest.mark.parametrize("damage", ["cut short", "lost", "without its files"])
 @pytest.mark.slow
 def test_rows_that_were_cut_short_or_lost_are_split_again(
-    run, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, kept = run(), tmp_path / "out" / "kept"
+    before, kept = driver.run(recipe().request()), tmp_path / "out" / "kept"
     (path,) = kept.iterdir()
     whole = pq.read_table(path)
     if damage == "cut short":
@@ -50,26 +50,26 @@ def test_rows_that_were_cut_short_or_lost_are_split_again(
     else:
         path.unlink()
     monkeypatch.setattr(encoder.Encoder, "states_of", lambda *_: pytest.fail("scored again"))
-    assert run().outcomes == before.outcomes
+    assert driver.run(recipe().request()).outcomes == before.outcomes
     assert pq.read_table(path).equals(whole)
 
 
 def test_a_finished_run_that_cannot_be_written_shows_its_result(
-    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = run()
+    before = recipe().run()
     report = (tmp_path / "out" / "report.json").stat().st_mtime_ns
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: "out" not in str(path) and access(path, mode))
     monkeypatch.setattr("larf_curate.runs.driver.locked", lambda _: pytest.fail("it cannot be locked"))
-    assert run() == before
+    assert recipe().run() == before
     assert (tmp_path / "out" / "report.json").stat().st_mtime_ns == report
     monkeypatch.undo()
     (tmp_path / "out").chmod(0o500)
     try:
-        assert run() == before
+        assert recipe().run() == before
         if os.geteuid() != 0:
             with pytest.raises(OutputError, match="cannot be written"):
-                run(drop_top=3)
+                recipe(drop_top=3).run()
     finally:
         (tmp_path / "out").chmod(0o700)
