@@ -11,32 +11,37 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from threading import Timer
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
-from support import forked_runs
+from support.commands import Finished, larf, start_larf, wait_for_exit
 
 from larf_curate import LARFScorer, Recipe, Threshold
 from larf_curate.deciding.layout import OUTCOMES, SUMMARY
 from larf_curate.deciding.summary import ExecutorRecord, PlannedRun, ScorerRecord, SourceRecord
 from larf_curate.errors import DataError, LarfError, OutputError, ScorerError
+from larf_curate.runs import driver, stages
 from larf_curate.runs.job import Driver, Job
 from larf_curate.runs.rundir import OWN, locked, move_results_into_place
 from larf_curate.runs.signals import first_failure, killed_task, task_records
 
+T = TypeVar("T")
 WORDS = ["bread", "salt", "river", "lamp", "orchard", "harbour", "copper", "violin", "meadow", "lantern"]
 
 
 def row(number: int) -> dict[str, object]:
     """Of many lengths, some equal to each other, every hundredth without an answer."""
-    chance = np.random.default_rng(number % 450)
-    answer = " ".join(chance.choice(WORDS, 1 + number % 37)) if number % 100 else ""
+    chance = np.random.default_rng(number % 225)
+    answer = " ".join(chance.choice(WORDS, 1 + number % 17)) if number % 100 else ""
     return {"number": number, "instruction": f"Say something of {chance.choice(WORDS)}.", "output": answer}
 
 
@@ -53,10 +58,10 @@ def scorer(tiny_scorer: LARFScorer, tmp_path_factory: pytest.TempPathFactory) ->
 
 def recipe(home: Path, scorer: str | dict, source: str = "rows.jsonl", out: str = "out", **sections: object) -> Path:
     said = {
-        "source": {"path": str(home / source), "shard_rows": 64},
+        "source": {"path": str(home / source), "shard_rows": 32},
         # A size that another process measures meanwhile would make other batches, and scores with other last bits.
         "scorer": {"from": scorer, "batch_tokens": 512} if isinstance(scorer, str) else scorer,
-        "threshold": {"drop_top": 90},
+        "threshold": {"drop_top": 45},
         "output": str(home / out),
         **sections,
     }
@@ -66,18 +71,12 @@ def recipe(home: Path, scorer: str | dict, source: str = "rows.jsonl", out: str 
 
 
 def run(path: Path) -> None:
-    Recipe.load(path).run()
+    """Without the report, whose pictures take longer than all the rest."""
+    driver.run(Recipe.load(path).request())
 
 
-def command(path: Path, first: str = "pass") -> list[str]:
-    """What a user types; in the process and its workers, something is done first."""
-    script = f"import resource, signal, sys; {first}; sys.argv[1:] = ['run', {str(path)!r}]"
-    return [sys.executable, "-c", f"{script}; from larf_curate.cli import main; main()"]
-
-
-def told(path: Path, first: str = "pass") -> str:
-    """Run as a user does, expect a failure, and return the one line that it says beside its progress."""
-    done = subprocess.run(command(path, first), capture_output=True, text=True, check=False, timeout=200)
+def told(done: Finished) -> str:
+    """The one line that a command says beside its progress, which is to have failed."""
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     said = [line for line in done.stderr.splitlines() if line.startswith("larf-curate: ")]
@@ -104,27 +103,27 @@ def states(home: Path, out: str = "out") -> dict[str, int]:
 def test_one_task_needs_no_stages_that_wait_for_each_other(
     tmp_path: Path, scorer: str, tasks: int, stages: list[str]
 ) -> None:
-    write_rows(tmp_path / "rows.jsonl", 130)
+    write_rows(tmp_path / "rows.jsonl", 70)
     run(recipe(tmp_path, scorer, executor={"tasks": tasks, "workers": 1}))
     logs = sorted(path.parent.name for path in (tmp_path / "out" / "logs").glob("*/*/stats.json"))
     assert logs == [f"{number}-{name}" for number, name in enumerate(stages, 1)]
-    assert sum(map(len, results(tmp_path).values())) == 130
+    assert sum(map(len, results(tmp_path).values())) == 70
 
 
 @pytest.mark.slow
 def test_a_run_leaves_nothing_in_the_environment(tmp_path, scorer):
     """What workers need to know is there while they start, not for whatever the process starts afterwards."""
-    write_rows(tmp_path / "rows.jsonl", 100)
+    write_rows(tmp_path / "rows.jsonl", 20)
     before = {name: value for name, value in os.environ.items() if name.startswith("LARF")}
-    run(recipe(tmp_path, scorer))
+    run(recipe(tmp_path, scorer, threshold={"drop_top": 1}))
     assert {name: value for name, value in os.environ.items() if name.startswith("LARF")} == before
 
 
 @pytest.fixture(scope="module")
 def undisturbed(scorer: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """900 rows in some shards, and their results from one process."""
+    """450 rows in some shards, and their results from one process."""
     home = tmp_path_factory.mktemp("undisturbed")
-    write_rows(home / "rows.jsonl", 900)
+    write_rows(home / "rows.jsonl", 450)
     run(recipe(home, scorer))
     return home
 
@@ -137,10 +136,10 @@ def test_it_decides_as_map_and_threshold_do(undisturbed, tiny_scorer):
     data = load_dataset("json", data_files=str(undisturbed / "rows.jsonl"), split="train")
     scored = data.map(tiny_scorer, batched=True, batch_size=100)
     scores = np.array(scored["larf_score"], dtype=np.float64)
-    threshold = Threshold.drop_top(90).fit(scores)
+    threshold = Threshold.drop_top(45).fit(scores)
     kept = scored.filter(threshold.with_unscorable("keep").keep, input_columns="larf_score", with_indices=True)
     found = results(undisturbed)
-    assert {outcome: len(table) for outcome, table in found.items()} == {"kept": 801, "removed": 90, "unscorable": 9}
+    assert {outcome: len(table) for outcome, table in found.items()} == {"kept": 400, "removed": 45, "unscorable": 5}
     assert set(kept["number"]) - set(found["unscorable"]["number"].to_pylist()) == set(
         found["kept"]["number"].to_pylist()
     )
@@ -154,9 +153,9 @@ def test_it_decides_as_map_and_threshold_do(undisturbed, tiny_scorer):
         ] == [row(number) for number in numbers]
 
 
-def assert_same_results(home: Path, undisturbed: Path) -> None:
+def assert_same_results(home: Path, undisturbed: Path, out: str = "out") -> None:
     alone = results(undisturbed)
-    for outcome, table in results(home).items():
+    for outcome, table in results(home, out).items():
         assert table.equals(alone[outcome]), outcome
 
 
@@ -170,19 +169,81 @@ def test_tasks_change_nothing(tasks, undisturbed, scorer, tmp_path):
     assert len(list((tmp_path / "out" / "kept").iterdir())) == tasks
 
 
-@pytest.mark.process
-def test_workers_change_nothing_and_their_driver_loads_no_model(undisturbed, scorer, tmp_path):
-    (tmp_path / "rows.jsonl").symlink_to(undisturbed / "rows.jsonl")
-    path = recipe(tmp_path, scorer, executor={"tasks": 8, "workers": 2})
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import sys\nfrom larf_curate import Recipe\n\n"
-        f"if __name__ == '__main__':\n    Recipe.load({str(path)!r}).run()\n    print('torch' in sys.modules)\n"
+def wait_for(condition: Callable[[], T], process: subprocess.Popen, seconds: float = 120) -> T:
+    """What the condition gives, once that is true, as long as the process is there."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return found
+
+
+def scoring_workers(home: Path, out: str) -> list[int]:
+    """The processes that are scoring rows of a run."""
+    found = []
+    for path in (home / out / "logs").glob("*/tasks/WriteShards*.alive"):
+        with contextlib.suppress(OSError, IndexError):  # it has just ended, or has yet to write its number
+            found.append(int(path.read_text().split()[0]))
+    return found
+
+
+SCRIPT = """\
+import signal, sys
+from larf_curate import LarfError, Recipe
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as under nohup
+    Recipe.load("whole.yaml").run()
+    print("torch" in sys.modules, flush=True)
+    try:
+        Recipe.load("loses-a-worker.yaml").run()
+    except LarfError as error:
+        print(error, flush=True)
+    Recipe.load("killed.yaml").run()
+"""
+
+
+@dataclass(frozen=True)
+class RunsWithWorkers:
+    """What the script above has left: the directory of its runs, and the lines that it has printed."""
+
+    home: Path
+    said: list[str]
+
+
+@pytest.fixture(scope="module")
+def with_workers(undisturbed: Path, scorer: str, tmp_path_factory: pytest.TempPathFactory) -> RunsWithWorkers:
+    """Three runs with workers as users have them: forked from a server, by a process that Ctrl-C does not reach.
+
+    The first ends, the second loses a worker to a kill, and in the third all of the process is killed. They share a
+    process, since it and the server take longer to import torch than all the runs together.
+    """
+    home = tmp_path_factory.mktemp("with-workers")
+    (home / "rows.jsonl").symlink_to(undisturbed / "rows.jsonl")
+    write_rows(home / "many.jsonl", 2_000)
+    recipe(home, scorer, out="whole", executor={"tasks": 8, "workers": 2})
+    recipe(home, scorer, "many.jsonl", "loses-a-worker", executor={"tasks": 2, "workers": 2})
+    recipe(home, scorer, out="killed", executor={"tasks": 4, "workers": 2})
+    (home / "script.py").write_text(SCRIPT)
+    running = subprocess.Popen(
+        [sys.executable, "script.py"], cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    done = subprocess.run([sys.executable, script], check=True, capture_output=True, text=True, timeout=200)
-    assert done.stdout.splitlines()[-1] == "False"
-    assert_same_results(tmp_path, undisturbed)
-    assert len(list((tmp_path / "out" / "kept").iterdir())) == 8
+    try:
+        worker, *_ = wait_for(lambda: scoring_workers(home, "loses-a-worker"), running)
+        os.kill(worker, signal.SIGKILL)
+        wait_for(lambda: len(states(home, "killed")) >= 3, running)
+    finally:
+        running.kill()
+        said, _ = running.communicate(timeout=60)  # its workers hold the other end until they have noticed
+    return RunsWithWorkers(home, said.splitlines())
+
+
+@pytest.mark.process
+def test_workers_change_nothing_and_their_driver_loads_no_model(with_workers, undisturbed):
+    assert with_workers.said[0] == "False", "torch was not imported"
+    assert_same_results(with_workers.home, undisturbed, "whole")
+    assert len(list((with_workers.home / "whole" / "kept").iterdir())) == 8
 
 
 @pytest.mark.process
@@ -202,7 +263,7 @@ def test_a_script_without_a_guard_is_told_so(scorer, tmp_path):
 
 @pytest.mark.slow
 def test_only_what_changes_scores_is_scored_again(scorer, tmp_path):
-    write_rows(tmp_path / "rows.jsonl", 300)
+    write_rows(tmp_path / "rows.jsonl", 150)
     run(recipe(tmp_path, scorer))
     first = states(tmp_path)
     assert len(first) > 3
@@ -217,7 +278,7 @@ def test_only_what_changes_scores_is_scored_again(scorer, tmp_path):
 
 @pytest.mark.slow
 def test_harmless_rows_that_change_make_another_threshold(scorer, tiny_scorer, tmp_path):
-    write_rows(tmp_path / "rows.jsonl", 300)
+    write_rows(tmp_path / "rows.jsonl", 60)
     known = tmp_path / "known"
     known.mkdir()
     rule = {"calibrated": 0.1, "harmless": f"{known}/a*.parquet"}
@@ -236,92 +297,72 @@ def test_harmless_rows_that_change_make_another_threshold(scorer, tiny_scorer, t
 # Cut off ------------------------------------------------------------------------------------------------------------
 
 
-def wait_for(condition, process: subprocess.Popen, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 @pytest.mark.process
-def test_a_killed_run_goes_on_where_whole_shards_ended(undisturbed, scorer, tmp_path):
+def test_a_killed_run_goes_on_where_whole_shards_ended(with_workers, undisturbed, scorer):
     """The killed one had two workers; the one that goes on has none, and needs none to find what they left."""
-    (tmp_path / "rows.jsonl").symlink_to(undisturbed / "rows.jsonl")
-    path = recipe(tmp_path, scorer, executor={"tasks": 4, "workers": 2})
-    running = subprocess.Popen(command(path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: len(states(tmp_path)) >= 3, running)
-    running.kill()
-    running.communicate()
-    time.sleep(2)  # its workers notice
-    before = states(tmp_path)
-    assert not (tmp_path / "out" / "kept").exists()
-    run(recipe(tmp_path, scorer, executor={"tasks": 4, "workers": 1}))
-    assert before.items() <= states(tmp_path).items(), "what was whole is not scored again"
-    assert len(states(tmp_path)) == len(states(undisturbed))
-    assert_same_results(tmp_path, undisturbed)
+    home = with_workers.home
+    before = states(home, "killed")
+    assert not (home / "killed" / "kept").exists()
+    run(recipe(home, scorer, out="killed", executor={"tasks": 4, "workers": 1}))
+    assert before.items() <= states(home, "killed").items(), "what was whole is not scored again"
+    assert len(states(home, "killed")) == len(states(undisturbed))
+    assert_same_results(home, undisturbed, "killed")
     for outcome in OUTCOMES:
-        columns = pq.read_schema(next((tmp_path / "out" / outcome).iterdir()))
+        columns = pq.read_schema(next((home / "killed" / outcome).iterdir()))
         assert columns.names[:3] == ["number", "instruction", "output"]
 
 
 @pytest.mark.process
-def test_a_worker_that_is_killed_ends_the_run_though_ctrl_c_is_ignored(scorer, tmp_path):
+def test_a_worker_that_is_killed_ends_the_run_though_ctrl_c_is_ignored(with_workers):
     """As under nohup. The pool would wait for the dead worker for ever."""
-    write_rows(tmp_path / "rows.jsonl", 5_000)
-    path = recipe(tmp_path, scorer, executor={"tasks": 2, "workers": 2})
-    running = subprocess.Popen(
-        command(path, "signal.signal(signal.SIGINT, signal.SIG_IGN)"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    logs = tmp_path / "out" / "logs"
-    wait_for(lambda: len(states(tmp_path)) > 2 and list(logs.glob("*/tasks/WriteShards*.alive")), running)
-    worker = next(logs.glob("*/tasks/WriteShards*.alive")).read_text().split()[0]
-    os.kill(int(worker), signal.SIGKILL)
-    _, said = running.communicate(timeout=60)
-    assert running.returncode == 1
-    assert "was killed, perhaps for lack of memory" in said.splitlines()[-1]
+    assert "was killed, perhaps for lack of memory" in with_workers.said[1]
+
+
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
+may_fork = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
 
 @pytest.mark.process
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@forks
+@may_fork
 def test_an_interrupt_that_a_worker_gets_alone_ends_the_run(scorer, tmp_path):
-    write_rows(tmp_path / "rows.jsonl", 5_000)
+    write_rows(tmp_path / "rows.jsonl", 2_000)
     path = recipe(tmp_path, scorer, executor={"tasks": 2, "workers": 2, "start_method": "fork"})
-    running = forked_runs.start(path, "workers", tmp_path / "jobs", tmp_path / "said.txt")
+    running = start_larf("run", path, out=tmp_path / "said.txt")
     deadline = time.monotonic() + 60
-    while not (alive := [f for f in (tmp_path / "out" / "logs").glob("*/tasks/WriteShards*.alive") if f.read_text()]):
+    while not (workers := scoring_workers(tmp_path, "out")):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    os.kill(int(alive[0].read_text().split()[0]), signal.SIGINT)
-    while not (ended := os.waitpid(running, os.WNOHANG))[0]:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    assert os.waitstatus_to_exitcode(ended[1]) == 1
+    os.kill(workers[0], signal.SIGINT)
+    assert wait_for_exit(running) == 1
     said = (tmp_path / "said.txt").read_text().splitlines()[-1]
     assert said.startswith("larf-curate: a worker was interrupted; what it had finished is kept")
 
 
+def signal_itself_after(count: int, sent: int) -> None:
+    """Let this process get a signal soon after it has written so many scored shards, while it scores the next."""
+    write, written = stages.write_scored, []
+
+    def write_scored(home: Path, file_name: str, table: pa.Table) -> None:
+        write(home, file_name, table)
+        written.append(file_name)
+        if len(written) == count:
+            Timer(0.02, os.kill, (os.getpid(), sent)).start()
+
+    stages.write_scored = write_scored
+
+
 @pytest.mark.process
+@forks
+@may_fork
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=str)
 def test_ctrl_c_says_so_and_leaves_what_is_done(sent, scorer, tmp_path):
-    write_rows(tmp_path / "rows.jsonl", 5_000)
-    path = recipe(tmp_path, scorer)
-    running = subprocess.Popen(
-        command(path, "signal.signal(signal.SIGINT, signal.default_int_handler)"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    wait_for(lambda: len(states(tmp_path)) > 2, running)
-    running.send_signal(sent)
-    _, said = running.communicate(timeout=60)
-    assert running.returncode == 130
-    assert "Traceback" not in said
-    assert len(states(tmp_path)) > 2
+    write_rows(tmp_path / "rows.jsonl", 600)
+    path, said = recipe(tmp_path, scorer), tmp_path / "said.txt"
+    assert wait_for_exit(start_larf("run", path, out=said, first=partial(signal_itself_after, 3, sent))) == 130
+    assert said.read_text().splitlines()[-1] == "larf-curate: interrupted; nothing was left half written"
+    assert "Traceback" not in said.read_text()
+    assert 3 <= len(states(tmp_path)) < 19
 
 
 @pytest.mark.parametrize("interrupted", [True, False])
@@ -355,13 +396,43 @@ def test_what_is_missed_while_a_run_is_ended_is_not_its_reason(
         run(recipe(tmp_path, scorer))
 
 
+@pytest.fixture
+def other_run(undisturbed: Path) -> Iterator[int]:
+    """The number of another process that is at work in the directory of that run."""
+    (is_locked, locks), (may_end, ends) = os.pipe(), os.pipe()
+    process = os.fork()
+    if not process:
+        try:
+            with locked(undisturbed / "out"):
+                os.write(locks, b".")
+                os.close(ends)
+                os.read(may_end, 1)
+        finally:
+            os._exit(0)
+    os.close(locks)
+    assert os.read(is_locked, 1) == b"."
+    yield process
+    os.close(ends)
+    os.waitpid(process, 0)
+    os.close(is_locked)
+    os.close(may_end)
+
+
 @pytest.mark.process
-def test_two_runs_at_once(undisturbed):
-    with locked(undisturbed / "out"):
-        said = told(undisturbed / "out.yaml")
-        assert f"another run is at work in {undisturbed / 'out'} (process {os.getpid()}" in said
-        with pytest.raises(OutputError, match="in this process"), locked(undisturbed / "out"):
-            pass
+@forks
+@may_fork
+def test_two_runs_at_once(other_run, undisturbed):
+    said = told(larf("run", undisturbed / "out.yaml"))
+    assert f"another run is at work in {undisturbed / 'out'} (process {other_run} on" in said
+
+
+def test_two_runs_at_once_in_one_process(undisturbed):
+    with (
+        locked(undisturbed / "out"),
+        pytest.raises(OutputError, match="in this process"),
+        locked(undisturbed / "out"),
+    ):
+        pass
 
 
 class KilledError(Exception):
@@ -422,7 +493,7 @@ def test_a_page_that_is_corrupt(scorer, tmp_path):
     """Told with its file before anything is scored, and the repaired file finishes the run."""
     (tmp_path / "data").mkdir()
     for name in range(3):
-        rows = pa.Table.from_pylist([row(200 * name + i) for i in range(200)])
+        rows = pa.Table.from_pylist([row(100 * name + i) for i in range(100)])
         pq.write_table(rows, tmp_path / "data" / f"{name}.parquet", compression="zstd")
     broken = tmp_path / "data" / "2.parquet"
     whole = broken.read_bytes()
@@ -433,7 +504,7 @@ def test_a_page_that_is_corrupt(scorer, tmp_path):
     assert not states(tmp_path)
     broken.write_bytes(whole)
     run(path)
-    assert sum(map(len, results(tmp_path).values())) == 600
+    assert sum(map(len, results(tmp_path).values())) == 300
 
 
 @pytest.mark.parametrize(
@@ -457,15 +528,15 @@ def test_a_file_among_others_that_cannot_be_used(spoil, words, scorer, tmp_path)
 @pytest.mark.slow
 def test_a_file_without_rows_among_others_is_none(scorer, tmp_path):
     (tmp_path / "data").mkdir()
-    rows = pa.Table.from_pylist([row(i) for i in range(130)])
-    for name, part in enumerate((rows.slice(0, 65), rows.slice(0, 0), rows.slice(65))):
+    rows = pa.Table.from_pylist([row(i) for i in range(70)])
+    for name, part in enumerate((rows.slice(0, 35), rows.slice(0, 0), rows.slice(35))):
         pq.write_table(part, tmp_path / "data" / f"{name}.parquet")
     run(recipe(tmp_path, scorer, "data/*.parquet"))
-    assert sum(map(len, results(tmp_path).values())) == 130
+    assert sum(map(len, results(tmp_path).values())) == 70
 
 
 def test_a_scored_shard_that_was_cut_short_afterwards(scorer, tmp_path):
-    write_rows(tmp_path / "rows.jsonl", 300)
+    write_rows(tmp_path / "rows.jsonl", 150)
     run(recipe(tmp_path, scorer))
     shard = sorted(map(Path, states(tmp_path)))[2]
     whole, others = shard.read_bytes(), states(tmp_path)
@@ -476,15 +547,24 @@ def test_a_scored_shard_that_was_cut_short_afterwards(scorer, tmp_path):
     assert [path for path, changed in states(tmp_path).items() if changed != others[path]] == [str(shard)]
 
 
-@contextlib.contextmanager
-def files_up_to(size: int) -> Iterator[None]:
-    """No file of this process grows beyond so many bytes meanwhile: the system refuses the write.
+SMALL = 11_000
+"""Bytes: scored shards have less, and the rows that are kept have more."""
 
-    Bytecode is not written meanwhile: Python would keep the part of it that fits, and fail on it from then on.
+
+def limit_files() -> None:
+    """No file of this process grows beyond `SMALL` from now on: the system refuses the write.
+
+    Bytecode is not written any more: Python would keep the part of it that fits, and fail on it from then on.
     """
-    before, written = resource.getrlimit(resource.RLIMIT_FSIZE), sys.dont_write_bytecode
     sys.dont_write_bytecode = True
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+@contextlib.contextmanager
+def small_files() -> Iterator[None]:
+    """The same for a while."""
+    before, written = resource.getrlimit(resource.RLIMIT_FSIZE), sys.dont_write_bytecode
+    limit_files()
     try:
         yield
     finally:
@@ -492,18 +572,20 @@ def files_up_to(size: int) -> Iterator[None]:
         sys.dont_write_bytecode = written
 
 
+@forks
+@may_fork
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.process)])
 def test_files_that_cannot_grow(workers, undisturbed, scorer, tmp_path):
     """As on a full disk. What was whole before stays; with room again the run goes on."""
     (tmp_path / "rows.jsonl").symlink_to(undisturbed / "rows.jsonl")
-    path = recipe(tmp_path, scorer, executor={"tasks": 2, "workers": workers})
     if workers == 1:
-        with files_up_to(18_000), pytest.raises(OutputError, match="File too large"):
-            run(path)
+        with small_files(), pytest.raises(OutputError, match="File too large"):
+            run(recipe(tmp_path, scorer, executor={"tasks": 2, "workers": 1}))
     else:
-        small = "import os; os.environ['PYTHONDONTWRITEBYTECODE'] = '1'; sys.dont_write_bytecode = True; "
-        small += "resource.setrlimit(resource.RLIMIT_FSIZE, (18_000, resource.RLIM_INFINITY))"
-        assert "File too large" in told(path, small)
+        path = recipe(tmp_path, scorer, executor={"tasks": 2, "workers": 2, "start_method": "fork"})
+        status = wait_for_exit(start_larf("run", path, out=tmp_path / "said.txt", first=limit_files))
+        assert "File too large" in told(Finished(status, "", (tmp_path / "said.txt").read_text()))
+    assert states(tmp_path), "scored shards were whole"
     assert not (tmp_path / "out" / SUMMARY).exists()
     run(recipe(tmp_path, scorer, executor={"tasks": 2, "workers": 1}))
     assert_same_results(tmp_path, undisturbed)

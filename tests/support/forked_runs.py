@@ -6,17 +6,16 @@ and jobs that wait for each other.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
-import sys
 import time
-import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from .commands import start_larf
 
 EXECUTORS: dict[str, dict[str, Any]] = {
     "one process": {"tasks": 1},
@@ -28,7 +27,7 @@ EXECUTORS: dict[str, dict[str, Any]] = {
 
 
 def start(recipe: Path, kind: str, jobs: Path, said: Path) -> int:
-    """Run `larf-curate run` in a forked process with a group of its own, as a shell would; returns its number.
+    """Start `larf-curate run` in a forked process, and return the number of that process; see `start_larf`.
 
     Args:
         recipe: the recipe's file.
@@ -36,41 +35,7 @@ def start(recipe: Path, kind: str, jobs: Path, said: Path) -> int:
         jobs: a directory for what Slurm would remember.
         said: a file that gets what the command prints.
     """
-    process = os.fork()
-    if process:
-        with contextlib.suppress(OSError):  # it has done so itself
-            os.setpgid(process, process)
-        return process
-    code = 70
-    try:
-        os.setpgid(0, 0)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        with said.open("ab", buffering=0) as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-        sys.stdout, sys.stderr = (os.fdopen(os.dup(number), "w", buffering=1) for number in (1, 2))
-        sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr
-        _without_a_cluster(kind, jobs)
-        code = _exit_status(recipe)
-    except KeyboardInterrupt:  # before the command has begun
-        code = 130
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        with contextlib.suppress(BaseException):
-            sys.stderr.flush()
-        os._exit(code)
-
-
-def _exit_status(recipe: Path) -> int:
-    from larf_curate.cli import main
-
-    sys.argv = ["larf-curate", "run", str(recipe)]
-    try:
-        main()
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
+    return start_larf("run", recipe, out=said, first=partial(_without_a_cluster, kind, jobs))
 
 
 def wait_for_jobs(jobs: Path, seconds: float = 60) -> None:
