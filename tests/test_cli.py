@@ -14,9 +14,10 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
+import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file, save_file
-from support.commands import Finished, larf, larf_process
+from support.commands import Finished, larf, larf_process, start_larf, wait_for_exit
 from support.models import make_model
 
 from larf_curate import LARFScorer, __version__
+from larf_curate.engines import local_files
 from larf_curate.models import demo
 
 
@@ -503,40 +505,37 @@ def test_layers_shows_all_figures_and_writes_them(tiny_model, references_file, t
 # Ctrl-C -------------------------------------------------------------------------------------------------------------
 
 
+def interrupt_once_written(pattern: Path) -> None:
+    """Let this process get Ctrl-C as soon as something is in such a file, while it scores the next 50 rows."""
+    local_files.ROWS_AT_ONCE = 50
+
+    def watch() -> None:
+        while not any(path.stat().st_size for path in pattern.parent.glob(pattern.name)):
+            time.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 @pytest.mark.process
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the command is forked")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_ctrl_c_half_way_through_scoring(scorer, tmp_path):
     """Interrupted once the first rows have reached the scratch file, and long before the last would."""
-    rows = [{"question": f"q{i}", "answer": f"because {i} " + "word " * 20} for i in range(20_000)]
-    data = jsonl(tmp_path / "rows.jsonl", rows)
-    (tmp_path / "out.jsonl").write_text("old\n")
-    small = (
-        "import signal; from larf_curate import cli; from larf_curate.engines import local_files; "
-        "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell's background jobs ignore it
-        "local_files.ROWS_AT_ONCE = 200; cli.main()"
-    )
-    command = [sys.executable, "-c", small, "score", str(data), "--scorer", str(scorer)]
-    running = subprocess.Popen(
-        [*command, "--out", str(tmp_path / "out.jsonl")],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        encoding="utf-8",
-    )
-    try:
-        for _ in range(1200):
-            if any(scratch.stat().st_size for scratch in tmp_path.glob(".out.jsonl.*")):
-                break
-            assert running.poll() is None, running.communicate()
-            time.sleep(0.05)
-        running.send_signal(signal.SIGINT)
-        said, errors = running.communicate(timeout=60)
-    finally:
-        running.kill()
-    assert running.returncode == 130
-    told = [line for line in errors.splitlines() if line.strip() and not line.startswith("scoring: ")]
+    home = tmp_path / "home"
+    home.mkdir()
+    rows = [{"question": f"q{i}", "answer": f"because {i} " + "word " * 20} for i in range(2_000)]
+    data, out = jsonl(home / "rows.jsonl", rows), home / "out.jsonl"
+    out.write_text("old\n")
+    printed, errors = tmp_path / "printed.txt", tmp_path / "errors.txt"
+    interrupt = partial(interrupt_once_written, home / ".out.jsonl.*")
+    command = ("score", data, "--scorer", scorer, "--out", out)
+    assert wait_for_exit(start_larf(*command, out=printed, errors=errors, first=interrupt)) == 130
+    told = [line for line in errors.read_text().splitlines() if line.strip() and not line.startswith("scoring: ")]
     assert told == ["larf-curate: interrupted; nothing was left half written"]
-    assert said == ""
-    assert (tmp_path / "out.jsonl").read_text() == "old\n"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "rows.jsonl"]
+    assert printed.read_text() == ""
+    assert out.read_text() == "old\n"
+    assert sorted(path.name for path in home.iterdir()) == ["out.jsonl", "rows.jsonl"]
 
 
 # The demo -------------------------------------------------------------------------------------------------------------
