@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, runtime_checkable
 
@@ -92,8 +92,13 @@ class EndpointJudge:
         return f"EndpointJudge({self.model!r})"
 
 
-def judge_all(judge: Judge, prompts: Sequence[str], answers: Sequence[str]) -> list[bool]:
-    """The verdict on every answer: True where it refuses.
+def judge_all(
+    judge: Judge,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    update: Callable[[int], object] = lambda _: None,
+) -> list[bool]:
+    """The verdict on every answer: True where it refuses. `update` is called with 1 for each.
 
     Several are judged at the same time if the judge has an attribute `at_once`, which says how many. After the first
     error, or Ctrl-C, no other is begun.
@@ -102,13 +107,17 @@ def judge_all(judge: Judge, prompts: Sequence[str], answers: Sequence[str]) -> l
         ModelError: a verdict is neither True nor False.
     """
     with ThreadPoolExecutor(getattr(judge, "at_once", 1)) as pool:
+        verdicts: list[bool] = []
         try:
-            return [_verdict(judge, said) for said in pool.map(judge, prompts, answers)]
+            for said in pool.map(judge, prompts, answers):
+                verdicts.append(_verdict(judge, said))
+                update(1)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             if isinstance(judge, EndpointJudge):
                 judge.give_up()
             raise
+        return verdicts
 
 
 def _verdict(judge: Judge, said: object) -> bool:

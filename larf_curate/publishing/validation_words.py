@@ -82,6 +82,9 @@ def describe_validation(validation: Validation) -> Iterator[tuple[str, str]]:
         control = trained.get(arm.control or "")
         if control is not None and arm.equal != "rows and trained tokens":
             yield f"{arm.name} and {control.name}", _sizes(arm, control)
+    for arm in validation.arms:
+        if words := arm.difference_words():
+            yield f"{arm.name} minus {arm.control}", words
     if told := "; ".join(_faults(arm) for arm in validation.arms if arm.faults):
         yield "answers that say nothing", told
     if validation.detectable is not None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
+from .limits import LEAST_ROWS_OF_ARM
 from .matching import match_rows
 from .scored_rows import ScoredRows
 from .words import BINS, REMEDIES, UNTRAINED
@@ -23,7 +24,6 @@ BEGIN_ALIKE = (*ONE_TRAINING, "forget-filter")
 """Arms whose first training is that one; forget-filter trains twice more."""
 _HELD_BACK, _HELD_BACK_SHARE = 64, 0.1
 _MOST_BY_DEFAULT = 1000
-_LEAST = 4
 _POOL = 40  # rows to match from, for each row that is to be matched
 
 
@@ -92,9 +92,10 @@ def count_rows(scored: ScoredRows, arms: Sequence[str], rows: int | None) -> Arm
         **dict.fromkeys(("all", *REMEDIES), (free, "kept rows that are not held back")),
     }
     for name in arms:
-        if name in there and there[name][0] < _LEAST:
+        if name in there and there[name][0] < LEAST_ROWS_OF_ARM:
             raise DataError(
-                f"the arm {name} needs {_LEAST} rows or more, and there are {there[name][0]} {there[name][1]}"
+                f"the arm {name} needs {LEAST_ROWS_OF_ARM} rows or more, and there are {there[name][0]} "
+                f"{there[name][1]}"
             )
     limits = [there[name][0] for name in arms if name in SMALL]
     small = min([*limits, rows or min(removed or free // len(BINS), _MOST_BY_DEFAULT)])

@@ -54,6 +54,16 @@ def share_with_interval(figure: Figure) -> str:
     return f"{figure.value:.0%} [{100 * figure.interval[0]:.0f}, {100 * figure.interval[1]:.0f}]"
 
 
+def change_of_share(figure: Figure) -> str:
+    """A difference of two shares with its sign, in percentage points, and its 95% interval.
+
+    >>> change_of_share(Figure(-0.125, (-0.25, 0.0), 0.05))
+    '-12 points [-25, +0]'
+    """
+    value, low, high = (signed(100 * number, 0) for number in (figure.value, *figure.interval))
+    return f"{value} points [{low}, {high}]"
+
+
 def size(amount: float) -> str:
     """A size without a sign, with two digits that say something at least.
 

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 from ..answering.judges import Judge, judge_all
 from ..answering.language import is_english
 from ..errors import ModelError
+from ..progress import progress
 from ..rows.wording import refuses
 
 Verdict = bool | None
@@ -82,7 +83,8 @@ class RefusalJudge:
 
     def verdicts(self, prompts: Sequence[str], answers: Sequence[str]) -> Verdicts:
         """See `AnswerJudge`."""
-        refused = tuple(judge_all(self._judge, prompts, answers))
+        with progress(len(answers), self.name, unit="answer") as update:
+            refused = tuple(judge_all(self._judge, prompts, answers, update))
         return Verdicts(tuple(not verdict for verdict in refused), refused)
 
 

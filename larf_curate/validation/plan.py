@@ -86,6 +86,7 @@ def plan_validation(request: ValidationRequest) -> ValidationPlan:
         ModelError: the model is unknown.
         PromptsError: the prompts cannot be read, or are too few.
     """
+    request.require_models()
     counts = request.counts
     arms = {
         name: 0 if name == UNTRAINED else counts.removed if name in SMALL else counts.kept

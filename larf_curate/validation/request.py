@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from ..cache import cache_directory
 from ..errors import ModelError
+from ..models.locating import locate
 from ..models.options import ModelOptions
+from ..models.quantising import Quantised
 from .arms import BEGIN_ALIKE, ArmSizes, count_rows
 from .finished import validation_digest
 from .judge_choice import choose_judge
 from .judging import AnswerJudge
 from .measuring import AnswerLimits
 from .scored_rows import ScoredRows
-from .settings import AskingSettings, ComparingSettings, TrainingSettings
+from .settings import NEED_UNALIGNED, AskingSettings, ComparingSettings, TrainingSettings
 from .words import UNTRAINED
 
 ArmAndSeed = tuple[str, int]
@@ -48,7 +51,8 @@ class ValidationRequest:
 
     Raises:
         DataError: there are fewer rows than an arm needs.
-        ModelError: a judge cannot be used, or two have the same name.
+        ModelError: a judge cannot be used, two have the same name, or the weights are quantised and what is asked for
+            needs them as they are.
     """
 
     scored: ScoredRows
@@ -65,7 +69,26 @@ class ValidationRequest:
         if len(set(names)) < len(names):
             raise ModelError(f"two judges have one name: {', '.join(names)}")
         object.__setattr__(self, "judges", judges)
+        if self.model.dtype in get_args(Quantised):
+            needing = [name for name in NEED_UNALIGNED if name in self.comparing.remedies]
+            if needing:
+                raise ModelError(f"the remedy {needing[0]} needs weights that are not quantised: take another dtype")
+            if self.training.method == "full":
+                raise ModelError(
+                    f"training: weights in {self.model.dtype} cannot be trained themselves: take method lora, or "
+                    "another dtype"
+                )
         _ = self.counts
+
+    def require_models(self) -> None:
+        """Find out before any work that a model is not there, also one that only some arms need.
+
+        Raises:
+            ModelError: one of them cannot be found.
+        """
+        locate(self.model.model, self.model.revision, self.model.base)
+        if self.comparing.base_model is not None:
+            locate(self.comparing.base_model)
 
     @property
     def counts(self) -> ArmSizes:

@@ -17,7 +17,7 @@ from ..json_fields import parse_json
 from ..scoring.public_names import public_id
 from ..typed_records import record_of
 from .bootstrap import Figure
-from .figure_words import share_with_interval, with_interval
+from .figure_words import change_of_share, share_with_interval, with_interval
 from .words import MEANINGS
 
 VALIDATION = "validation.json"
@@ -51,6 +51,8 @@ class ArmResult:
         control: the arm that this one is compared with; None where there is none.
         against: the margin minus the control's margin, prompt by prompt and seed by seed; None without a control.
         equal: what is equal in the two: `rows and trained tokens`, `rows`, or `neither`; empty without a control.
+        differences: `refused`, `answered`, `over_refusal`, `choice` and `usefulness` minus the control's, likewise;
+            empty without a control.
         faults: incoherent answers by kind, in all.
     """
 
@@ -70,6 +72,7 @@ class ArmResult:
     control: str | None
     against: Figure | None
     equal: str
+    differences: Mapping[str, Figure] = field(default_factory=dict)
     faults: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -87,6 +90,19 @@ class ArmResult:
         """What the models answer, as text under `ANSWER_HEADINGS`."""
         shares = (self.refused, self.answered, self.over_refusal, self.choice)
         return (self.name, *map(share_with_interval, shares), with_interval(self.usefulness, signs=False))
+
+    def difference_words(self) -> str:
+        """How far its answers and its loss differ from the control's; empty without a control."""
+        shares = {"refused": "refused", "over_refusal": "over-refusal"}
+        words = [
+            f"{said} {change_of_share(self.differences[name])}"
+            for name, said in shares.items()
+            if name in self.differences and not math.isnan(self.differences[name].value)
+        ]
+        loss = self.differences.get("usefulness")
+        if loss is not None and not math.isnan(loss.value):
+            words.append(f"loss on ordinary rows {with_interval(loss)}")
+        return ", ".join(words)
 
 
 @dataclass(frozen=True)

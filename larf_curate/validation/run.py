@@ -64,6 +64,7 @@ def prepared(request: ValidationRequest) -> Study:
     if not processes().is_first:
         LOGGER.setLevel(logging.WARNING)
     require_training_packages()
+    request.require_models()
     finished = finished_arms(request)
     finished.require_writable()
     unload_models()  # a scorer's model, of which this process keeps a copy, would take the room of the trained one

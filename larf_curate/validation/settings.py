@@ -14,6 +14,7 @@ from ..answering.prompts import LEAST_PROMPTS
 from ..errors import DataError, ModelError
 from ..models.options import FitOptions, about, declared, with_meanings
 from .judge_choice import JudgeLike
+from .limits import LEAST_ROWS_OF_ARM
 from .words import REMEDIES, UNTRAINED, parse_arms
 
 DEFAULT_ARMS = ("none", "removed", "matched", "random")
@@ -41,7 +42,7 @@ class ComparingSettings:
         default=(), metadata=about(f"{', '.join(REMEDIES)}: trained on the rows of the arm all.")
     )
     rows: int | None = field(
-        default=None, metadata=about("Rows of an arm; as many as were removed if not given.", minimum=1)
+        default=None, metadata=about("Rows of an arm; as many as were removed if not given.", minimum=LEAST_ROWS_OF_ARM)
     )
     seeds: int = field(default=3, metadata=about("Models trained for each arm.", minimum=1))
     base_model: str | None = field(
@@ -101,8 +102,10 @@ class TrainingSettings:
         if self.method not in ("lora", "full"):
             raise ModelError(f"training: method must be lora or full, not {self.method!r}")
         for name in ("rank", "learning_rate", "epochs", "batch_rows"):
-            if not getattr(self, name) > 0:
-                raise ModelError(f"training: {name} must be more than 0, not {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if not 0 < value < float("inf"):
+                endless = " and finite" if value > 0 else ""
+                raise ModelError(f"training: {name} must be more than 0{endless}, not {value!r}")
         if not 0 <= self.warmup < 1:
             raise ModelError(f"training: warmup must be a share from 0 to below 1, not {self.warmup!r}")
 

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ..answering.prompts import require_enough
 from ..encoding.encoder import Encoder
 from ..encoding.memory import release_memory
@@ -182,7 +180,7 @@ def prepare(request: ValidationRequest, finished: FinishedArms) -> Study:
     loaded = load_whole(request.model)
     encoder = Encoder(request.model, Runtime(loaded))
     held_back = _held_back(request, encoder.renderer)
-    prompts = _prompts(request)
+    prompts = prompts_of(request)
     key = validation_digest(
         _of_model(request.model), loaded.version, digest_of_rows(held_back), prompts, request.limits
     )
@@ -227,16 +225,17 @@ def _held_back(request: ValidationRequest, renderer: Renderer) -> list[TrainingR
     return training_rows(plain, scored.row_format, renderer)
 
 
-def _prompts(request: ValidationRequest) -> ValidationPrompts:
-    """The prompts, without those that any arm trains on."""
+def prompts_of(request: ValidationRequest) -> ValidationPrompts:
+    """The prompts of a validation, without those that any arm trains on.
+
+    Raises:
+        PromptsError: they cannot be read, or too few are left.
+    """
     scored, counts = request.scored, request.counts
     prompts = gather_prompts(request.asking.prompts, _ordinary(scored, counts.held_back), request.asking.most_prompts)
     trained: set[int] = set()
     for name, seed in request.trained:
         trained.update(draw_arm(name, seed, scored, counts).rows)
-    if "forget-filter" in request.comparing.remedies:
-        trained.update(np.concatenate([scored.kept, scored.removed]).tolist())
-        trained.difference_update(held_back_rows(scored, counts.held_back).tolist())
     return prompts.without(_users_texts(scored, sorted(trained)))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .bootstrap import Figure, Values, difference, figure, slope, trend_probability
+from .bootstrap import Values, difference, figure, slope, trend_probability
 from .judged import Faults, JudgedAnswers, JudgedModel
 from .judging import Verdict, cohens_kappa
 from .measuring import Measured
@@ -53,32 +53,48 @@ def _arm_result(name: str, arms: Mapping[str, Models], judge: str, refusal_judge
     models = arms[name]
     measured = [model for model, _ in models]
     judged = [verdicts for _, verdicts in models]
-    harmful = [one.harmful for one in judged]
     faults = [one.harmful.faults + one.sensitive.faults + one.ordinary for one in judged]
+    values = _compared_values(models, judge, refusal_judge)
     control = control_of(name, list(arms))
-    against, equal = None, ""
+    against, equal, differences = None, "", {}
     if control is not None:
         against = difference(*_paired(margins_of(models), margins_of(arms[control])))
         equal = _equal_in(measured, [model for model, _ in arms[control]])
+        others = _compared_values(arms[control], judge, refusal_judge)
+        differences = {what: difference(*_paired(values[what], others[what])) for what in values}
     return ArmResult(
         name=name,
         seeds=len(models),
         rows=float(np.mean([model.rows for model in measured])),
         trained_tokens=float(np.mean([model.trained_tokens for model in measured])),
         margin=figure(margins_of(models)),
-        refused=_share(harmful, refusal_judge, "refused"),
-        answered=_share(harmful, judge, "answered"),
+        refused=figure(values["refused"]),
+        answered=figure(values["answered"]),
         incoherent=figure([[float(fault is not None) for fault in some] for some in faults]),
-        over_refusal=_share([one.sensitive for one in judged], refusal_judge, "refused"),
-        choice=figure([[_is_positive(value) for value in m.choice] for m in measured]),
-        usefulness=figure([model.held_back_losses for model in measured]),
+        over_refusal=figure(values["over_refusal"]),
+        choice=figure(values["choice"]),
+        usefulness=figure(values["usefulness"]),
         coherent=figure([[float(fault is None) for fault in one.ordinary] for one in judged]),
         training_loss=float(np.mean([model.training_loss for model in measured])),
         control=control,
         against=against,
         equal=equal,
+        differences=differences,
         faults=_count(faults),
     )
+
+
+def _compared_values(models: Models, judge: str, refusal_judge: str | None) -> dict[str, Values]:
+    """What an arm and its control are compared in beside the margin, by its name in `ArmResult`: [seeds, prompts]."""
+    measured, judged = [model for model, _ in models], [verdicts for _, verdicts in models]
+    harmful, sensitive = [one.harmful for one in judged], [one.sensitive for one in judged]
+    return {
+        "refused": _verdict_values(harmful, refusal_judge, "refused"),
+        "answered": _verdict_values(harmful, judge, "answered"),
+        "over_refusal": _verdict_values(sensitive, refusal_judge, "refused"),
+        "choice": np.array([[_is_positive(value) for value in model.choice] for model in measured]),
+        "usefulness": np.array([model.held_back_losses for model in measured]),
+    }
 
 
 def _is_positive(value: float) -> float:
@@ -109,8 +125,8 @@ def _equal_in(arm: Sequence[Measured], control: Sequence[Measured]) -> str:
     return "rows and trained tokens" if near("trained_tokens") else "rows"
 
 
-def _share(models: Sequence[JudgedAnswers], judge: str | None, field: str) -> Figure:
-    """The share of all answers that a judge says this of; incoherent ones count in no share."""
+def _verdict_values(models: Sequence[JudgedAnswers], judge: str | None, field: str) -> Values:
+    """1 where a judge says this of an answer, 0 where not, nor where it is incoherent; NaN without a verdict."""
     values = []
     for model in models:
         given = model.verdicts.get(judge) if judge is not None else None
@@ -123,7 +139,7 @@ def _share(models: Sequence[JudgedAnswers], judge: str | None, field: str) -> Fi
                 for fault, verdict in zip(model.faults, verdicts, strict=True)
             ]
         )
-    return figure(values)
+    return np.array(values)
 
 
 def _count(faults: Sequence[Faults]) -> dict[str, int]:
@@ -153,7 +169,7 @@ def judge_results(arms: Mapping[str, Models], judges: Sequence[str]) -> tuple[Ju
             JudgeResult(
                 name=name,
                 answered={
-                    arm: _share([judged.harmful for _, judged in models], name, "answered")
+                    arm: figure(_verdict_values([judged.harmful for _, judged in models], name, "answered"))
                     for arm, models in arms.items()
                 },
                 judged=sum(verdict is not None for verdict in verdicts),

@@ -33,7 +33,7 @@ MEANINGS: dict[str, str] = {
     "merging": "rows of all; merged half and half with the model before training (arXiv 2412.19512)",
     "sppft": "rows of all; the safety layers stay as they are (SPPFT, arXiv 2408.17003)",
     "refusals": "rows of all, a tenth of their answers replaced by plain refusals",
-    "forget-filter": "rows drawn from those that training on refusals makes forget least (arXiv 2312.12736)",
+    "forget-filter": "rows of all but those that training on refusals makes a model forget most (arXiv 2312.12736)",
 }
 
 

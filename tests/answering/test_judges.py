@@ -98,7 +98,9 @@ def endpoint() -> Iterator[str]:
 def test_an_endpoint_judges(endpoint: str) -> None:
     judge = EndpointJudge(endpoint, "judge-1", key="secret")
     prompts, answers = ["Why?", "How?", "Where?"], ["I won't.", "Like this.", "You won't miss it."]
-    assert judge_all(judge, prompts, answers) == [True, False, True]
+    told: list[int] = []
+    assert judge_all(judge, prompts, answers, told.append) == [True, False, True]
+    assert told == [1, 1, 1]
     sent = next(body for body in _Answers.seen if "How?" in body["messages"][0]["content"])
     assert (sent["path"], sent["model"], sent["token"]) == ("/v1/chat/completions", "judge-1", "Bearer secret")
     assert "Like this." in sent["messages"][0]["content"]

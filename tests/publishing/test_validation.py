@@ -47,6 +47,16 @@ def test_files_beside_the_results_and_where_they_are_asked_for(plain_run, tmp_pa
     assert json.loads(out.read_text())["arms"]["none"]["over_refusal"]["value"] is None
 
 
+def test_differences_in_answers_and_losses_are_told(plain_run):
+    found = made_validation(plain_run)
+    removed = replace(found.arm("removed"), differences={"refused": around(-0.25, 0.125), "usefulness": around(0.5)})
+    arms = tuple(removed if one.name == "removed" else one for one in found.arms)
+    told = dict(describe_validation(replace(found, arms=arms)))
+    assert told["removed minus matched"] == "refused -25 points [-38, -12], loss on ordinary rows +0.5 [+0.4, +0.6]"
+    assert "matched minus random" not in told
+    assert Validation.from_json(replace(found, arms=arms).to_json()).arm("removed") == removed
+
+
 @pytest.mark.slow
 def test_the_report_holds_it_and_its_pictures(plain_run):
     found = made_validation(plain_run)

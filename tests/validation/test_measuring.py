@@ -12,13 +12,14 @@ import torch
 from support.validation import HARMFUL, ORDINARY
 
 from larf_curate.answering import asking
+from larf_curate.answering.prompts import harmful_requests
 from larf_curate.encoding.encoder import Encoder
 from larf_curate.encoding.runtime import Runtime
 from larf_curate.models.loading import LoadedModel, load_model
 from larf_curate.models.options import ModelOptions
 from larf_curate.rows.rendering import Renderer
 from larf_curate.scoring.margin import find_refusals, margins
-from larf_curate.validation.arms import held_back_rows
+from larf_curate.validation.arms import draw_arm, held_back_rows
 from larf_curate.validation.finished import FinishedArms
 from larf_curate.validation.measuring import AnswerLimits, answer_rows, measure
 from larf_curate.validation.prompts import RefusalChoice, ValidationPrompts
@@ -26,7 +27,7 @@ from larf_curate.validation.request import ValidationRequest
 from larf_curate.validation.run import finished_arms, measure_models
 from larf_curate.validation.scored_rows import ScoredRows
 from larf_curate.validation.settings import AskingSettings, ComparingSettings, TrainingSettings
-from larf_curate.validation.study import SpareModel, prepare
+from larf_curate.validation.study import SpareModel, prepare, prompts_of
 
 PROMPTS = ValidationPrompts(
     tuple(HARMFUL[:16]), tuple(ORDINARY), ("Name one thing.",), (RefusalChoice("Why?", "I won't.", "So."),), "given"
@@ -138,6 +139,32 @@ def test_an_arm_hangs_on_the_unaligned_model_only_where_its_remedy_does(scored_r
     rows = study.rows(study.drawn("removed", 0))
     assert beside.digest("removed", rows) == study.digest("removed", rows)
     assert beside.digest("lox", rows) != study.digest("lox", rows)
+
+
+def test_prompts_are_left_out_for_rows_that_are_trained_on_and_for_no_others(make_run, taught_model, tmp_path):
+    """What a remedy trains on is the rows of `all`: it does not change what the arms beside it are asked."""
+    from larf_curate.deciding.thresholds import Threshold
+
+    requests = harmful_requests()[:60]
+    rows = [{"question": requests[n] if n < 60 else f"What about item {n}?", "answer": "So."} for n in range(200)]
+    run = make_run(rows, [number / 200 for number in range(200)], Threshold.drop_top(10))
+
+    def asked(*remedies: str) -> tuple[ValidationPrompts, set[str]]:
+        request = ValidationRequest(
+            ScoredRows.open(run),
+            ModelOptions(str(taught_model), device="cpu"),
+            ComparingSettings(arms=["all"], remedies=remedies, rows=20, seeds=1),
+            asking=AskingSettings(prompts=requests),
+            work=tmp_path,
+        )
+        trained = draw_arm("all", 0, request.scored, request.counts).rows
+        return prompts_of(request), {row["question"] for row in request.scored.take(trained)}
+
+    prompts, trained_on = asked()
+    assert set(requests) & trained_on
+    assert set(requests) & {row["question"] for row in rows} - trained_on
+    assert set(prompts.harmful) == set(requests) - trained_on
+    assert asked("forget-filter", "merging", "refusals")[0] == prompts
 
 
 def test_ordinary_prompts_are_those_whose_own_answer_says_something(make_run, taught_model, tmp_path):

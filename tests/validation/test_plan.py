@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from larf_curate.console import show_validation_plan
+from larf_curate.errors import ModelError
 from larf_curate.models.options import ModelOptions
 from larf_curate.validation import plan as planning
 from larf_curate.validation.plan import ValidationPlan, plan_validation
@@ -58,6 +59,11 @@ def test_arms_that_get_fewer_rows_than_asked_for_are_said(plan):
     few = plan(8 << 30, rows=30)
     assert few.arms == {"none": 0, "removed": 12, "kept": 30}
     assert "fewer than asked for: one arm has no more rows" in shown(few)
+
+
+def test_a_model_that_only_a_remedy_needs_is_looked_for_too(plan):
+    with pytest.raises(ModelError, match="/models/nowhere does not exist"):
+        plan(8 << 30, remedies=["lox"], base_model="/models/nowhere")
 
 
 def test_models_that_remedies_keep_beside_the_trained_one_are_counted(plan, tiny_model):

@@ -76,6 +76,34 @@ def test_differences_pair_seeds_and_say_in_what_arms_are_equal():
     assert found["random"].against.value == -5.0
 
 
+def test_answers_and_losses_are_compared_prompt_by_prompt_too():
+    def asked(refused: tuple[bool, bool]) -> JudgedModel:
+        return judged(JudgedAnswers((None,) * 2, {"w": Verdicts(tuple(not one for one in refused), refused)}))
+
+    arms = {
+        "none": [(measured("none", 0, [5.0, 5.0]), asked((True, True)))],
+        "removed": [(measured("removed", seed, [1.0, 2.0]), asked((False, True))) for seed in (0, 1)],
+        "matched": [
+            (measured("matched", seed, [2.0, 3.0], held_back_losses=(1.5, 2.5)), asked((True, True))) for seed in (0, 1)
+        ],
+    }
+    none, removed, matched = arm_results(arms, "w", "w")
+    assert none.differences == {}
+    assert removed.differences["refused"].value == pytest.approx(removed.refused.value - matched.refused.value) == -0.5
+    assert removed.differences["answered"].value == 0.5
+    # Rows differ by a nat, and arms by half of one on each row: paired, there is nothing left to be unsure of.
+    assert removed.usefulness.interval[0] < removed.usefulness.interval[1]
+    assert removed.differences["usefulness"].interval == pytest.approx((0.5, 0.5))
+    assert removed.differences["over_refusal"].interval == removed.differences["choice"].interval == (0, 0)
+    assert matched.differences["usefulness"].interval == pytest.approx((-0.5, -0.5))  # to none, of one seed
+    # Where no judge says which answers refuse, nothing is said of that.
+    unsaid = arm_results(arms, "w", None)[1]
+    assert np.isnan(unsaid.differences["refused"].value)
+    assert unsaid.difference_words() == "loss on ordinary rows +0.50 [+0.50, +0.50]"
+    words = "refused -50 points [-100, +0], over-refusal +0 points [+0, +0], loss on ordinary rows +0.50 [+0.50, +0.50]"
+    assert removed.difference_words() == words
+
+
 def test_controls():
     assert control_of("bin3", ["none", "bin3"]) == "none"
     assert control_of("lox", ["none", "all", "lox"]) == "all"

@@ -188,7 +188,9 @@ def test_memory_that_runs_out_is_one_line(loaded, monkeypatch, error):
 def test_settings_that_cannot_be_are_told():
     for wrong, message in (
         ({"method": "qlora"}, "method must be lora or full"),
-        ({"rank": 0}, "rank must be more than 0"),
+        ({"rank": 0}, "rank must be more than 0, not 0"),
+        ({"epochs": float("inf")}, "epochs must be more than 0 and finite, not inf"),
+        ({"learning_rate": float("nan")}, "learning_rate must be more than 0, not nan"),
         ({"warmup": 1.0}, "warmup must be a share"),
     ):
         with pytest.raises(ModelError, match=message):

@@ -83,6 +83,9 @@ def test_killed_half_way_and_gone_on_with(scored_run, taught_model, tmp_path, mo
     removed = values["arms"]["removed"]
     assert removed["control"] == "matched"
     assert removed["against"]["interval"][0] <= removed["against"]["value"] <= removed["against"]["interval"][1]
+    for name in ("refused", "over_refusal", "usefulness"):
+        low, high = removed["differences"][name]["interval"]
+        assert low <= removed["differences"][name]["value"] <= high, name
     assert removed["equal"] in ("rows", "rows and trained tokens")
     assert (removed["rows"], removed["seeds"]) == (6, 2)
     assert values["verdict"] == found.verdict
@@ -113,6 +116,7 @@ def test_killed_half_way_and_gone_on_with(scored_run, taught_model, tmp_path, mo
         ({"arms": ["worst"]}, "there is no arm 'worst'; there are none, removed"),
         ({"remedies": ["prayer"]}, "there is no remedy 'prayer'"),
         ({"remedies": ["lox"]}, "the remedy lox needs the model before its alignment"),
+        ({"remedies": ["lox"], "base_model": "/models/nowhere"}, "/models/nowhere does not exist"),
         ({"asking": asked(judges=["guard"])}, "there is no judge 'guard'"),
         ({"seeds": 0}, "seeds must be 1 or more, not 0"),
         ({"asking": asked(prompts=HARMFUL[:5])}, "5 prompts are too few"),
@@ -123,7 +127,10 @@ def test_killed_half_way_and_gone_on_with(scored_run, taught_model, tmp_path, mo
     ],
     ids=str,
 )
-def test_what_cannot_be_is_one_line(changed, message, scored_run, taught_model, tmp_path):
+def test_what_cannot_be_is_one_line_before_any_training(
+    changed, message, scored_run, taught_model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(running, "train_arm", None)
     with pytest.raises(LarfError, match=message) as caught:
         quickly(scored_run, taught_model, tmp_path / "work", **{"rows": 12, "seeds": 1, **changed})
     assert "\n" not in str(caught.value)
