@@ -115,11 +115,15 @@ def require_figures(out: Path | None) -> None:
     Raises:
         OutputError: nothing can be written there.
     """
-    if out is None:
-        return
-    if out.suffix.lower() == ".png":
+    require_json(out)
+    if out is not None:
+        require_writable(out)
+
+
+def require_json(out: Path | None) -> None:
+    """Make sure that the file of figures does not have the name of the picture that is written beside it."""
+    if out is not None and out.suffix.lower() == ".png":
         raise typer.BadParameter("it is a JSON file, and the picture beside it ends in .png", param_hint="--out")
-    require_writable(out)
 
 
 def tell_to_look(results: str | Path) -> None:

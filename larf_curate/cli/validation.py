@@ -13,7 +13,7 @@ from ..progress import say, tell
 from ..validation.settings import AskingSettings, ComparingSettings, TrainingSettings
 from .model_options import settings_of, with_settings
 from .scorers import endpoint_judge
-from .usage import Json, RunDirectory, wrong_usage
+from .usage import Json, RunDirectory, require_json, wrong_usage
 
 
 @with_settings(ComparingSettings, AskingSettings, TrainingSettings)
@@ -46,6 +46,7 @@ def validate(
     from ..validation.run import measure_models, sum_up
     from ..validation.scored_rows import ScoredRows
 
+    require_json(out)
     with wrong_usage(DataError), wrong_usage(ModelError):
         comparing: ComparingSettings = settings_of(ComparingSettings, options)
         training: TrainingSettings = settings_of(TrainingSettings, options)

@@ -58,7 +58,7 @@ def change_of_share(figure: Figure) -> str:
     """A difference of two shares with its sign, in percentage points, and its 95% interval.
 
     >>> change_of_share(Figure(-0.125, (-0.25, 0.0), 0.05))
-    '-12 points [-25, +0]'
+    '-12 points [-25, 0]'
     """
     value, low, high = (signed(100 * number, 0) for number in (figure.value, *figure.interval))
     return f"{value} points [{low}, {high}]"

@@ -101,10 +101,7 @@ def gather_prompts(
         PromptsError: the file cannot be read, one of the requests is no text, or they are fewer than `LEAST_PROMPTS`.
     """
     asked = choose_prompts(harmful)
-    choices = [
-        RefusalChoice(pair.safe.prompt, pair.safe.answer, pair.unsafe.answer)
-        for pair in ReferenceSet.packaged().held_back
-    ]
+    choices = packaged_choices()
     return ValidationPrompts(
         tuple(_spread(list(asked.prompts), limit)),
         tuple(_spread(over_rejection_prompts(), limit)),
@@ -112,6 +109,14 @@ def gather_prompts(
         tuple(choices[:limit]),
         asked.name if asked.name in ("packaged", "given") else Path(asked.name).name,
     )
+
+
+def packaged_choices() -> list[RefusalChoice]:
+    """Of the packaged references those that no fit is made of."""
+    return [
+        RefusalChoice(pair.safe.prompt, pair.safe.answer, pair.unsafe.answer)
+        for pair in ReferenceSet.packaged().held_back
+    ]
 
 
 def _spread(prompts: list[str], limit: int | None) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,6 @@ from ..answering.prompts import require_enough
 from ..encoding.encoder import Encoder
 from ..encoding.memory import release_memory
 from ..encoding.runtime import Runtime
-from ..errors import Unscorable
 from ..models.devices import find_device
 from ..models.loading import LoadedModel, load_model
 from ..models.locating import locate
@@ -18,24 +17,20 @@ from ..models.options import ModelOptions
 from ..rows.rendering import Renderer
 from ..rows.turns import Conversation
 from ..scoring.margin import Refusals
-from .arms import DrawnArm, draw_arm, held_back_rows
-from .coherence import fault_of
+from .arms import DrawnArm, draw_arm
 from .finished import FinishedArms, digest_of_rows, validation_digest
 from .measuring import Measured, measure
 from .processes import processes
-from .prompts import ORDINARY, ValidationPrompts, gather_prompts
+from .prompts import ValidationPrompts
 from .request import ValidationRequest
-from .scored_rows import ScoredRows
 from .settings import NEED_UNALIGNED
 from .shared_training import SharedTraining
 from .training_rows import TrainingRow, training_rows, with_conversations
+from .untrained_on import prompts_of, untrained_rows
 from .words import UNTRAINED
 
 if TYPE_CHECKING:
     import torch
-
-
-_ROWS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,50 +214,8 @@ def _of_model(options: ModelOptions) -> dict[str, object]:
 
 def _held_back(request: ValidationRequest, renderer: Renderer) -> list[TrainingRow]:
     scored = request.scored
-    rows = scored.take(held_back_rows(scored, request.counts.held_back))
     # Held back to measure by: what training would leave out of the loss is not left out here.
-    plain = [{name: value for name, value in row.items() if not name.startswith("larf_")} for row in rows]
+    plain = [
+        {name: value for name, value in row.items() if not name.startswith("larf_")} for row in untrained_rows(request)
+    ]
     return training_rows(plain, scored.row_format, renderer)
-
-
-def prompts_of(request: ValidationRequest) -> ValidationPrompts:
-    """The prompts of a validation, without those that any arm trains on.
-
-    Raises:
-        PromptsError: they cannot be read, or too few are left.
-    """
-    scored, counts = request.scored, request.counts
-    prompts = gather_prompts(request.asking.prompts, _ordinary(scored, counts.held_back), request.asking.most_prompts)
-    trained: set[int] = set()
-    for name, seed in request.trained:
-        trained.update(draw_arm(name, seed, scored, counts).rows)
-    return prompts.without(_users_texts(scored, sorted(trained)))
-
-
-def _users_texts(scored: ScoredRows, rows: Sequence[int]) -> Iterator[str]:
-    """What users say in some rows."""
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        for row in scored.take(rows[start : start + _ROWS_AT_ONCE]):
-            try:
-                messages = scored.row_format.convert(row).messages
-            except Unscorable:
-                continue
-            yield from (str(message["content"]) for message in messages if message["role"] == "user")
-
-
-def _ordinary(scored: ScoredRows, held_back: int) -> list[str]:
-    """Requests of held-back rows of one turn, without those whose own answer the gate would call incoherent.
-
-    A translation is in another language than its request, and a table that the row asks for may look like a loop:
-    that a model answers likewise says nothing against it.
-    """
-    requests = []
-    for row in scored.take(held_back_rows(scored, held_back)):
-        conversation = scored.row_format.convert(row)
-        messages = conversation.messages
-        if [message["role"] for message in messages] != ["user", "assistant"]:
-            continue
-        request = str(messages[0]["content"])
-        if fault_of(request, conversation.answer) is None:
-            requests.append(request)
-    return list(dict.fromkeys(requests))[:ORDINARY]

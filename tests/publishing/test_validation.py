@@ -52,7 +52,7 @@ def test_differences_in_answers_and_losses_are_told(plain_run):
     removed = replace(found.arm("removed"), differences={"refused": around(-0.25, 0.125), "usefulness": around(0.5)})
     arms = tuple(removed if one.name == "removed" else one for one in found.arms)
     told = dict(describe_validation(replace(found, arms=arms)))
-    assert told["removed minus matched"] == "refused -25 points [-38, -12], loss on ordinary rows +0.5 [+0.4, +0.6]"
+    assert told["removed minus matched"] == "refused -25 points [-38, -12], loss on ordinary rows +0.50 [+0.40, +0.60]"
     assert "matched minus random" not in told
     assert Validation.from_json(replace(found, arms=arms).to_json()).arm("removed") == removed
 

@@ -14,7 +14,7 @@ from support.validation import HARMFUL, ORDINARY, REFUSAL
 from larf_curate.models.loading import load_model
 from larf_curate.models.options import ModelOptions
 from larf_curate.rows.rendering import Renderer
-from larf_curate.validation import plan
+from larf_curate.validation import plan, prompts
 from larf_curate.validation.measuring import answer_rows
 from larf_curate.validation.settings import TrainingSettings
 from larf_curate.validation.training import train
@@ -26,6 +26,13 @@ def one_measurement_of_this_machine() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, "matrix_rate", functools.cache(plan.matrix_rate))
         yield
+
+
+@pytest.fixture
+def few_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models choose between the answers to four requests, not to 16 or more, where their choice does not matter."""
+    few = prompts.packaged_choices()[::14]
+    monkeypatch.setattr(prompts, "packaged_choices", lambda: few)
 
 
 @pytest.fixture(scope="session")

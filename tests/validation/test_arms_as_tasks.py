@@ -79,12 +79,13 @@ def trainings(monkeypatch) -> list[int]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_choices")
 def test_arms_are_tasks_which_share_trainings_and_what_is_done_is_found_again(
     recipe, trained, trainings, tmp_path, monkeypatch
 ):
     out = tmp_path / "out"
-    monkeypatch.setattr("larf_curate.publishing.write_validation.draw_validation", lambda _found: [])
-    monkeypatch.setattr("larf_curate.publishing.write_report.draw_plots", lambda *_, **__: {})
+    monkeypatch.setattr("larf_curate.publishing.write_validation.draw_validation", lambda _found: ())
+    monkeypatch.setattr("larf_curate.publishing.write_report.draw_plots", lambda _report: ())
     validation = {"arms": ["removed", "random", "all"], "remedies": ["merging"], "seeds": 1}
 
     # The first arm of a task fails: the second is done all the same, and so are the other tasks.

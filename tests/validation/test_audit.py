@@ -6,7 +6,7 @@ import json
 import os
 import random
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,7 @@ from larf_curate.rows.reading import Reading
 from larf_curate.rows.trained_tokens import trained_tokens
 from larf_curate.scoring.margin import find_refusals, margin
 from larf_curate.sources.files import open_source
+from larf_curate.validation import audit_statistics
 from larf_curate.validation.audit import audit, audit_run
 from larf_curate.validation.audit_result import AUDIT, Audit, Baseline, Relation
 from larf_curate.validation.audit_statistics import Statistic, spearman
@@ -71,6 +72,33 @@ def rows() -> list[dict]:
 @pytest.fixture(scope="module")
 def measured(rows, refusing_model) -> Audit:
     return audit("larf_score", rows, model=refusing_model, prompts=PROMPTS)
+
+
+@dataclass(frozen=True)
+class Influence:
+    """A scorer that was fitted on the prompts of an audit, the audit, and how often both together loaded the model."""
+
+    scorer: LARFScorer
+    audit: Audit
+    loads: int
+
+
+@pytest.fixture(scope="module")
+def influence(rows, refusing_model) -> Influence:
+    unload_models()
+    loaded: list[object] = []
+    load = runtime.load_model
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "load_model", lambda *arguments: loaded.append(arguments) or load(*arguments))
+        scorer = LARFScorer.fit(refusing_model, formula="influence", prompts=PROMPTS, progress=False)
+        found = audit(scorer, rows, rows=40, prompts=PROMPTS)
+        return Influence(scorer, found, len(loaded))
+
+
+@pytest.fixture
+def few_resamples(monkeypatch):
+    """For tests that look at no interval."""
+    monkeypatch.setattr(audit_statistics, "RESAMPLES", 100)
 
 
 @pytest.fixture(scope="module")
@@ -206,10 +234,9 @@ def test_scorers_are_scored_and_compared_in_one_table(rows, refusing_model, refe
 
 
 @pytest.mark.slow
-def test_a_score_that_was_fitted_on_the_same_prompts_is_told_from_one_that_was_not(rows, refusing_model):
-    scorer = LARFScorer.fit(refusing_model, formula="influence", prompts=PROMPTS, progress=False)
-    own = audit(scorer, rows, rows=40, model=refusing_model, prompts=PROMPTS)
-    other = audit(scorer, rows, rows=40, model=refusing_model, prompts=PROMPTS[::-1])
+def test_a_score_that_was_fitted_on_the_same_prompts_is_told_from_one_that_was_not(rows, influence, refusing_model):
+    own = influence.audit
+    other = audit(influence.scorer, rows, rows=40, model=refusing_model, prompts=PROMPTS[::-1])
     assert own.scores[0].spearman > 0.97
     assert own.scores[0].name == "influence"
     assert "by construction" in own.verdict
@@ -217,22 +244,24 @@ def test_a_score_that_was_fitted_on_the_same_prompts_is_told_from_one_that_was_n
     assert "by construction" not in other.verdict
 
 
-def test_a_scored_file_says_which_prompts_its_scores_were_fitted_on(make_run, rows, refusing_model, tmp_path):
-    scorer = LARFScorer.fit(refusing_model, formula="influence", prompts=PROMPTS, progress=False)
-    texts = [{"question": row["question"], "answer": row["answer"]} for row in rows]
-    run = make_run(texts, scorer.score(texts).tolist(), scorer=scorer.spec)
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_resamples")
+def test_a_scored_file_says_which_prompts_its_scores_were_fitted_on(make_run, rows, influence, refusing_model):
+    texts = [{"question": row["question"], "answer": row["answer"]} for row in rows[:36]]
+    run = make_run(texts, influence.scorer.score(texts).tolist(), scorer=influence.scorer.spec)
     for scored in (run, run.with_suffix(".parquet")):
         assert "by construction" in audit(scored, rows=30, model=refusing_model, prompts=PROMPTS).verdict
         assert "by construction" not in audit(scored, rows=30, model=refusing_model, prompts=PROMPTS[::-1]).verdict
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_resamples")
 def test_rows_are_read_with_what_joined_request_and_input_when_they_were_scored(make_run, refusing_model):
     texts = [
-        {"instruction": row["question"], "input": "bread and flour", "output": row["answer"]} for row in make_rows(40)
+        {"instruction": row["question"], "input": "bread and flour", "output": row["answer"]} for row in make_rows(30)
     ]
-    scores = [row["larf_score"] for row in make_rows(40)]
-    options = {"rows": 40, "model": refusing_model, "prompts": PROMPTS}
+    scores = [row["larf_score"] for row in make_rows(30)]
+    options = {"rows": 30, "model": refusing_model, "prompts": PROMPTS}
     wide = replace(SCORER, join=" -- and this: ")
     losses = {}
     for name, spec, reading in (
@@ -246,6 +275,7 @@ def test_rows_are_read_with_what_joined_request_and_input_when_they_were_scored(
     assert losses["kept"] == losses["said"] != losses["usual"]
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_scores_and_damage_are_of_the_same_answers(make_run, refusing_model, references_file):
     """Whoever says how rows are read says it for both: of preference pairs, the rejected answers."""
     pairs = [{"prompt": row["question"], "chosen": "Sure.", "rejected": row["answer"]} for row in make_rows(40, seed=3)]
@@ -257,6 +287,7 @@ def test_scores_and_damage_are_of_the_same_answers(make_run, refusing_model, ref
     assert audit(scorer.with_options(format="preference-rejected"), pairs, **options).audited == wanted.audited
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_a_scorer_whose_model_is_elsewhere_now_is_audited_there(rows, refusing_model, references_file, tmp_path):
     before, now = tmp_path / "before", tmp_path / "now"
     shutil.copytree(refusing_model, before)
@@ -267,15 +298,8 @@ def test_a_scorer_whose_model_is_elsewhere_now_is_audited_there(rows, refusing_m
     assert found.model == str(now)
 
 
-@pytest.mark.slow
-def test_scorer_and_audit_share_one_copy_of_a_model(rows, refusing_model, monkeypatch):
-    unload_models()
-    loaded = []
-    load = runtime.load_model
-    monkeypatch.setattr(runtime, "load_model", lambda *arguments: loaded.append(arguments) or load(*arguments))
-    scorer = LARFScorer.fit(refusing_model, formula="influence", prompts=PROMPTS, progress=False)
-    audit(scorer, rows, rows=30, prompts=PROMPTS)
-    assert len(loaded) == 1
+def test_scorer_and_audit_share_one_copy_of_a_model(influence):
+    assert influence.loads == 1
 
 
 def test_a_score_that_is_the_length_tells_nothing_more_than_the_length():
@@ -296,6 +320,7 @@ def test_a_score_that_is_the_length_tells_nothing_more_than_the_length():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_resamples")
 def test_half_precision_ranks_rows_as_single_precision_does(rows, measured, refusing_model):
     found = audit("larf_score", rows, rows=60, model=refusing_model, prompts=PROMPTS, dtype="bfloat16")
     known = dict(zip(measured.audited.row, measured.audited.per_token, strict=True))
@@ -305,6 +330,7 @@ def test_half_precision_ranks_rows_as_single_precision_does(rows, measured, refu
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_resamples")
 def test_a_dataset_and_a_file_are_the_same_rows(rows, measured, refusing_model, tmp_path):
     Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
     Dataset.from_list(rows).to_csv(tmp_path / "rows.csv")  # where numbers are texts
@@ -322,6 +348,7 @@ def test_a_dataset_and_a_file_are_the_same_rows(rows, measured, refusing_model, 
     assert np.diff(np.sort(ranks)).max() <= 2 * len(rows) / 50 + 1  # spread over the scores
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_rows_that_cannot_be_measured_are_counted(rows, refusing_model):
     odd = [{**row, "answer": "  "} if at % 8 == 0 else row for at, row in enumerate(rows)]
     odd[1] = {**odd[1], "larf_score": None}
@@ -460,14 +487,20 @@ def test_a_run_is_audited_with_what_it_removed(run, refusing_model, prompts_file
     assert found.verdict.split(":")[1].split("[")[0].strip() in " ".join(done.stdout.split())
 
 
-def test_report_card_and_page_hold_the_audit_until_the_result_changes(run, refusing_model, make_run, rows, tmp_path):
+@pytest.mark.slow
+@pytest.mark.usefixtures("few_resamples")
+def test_report_card_and_page_hold_the_audit_until_the_result_changes(
+    run, refusing_model, make_run, rows, tmp_path, monkeypatch
+):
     from larf_curate.publishing.card import render_card
     from larf_curate.publishing.page import write_page
     from larf_curate.publishing.publication import publish_files
     from larf_curate.publishing.report import Report
 
-    assert write_report(run).audit is None
-    found = audit_run(run, model=refusing_model, rows=60, prompts=_file(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr("larf_curate.publishing.write_report.draw_plots", lambda _report: ())
+        assert write_report(run).audit is None
+    found = audit_run(run, model=refusing_model, rows=40, prompts=_file(tmp_path))
     report = write_report(run)
     assert report.audit == found
     assert Report.from_json((run / "report.json").read_text()) == report
@@ -486,6 +519,7 @@ def test_report_card_and_page_hold_the_audit_until_the_result_changes(run, refus
         name="other",
     )
     (again / AUDIT).write_text(found.to_json())
+    monkeypatch.setattr("larf_curate.publishing.write_report.draw_plots", lambda _report: ())
     assert write_report(again).audit is None
 
 
@@ -496,6 +530,7 @@ def _file(directory: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_resamples")
 def test_a_run_is_measured_again_only_if_something_has_changed(run, refusing_model, prompts_file):
     options = {"model": refusing_model, "rows": 40, "prompts": prompts_file}
     first = audit_run(run, **options)
@@ -531,6 +566,7 @@ def test_the_command_names_what_is_wrong(run, rows, tiny_model, refusing_model, 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_resamples")
 def test_several_columns_and_a_scorer_in_a_file_of_the_users(planted, refusing_model, references_file, tmp_path):
     Dataset.from_list(planted).to_json(tmp_path / "rows.jsonl")
     LARFScorer.fit(refusing_model, 1, references=references_file, progress=False).save_pretrained(tmp_path / "scorer")
@@ -549,6 +585,7 @@ def test_several_columns_and_a_scorer_in_a_file_of_the_users(planted, refusing_m
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_resamples")
 def test_a_recipe_audits_its_run(rows, refusing_model, references_file, tmp_path, capfd):
     Dataset.from_list([{"question": row["question"], "answer": row["answer"]} for row in rows]).to_parquet(
         tmp_path / "rows.parquet"

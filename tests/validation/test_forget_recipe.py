@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -43,9 +45,15 @@ def write(path: Path, rows: list[dict[str, str]]) -> Path:
     return path
 
 
+@functools.lru_cache(maxsize=4)
+def loaded(home: Path) -> tuple[Any, Any]:
+    """A model and its tokenizer, by transformers alone."""
+    return AutoModelForCausalLM.from_pretrained(home), AutoTokenizer.from_pretrained(home)
+
+
 def mean_loss(home: Path, prompt: str, answer: str) -> float:
     """Of an answer, by transformers alone."""
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(home), AutoTokenizer.from_pretrained(home)
+    model, tokenizer = loaded(home)
     turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
     start = len(tokenizer.apply_chat_template(turns[:1], add_generation_prompt=True, return_dict=False))
     ids = tokenizer.apply_chat_template(turns, return_dict=False)
@@ -56,8 +64,13 @@ def mean_loss(home: Path, prompt: str, answer: str) -> float:
 
 @pytest.mark.slow
 def test_what_safe_training_makes_a_model_forget_is_removed(
-    script: ModuleType, refusing_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    script: ModuleType,
+    refusing_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("larf_curate.publishing.write_report.draw_plots", lambda _report: ())
     rows, safe = write(tmp_path / "rows.jsonl", HARMLESS + UNSAFE), write(tmp_path / "safe.jsonl", SAFE)
     out = tmp_path / "out"
     arguments = [str(out), "--model", str(refusing_model), "--rows", str(rows), "--safe", str(safe), *QUICK]

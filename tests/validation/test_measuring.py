@@ -15,6 +15,7 @@ from larf_curate.answering import asking
 from larf_curate.answering.prompts import harmful_requests
 from larf_curate.encoding.encoder import Encoder
 from larf_curate.encoding.runtime import Runtime
+from larf_curate.errors import DataError
 from larf_curate.models.loading import LoadedModel, load_model
 from larf_curate.models.options import ModelOptions
 from larf_curate.rows.rendering import Renderer
@@ -27,7 +28,8 @@ from larf_curate.validation.request import ValidationRequest
 from larf_curate.validation.run import finished_arms, measure_models
 from larf_curate.validation.scored_rows import ScoredRows
 from larf_curate.validation.settings import AskingSettings, ComparingSettings, TrainingSettings
-from larf_curate.validation.study import SpareModel, prepare, prompts_of
+from larf_curate.validation.study import SpareModel, prepare
+from larf_curate.validation.untrained_on import prompts_of, untrained_rows
 
 PROMPTS = ValidationPrompts(
     tuple(HARMFUL[:16]), tuple(ORDINARY), ("Name one thing.",), (RefusalChoice("Why?", "I won't.", "So."),), "given"
@@ -165,6 +167,29 @@ def test_prompts_are_left_out_for_rows_that_are_trained_on_and_for_no_others(mak
     assert set(requests) & {row["question"] for row in rows} - trained_on
     assert set(prompts.harmful) == set(requests) - trained_on
     assert asked("forget-filter", "merging", "refusals")[0] == prompts
+
+
+def test_rows_that_the_dataset_repeats_are_no_measure_of_usefulness(make_run, taught_model, tmp_path, caplog):
+    """A row that is trained on under another number is not held back."""
+    from larf_curate.deciding.thresholds import Threshold
+
+    def request(rows: list[dict[str, str]]) -> ValidationRequest:
+        run = make_run(rows, [number / len(rows) for number in range(len(rows))], Threshold.drop_top(10))
+        return request_for(run, taught_model, tmp_path / "work", arms=["kept"], rows=None)
+
+    twice = [{"question": f"What about item {n % 80}?", "answer": f"Item {n}."} for n in range(100)]
+    other_answers = request(twice)
+    assert len(untrained_rows(other_answers)) == other_answers.counts.held_back
+    assert not caplog.text
+    some = request([{**row, "answer": "So."} for row in twice])
+    left = {row["question"] for row in untrained_rows(some)}
+    trained_on = {row["question"] for row in some.scored.take(draw_arm("kept", 0, some.scored, some.counts).rows)}
+    assert 0 < len(left) < some.counts.held_back
+    assert not left & trained_on
+    repeated = some.counts.held_back - len(left)
+    assert f"{repeated} of {some.counts.held_back} held-back rows are trained on too" in caplog.text
+    with pytest.raises(DataError, match="held back to measure usefulness by are trained on too"):
+        untrained_rows(request([{"question": "What?", "answer": "So."}] * 60))
 
 
 def test_ordinary_prompts_are_those_whose_own_answer_says_something(make_run, taught_model, tmp_path):

@@ -93,7 +93,8 @@ def test_lox_changes_every_matrix_of_the_model_and_nothing_else(aligned_and_base
         if weights.ndim == 1:
             assert torch.equal(weights, before[name]), name
             continue
-        left, values, right = np.linalg.svd((before[name] - base.model.get_parameter(name)).detach().numpy())
+        change = (before[name] - base.model.get_parameter(name)).detach().numpy()
+        left, values, right = np.linalg.svd(change, full_matrices=False)
         kept = left[:, :6] @ np.diag(values[:6]) @ right[:6]
         np.testing.assert_allclose(weights.detach().numpy(), before[name].detach().numpy() + 1.25 * kept, atol=1e-4)
 
@@ -174,6 +175,7 @@ def test_refusals_answer_the_requests_of_their_own_rows_where_rows_are_left_out(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_choices")
 def test_every_remedy_runs_as_an_arm(scored_run, taught_model, tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr("larf_curate.validation.judging.is_english", lambda _text: True)
     monkeypatch.setattr("larf_curate.validation.treating.safety_blocks", lambda _study: (1, 2))

@@ -38,7 +38,7 @@ def test_the_command_and_the_recipe_have_every_setting_with_its_default():
     ("settings", "values", "error"),
     [
         (ComparingSettings, {"seeds": 0}, "seeds must be 1 or more, not 0"),
-        (ComparingSettings, {"rows": -1}, "rows must be 1 or more"),
+        (ComparingSettings, {"rows": 3}, "rows must be 4 or more, not 3"),
         (ComparingSettings, {"arms": ["best"]}, "there is no arm 'best'"),
         (ComparingSettings, {"remedies": ["hope"]}, "there is no remedy 'hope'"),
         (ComparingSettings, {"remedies": ["safe-lora"]}, "safe-lora needs the model before its alignment"),

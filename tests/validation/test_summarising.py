@@ -100,7 +100,7 @@ def test_answers_and_losses_are_compared_prompt_by_prompt_too():
     unsaid = arm_results(arms, "w", None)[1]
     assert np.isnan(unsaid.differences["refused"].value)
     assert unsaid.difference_words() == "loss on ordinary rows +0.50 [+0.50, +0.50]"
-    words = "refused -50 points [-100, +0], over-refusal +0 points [+0, +0], loss on ordinary rows +0.50 [+0.50, +0.50]"
+    words = "refused -50 points [-100, 0], over-refusal 0 points [0, 0], loss on ordinary rows +0.50 [+0.50, +0.50]"
     assert removed.difference_words() == words
 
 

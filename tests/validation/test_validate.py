@@ -48,6 +48,7 @@ def no_english(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_choices")
 def test_killed_half_way_and_gone_on_with(scored_run, taught_model, tmp_path, monkeypatch, no_english):
     trained: list[str] = []
     train_arm = running.train_arm

@@ -51,6 +51,7 @@ def test_the_plan_comes_first_and_a_dry_run_stops_there(scored_run, taught_model
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_choices")
 def test_a_validation_is_shown_and_written(scored_run, taught_model, prompts, tmp_path, monkeypatch):
     monkeypatch.setattr("larf_curate.validation.judging.is_english", lambda _text: True)
     out = tmp_path / "found.json"
@@ -87,6 +88,7 @@ def test_a_validation_is_shown_and_written(scored_run, taught_model, prompts, tm
         (["--epochs", "0"], 2, "epochs must be more than 0"),
         (["--seeds", "0"], 2, "greater than or equal to 1"),
         (["--rows", "3"], 2, "greater than or equal to 4"),
+        (["--out", "figures.png"], 2, "it is a JSON file, and the picture beside it ends in .png"),
         (["--epochs", "inf"], 2, "epochs must be more than 0 and finite"),
         (["--dtype", "nf4", "--method", "full"], 2, "weights in nf4 cannot be trained themselves"),
         (
