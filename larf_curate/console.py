@@ -261,7 +261,7 @@ def _validation_plan_lines(plan: ValidationPlan) -> Iterator[tuple[str, str]]:
         parts = ", ".join(f"{part} {_duration(seconds)}" for part, seconds in plan.seconds.items())
         yield "time", f"about {_duration(sum(plan.seconds.values()))} here: {parts}"
         free = "" if plan.free is None else f", {plan.free / 2**20:,.0f} MiB are free"
-        short = "" if plan.fits else ": it will run out; take dtype nf4, method lora, or fewer batch rows"
+        short = "" if plan.fits else f": {plan.advice}"
         yield "memory", f"about {plan.bytes / 2**20:,.0f} MiB for training{free}{short}"
     if plan.missing:
         yield "packages", f"missing: {', '.join(plan.missing)}: pip install 'larf-curate[validate]'"

@@ -13,6 +13,7 @@ from ..encoding.threads import limited_threads
 from ..engines.datatrove_annotator import allowed_threads
 from ..errors import LarfError
 from ..models.devices import process_number
+from ..progress import say
 from ..validation.request import ValidationRequest
 from ..validation.run_settings import RunValidation
 from .executors import StagePlan
@@ -82,9 +83,12 @@ class MeasureUntrained(_ValidationStage):
     name = "untrained"
 
     def work(self, data: Iterator[Document] | None, rank: int, tasks: int) -> None:  # noqa: ARG002
+        from ..validation.plan import memory_shortage
         from ..validation.run import prepared
 
         _, _, request = self.validation()
+        if (shortage := memory_shortage(request)) is not None:
+            say(shortage)
         prepared(request)
 
 

@@ -16,6 +16,7 @@ from ..models.devices import find_device, find_dtype, matrix_rate
 from ..models.shape import CustomCodeError, Shape, shape_of
 from ..scoring.references import ReferenceSet
 from .arms import ONE_TRAINING, SMALL
+from .processes import processes
 from .prompts import ORDINARY
 from .remedies.forget_filter import safe_answers
 from .request import ValidationRequest
@@ -27,6 +28,7 @@ _PROMPT_TOKENS = 20  # beside what all prompts share
 _REFUSAL_TOKENS = 16  # after which most answers to harmful prompts have refused
 _LOOKED_AT = 200  # rows
 _BESIDE = {"lox": 1, "safe-lora": 2}  # models
+_LESS_MEMORY = "it will run out; take dtype nf4, method lora, or fewer batch rows"
 _QUANTISED = {"int8": 1.0, "nf4": 0.52}  # bytes a weight
 
 
@@ -74,6 +76,11 @@ class ValidationPlan:
         """Whether the memory is there, as far as that is known."""
         return self.bytes is None or self.free is None or self.bytes <= self.free
 
+    @property
+    def advice(self) -> str:
+        """What to do where the memory is not there."""
+        return _LESS_MEMORY
+
     def to_json(self) -> str:
         """One JSON object."""
         return json.dumps({**asdict(self), "fits": self.fits}, indent=2, ensure_ascii=False) + "\n"
@@ -102,10 +109,7 @@ def plan_validation(request: ValidationRequest) -> ValidationPlan:
     per_row = _tokens_per_row(request)
     tokens = int(per_row * _trained_rows(request, arms) * request.training.epochs)
     device = find_device(request.model.device)
-    try:
-        shape: Shape | None = shape_of(request.model.model, request.model.revision, None)
-    except CustomCodeError:
-        shape = None
+    shape = _shape(request)
     return ValidationPlan(
         source=f"{request.scored.name}: {len(request.scored.kept):,} kept, {len(request.scored.removed):,} removed",
         fewer=any(0 < rows < (request.comparing.rows or 0) for rows in arms.values()),
@@ -123,6 +127,29 @@ def plan_validation(request: ValidationRequest) -> ValidationPlan:
         home=str(request.home),
         missing=tuple(name for name in ("trl", "peft", "accelerate") if importlib.util.find_spec(name) is None),
     )
+
+
+def memory_shortage(request: ValidationRequest) -> str | None:
+    """What to say before a training for which this machine has not the memory; None where it has, or that is not known.
+
+    For those who see no plan. Of processes that train together the first says it.
+
+    Raises:
+        ModelError: the model is unknown.
+    """
+    shape, free = _shape(request), free_bytes(find_device(request.model.device))
+    if shape is None or free is None or not processes().is_first or (needed := _bytes(request, shape)) <= free:
+        return None
+    there = f"{free / 2**20:,.0f} MiB are free"
+    return f"training takes about {needed / 2**20:,.0f} MiB, and {there}: {_LESS_MEMORY}"
+
+
+def _shape(request: ValidationRequest) -> Shape | None:
+    """The model's size; None where only its own code knows it."""
+    try:
+        return shape_of(request.model.model, request.model.revision, None)
+    except CustomCodeError:
+        return None
 
 
 def _method(request: ValidationRequest) -> str:

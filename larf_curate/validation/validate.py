@@ -8,6 +8,8 @@ from typing import Any, Unpack, cast
 from ..atomic import require_writable, write_text
 from ..deciding.datasets import Parts
 from ..models.options import FitOptions, ModelOptions
+from ..progress import say
+from .plan import memory_shortage
 from .processes import processes
 from .request import ValidationRequest
 from .results import Validation
@@ -68,6 +70,8 @@ def validate(
     file = Path(out) if out is not None and processes().is_first else None
     if file is not None:
         require_writable(file)
+    if (shortage := memory_shortage(request)) is not None:
+        say(shortage)
     validation = run_validation(request)
     if file is not None:
         write_text(file, validation.to_json())

@@ -16,6 +16,7 @@ from larf_curate.validation.plan import ValidationPlan, plan_validation
 from larf_curate.validation.request import ValidationRequest
 from larf_curate.validation.scored_rows import ScoredRows
 from larf_curate.validation.settings import ComparingSettings, TrainingSettings
+from larf_curate.validation.validate import validate
 
 
 @pytest.fixture
@@ -51,6 +52,14 @@ def test_memory_that_is_not_there_is_said(plan):
     assert json.loads(short.to_json())["fits"] is False
     # Gradients and averages of all weights take more than the room that a small model leaves beside it.
     assert plan(8 << 30, method="full").bytes is not None
+
+
+def test_who_sees_no_plan_is_told_too(scored_run, tiny_model, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("larf_curate.validation.validate.run_validation", lambda _request: None)
+    for free, said in ((64 << 30, False), (1 << 20, True)):
+        monkeypatch.setattr(planning, "free_bytes", lambda _device, free=free: free)
+        validate(scored_run, tiny_model, arms=["removed"], work=tmp_path / "work", device="cpu")
+        assert ("1 MiB are free: it will run out; take dtype nf4" in caplog.text) is said
 
 
 @pytest.mark.slow
