@@ -17,6 +17,9 @@ from support.models import WIDE, make_model, make_refusing_model
 
 # Before torch and the Hub's client are imported, which read these once.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# As it is imported, bitsandbytes (which peft and trl import) has torch compile functions of its own that no test calls.
+# That would load all of torch's compiler: two seconds in each process.
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many test processes as cores: each has one, and so have its children
     os.environ["OMP_NUM_THREADS"] = "1"
 HUB_HOME = Path(tempfile.mkdtemp(prefix="larf-tests-hf-"))
@@ -237,12 +240,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Collect no garbage until all test files are imported: see `pytest_collection_finish`."""
+    if isinstance(collector, pytest.Session):
+        gc.disable()
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
-    """Let later garbage collections pass over all that collecting has imported, torch above all.
+    """Let garbage collections pass over all that collecting has imported, torch above all.
 
-    It stays until the process ends. Walking through it takes a tenth of a second, and some tests collect garbage often,
-    such as those in which every batch runs out of memory.
+    It stays until the process ends. Walking through it takes a tenth of a second, which importing would do again and
+    again, and some tests collect garbage often, such as those in which every batch runs out of memory.
     """
-    gc.collect()
     gc.freeze()
+    gc.enable()

@@ -15,7 +15,6 @@ from larf_curate.runs import validation_stages
 from larf_curate.runs.driver import Submitted
 from larf_curate.validation import run as running
 from larf_curate.validation.results import Validation
-from larf_curate.validation.weighted_loss import WeightedTrainer
 
 
 @pytest.fixture
@@ -70,6 +69,8 @@ def trained(monkeypatch) -> list[str]:
 @pytest.fixture
 def trainings(monkeypatch) -> list[int]:
     """The rows of each training that trl does."""
+    from larf_curate.validation.weighted_loss import WeightedTrainer  # not above: trl takes seconds
+
     done: list[int] = []
     to_the_end = WeightedTrainer.train
     monkeypatch.setattr(

@@ -23,7 +23,6 @@ from larf_curate.validation.settings import AskingSettings, ComparingSettings, T
 from larf_curate.validation.study import Study
 from larf_curate.validation.treating import SafeLoraChange, extrapolate
 from larf_curate.validation.validate import validate
-from larf_curate.validation.weighted_loss import WeightedTrainer
 
 SHAPE = (12, 9)
 
@@ -177,6 +176,8 @@ def test_refusals_answer_the_requests_of_their_own_rows_where_rows_are_left_out(
 @pytest.mark.slow
 @pytest.mark.usefixtures("few_choices")
 def test_every_remedy_runs_as_an_arm(scored_run, taught_model, tiny_model, tmp_path, monkeypatch):
+    from larf_curate.validation.weighted_loss import WeightedTrainer  # not above: trl takes seconds
+
     monkeypatch.setattr("larf_curate.validation.judging.is_english", lambda _text: True)
     monkeypatch.setattr("larf_curate.validation.treating.safety_blocks", lambda _study: (1, 2))
     monkeypatch.setattr("larf_curate.validation.treating.safe_answers", lambda: safe_answers()[:8])
