@@ -39,6 +39,7 @@ from larf_curate.models.options import ModelOptions
 
 PREFIX = [7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24]
 ROWS = [[*PREFIX, *own] for own in ([30], [31, 32], [33, 34, 35], [40, 41, 42], list(range(50, 90)))]
+ALL_LENGTHS = ROWS + random_rows()
 SPLIT = PackingSettings(prefix_overhead=0)
 """A shared prefix runs by itself in lists as short as these."""
 FUSED = ["llama", "llama3_rope", "mistral", "qwen2", "qwen3"]
@@ -87,19 +88,24 @@ def test_states_equal_the_full_forward_pass(
         assert_equal_states(states.values, expected[:, layers])
 
 
+@functools.cache
+def states_of_all_lengths(home: Path) -> np.ndarray:
+    """The states of `ALL_LENGTHS` by the full forward pass of the model in a directory."""
+    return full_states(home, ALL_LENGTHS)
+
+
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma2"])
 @pytest.mark.parametrize("queries", [3, 64])
 @pytest.mark.parametrize("sdpa_tokens", [1, 10_000])
 @pytest.mark.slow
 def test_attention_in_chunks_and_in_torch_s_own_kernel(
-    name: str, queries: int, sdpa_tokens: int, tmp_path: Path
+    name: str, queries: int, sdpa_tokens: int, model_and_states: Callable[[str], tuple[Path, np.ndarray]]
 ) -> None:
     """Rows of all lengths, also shorter than the prefix that they share."""
-    make_architecture(tmp_path, name)
-    rows = ROWS + random_rows()
+    home, _ = model_and_states(name)
     settings = PackingSettings(prefix_overhead=0, chunk_queries=queries, sdpa_tokens=sdpa_tokens)
-    encoder = encoder_of(tmp_path, settings=settings)
-    assert_equal_states(encoder.encode(rows, LAYERS).values, full_states(tmp_path, rows))
+    encoder = encoder_of(home, settings=settings)
+    assert_equal_states(encoder.encode(ALL_LENGTHS, LAYERS).values, states_of_all_lengths(home))
     assert is_packed(encoder)
 
 

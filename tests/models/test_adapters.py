@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,14 @@ from larf_curate.models.locating import local_version, locate
 from larf_curate.models.options import ModelOptions
 
 
+@pytest.fixture(scope="module")
+def plain_adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA over the tiny model, to be copied."""
+    home = tmp_path_factory.mktemp("adapter")
+    make_adapter(tiny_model, home)
+    return home
+
+
 @pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"use_dora": True}], ids=["lora", "rslora", "dora"])
 def test_an_adapter_gives_peft_s_own_states(tiny_model: Path, tmp_path: Path, options: dict[str, bool]) -> None:
     expected = full_states(make_adapter(tiny_model, tmp_path, **options), [0, 1, 3])
@@ -46,8 +55,8 @@ def test_an_adapter_of_the_upper_blocks_alone_leaves_the_lower_as_they_are(tiny_
     assert_equal_states(states(tmp_path, [1]), full_states(adapted, [1]))
 
 
-def test_an_adapter_s_version_names_base_and_adapter(tiny_model: Path, tmp_path: Path) -> None:
-    make_adapter(tiny_model, tmp_path)
+def test_an_adapter_s_version_names_base_and_adapter(tiny_model: Path, plain_adapter: Path, tmp_path: Path) -> None:
+    shutil.copytree(plain_adapter, tmp_path, dirs_exist_ok=True)
     assert load(tmp_path, 0).version == f"{local_version(tiny_model)}+{local_version(tmp_path)}"
 
 
@@ -59,8 +68,8 @@ def test_an_adapter_brings_its_own_tokenizer(tmp_path: Path) -> None:
     assert load(tmp_path / "adapter", 0).tokenizer.chat_template == CHATML
 
 
-def test_an_adapter_s_tokenizer_without_a_chat_template_takes_the_base_s(tiny_model: Path, tmp_path: Path) -> None:
-    make_adapter(tiny_model, tmp_path)
+def test_an_adapter_s_tokenizer_without_a_chat_template_takes_the_base_s(plain_adapter: Path, tmp_path: Path) -> None:
+    shutil.copytree(plain_adapter, tmp_path, dirs_exist_ok=True)
     make_tokenizer(tmp_path, None)
     assert load(tmp_path, 0).tokenizer.chat_template == CHATML
 
@@ -82,8 +91,8 @@ def test_a_base_that_lacks_weights_is_refused_under_an_adapter_too(copy: Path, t
         load(tmp_path / "adapter", 2)
 
 
-def test_an_adapter_that_lacks_weights_is_refused(tiny_model: Path, tmp_path: Path) -> None:
-    make_adapter(tiny_model, tmp_path)
+def test_an_adapter_that_lacks_weights_is_refused(plain_adapter: Path, tmp_path: Path) -> None:
+    shutil.copytree(plain_adapter, tmp_path, dirs_exist_ok=True)
     tensors = load_file(tmp_path / "adapter_model.safetensors")
     kept = {name: tensor for name, tensor in tensors.items() if "layers.1." not in name}
     save_file(kept, tmp_path / "adapter_model.safetensors", {"format": "pt"})
@@ -92,16 +101,16 @@ def test_an_adapter_that_lacks_weights_is_refused(tiny_model: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a safetensors file"])
-def test_a_broken_adapter_gives_one_clear_line(tiny_model: Path, tmp_path: Path, content: bytes | None) -> None:
-    make_adapter(tiny_model, tmp_path)
+def test_a_broken_adapter_gives_one_clear_line(plain_adapter: Path, tmp_path: Path, content: bytes | None) -> None:
+    shutil.copytree(plain_adapter, tmp_path, dirs_exist_ok=True)
     weights = tmp_path / "adapter_model.safetensors"
     weights.unlink() if content is None else weights.write_bytes(content)
     with pytest.raises(ModelError, match=str(tmp_path)):
         load(tmp_path, 0)
 
 
-def test_an_adapter_whose_base_is_gone_names_the_base(tiny_model: Path, tmp_path: Path) -> None:
-    make_adapter(tiny_model, tmp_path / "adapter")
+def test_an_adapter_whose_base_is_gone_names_the_base(plain_adapter: Path, tmp_path: Path) -> None:
+    shutil.copytree(plain_adapter, tmp_path / "adapter", dirs_exist_ok=True)
     rewritten = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     rewritten["base_model_name_or_path"] = str(tmp_path / "gone")
     (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(rewritten))
@@ -264,9 +273,9 @@ def test_an_alora_is_at_work_from_its_invocation_on(tiny_model: Path, tmp_path: 
     ids=["layer_replication", "adaption_prompt", "prompt_tuning"],
 )
 def test_adapters_that_cannot_be_used_are_named_in_one_line(
-    tiny_model: Path, tmp_path: Path, change: dict[str, Any], words: str
+    plain_adapter: Path, tmp_path: Path, change: dict[str, Any], words: str
 ) -> None:
-    make_adapter(tiny_model, tmp_path)
+    shutil.copytree(plain_adapter, tmp_path, dirs_exist_ok=True)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     kept = (
         config if "peft_type" not in change else {key: config[key] for key in ("base_model_name_or_path", "task_type")}
@@ -305,8 +314,8 @@ def test_a_base_beside_the_adapter_is_found_from_anywhere(
     assert_equal_states(states(adapter, [1]), expected)
 
 
-def test_an_adapter_that_names_itself_as_its_base_is_refused(tiny_model: Path, tmp_path: Path) -> None:
-    make_adapter(tiny_model, tmp_path)
+def test_an_adapter_that_names_itself_as_its_base_is_refused(plain_adapter: Path, tmp_path: Path) -> None:
+    shutil.copytree(plain_adapter, tmp_path, dirs_exist_ok=True)
     rename_base(tmp_path, str(tmp_path))
     with pytest.raises(ModelError, match=rf"adapter {tmp_path} names itself as its base model: .*--base"):
         load(tmp_path, 1)
@@ -331,11 +340,11 @@ def test_the_revision_of_the_base_is_followed(
     base: str | None,
     named: str | None,
     expected: tuple[str, str | None],
-    tiny_model: Path,
+    plain_adapter: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    make_adapter(tiny_model, tmp_path)
+    shutil.copytree(plain_adapter, tmp_path, dirs_exist_ok=True)
     rename_base(tmp_path, "acme/base", revision=named)
     asked: list[tuple[str, str | None]] = []
     commit = "0123456789" * 4
