@@ -177,7 +177,7 @@ def test_beside_files_of_another_format_ours_are_loaded_by_path(declared, push, 
 def test_each_request_fails_once_or_for_good(publication, hub: Hub, monkeypatch):
     """Everything is there in one commit after a failure that goes away; nothing is, after one that stays."""
     monkeypatch.setattr(time, "sleep", lambda seconds: None)  # the Hub's client waits between tries of its own
-    client = HubClient(waits=(0.0,) * 5)
+    client = HubClient(waits=(0.0,) * 2)
 
     def push_anew() -> None:
         hub.repos.clear(), hub.lfs.clear(), hub.requests.clear()
@@ -196,7 +196,7 @@ def test_each_request_fails_once_or_for_good(publication, hub: Hub, monkeypatch)
     hub.fail_how = 503
     for number in range(1, count + 1):
         hub.fail_at = set(range(number, 1000))
-        with pytest.raises(PublishError, match="503 after 6 tries"):
+        with pytest.raises(PublishError, match="503 after 3 tries"):
             push_anew()
         hub.fail_at = set()
         there = hub.repos.get(REPO)

@@ -12,6 +12,7 @@ from support.loopback_hub import Hub
 from support.made_runs import run_maker, sample_rows
 
 from larf_curate.deciding.results import Results
+from larf_curate.hub import HubClient
 from larf_curate.publishing import push_run
 from larf_curate.publishing.publication import Publication, publish_files
 
@@ -96,6 +97,7 @@ def pushes(run: Path, publication: Publication, hub: Hub, monkeypatch: pytest.Mo
     """Pushes of a run whose report is made once, and which wait for nothing."""
     monkeypatch.setattr(push_run, "publish_files", lambda *_, **__: publication)
     monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setattr(push_run, "HubClient", lambda: HubClient(waits=(1.0, 1.0)))  # three tries are as good as six
 
     def pushes(before: dict[str, bytes] | None, *options: str) -> Pushes:
         return Pushes(run, hub, before, options)
