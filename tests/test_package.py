@@ -176,7 +176,6 @@ def module_name(path: Path) -> str:
     return ".".join(["larf_curate", *path.relative_to(HOME).with_suffix("").parts]).removesuffix(".__init__")
 
 
-@pytest.mark.slow
 def test_no_file_imports_itself_by_way_of_others():
     """Late and type-only imports count: a circle that works today is one that breaks with the next import."""
     names = {module_name(path): path for path in MODULES if path != HOME / "__init__.py"}
@@ -211,7 +210,6 @@ def test_no_module_is_too_long_to_be_read_at_once():
     assert [str(path.relative_to(HOME)) for path, length in lengths.items() if length > 350] == []
 
 
-@pytest.mark.slow
 def test_only_the_command_line_prints_tables():
     users = {room(path) for path in MODULES for name, _ in imports(path) if name.split(".")[0] in ("typer", "rich")}
     assert users <= {"cli", "console"}

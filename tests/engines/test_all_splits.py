@@ -113,7 +113,7 @@ def test_files_in_one_process(tiny_scorer: LARFScorer, tmp_path: Path) -> None:
 def test_a_recipe_and_what_is_published_of_it(tasks: int, tiny_scorer: LARFScorer, tmp_path: Path) -> None:
     tiny_scorer.save_pretrained(tmp_path / "scorer")
     recipe = {
-        "source": {"path": as_saved(tmp_path), "split": "all", "shard_rows": 8},
+        "source": {"path": as_saved(tmp_path), "split": "all", "shard_rows": 16},
         "scorer": {"from": str(tmp_path / "scorer")},
         "threshold": {"drop_top": 9},
         "executor": {"tasks": tasks},
@@ -146,7 +146,7 @@ def test_the_command_line(tiny_scorer: LARFScorer, tmp_path: Path) -> None:
 def recipe_of(home: Path, scorer: LARFScorer, **keys: object) -> dict[str, object]:
     scorer.save_pretrained(home / "scorer")
     return {
-        "source": {"path": as_saved(home), "split": "all", "shard_rows": 8},
+        "source": {"path": as_saved(home), "split": "all", "shard_rows": 16},
         "scorer": {"from": str(home / "scorer")},
         "threshold": {"drop_top": 3, "per_split": True},
         "output": str(home / "out"),

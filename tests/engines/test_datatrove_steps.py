@@ -479,7 +479,6 @@ def test_a_filter_without_any_score_fails_the_task(data, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["lines", "rows"])
-@pytest.mark.slow
 def test_an_exclusion_writer_that_fails_fails_the_task(kind, data, tiny_scorer, scores, median, tmp_path):
     schema = scored_schema(open_source(str(data / "jsonl")).schema, tiny_scorer.spec)
     kept, removed, logs = tmp_path / "kept", tmp_path / "removed", tmp_path / "logs"

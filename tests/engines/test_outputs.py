@@ -79,6 +79,7 @@ def test_scored_rows_are_loaded(ending, tmp_path, tiny_scorer: LARFScorer):
 
 @pytest.mark.parametrize("tasks", [1, 2])
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_pictures")
 def test_parts_of_a_run_are_loaded(tasks, tmp_path, tiny_scorer: LARFScorer, monkeypatch):
     """Four shards, of which one alone has a row to remove."""
     monkeypatch.chdir(tmp_path)
@@ -114,6 +115,7 @@ def test_the_index_of_pandas_survives(tmp_path, tiny_scorer: LARFScorer):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_pictures")
 def test_the_index_of_pandas_survives_a_recipe(tmp_path, tiny_scorer: LARFScorer, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny_scorer.save_pretrained("scorer")

@@ -132,6 +132,7 @@ def hostile_run(make_run):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_pictures")
 def test_hostile_texts_in_the_card(hostile_run):
     results = Results.open(hostile_run)
     files = publish_files(results, "acme/clean", removed=True, examples=25)
@@ -194,6 +195,7 @@ def browse(page: Path, script: str, tmp_path: Path, *flags: str) -> Any:
     return json.loads(base64.b64decode(found[1]))
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_hostile_texts_in_the_page_source(hostile_run):
     results = Results.open(hostile_run)
     hostile = Tags(render_page(results, build_report(results))).found
@@ -206,6 +208,7 @@ def test_hostile_texts_in_the_page_source(hostile_run):
 
 @pytest.mark.process
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+@pytest.mark.usefixtures("blank_pictures")
 def test_hostile_texts_in_a_browser(hostile_run, tmp_path):
     write_page(hostile_run, tmp_path / "page.html")
     script = """
@@ -331,6 +334,7 @@ def test_every_text_of_the_page_can_be_read_in_both_modes_at_both_widths(make_ru
 
 @pytest.mark.process
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+@pytest.mark.usefixtures("blank_pictures")
 def test_what_the_page_says_of_a_row_follows_the_slider(make_run, tmp_path):
     rows, scores = sample_rows()
     rows[3]["answer"] = "long " * 1000

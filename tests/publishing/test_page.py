@@ -32,7 +32,6 @@ def page_and_stops(run):
 
 
 @pytest.mark.parametrize("threshold", [Threshold.drop_fraction(0.1), Threshold.drop_top(7), Threshold.max_score(-0.05)])
-@pytest.mark.slow
 def test_the_threshold_in_use_is_short_and_removes_the_same_rows(make_run, threshold):
     rows, scores = sample_rows()
     run = make_run(rows, scores, threshold)
@@ -128,7 +127,6 @@ def test_where_nothing_says_what_was_split_no_command_is_shown(plain_run):
 
 
 @pytest.mark.parametrize("several", ["files", "splits"])
-@pytest.mark.slow
 def test_a_row_has_the_number_of_the_source_wherever_it_is_shown(tmp_path, several):
     """In files of their own kept and removed rows would begin at 0 again, and so would the rows of each split."""
     names = {"files": ("b.jsonl", "a.jsonl"), "splits": ("train", "test")}[several]

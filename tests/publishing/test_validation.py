@@ -58,7 +58,6 @@ def test_differences_in_answers_and_losses_are_told(plain_run):
     assert read.arm("removed").differences == removed.differences
 
 
-@pytest.mark.slow
 def test_the_report_holds_it_and_its_pictures(plain_run):
     found = made_validation(plain_run)
     write_validation(found, plain_run)
@@ -105,7 +104,6 @@ def test_names_of_judges_and_models_act_in_nothing(plain_run):
     assert "evil" in page
 
 
-@pytest.mark.slow
 def test_a_validation_of_other_results_is_not_shown(plain_run, make_run):
     from support.made_runs import sample_rows
 

@@ -114,7 +114,6 @@ def test_the_facts_of_a_run_are_those_of_its_report(make_run):
     assert facts["  empty_answer"] == "5"
 
 
-@pytest.mark.slow
 def test_the_page_counts_what_each_threshold_would_remove(make_run):
     rows, scores = sample_rows()
     scores = [score and round(score, 1) for score in scores]

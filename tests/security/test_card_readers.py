@@ -31,7 +31,6 @@ HOSTILE_YAML = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("blank_pictures")
 def test_addresses_in_rows_are_no_links_in_any_renderer(make_run) -> None:
     rows, scores = sample_rows()
@@ -77,7 +76,6 @@ def upload(hub: Hub, content: bytes) -> None:
     hub.repos["acme/clean"].files["README.md"] = content
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("blank_pictures")
 def test_metadata_behind_a_byte_order_mark_stays(plain_run: Path, hub: Hub) -> None:
     upload(hub, "\ufeff---\nlicense: mit\npretty_name: Mine\n---\n\n# Words of mine\n".encode())

@@ -142,7 +142,6 @@ def made_scorer(model: str) -> tuple[ScorerSpec, dict[str, np.ndarray]]:
     return spec, tensors
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("blank_pictures")
 def test_the_scorer_of_a_run_is_published_with_it_and_can_be_loaded(plain_run: Path, tmp_path: Path, hub: Hub) -> None:
     spec, tensors = made_scorer(f"/srv/{DIRECTORY}/model")

@@ -157,7 +157,6 @@ def links_and_tags(card: str) -> str:
     return MarkdownIt("commonmark", {"html": True}).enable("table").render(card.split("---\n", 2)[2])
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("blank_pictures")
 def test_a_search_is_text_in_both_cards(make_run) -> None:
     """Its names are any text; they are escaped where they are printed."""

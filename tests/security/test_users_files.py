@@ -84,7 +84,6 @@ def test_filter_replaces_no_directory_that_holds_anything_else(tmp_path: Path, k
     assert everything(tmp_path) == before
 
 
-@pytest.mark.slow
 def test_filter_does_not_replace_the_directory_of_a_run(tmp_path: Path, run_recipe) -> None:
     run_recipe(tmp_path / "out")
     before = everything(tmp_path)
@@ -153,7 +152,6 @@ def test_no_result_replaces_its_own_source(tmp_path: Path, tiny_scorer) -> None:
 # Reports -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_report_deletes_only_plots_of_earlier_reports(make_run) -> None:
     rows, scores = sample_rows()
     run = make_run(rows, scores)
