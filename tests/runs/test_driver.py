@@ -40,7 +40,7 @@ WORDS = ["bread", "salt", "river", "lamp", "orchard", "harbour", "copper", "viol
 
 def row(number: int) -> dict[str, object]:
     """Of many lengths, some equal to each other, every hundredth without an answer."""
-    chance = np.random.default_rng(number % 225)
+    chance = np.random.default_rng(number % 150)
     answer = " ".join(chance.choice(WORDS, 1 + number % 17)) if number % 100 else ""
     return {"number": number, "instruction": f"Say something of {chance.choice(WORDS)}.", "output": answer}
 
@@ -61,7 +61,7 @@ def recipe(home: Path, scorer: str | dict, source: str = "rows.jsonl", out: str 
         "source": {"path": str(home / source), "shard_rows": 32},
         # A size that another process measures meanwhile would make other batches, and scores with other last bits.
         "scorer": {"from": scorer, "batch_tokens": 512} if isinstance(scorer, str) else scorer,
-        "threshold": {"drop_top": 45},
+        "threshold": {"drop_top": 30},
         "output": str(home / out),
         **sections,
     }
@@ -110,7 +110,6 @@ def test_one_task_needs_no_stages_that_wait_for_each_other(
     assert sum(map(len, results(tmp_path).values())) == 70
 
 
-@pytest.mark.slow
 def test_a_run_leaves_nothing_in_the_environment(tmp_path, scorer):
     """What workers need to know is there while they start, not for whatever the process starts afterwards."""
     write_rows(tmp_path / "rows.jsonl", 20)
@@ -121,9 +120,9 @@ def test_a_run_leaves_nothing_in_the_environment(tmp_path, scorer):
 
 @pytest.fixture(scope="module")
 def undisturbed(scorer: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """450 rows in some shards, and their results from one process."""
+    """300 rows in some shards, and their results from one process."""
     home = tmp_path_factory.mktemp("undisturbed")
-    write_rows(home / "rows.jsonl", 450)
+    write_rows(home / "rows.jsonl", 300)
     run(recipe(home, scorer))
     return home
 
@@ -136,10 +135,10 @@ def test_it_decides_as_map_and_threshold_do(undisturbed, tiny_scorer):
     data = load_dataset("json", data_files=str(undisturbed / "rows.jsonl"), split="train")
     scored = data.map(tiny_scorer, batched=True, batch_size=100)
     scores = np.array(scored["larf_score"], dtype=np.float64)
-    threshold = Threshold.drop_top(45).fit(scores)
+    threshold = Threshold.drop_top(30).fit(scores)
     kept = scored.filter(threshold.with_unscorable("keep").keep, input_columns="larf_score", with_indices=True)
     found = results(undisturbed)
-    assert {outcome: len(table) for outcome, table in found.items()} == {"kept": 400, "removed": 45, "unscorable": 5}
+    assert {outcome: len(table) for outcome, table in found.items()} == {"kept": 267, "removed": 30, "unscorable": 3}
     assert set(kept["number"]) - set(found["unscorable"]["number"].to_pylist()) == set(
         found["kept"]["number"].to_pylist()
     )
@@ -525,7 +524,6 @@ def test_a_file_among_others_that_cannot_be_used(spoil, words, scorer, tmp_path)
         run(recipe(tmp_path, scorer, "data/*.parquet"))
 
 
-@pytest.mark.slow
 def test_a_file_without_rows_among_others_is_none(scorer, tmp_path):
     (tmp_path / "data").mkdir()
     rows = pa.Table.from_pylist([row(i) for i in range(70)])
