@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -23,6 +24,7 @@ from larf_curate.encoding.encoder import get_encoder
 from larf_curate.errors import ModelError, OutputError, PromptsError, ReferencesError
 from larf_curate.models.options import ModelOptions
 from larf_curate.rows.turns import Conversation
+from larf_curate.scoring.layer_search import locators
 from larf_curate.scoring.layer_search.locators import separation
 from larf_curate.scoring.layer_search.profile import LayerProfile
 from larf_curate.scoring.layer_search.search import safety_layer
@@ -30,11 +32,14 @@ from larf_curate.scoring.layer_search.search import safety_layer
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 PROMPTS = [f"May I {letter}" for letter in LETTERS]
 PLANTED = 3
+LOCATED = 12
+"""Prompts of a kind for the quick looks at each block."""
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """No search finds what another test has found; the demo model stays where it is."""
+    monkeypatch.setattr(locators, "_PROMPTS", LOCATED)  # of 60 a kind, which most of a search's time would go to
     if "demo" not in request.node.name:
         monkeypatch.setenv("LARF_CURATE_CACHE", str(tmp_path / "cache"))
 
@@ -142,12 +147,12 @@ def test_a_model_that_never_refuses_has_no_such_layer(
     tmp_path: Path, search: Any, references_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = plant(tmp_path, None)
-    profile = search(home, prompts=PROMPTS, max_new_tokens=4)
+    profile = search(home, prompts=PROMPTS, max_new_tokens=4, blocks=[0, PLANTED])
     assert profile.best is None
     assert profile.unscaled == 0
     assert profile.p_value == 1.0
     assert profile.verdict().startswith("no block stands out: 0 of 52 prompts are refused")
-    monkeypatch.setattr("larf_curate.scoring.layer_search.search.over_rejection_prompts", lambda: PROMPTS[:8])
+    monkeypatch.setattr("larf_curate.scoring.layer_search.search.over_rejection_prompts", lambda: PROMPTS[:4])
     with pytest.raises(ModelError, match=r"layer 'auto' of .*: no block stands out.*choose a layer by hand"):
         LARFScorer.fit(str(home), "auto", references=references_file)
 
@@ -160,9 +165,9 @@ def test_a_prompt_that_the_template_refuses_is_named(tiny_model: Path, search: A
 
 @pytest.mark.slow
 def test_counts_are_those_of_the_plain_way(tmp_path: Path, search: Any) -> None:
-    """Against a scaled copy of transformers' own model, one prompt at a time, all tokens, and the judge afterwards."""
+    """Against a scaled copy of transformers' own model, nothing reused, all tokens, and the judge afterwards."""
     home = make_model(tmp_path, seed=3)
-    scales, blocks, prompts = (0.7, 1.3), [0, 2, 4], over_rejection_prompts()[:20]
+    scales, blocks, prompts = (0.7, 1.3), [0, 2, 4], over_rejection_prompts()[:10]
     asked: list[tuple[str, str]] = []
 
     def judge(prompt: str, answer: str, /) -> bool:
@@ -170,10 +175,11 @@ def test_counts_are_those_of_the_plain_way(tmp_path: Path, search: Any) -> None:
         return sum(answer.encode()) % 3 == 0  # any rule that hangs on the whole answer
 
     profile = search(home, prompts=prompts, scales=scales, blocks=blocks, max_new_tokens=6, judge=judge)
-    answers = {"unscaled": plain_answers(home, None, 1.0, prompts)}
-    assert sorted(asked[: len(prompts)]) == sorted(zip(prompts, answers["unscaled"], strict=True))
+    plain = AutoModelForCausalLM.from_pretrained(home, dtype=torch.float32).eval()
+    unscaled = plain_answers(plain, home, None, 1.0, prompts)
+    assert sorted(asked[: len(prompts)]) == sorted(zip(prompts, unscaled, strict=True))
     expected = {
-        (block, scale): [judge("", answer) for answer in plain_answers(home, block, scale, prompts)]
+        (block, scale): [judge("", answer) for answer in plain_answers(plain, home, block, scale, prompts)]
         for block in blocks
         for scale in scales
     }
@@ -185,20 +191,25 @@ def test_counts_are_those_of_the_plain_way(tmp_path: Path, search: Any) -> None:
     assert profile.judge == "judge"
 
 
-def plain_answers(home: Path, block: int | None, scale: float, prompts: list[str]) -> list[str]:
-    model = AutoModelForCausalLM.from_pretrained(home, dtype=torch.float32).eval()
+def plain_answers(plain: Any, home: Path, block: int | None, scale: float, prompts: list[str]) -> list[str]:
+    """The likeliest token behind all before it, six times; zeros behind a row change nothing before them."""
+    model = copy.deepcopy(plain)
     tokenizer = AutoTokenizer.from_pretrained(home)
     if block is not None:
         for name, parameter in model.model.layers[block].named_parameters():
             if name.endswith("proj.weight"):
                 parameter.data.mul_(scale)
-    found = []
-    for prompt in prompts:
-        turns = [{"role": "user", "content": prompt}]
-        ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=True, return_tensors="pt")
-        out = model.generate(**ids, max_new_tokens=6, do_sample=False, pad_token_id=0)
-        found.append(tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))
-    return found
+    turns = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    asked = [tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False) for turn in turns]
+    rows = asked
+    for _ in range(6):
+        longest = max(map(len, rows))
+        with torch.inference_mode():
+            logits = model(torch.tensor([row + [0] * (longest - len(row)) for row in rows]), use_cache=False).logits
+        rows = [[*row, int(logits[number, len(row) - 1].argmax())] for number, row in enumerate(rows)]
+    answers = [row[len(prompt) :] for row, prompt in zip(rows, asked, strict=True)]
+    ends = [[*answer, tokenizer.eos_token_id].index(tokenizer.eos_token_id) for answer in answers]
+    return tokenizer.batch_decode([a[:end] for a, end in zip(answers, ends, strict=True)], skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("first_block", ["found", "interrupted", "failed"])
@@ -211,8 +222,9 @@ def test_blocks_are_asked_in_as_many_threads_as_torch_has(
 
     home = plant(tmp_path / "model", PLANTED)
     options: dict[str, Any] = {"prompts": PROMPTS, "max_new_tokens": 4}
-    threads(1)
-    alone = search(home, **options, resume=tmp_path / "alone")
+    if first_block == "found":
+        threads(1)
+        alone = search(home, **options, resume=tmp_path / "alone")
     threads(2)
     real, seen, is_second_in = Answerer.scaled_answers, set(), Event()
 
@@ -379,7 +391,7 @@ def test_located_blocks_are_those_of_a_plain_computation(tiny_model: Path, refer
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     rows = [row for row in sample_rows() if not row["input"] and row["category"] != "obedient"]
-    normal = spread([row["instruction"] for row in rows], 60)
+    normal = spread([row["instruction"] for row in rows], LOCATED)
     harmful = [pair.safe.prompt for pair in references.pairs]
 
     def states(prompts: list[str]) -> np.ndarray[Any, Any]:
