@@ -97,6 +97,7 @@ def assert_plain_answers(
 
 
 @pytest.mark.parametrize(("block", "scale"), [(None, 1.0), (0, 0.7), (2, 1.3), (4, 0.8)])
+@pytest.mark.slow
 def test_answers_are_those_of_the_plain_way(
     architecture: tuple[str, Path],
     loaded: LoadedModel,

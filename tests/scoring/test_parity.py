@@ -23,6 +23,8 @@ from support.models import SIZES, make_model
 from larf_curate import LARFScorer, ReferenceSet
 from larf_curate.models import demo
 
+pytestmark = pytest.mark.demo
+
 Case = tuple[dict[str, Any], list[dict[str, str]]]
 RANK, TOP = 4, 3
 
@@ -313,6 +315,7 @@ def test_the_demos_scores_equal_a_plain_forward_pass(
     assert_parity(demo_scorer.with_options(**options).score(rows), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("row_format", "which"),
     [*((name, "mean") for name in FORMATS), ("messages", "top_k"), ("messages", "subspace")],

@@ -92,7 +92,6 @@ def test_words(text: str, wanted: list[str]) -> None:
     assert [text[a:b] for a, b in words(text)] == wanted
 
 
-@pytest.mark.slow
 def test_half_of_the_damage_lies_in_the_spans(scorer: LARFScorer) -> None:
     """Token by token: what touches a range, counted by the offsets of the tokenizer itself."""
     found = scorer.annotate(ROWS)
