@@ -15,6 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+# A run imports these late. Without them here each fork would do so anew, which takes a second.
+import datasets  # noqa: F401
+
+import larf_curate.cli
+import larf_curate.console  # noqa: F401
+
 from .commands import start_larf
 
 EXECUTORS: dict[str, dict[str, Any]] = {
