@@ -72,15 +72,26 @@ def main() -> None:
         LOGGER.setLevel(level)  # of a process that goes on
 
 
+class _WorkerInterrupt(KeyboardInterrupt, SystemExit):
+    """Ctrl-C in a forked process. A pool's worker that has no task ends by it as by `sys.exit(1)`, without a traceback.
+
+    A worker that has one records that it was interrupted.
+    """
+
+    def __init__(self) -> None:
+        self.code = 1
+
+
 class _Fork:
-    """Whether a thread is in the middle of `os.fork`."""
+    """Whether a thread is in the middle of `os.fork`, and what an interrupt raises in this process."""
 
     under_way = False
+    interrupt: type[KeyboardInterrupt] = KeyboardInterrupt
 
 
 def _interrupt(number: int, _: object) -> None:
     if not _Fork.under_way:
-        raise KeyboardInterrupt
+        raise _Fork.interrupt
     # Python drops what is raised while it calls `at_fork` functions. Ctrl-C would be lost, and with it the call that
     # gives back the lock of `logging` or loguru, for which other threads would wait for ever.
     threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
@@ -104,13 +115,15 @@ def _guarded(fork: Callable[[], int]) -> Callable[[], int]:
 
 
 def _in_forked_process() -> None:
-    """SIGTERM, by which pools end their workers, ends a forked process at once.
+    """Ctrl-C ends a forked process without a traceback; SIGTERM, by which pools end their workers, at once.
 
-    Python would handle the signal when the main thread runs Python code next. That of a worker that waits for a lock
-    may never do so, and the pool would wait for the worker.
+    Python would handle SIGTERM when the main thread runs Python code next. That of a worker that waits for a lock may
+    never do so, and the pool would wait for the worker.
     """
     if signal.getsignal(signal.SIGTERM) is _interrupt:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is _interrupt:
+        _Fork.interrupt = _WorkerInterrupt
 
 
 if hasattr(os, "register_at_fork"):

@@ -65,6 +65,19 @@ def test_a_forked_worker_does_not_handle_sigterm_in_python_but_ends() -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
+def test_an_interrupt_ends_a_forked_worker_without_a_task_and_without_a_traceback(
+    dropped: list[object], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C reaches all workers of a run, also those that have just been started or wait for the last of them."""
+    with _ended_like_ctrl_c(), multiprocess.get_context("fork").Pool(1) as pool:
+        [worker] = pool._pool
+        assert pool.map(abs, [-1]) == [1]
+        os.kill(worker.pid, signal.SIGINT)
+        worker.join(30)
+        assert worker.exitcode == 1
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_what_a_killed_run_leaves_at_work_ends(tmp_path: Path) -> None:
     """The process that holds what its workers share waited for ever, with a copy of all that the run had loaded."""
     killed = os.fork()
