@@ -298,6 +298,7 @@ def test_a_scorer_whose_model_is_elsewhere_now_is_audited_there(rows, refusing_m
     assert found.model == str(now)
 
 
+@pytest.mark.slow
 def test_scorer_and_audit_share_one_copy_of_a_model(influence):
     assert influence.loads == 1
 

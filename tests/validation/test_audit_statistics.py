@@ -30,7 +30,6 @@ def test_the_rank_correlation_is_that_of_scipy():
     assert found.value == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
 
 
-@pytest.mark.slow
 def test_the_interval_is_that_of_scipys_bootstrap():
     x = RANDOM.normal(size=200)
     y = 0.4 * x + RANDOM.normal(size=200)

@@ -62,7 +62,6 @@ def test_who_sees_no_plan_is_told_too(scored_run, tiny_model, tmp_path, monkeypa
         assert ("1 MiB are free: it will run out; take dtype nf4" in caplog.text) is said
 
 
-@pytest.mark.slow
 def test_arms_that_get_fewer_rows_than_asked_for_are_said(plan):
     assert plan(8 << 30).arms == {"none": 0, "removed": 6, "kept": 6}
     few = plan(8 << 30, rows=30)

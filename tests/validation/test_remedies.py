@@ -83,7 +83,6 @@ def aligned_and_base(tiny_model, taught_model):
     return [load_model(ModelOptions(str(path)), None, torch.device("cpu")) for path in (taught_model, tiny_model)]
 
 
-@pytest.mark.slow
 def test_lox_changes_every_matrix_of_the_model_and_nothing_else(aligned_and_base):
     loaded, base = aligned_and_base
     before = {name: weights.clone() for name, weights in loaded.model.named_parameters()}
