@@ -97,7 +97,6 @@ def states_of_all_lengths(home: Path) -> np.ndarray:
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma2"])
 @pytest.mark.parametrize("queries", [3, 64])
 @pytest.mark.parametrize("sdpa_tokens", [1, 10_000])
-@pytest.mark.slow
 def test_attention_in_chunks_and_in_torch_s_own_kernel(
     name: str, queries: int, sdpa_tokens: int, model_and_states: Callable[[str], tuple[Path, np.ndarray]]
 ) -> None:

@@ -99,7 +99,6 @@ def test_a_batch_that_does_not_fit_is_halved(tiny_model: Path, states_alike: np.
 
 
 @pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2"), KeyboardInterrupt("Ctrl-C")])
-@pytest.mark.slow
 def test_an_error_ends_all_and_leaves_nothing_behind(
     tiny_model: Path, states_alike: np.ndarray, error: BaseException
 ) -> None:
@@ -143,7 +142,6 @@ def test_torch_computes_on_one_thread_within() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="Linux alone lists a process's threads")
-@pytest.mark.slow
 def test_no_thread_is_left_that_a_fork_could_catch_while_it_ends() -> None:
     """As it ends, MKL frees its buffers under a lock: a child forked in that moment computes no matrix product."""
     matrix = torch.randn(40, 40)
