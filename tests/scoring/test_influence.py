@@ -13,7 +13,7 @@ from support.models import SIZES, make_model
 from support.states import ARCHITECTURES, CPU
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from larf_curate.encoding.directions import WeightDirection, block_layers
+from larf_curate.encoding.directions import Factors, WeightDirection, block_layers
 from larf_curate.encoding.encoder import Encoder
 from larf_curate.encoding.losses import token_losses
 from larf_curate.encoding.runtime import Runtime
@@ -118,6 +118,20 @@ def test_a_lower_rank_keeps_the_largest_part(tmp_path):
     assert {part.left.shape[1] for part in direction.factors.values()} == {2}
 
 
+def test_a_cut_is_always_the_same_and_leaves_random_numbers_alone(monkeypatch):
+    """Those of the user, on every device."""
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    matrix = Factors(np.random.default_rng(0).normal(size=(20, 30)).astype(np.float32))
+    torch.manual_seed(7)
+    state = torch.get_rng_state()
+    seeded.clear()
+    first, second = matrix.low_rank(2), matrix.low_rank(2)
+    np.testing.assert_array_equal(first.left, second.left)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not seeded
+
+
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3_text", "phi3", "gpt_neox"])
 @pytest.mark.slow
 def test_two_forward_passes_are_the_derivative(name, tmp_path):
@@ -157,7 +171,6 @@ def exact_derivatives(loaded, direction: WeightDirection, row, trained) -> np.nd
     return found.double().numpy()
 
 
-@pytest.mark.slow
 def test_both_passes_over_some_rows_share_one_plan(tmp_path, monkeypatch):
     loaded, runtime = model_and_runtime(tmp_path)
     direction, _ = margin_direction(loaded, random_refusals(), rank=4)
