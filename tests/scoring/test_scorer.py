@@ -503,7 +503,7 @@ from larf_curate import LARFScorer
 from larf_curate.encoding import runtime
 
 home, log = sys.argv[1:]
-rows = [{"question": f"What is {n} and {n}?", "answer": f"It is {2 * n}. " * (1 + n % 40)} for n in range(40)]
+rows = [{"question": f"What is {n} and {n}?", "answer": f"It is {2 * n}. " * (1 + 3 * n)} for n in range(16)]
 real = runtime.load_model
 
 
@@ -526,7 +526,7 @@ def check(used):
 
     runtime.load_model = load_model
     parts = [
-        Dataset.from_list(rows).map(scorer, batched=batched, batch_size=8, num_proc=2, with_rank=True)
+        Dataset.from_list(rows).map(scorer, batched=batched, batch_size=4, num_proc=2, with_rank=True)
         for batched in ([True, False] if used == "the same model" else [True])
     ]
     pids = open(log + used).read().split()
