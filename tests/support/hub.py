@@ -6,6 +6,7 @@ The Hub's clients read where their Hub is when they are imported. So it is serve
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import itertools
@@ -35,10 +36,20 @@ def serve_for_tests(home: Path) -> Hub:
     """
     assert "huggingface_hub" not in sys.modules, "it has read its settings already"
     hub: Hub = _serving.enter_context(loopback_hub.serve())
+    atexit.register(_stop_serving, os.getpid())
     for name in [name for name in os.environ if name.startswith("HF_")]:
         del os.environ[name]
     os.environ.update(settings(hub, home))
     return hub
+
+
+def _stop_serving(process: int) -> None:
+    """While its thread still runs: later, when Python has ended daemon threads, it would be waited for for ever.
+
+    Nothing is to be stopped in a fork of the process, which has no such thread.
+    """
+    if os.getpid() == process:
+        _serving.close()
 
 
 def settings(hub: Hub, home: Path) -> dict[str, str]:
