@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Container
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from .errors import PublishError, one_line
@@ -131,6 +133,24 @@ class HubClient:
         return f"the Hub cannot be used for {repo}: {one_line(error)}{without}"
 
 
+def seconds_of(retry_after: str | None) -> float:
+    """The seconds that a header `Retry-After` names, as a number or as a date; 0 where it names none.
+
+    >>> seconds_of("20"), seconds_of(None), seconds_of("soon"), seconds_of("Wed, 21 Oct 2015 07:28:00 GMT")
+    (20.0, 0.0, 0.0, 0.0)
+    """
+    if retry_after is None:
+        return 0.0
+    try:
+        seconds = float(retry_after)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return 0.0
+    return max(0.0, seconds) if math.isfinite(seconds) else 0.0
+
+
 def _fault(raised: Exception) -> Exception:
     """What went wrong: the Hub's client wraps it where it is one file of several, or a download that did not begin."""
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -143,10 +163,7 @@ def _fault(raised: Exception) -> Exception:
 def _asked_to_wait(error: Exception) -> float:
     """Seconds that the Hub asks to wait, at most `_LONGEST_WAIT`; 0 where it does not say."""
     headers = getattr(getattr(error, "response", None), "headers", {})
-    try:
-        return min(max(0.0, float(headers.get("Retry-After", 0))), _LONGEST_WAIT)
-    except ValueError:  # a date, which the Hub does not send
-        return 0.0
+    return min(seconds_of(headers.get("Retry-After")), _LONGEST_WAIT)
 
 
 def _status_in_words(error: Exception) -> int | None:

@@ -11,9 +11,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import ModelError, one_line
-from ..hub import hub_errors
+from ..hub import hub_errors, seconds_of
 from ..inert import visible
-from .patience import BusyError, is_busy, seconds_of
+from .patience import BusyError, is_busy
 
 _REASON = 200  # characters
 

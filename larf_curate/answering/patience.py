@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable
-from email.utils import parsedate_to_datetime
 
 from ..errors import ModelError
 from ..progress import say
@@ -37,24 +35,6 @@ def is_busy(status: int) -> bool:
     [429, 503]
     """
     return status in _BUSY
-
-
-def seconds_of(retry_after: str | None) -> float:
-    """The seconds that a header `Retry-After` names, as a number or as a date; 0 where it names none.
-
-    >>> seconds_of("20"), seconds_of(None), seconds_of("soon"), seconds_of("Wed, 21 Oct 2015 07:28:00 GMT")
-    (20.0, 0.0, 0.0, 0.0)
-    """
-    if retry_after is None:
-        return 0.0
-    try:
-        seconds = float(retry_after)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
-        except (ValueError, OverflowError):
-            return 0.0
-    return max(0.0, seconds) if math.isfinite(seconds) else 0.0
 
 
 class Patience:

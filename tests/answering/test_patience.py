@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from larf_curate.answering.patience import BusyError, Patience, seconds_of
+from larf_curate.answering.patience import BusyError, Patience
 from larf_curate.errors import ModelError
+from larf_curate.hub import seconds_of
+
+
+def asked_and_waiting(pool: ThreadPoolExecutor, patience: Patience, question: Callable[[], str]) -> Future[str]:
+    """Ask in another thread; return when the endpoint has been busy and is waited for."""
+    asked = pool.submit(patience.ask, question)
+    while patience._until == 0:
+        time.sleep(0.001)
+    return asked
 
 
 def test_questions_of_several_threads_wait_together_and_that_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -39,9 +49,7 @@ def test_a_question_begun_while_others_wait_waits_too() -> None:
         return "first"
 
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(patience.ask, busy_once)
-        while patience._until == 0:
-            time.sleep(0.001)
+        first = asked_and_waiting(pool, patience, busy_once)
         began = time.monotonic()
         assert patience.ask(lambda: "second") == "second"
         assert time.monotonic() - began >= 0.2
@@ -57,9 +65,7 @@ def test_who_gives_up_waits_no_longer_and_may_ask_again() -> None:
         return "yes"
 
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(patience.ask, question)
-        while patience._until == 0:
-            time.sleep(0.001)
+        asked = asked_and_waiting(pool, patience, question)
         patience.give_up()
         with pytest.raises(ModelError):
             asked.result(5)
