@@ -4,7 +4,7 @@
     python benchmarks/evidence.py --tables evidence.jsonl
 
 docs/evidence.md tells what came out. An arm of one seed takes about five minutes of one core; each is a line of the
-file, and what is there already is not trained again. `--only` picks arms by a part of their name, so that several
+file, and what is there already is not trained again. `--only` picks arms by parts of their names, so that several
 processes can share the work, each with its own file. One thread and bfloat16: the same arm gives the same line again.
 """
 
@@ -37,7 +37,7 @@ class Records:
     """The file of results: a line for each arm and seed."""
 
     file: Path
-    only: str
+    only: Sequence[str]
     done: set[tuple[str, int]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -46,7 +46,7 @@ class Records:
 
     def wants(self, arm: str, seed: int) -> bool:
         """Whether this arm was chosen and is not done."""
-        return self.only in arm and (arm, seed) not in self.done
+        return any(part in arm for part in self.only) and (arm, seed) not in self.done
 
     def add(self, arm: str, seed: int, trial: Trial, rows: Sequence[int]) -> None:
         """Ask the model as it is now."""
@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("rows", type=Path, nargs="?", help="JSONL in any row format, of some hundreds of rows")
     parser.add_argument("--out", type=Path, default=Path("evidence.jsonl"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", default="", help="train the arms whose names hold this")
+    parser.add_argument("--only", nargs="+", default=[""], help="train the arms whose names hold one of these")
     parser.add_argument("--tables", type=Path, nargs="+", help="print what these files hold, and train nothing")
     options = parser.parse_args()
     if options.tables:
