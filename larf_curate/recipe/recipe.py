@@ -130,14 +130,14 @@ class Recipe(Section):
         publish = self.publish
         if publish is not None:
             HubClient().require_token()
-        if self.validate_ is not None:
-            self.validate_.require_all()
+        if (validation := self._validation(trust_remote_code=trust_remote_code)) is not None:
+            validation.require_all()
         outcome = run(self.request(trust_remote_code=trust_remote_code), sweep=sweep)
         if not isinstance(outcome, Submitted):
             if self.audit is not None and os.access(self.output, os.W_OK):
                 self._audit(self.audit, trust_remote_code=trust_remote_code)
-            if self.validate_ is not None and (validation := Validation.of_run(self.output)) is not None:
-                say(f"validation: {validation.verdict}")
+            if validation is not None and (validated := Validation.of_run(self.output)) is not None:
+                say(f"validation: {validated.verdict}")
             if os.access(self.output, os.W_OK):
                 write_report(self.output)
             else:

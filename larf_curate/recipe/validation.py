@@ -9,7 +9,7 @@ from pydantic import model_validator
 
 from ..errors import DataError, LarfError, ModelError
 from ..models.options import declared
-from ..validation.judge_choice import choose_judge, guard_named
+from ..validation.judge_choice import guard_named
 from ..validation.run_settings import RunValidation
 from ..validation.settings import AskingSettings, ComparingSettings, TrainingSettings
 from ..validation.words import parse_arms
@@ -67,26 +67,6 @@ class ValidateSection(Section):
 
     def _settings(self, kind: type[Any]) -> Any:
         return kind(**{name: getattr(self, name) for name in declared(kind)})
-
-    def require_all(self) -> None:
-        """Say what is missing before rows are scored for hours.
-
-        Raises:
-            MissingExtraError: trl, peft or accelerate is not installed.
-            PromptsError: the prompts cannot be read, or are too few.
-            ModelError: the model, the one before its alignment, or a guard model is not there.
-        """
-        from ..answering.prompts import choose_prompts
-        from ..models.locating import locate
-        from ..validation.training import require_training_packages
-
-        require_training_packages()
-        choose_prompts(vars(self)["prompts"])
-        for model in (self.model, vars(self)["base_model"]):
-            if model is not None:
-                locate(model)
-        for judge in vars(self)["judges"]:
-            choose_judge(judge)
 
     def settings(self, scorers: ModelOptions) -> RunValidation:
         """What is done when the rows are split.

@@ -19,7 +19,7 @@ from .arms import ONE_TRAINING, SMALL
 from .processes import processes
 from .prompts import ORDINARY
 from .remedies.forget_filter import safe_answers
-from .request import ValidationRequest
+from .request import ValidationRequest, require_models
 from .words import UNTRAINED
 
 _CHARACTERS_PER_TOKEN = 4
@@ -93,7 +93,7 @@ def plan_validation(request: ValidationRequest) -> ValidationPlan:
         ModelError: the model is unknown.
         PromptsError: the prompts cannot be read, or are too few.
     """
-    request.require_models()
+    require_models(request.model, request.comparing)
     counts = request.counts
     arms = {
         name: 0 if name == UNTRAINED else counts.removed if name in SMALL else counts.kept

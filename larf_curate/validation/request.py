@@ -11,6 +11,7 @@ from ..errors import ModelError
 from ..models.locating import locate
 from ..models.options import ModelOptions
 from ..models.quantising import Quantised
+from ..models.shape import CustomCodeError, shape_of
 from .arms import BEGIN_ALIKE, ArmSizes, count_rows
 from .finished import validation_digest
 from .judge_choice import choose_judge
@@ -36,6 +37,47 @@ def groups_of(comparing: ComparingSettings, training: TrainingSettings) -> tuple
     alike = [name for name in names if name in BEGIN_ALIKE] if training.method == "lora" else []
     groups = [alike if name in alike else [name] for name in names if name not in alike[1:]]
     return tuple(tuple((name, seed) for name in group) for seed in range(comparing.seeds) for group in groups)
+
+
+def require_weights_as_they_are(model: ModelOptions, comparing: ComparingSettings, training: TrainingSettings) -> None:
+    """Find out before any work that quantised weights are asked for what cannot be done with them.
+
+    Raises:
+        ModelError: they are.
+    """
+    if model.dtype not in get_args(Quantised):
+        return
+    needing = [name for name in NEED_UNALIGNED if name in comparing.remedies]
+    if needing:
+        raise ModelError(f"the remedy {needing[0]} needs weights that are not quantised: take another dtype")
+    if training.method == "full":
+        raise ModelError(
+            f"training: weights in {model.dtype} cannot be trained themselves: take method lora, or another dtype"
+        )
+
+
+def require_models(model: ModelOptions, comparing: ComparingSettings) -> None:
+    """Find out before any work that a model is not there, or not the right one, also if only some arms need it.
+
+    Raises:
+        ModelError: one of them cannot be found, or the base model has other blocks than the model.
+    """
+    base_model = comparing.base_model
+    locate(model.model, model.revision, model.base)
+    if base_model is None:
+        return
+    locate(base_model)
+    if not set(NEED_UNALIGNED).intersection(comparing.remedies):
+        return
+    try:
+        shape, before = shape_of(model.model, model.revision, None, model.base), shape_of(base_model, None, None)
+    except CustomCodeError:
+        return  # the shapes of their layers are compared once they are loaded
+    if (shape.total_blocks, shape.block_parameters) != (before.total_blocks, before.block_parameters):
+        raise ModelError(
+            f"{base_model} is not {model.model} before its alignment: it has {before.total_blocks} blocks with "
+            f"{before.block_parameters:,} weights, {model.model} {shape.total_blocks} with {shape.block_parameters:,}"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,26 +111,8 @@ class ValidationRequest:
         if len(set(names)) < len(names):
             raise ModelError(f"two judges have one name: {', '.join(names)}")
         object.__setattr__(self, "judges", judges)
-        if self.model.dtype in get_args(Quantised):
-            needing = [name for name in NEED_UNALIGNED if name in self.comparing.remedies]
-            if needing:
-                raise ModelError(f"the remedy {needing[0]} needs weights that are not quantised: take another dtype")
-            if self.training.method == "full":
-                raise ModelError(
-                    f"training: weights in {self.model.dtype} cannot be trained themselves: take method lora, or "
-                    "another dtype"
-                )
+        require_weights_as_they_are(self.model, self.comparing, self.training)
         _ = self.counts
-
-    def require_models(self) -> None:
-        """Find out before any work that a model is not there, also one that only some arms need.
-
-        Raises:
-            ModelError: one of them cannot be found.
-        """
-        locate(self.model.model, self.model.revision, self.model.base)
-        if self.comparing.base_model is not None:
-            locate(self.comparing.base_model)
 
     @property
     def counts(self) -> ArmSizes:

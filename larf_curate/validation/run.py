@@ -16,7 +16,7 @@ from .judged import JudgedModel, judge_models, losses_before_training, try_judge
 from .judging import AnswerJudge
 from .measuring import Measured, measure
 from .processes import processes
-from .request import ArmAndSeed, ValidationRequest
+from .request import ArmAndSeed, ValidationRequest, require_models
 from .results import Validation, ValidationRecord
 from .study import Study, device_for, prepare
 from .summarising import Models, arm_results, judge_results, trend_of
@@ -64,7 +64,7 @@ def prepared(request: ValidationRequest) -> Study:
     if not processes().is_first:
         LOGGER.setLevel(logging.WARNING)
     require_training_packages()
-    request.require_models()
+    require_models(request.model, request.comparing)
     finished = finished_arms(request)
     finished.require_writable()
     unload_models()  # a scorer's model, of which this process keeps a copy, would take the room of the trained one

@@ -6,12 +6,14 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from ..answering.prompts import choose_prompts
 from ..atomic import write_text
 from ..deciding.layout import SUMMARY
 from ..models.locating import locate
 from ..models.options import ModelOptions
 from .finished import validation_digest
-from .request import ValidationRequest, groups_of
+from .judge_choice import choose_judge
+from .request import ValidationRequest, groups_of, require_models, require_weights_as_they_are
 from .results import VALIDATION
 from .scored_rows import ScoredRows
 from .settings import AskingSettings, ComparingSettings, TrainingSettings
@@ -51,6 +53,23 @@ class RunValidation:
             TrainingSettings(**values["training"]),
             AskingSettings(**values["asking"]),
         )
+
+    def require_all(self) -> None:
+        """Say what is missing before rows are scored for hours.
+
+        Raises:
+            MissingExtraError: trl, peft or accelerate is not installed.
+            PromptsError: the prompts cannot be read, or are too few.
+            ModelError: the model, the one before its alignment, or a guard model is not there, or not usable for this.
+        """
+        from .training import require_training_packages
+
+        require_training_packages()
+        choose_prompts(self.asking.prompts)
+        require_weights_as_they_are(self.model, self.comparing, self.training)
+        require_models(self.model, self.comparing)
+        for judge in self.asking.judges:
+            choose_judge(judge)
 
     @property
     def groups(self) -> int:

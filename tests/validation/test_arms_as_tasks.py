@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 import pytest
+from support.models import SIZES
 from support.validation import HARMFUL
 
 from larf_curate import Recipe
@@ -26,10 +27,10 @@ def recipe(tmp_path, tiny_scorer, taught_model, monkeypatch):
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "prompts.txt").write_text("\n".join(HARMFUL[:16]))
 
-    def make(executor: dict[str, Any] | None = None, **validate: Any) -> Recipe:
+    def make(executor: dict[str, Any] | None = None, scorer: dict[str, Any] | None = None, **validate: Any) -> Recipe:
         said = {
             "source": {"path": str(tmp_path / "rows.jsonl"), "shard_rows": 25},
-            "scorer": {"from": str(tmp_path / "scorer")},
+            "scorer": scorer or {"from": str(tmp_path / "scorer")},
             "threshold": {"drop_top": 10},
             "executor": executor or {"tasks": 2, "workers": 1},
             "output": str(tmp_path / "out"),
@@ -166,13 +167,27 @@ def test_the_plan_says_what_would_be_trained(recipe, taught_model):
         ({"prompts": "few.txt"}, "3 prompts are too few"),
         ({"model": "/models/nowhere"}, "nowhere"),
         ({"base_model": "/models/nowhere", "remedies": ["lox"]}, "nowhere"),
+        (
+            {"base_model": "smaller", "remedies": ["lox"]},
+            "before its alignment: it has 4 blocks with .* 5 with",
+        ),
         ({"judges": ["guard:harmbench:/models/nowhere"]}, "nowhere"),
     ],
     ids=str,
 )
 def test_what_is_missing_is_said_before_rows_are_scored(recipe, tmp_path, monkeypatch, wrong, message):
+    from transformers import LlamaConfig
+
     (tmp_path / "few.txt").write_text("\n".join(HARMFUL[:3]))
+    LlamaConfig(**{**SIZES, "num_hidden_layers": 4}).save_pretrained(tmp_path / "smaller")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LarfError, match=message):
         recipe(**wrong).run()
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_quantised_weights_cannot_do_is_said_before_rows_are_scored(recipe, tmp_path, taught_model):
+    scorer = {"model": str(taught_model), "layer": 1, "dtype": "nf4"}
+    with pytest.raises(LarfError, match="the remedy lox needs weights that are not quantised"):
+        recipe(scorer=scorer, base_model=str(taught_model), remedies=["lox"]).run()
     assert not (tmp_path / "out").exists()

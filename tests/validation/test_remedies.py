@@ -217,7 +217,8 @@ def test_a_base_of_another_shape_is_told(scored_run, taught_model, tmp_path):
     from support.models import SIZES, make_model
     from transformers import LlamaConfig
 
-    other = make_model(tmp_path / "other", LlamaConfig(**{**SIZES, "intermediate_size": 32}))
+    as_many_weights = {"num_attention_heads": 6, "intermediate_size": 48}
+    other = make_model(tmp_path / "other", LlamaConfig(**{**SIZES, **as_many_weights}))
     with pytest.raises(ModelError, match="before its alignment: its layers differ"):
         validate(
             scored_run,
