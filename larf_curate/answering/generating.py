@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..encoding.memory import reuse_memory
@@ -141,7 +142,7 @@ class Answerer:
     def _answer_alone(self, row: int, number: int, stop: Stop | None) -> list[int]:
         """The answer to one prompt by the model's own `generate`."""
         import torch
-        from transformers import StoppingCriteria, StoppingCriteriaList
+        from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
         prompt = self._prompts[number]
 
@@ -151,15 +152,19 @@ class Answerer:
                 return torch.tensor([ended], device=input_ids.device)
 
         ids = torch.tensor([prompt], device=self.loaded.device)
-        out = self.loaded.model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
+        greedy = GenerationConfig(
             max_new_tokens=self.max_new_tokens,
             do_sample=False,
-            repetition_penalty=1.0,
+            eos_token_id=sorted(self._end_tokens) or None,
             pad_token_id=0,
-            stopping_criteria=StoppingCriteriaList([CallStop()]),
         )
+        with _generation_config(self.loaded.model, greedy):
+            out = self.loaded.model.generate(
+                ids,
+                greedy,
+                attention_mask=torch.ones_like(ids),
+                stopping_criteria=StoppingCriteriaList([CallStop()]),
+            )
         answer = out[0, len(prompt) :].tolist()
         return next((answer[:at] for at, token in enumerate(answer) if token in self._end_tokens), answer)
 
@@ -261,3 +266,18 @@ class Answerer:
                 next_tokens[:, None], read.cache, mask[:, : at + 1], positions[:, at : at + 1]
             )
         return answers
+
+
+@contextlib.contextmanager
+def _generation_config(model: Any, config: Any) -> Iterator[None]:
+    """While it lasts, `generate` follows this config alone.
+
+    Handed to `generate`, it would only come before the model's own, which may ask for beams, penalties or tokens that
+    must not come.
+    """
+    before = model.generation_config
+    model.generation_config = config
+    try:
+        yield
+    finally:
+        model.generation_config = before

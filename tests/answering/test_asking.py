@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.models import make_model
+from transformers import MambaConfig
 
 from larf_curate.answering.asking import answers_to
 from larf_curate.answering.generating import Answerer
@@ -58,6 +60,15 @@ def test_answers_and_first_logits_are_those_of_each_prompt_alone(loaded, prompts
         assert found[number] == answer
         torch.testing.assert_close(seen[number], logits, atol=1e-4, rtol=1e-4)
     assert len({tuple(answer) for answer in found}) > 1, "prompts that all get one answer would prove nothing"
+
+
+def test_prompts_are_read_one_by_one_where_reading_them_together_would_change_answers(tmp_path):
+    """The state of a Mamba holds the padding too."""
+    config = MambaConfig(vocab_size=512, hidden_size=48, num_hidden_layers=2, state_size=8)
+    mamba = load_model(ModelOptions(str(make_model(tmp_path, config))), None, torch.device("cpu"))
+    some = [list(range(10, 14)), list(range(30, 39))]
+    for prompt, answer in zip(some, answers_to(mamba, some, 2), strict=True):
+        assert answer == greedy(mamba, prompt, answer)[0]
 
 
 def test_an_answer_ends_when_its_text_says_enough(loaded, prompts):

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from support.models import SIZES, WIDE, make_model
+from support.models import SIZES, WIDE, make_model, make_tokenizer
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoTokenizer,
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
@@ -22,7 +23,7 @@ from transformers import (
 )
 
 from larf_curate.answering.generating import Answerer
-from larf_curate.answering.scaling import scaled
+from larf_curate.answering.scaling import RowFactors, scaled, scaled_by_row
 from larf_curate.errors import ModelError
 from larf_curate.models.loading import LoadedModel, load_model
 from larf_curate.models.options import ModelOptions
@@ -174,6 +175,22 @@ def test_a_bias_is_not_scaled_with_quantised_weights(wide_model: Path, tmp_path:
             torch.testing.assert_close(layer(states), product * 0.8 + layer.bias)
 
 
+@pytest.mark.parametrize("name", ["router", "mlp.gate"])
+def test_the_router_of_a_mixture_of_experts_is_not_scaled(name: str) -> None:
+    """Which experts run would change with it, and by more than the experts do."""
+    block, states = torch.nn.Module(), torch.randn(2, 3, 4)
+    block.up_proj, block.mlp = torch.nn.Linear(4, 4), torch.nn.Module()
+    block.get_submodule(name.rpartition(".")[0]).add_module(name.rpartition(".")[2], torch.nn.Linear(4, 2))
+    layers = [block.up_proj, block.get_submodule(name)]
+    plain = [layer(states) for layer in layers]
+    bias, factors = block.up_proj.bias, RowFactors()
+    factors.values = torch.tensor([1.5, 1.5])
+    for scaling in (scaled(block, 1.5), scaled_by_row(block, factors)):
+        with scaling:
+            torch.testing.assert_close(layers[0](states), (plain[0] - bias) * 1.5 + bias)
+            torch.testing.assert_close(layers[1](states), plain[1])
+
+
 def test_a_block_without_weights_that_are_known_is_not_searched() -> None:
     """Such as one of GPTQ's, whose codes are no parameters: all of its answers would be the unscaled model's."""
     with pytest.raises(ModelError, match="in a form that the search cannot scale"), scaled(torch.nn.LayerNorm(4), 1.1):
@@ -192,6 +209,93 @@ def test_an_answer_ends_when_it_has_been_seen_enough_of(tiny_model: Path) -> Non
 
     assert answerer.answers(stop) == [row[: 1 + n % 5] for n, row in enumerate(whole)]
     assert len(seen) == sum(min(len(row), 1 + n % 5) for n, row in enumerate(whole)), "nothing is decoded after its end"
+
+
+@pytest.mark.parametrize("by_row", [True, False])
+def test_answers_with_several_factors_end_each_at_its_own_place(tiny_model: Path, by_row: bool) -> None:
+    """Those that are left move up in the batch, and keep their factors."""
+    loaded = load_model(ModelOptions(str(tiny_model), device="cpu"), None, torch.device("cpu"))
+    answerer = Answerer(loaded, prompt_ids(loaded.tokenizer), TOKENS)
+    answerer.by_row = by_row
+    asked = [(number, factor) for number in range(len(PROMPTS)) for factor in (0.4, 1.0, 2.5)]
+    whole = answerer.scaled_answers(2, asked)
+    assert len({tuple(whole[at]) for at in range(3)}) == 3, "factors that all give one answer would prove nothing"
+    found = answerer.scaled_answers(2, asked, lambda place, answer: len(answer) == 1 + place % 5)
+    assert found == [row[: 1 + n % 5] for n, row in enumerate(whole)]
+
+
+def test_many_prompts_of_many_lengths_get_the_answers_that_a_few_get(tiny_model: Path) -> None:
+    """They are read in parts, each padded to its own longest, and answered as one batch."""
+    loaded = load_model(ModelOptions(str(tiny_model), device="cpu"), None, torch.device("cpu"))
+    turns = [[{"role": "user", "content": f"Item {number}? " * (1 + number % 9)}] for number in range(36)]
+    ids = loaded.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+    answerer = Answerer(loaded, ids, TOKENS)
+    asked = [(number, 0.5 + number % 3) for number in range(len(ids))]
+    few = [answer for at in range(0, 36, 6) for answer in answerer.scaled_answers(3, asked[at : at + 6])]
+    assert answerer.scaled_answers(3, asked) == few
+    assert len({tuple(answer) for answer in few}) > 9, "prompts that all get one answer would prove nothing"
+
+
+def test_a_window_that_an_answer_outgrows_is_known_from_the_config(tmp_path: Path) -> None:
+    """Prompts alone are within it, so that trying their next tokens would not show it."""
+    make_tokenizer(tmp_path)
+    ids = prompt_ids(AutoTokenizer.from_pretrained(tmp_path))
+    config = Gemma3TextConfig(**SIZES, sliding_window=max(map(len, ids)) + 1, query_pre_attn_scalar=12)
+    loaded = load_model(ModelOptions(str(make_model(tmp_path, config))), None, torch.device("cpu"))
+    answers = Answerer(loaded, ids, 8).answers()
+    assert answers == Answerer(loaded, ids, 8, reuse=False).answers()
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+def test_an_answer_ends_before_any_token_that_ends_one(tiny_model: Path, reuse: bool) -> None:
+    """That is the tokenizer's, or one of those that the model's generation config names: Llama 3 has several."""
+    loaded = load_model(ModelOptions(str(tiny_model), device="cpu"), None, torch.device("cpu"))
+    ids = prompt_ids(loaded.tokenizer)[:3]
+    whole = Answerer(loaded, ids, TOKENS, reuse=reuse).answers()
+    first, second, third = whole[0][2], whole[1][1], whole[2][3]
+    for configured, of_tokenizer in ((first, second), ([first, second], third), (None, third)):
+        loaded.model.generation_config.eos_token_id, loaded.tokenizer.eos_token_id = configured, of_tokenizer
+        ends = {of_tokenizer, *(configured if isinstance(configured, list) else [configured])}
+        wanted = [row[: min([at for at, token in enumerate(row) if token in ends], default=TOKENS)] for row in whole]
+        assert Answerer(loaded, ids, TOKENS, reuse=reuse).answers() == wanted
+        assert wanted != whole
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+def test_answers_are_greedy_whatever_the_model_s_generation_config_asks_for(tiny_model: Path, reuse: bool) -> None:
+    """Models are published with settings for chats: samples, penalties, beams."""
+    loaded = load_model(ModelOptions(str(tiny_model), device="cpu"), None, torch.device("cpu"))
+    ids = prompt_ids(loaded.tokenizer)[:2]
+    whole = Answerer(loaded, ids, TOKENS, reuse=reuse).answers()
+    likeliest = whole[0][0]
+    for name, value in (
+        ("do_sample", True),
+        ("repetition_penalty", 50.0),
+        ("num_beams", 3),
+        ("no_repeat_ngram_size", 1),
+        ("encoder_no_repeat_ngram_size", 1),
+        ("suppress_tokens", [likeliest]),
+        ("begin_suppress_tokens", [likeliest]),
+        ("bad_words_ids", [[likeliest]]),
+        ("forced_eos_token_id", 7),
+        ("min_new_tokens", TOKENS),
+        ("max_length", 3),
+        ("return_dict_in_generate", True),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loaded.model.generation_config, name, value)
+            assert Answerer(loaded, ids, TOKENS, reuse=reuse).answers() == whole, name
+
+
+def test_first_logits_come_in_the_order_of_the_prompts(tiny_model: Path) -> None:
+    """Prompts are read sorted by length."""
+    loaded = load_model(ModelOptions(str(tiny_model), device="cpu"), None, torch.device("cpu"))
+    ids = prompt_ids(loaded.tokenizer)[::-1]
+    seen: list[torch.Tensor] = []
+    Answerer(loaded, ids, 1).answers(first_logits=seen.append)
+    with torch.inference_mode():
+        alone = [loaded.model(torch.tensor([prompt]), use_cache=False).logits[0, -1] for prompt in ids]
+    torch.testing.assert_close(seen[0], torch.stack(alone), atol=1e-4, rtol=1e-4)
 
 
 def test_what_lies_below_a_block_is_not_run_again(tiny_model: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -123,6 +124,25 @@ def test_what_only_begins_like_a_verdict_is_none(said: str, endpoint: str, monke
     monkeypatch.setattr("larf_curate.answering.endpoint.Endpoint.ask", lambda *_, **__: said)
     with pytest.raises(ModelError, match="neither yes nor no"):
         EndpointJudge(endpoint, "judge-1")("Why?", "Because.")
+
+
+def test_after_an_error_no_other_answer_is_judged() -> None:
+    """A judge that fails may be one that is paid for each question."""
+    asked: list[str] = []
+
+    class Failing:
+        at_once = 2
+
+        def __call__(self, _prompt: str, answer: str, /) -> bool:
+            asked.append(answer)
+            if answer == "0":
+                raise ModelError("no")
+            time.sleep(0.1)
+            return True
+
+    with pytest.raises(ModelError, match="no"):
+        judge_all(Failing(), ["?"] * 20, [str(number) for number in range(20)])
+    assert len(asked) < 6
 
 
 def test_an_endpoint_that_is_no_judge_is_told(endpoint: str) -> None:

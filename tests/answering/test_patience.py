@@ -56,6 +56,23 @@ def test_a_question_begun_while_others_wait_waits_too() -> None:
         assert first.result() == "first"
 
 
+def test_the_longest_wait_that_was_asked_for_counts_for_all() -> None:
+    patience, asked_at, both_asked = Patience((0.01,)), list[float](), threading.Barrier(2)
+
+    def question(seconds: float) -> str:
+        asked_at.append(time.monotonic())
+        if len(asked_at) > 2:
+            return "yes"
+        both_asked.wait(5)
+        while not seconds and patience._until == 0:  # the longer wait is known first
+            time.sleep(0.001)
+        raise BusyError(429, seconds)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(lambda seconds: patience.ask(lambda: question(seconds)), (0.4, 0.0))) == ["yes"] * 2
+    assert min(asked_at[2:]) - max(asked_at[:2]) >= 0.3
+
+
 def test_who_gives_up_waits_no_longer_and_may_ask_again() -> None:
     patience, is_busy = Patience((60.0,)), [True]
 
@@ -70,7 +87,9 @@ def test_who_gives_up_waits_no_longer_and_may_ask_again() -> None:
         with pytest.raises(ModelError):
             asked.result(5)
     is_busy[0] = False
+    began = time.monotonic()
     assert patience.ask(question) == "yes"
+    assert time.monotonic() - began < 20, "not after the minute that others were told to wait"
 
 
 def test_a_date_to_wait_for_is_that_many_seconds_from_now() -> None:

@@ -38,8 +38,8 @@ def answerer_of(loaded: LoadedModel) -> Answerer:
 
 def test_a_copy_shares_weights_and_no_hooks(loaded: LoadedModel) -> None:
     other = with_modules_of_its_own(loaded)
-    weights = dict(other.model.named_parameters())
-    for name, weight in loaded.model.named_parameters():
+    weights = {**dict(other.model.named_parameters()), **dict(other.model.named_buffers())}
+    for name, weight in (*loaded.model.named_parameters(), *loaded.model.named_buffers()):
         assert weights[name].data_ptr() == weight.data_ptr(), name
     assert not set(map(id, loaded.model.modules())) & set(map(id, other.model.modules()))
     assert [id(block) for block in other.blocks] == [
