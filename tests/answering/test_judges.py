@@ -126,6 +126,19 @@ def test_what_only_begins_like_a_verdict_is_none(said: str, endpoint: str, monke
         EndpointJudge(endpoint, "judge-1")("Why?", "Because.")
 
 
+def test_as_many_answers_are_judged_at_once_as_the_judge_says() -> None:
+    together = threading.Barrier(3)
+
+    class Waiting:
+        at_once = 3
+
+        def __call__(self, _prompt: str, _answer: str, /) -> bool:
+            together.wait(5)
+            return True
+
+    assert judge_all(Waiting(), ["?"] * 6, ["!"] * 6) == [True] * 6
+
+
 def test_after_an_error_no_other_answer_is_judged() -> None:
     """A judge that fails may be one that is paid for each question."""
     asked: list[str] = []

@@ -28,8 +28,11 @@ def test_losses_are_those_of_transformers_with_labels(name, tmp_path):
     head, decoded = LossHead(loaded, logits_at_once=3 * 512), []  # pieces of three tokens
     with torch.inference_mode(), head.installed(decoded.append):
         whole = loaded.model(input_ids=ids, use_cache=False).logits  # the model itself gives what it gives without
+        pieces = []
+        loaded.model.get_output_embeddings().register_forward_pre_hook(lambda _m, args: pieces.append(args[0].shape[1]))
         found = head.losses(decoded[0][0, :-1], ids[0, 1:])
     assert len(decoded) == 1
+    assert pieces == [3, 3, 2], "no more logits than that are in memory"
     assert "forward" not in vars(loaded.model.base_model)
     with torch.inference_mode():
         plain = transformers.AutoModelForCausalLM.from_pretrained(home, dtype=torch.float32)

@@ -13,6 +13,7 @@ from support.states import ARCHITECTURES, CPU
 
 from larf_curate.encoding.directions import Factors, WeightDirection, block_layers, layer_shape
 from larf_curate.encoding.losses import token_losses
+from larf_curate.encoding.packed_batch import PackingSettings
 from larf_curate.encoding.packing import PackedPass
 from larf_curate.encoding.padding import PaddedPass
 from larf_curate.encoding.runtime import Runtime
@@ -132,6 +133,28 @@ def test_a_step_along_a_direction_moves_losses_as_moved_weights_do(name, tmp_pat
         np.testing.assert_allclose(losses, expected, rtol=3e-5, atol=3e-5)
         assert np.abs(losses - unmoved).max() > 1e-3
     assert all(np.array_equal(a, b) for a, b in zip(before.values, after.values, strict=True))
+
+
+def test_a_shared_prefix_moves_with_the_weights(tmp_path):
+    """Its keys and values are kept for the next batch, and not for the next step along a direction."""
+    home = make_model(tmp_path)
+    rows = [[*PREFIX, 20 + number, 30 + number] for number in range(6)]
+    marks = [[False] * (len(PREFIX) + 1) + [True]] * 6
+    packed, padded = (
+        runtime_of(home, forward)
+        for forward in (lambda loaded: PackedPass(loaded, settings=PackingSettings(prefix_overhead=0)), PaddedPass)
+    )
+    draw = np.random.default_rng(0)
+    parts = {
+        path: Factors(*(draw.normal(size=size).astype(np.float32) for size in ((shape[0], 1), (1, shape[1]))))
+        for path, shape in ((path, layer_shape(layer)) for path, layer in block_layers(packed.loaded).items())
+    }
+    for size in (0.02, -0.02):
+        found = []
+        for runtime in (packed, padded):
+            with WeightDirection(parts).step(runtime.loaded, size):
+                found.append(np.concatenate(token_losses(runtime, rows, marks).values))
+        np.testing.assert_allclose(found[0], found[1], rtol=3e-5, atol=3e-5)
 
 
 def test_rows_without_trained_tokens_and_models_without_a_head_are_refused(tmp_path):

@@ -121,6 +121,15 @@ def test_the_shared_prefix_runs_once_and_no_pad_does(tiny_model: Path, are_fused
     assert sum(keys) - sum(mlp) * (not are_fused) == len(PREFIX) + own, "its keys are computed once for every token"
 
 
+def test_prefixes_of_one_length_are_told_apart(tiny_model: Path) -> None:
+    """As system turns that differ in a date are. The keys and values of the last prefix are kept for the next batch."""
+    rows = [[first, *PREFIX, *own] for first in (3, 4, 5) for own in ([30], [31, 32], [33, 34], [40, 41, 42])]
+    encoder = encoder_of(tiny_model, settings=SPLIT, batch_tokens=4)
+    seen = tokens_seen(encoder.loaded.blocks[0].mlp.gate_proj)
+    assert_equal_states(encoder.encode(rows, LAYERS).values, full_states(tiny_model, rows))
+    assert seen.count(1 + len(PREFIX)) == 3, "each prefix runs by itself"
+
+
 def test_fused_blocks_leave_the_model_s_own_as_they_were(tiny_model: Path) -> None:
     encoder = encoder_of(tiny_model, settings=SPLIT)
     encoder.encode(ROWS, LAYERS)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from support.states import BLOCKS, LAYERS, assert_equal_states, full_states, random_rows
 
+from larf_curate.encoding import runtime
 from larf_curate.encoding.encoder import States, get_encoder
 from larf_curate.encoding.runtime import unload_models
+from larf_curate.encoding.threads import limited_threads
 from larf_curate.errors import ModelError
+from larf_curate.models.loading import LoadedModel, load_model
 from larf_curate.models.options import ModelOptions
 
 
@@ -80,6 +88,39 @@ def test_a_model_s_own_limit_of_positions_is_kept(tiny_model: Path) -> None:
     assert get_encoder(ModelOptions(str(tiny_model), max_tokens=4096), 1).renderer.max_tokens == 512
 
 
+def test_threads_that_ask_at_once_get_one_copy(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[int] = []
+
+    def slow(*arguments: Any) -> LoadedModel:
+        loads.append(1)
+        time.sleep(0.05)
+        return load_model(*arguments)
+
+    monkeypatch.setattr("larf_curate.encoding.runtime.load_model", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: get_encoder(ModelOptions(str(tiny_model)), 1), range(2))
+    assert len(loads) == 1
+    assert first.loaded is second.loaded
+
+
+def test_threads_run_one_model_in_turn(tiny_model: Path, llama_states: np.ndarray) -> None:
+    """Each reads other blocks, by hooks that the other's batches must not meet."""
+    encoder = get_encoder(ModelOptions(str(tiny_model), device="cpu", batch_tokens=8), 4)
+    ran: list[int] = []
+
+    def watch(*_: object) -> None:
+        ran.append(threading.get_ident())
+        time.sleep(0.01)
+
+    encoder.encode(random_rows([2]), [4])  # which finds the fastest way to run the model
+    handle = encoder.loaded.blocks[0].register_forward_pre_hook(watch)
+    with limited_threads(1), ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda layer: encoder.encode(random_rows(), [layer]).values, (1, 4)))
+    handle.remove()
+    assert_equal_states(np.concatenate(found, axis=1), llama_states[:, [1, 4]])
+    assert len(list(itertools.groupby(ran))) == 2
+
+
 def encode_in_fork(work: Callable[[], States]) -> np.ndarray:
     """What `work` gives in a forked child; fails where the child hangs."""
     here, there = multiprocessing.Pipe(duplex=False)
@@ -113,6 +154,18 @@ def test_a_forked_process_encodes_after_its_parent_has(
         torch.set_num_threads(threads)
     assert_equal_states(values[: len(llama_states)], llama_states)
     assert np.isfinite(values).all()
+
+
+@pytest.mark.process
+def test_a_process_forked_while_a_thread_runs_the_model_does_not_wait_for_it(
+    tiny_model: Path, llama_states: np.ndarray
+) -> None:
+    """That thread is not in the child, and would never give back what it holds."""
+    config = ModelOptions(str(tiny_model), device="cpu", batch_tokens=512)
+    encoder = get_encoder(config, 4)
+    with encoder.runtime.lock, runtime._loading["lock"]:
+        values = encode_in_fork(lambda: get_encoder(config, 4).encode(random_rows(), LAYERS))
+    assert_equal_states(values, llama_states)
 
 
 WITHOUT_POSIX = """

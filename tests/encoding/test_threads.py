@@ -14,7 +14,8 @@ import torch
 from support.states import LAYERS, assert_equal_states, encoder_of, full_states, limit_memory, random_rows
 
 from larf_curate.encoding.encoder import Encoder
-from larf_curate.encoding.packed_batch import PackingSettings
+from larf_curate.encoding.hooks import running_batch
+from larf_curate.encoding.packed_batch import PackedBatch, PackingSettings
 from larf_curate.encoding.threads import map_in_threads, prefetched
 from larf_curate.errors import Issue
 
@@ -62,6 +63,22 @@ def test_states_are_those_of_the_full_forward_pass(
     assert len([name for name in seen if name.startswith("larf-forward")]) == 3
     assert sum(done) == len(rows)
     assert_equal_states(found.values, states_alike)
+
+
+def test_a_shared_prefix_runs_once_for_all_threads(tiny_model: Path) -> None:
+    """The first that needs it computes it, and the others wait."""
+    encoder = encoder_of(tiny_model, settings=PackingSettings(prefix_overhead=0), batch_tokens=30)
+    runs: list[str] = []
+
+    def watch(*_: object) -> None:
+        batch = running_batch()
+        if isinstance(batch, PackedBatch) and batch.is_prefix:
+            runs.append(threading.current_thread().name)
+            time.sleep(0.05)
+
+    encoder.loaded.blocks[0].register_forward_pre_hook(watch)
+    encoder.encode(rows_alike(families=1), LAYERS)
+    assert len(runs) == 1
 
 
 def test_few_batches_share_the_threads(tiny_model: Path) -> None:

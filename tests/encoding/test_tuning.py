@@ -7,16 +7,19 @@ import multiprocessing
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 from support.models import SIZES
 from support.states import LAYERS, assert_equal_states, encoder_of, full_states, random_rows
 
+from larf_curate.encoding import tuning
 from larf_curate.encoding.encoder import Encoder
+from larf_curate.encoding.packing import PackedPass
 from larf_curate.encoding.padding import PaddedPass
-from larf_curate.encoding.tuning import CPU, TuningSettings, best_batch_tokens
+from larf_curate.encoding.threads import limited_threads
+from larf_curate.encoding.tuning import CPU, TuningSettings, best_batch_tokens, measured_rate
 
 MANY = CPU.job_tokens  # tokens for which a measurement pays
 
@@ -93,7 +96,10 @@ def test_it_is_measured_once_for_all_processes(tiny_model: Path, cache: Path) ->
     assert len(rates.asked) == 3
     assert size_for(encoder_of(tiny_model, 2, forward=PaddedPass), rates) == 512
     assert len(rates.asked) == 6, "fewer blocks are another model"
-    assert len(list((cache / "batches").glob("*.json"))) == 2
+    for number, other in enumerate(({"dtype": "bfloat16"}, {"forward": PackedPass}), 3):
+        assert size_for(encoder_of(tiny_model, **{"forward": PaddedPass, **other}), rates) == 512
+        assert len(rates.asked) == 3 * number, "another precision, or another way to run it"
+    assert len(list((cache / "batches").glob("*.json"))) == 4
 
 
 @pytest.mark.process
@@ -179,13 +185,22 @@ def test_a_measurement_that_others_may_have_written_is_made_again(tiny_model: Pa
     assert kept.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_batch_takes_no_more_than_half_of_what_is_free(tiny_model: Path) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_all_batches_at_once_take_no_more_than_half_of_what_is_free(tiny_model: Path, threads: int) -> None:
     a_token = 4 * (8 * SIZES["hidden_size"] + 3 * SIZES["intermediate_size"])
-    free = 2 * 100 * a_token * torch.get_num_threads()
+    free = 2 * 100 * a_token * threads
     rates = Rates({})
-    assert size_for(encoder_of(tiny_model, forward=PaddedPass), rates, tokens=10, free_bytes=free) == 100
-    assert size_for(encoder_of(tiny_model, forward=PaddedPass), rates, free_bytes=free) == 100
+    with limited_threads(threads):
+        assert size_for(encoder_of(tiny_model, forward=PaddedPass), rates, tokens=10, free_bytes=free) == 100
+        assert size_for(encoder_of(tiny_model, forward=PaddedPass), rates, free_bytes=free) == 100
     assert rates.asked == [], "no size fits"
+
+
+def test_the_first_batch_is_a_warm_up(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = encoder_of(tiny_model, forward=PaddedPass)
+    times = iter([0.0, 9.0, 10.0, 14.0, 20.0, 22.0])  # three batches, which begin and end then
+    monkeypatch.setattr(tuning, "time", SimpleNamespace(perf_counter=lambda: next(times)))
+    assert measured_rate(encoder.loaded, encoder.runtime.forward, 512, 60.0) == 256
 
 
 @pytest.mark.slow
