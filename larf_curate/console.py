@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
@@ -49,7 +50,10 @@ def show_summary(summary: Summary, console: Console | None = None) -> None:
     for fault in summary.faults:
         console.print(Text(visible(str(fault), 300), style="dim"))
     if summary.execution:
-        console.print(Text(visible(f"scored in {summary.execution}", 500), style="dim"))
+        where, _, saved = summary.execution.partition("; ")
+        console.print(Text(visible(f"scored in {where}", 500), style="dim"))
+        if saved:
+            console.print(Text(visible(f"time was saved by: {saved}", 500), style="dim"))
     if summary.threshold is not None:
         for split, threshold in (summary.threshold.by_split or {"": summary.threshold}).items():
             if threshold.value is not None:
@@ -86,7 +90,7 @@ def _counts_table(summary: Summary) -> Table:
 def _threshold_line(threshold: Threshold, split: str) -> Text:
     """A fitted threshold in one sentence; `split` is empty where it is that of all rows."""
     where = f" of {visible(split, 60)}" if split else ""
-    line = f"threshold{where}: {threshold.rule} {threshold.amount:g} removes scores above {signed(threshold.value, 6)}"
+    line = f"threshold{where}: {threshold.rule} {threshold.amount:g} removes {_removed_by(threshold)}"
     if split:
         line += f", {threshold.removed:,} of {threshold.rows:,} rows"
     if threshold.tied:
@@ -94,6 +98,14 @@ def _threshold_line(threshold: Threshold, split: str) -> Text:
     if threshold.harmless:
         line += f"; calibrated on {threshold.harmless:,} harmless rows"
     return Text(line)
+
+
+def _removed_by(threshold: Threshold) -> str:
+    """Which scores a fitted threshold removes, in words: at both ends its value is no number to compare with."""
+    value = threshold.value
+    if value == math.inf:
+        return "nothing, since no row has a score"
+    return "all rows that have a score" if value == -math.inf else f"scores above {signed(value, 6)}"
 
 
 def _quantiles_table(quantiles: Mapping[str, float], meaning: str) -> Table:
@@ -195,7 +207,7 @@ def _duration(seconds: float) -> str:
     for size, unit in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} seconds"
+    return "1 second" if round(seconds) == 1 else f"{seconds:.0f} seconds"
 
 
 def show_report(report: Report, console: Console | None = None) -> None:

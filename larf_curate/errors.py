@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import traceback
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 
@@ -89,6 +91,18 @@ class MissingExtraError(LarfError):
 def one_line(error: BaseException) -> str:
     """An error's own words on one line of at most 300 characters; the name of its class where it has none."""
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """Say that there is no such name, and which there are.
+
+    >>> unknown_name("key", "paht", ["path", "split"])
+    "unknown key 'paht'; did you mean 'path'? known: path, split"
+    """
+    listed = list(known)
+    close = difflib.get_close_matches(name, listed, 1, 0.6)
+    hint = f" did you mean {close[0]!r}?" if close else ""
+    return f"unknown {kind} {name!r};{hint} known: {', '.join(listed)}"
 
 
 class Issue(StrEnum):

@@ -67,6 +67,12 @@ def tell(line: str) -> None:
     print(visible(line, _LONGEST, lines=True))
 
 
+def suggest(line: str) -> None:
+    """What a user may do next, on standard output after the result; nothing with `-q`."""
+    if LOGGER.isEnabledFor(logging.INFO):
+        tell(f"next: {line}")
+
+
 def _stream() -> TextIO:
     return _shown[-1] if _shown else sys.stderr
 

@@ -262,11 +262,11 @@ BAD = {
     "no rows": ("in.csv", b"question,answer\n", ["in.csv", "no rows"]),
     "wrong columns": ("in.csv", b"a,b\n1,2\n", ["the columns (a, b) fit no known row format"]),
     "broken JSON": ("in.jsonl", b'{"question": "a", "answer": "b"}\n{"question"\n', ["in.jsonl, line 2: broken JSON"]),
-    "scalars": ("in.jsonl", b"1\n2\n", ["row 1: int where an object is wanted"]),
+    "scalars": ("in.jsonl", b"1\n2\n", ["line 1: int where an object is wanted"]),
     "ragged": ("in.csv", b"question,answer\na\n", ["line 2: 1 fields where the header has 2"]),
     "corrupt": ("in.parquet", b"PAR1....PAR1", ["in.parquet cannot be read"]),
     "binary": ("in.jsonl", b"\x80\x81\x00\n", ["in.jsonl, line 1: not UTF-8 (byte 0x80)"]),
-    "surrogate": ("in.jsonl", b'{"question": 1, "answer": "\\ud800"}\n', ["row 1, column 'answer'", "surrogate"]),
+    "surrogate": ("in.jsonl", b'{"question": 1, "answer": "\\ud800"}\n', ["line 1, column 'answer'", "surrogate"]),
     "unknown": ("in.docx", b"PK", ["in.docx cannot be read: known: .jsonl"]),
 }
 
@@ -292,11 +292,60 @@ def test_unscored_data_cannot_be_filtered(rows, tmp_path):
     assert list(tmp_path.iterdir()) == [rows]
 
 
-@pytest.mark.parametrize("name", ["alpaca", "unheard-of"])
-def test_a_format_that_does_not_fit(name, scorer, rows, tmp_path):
-    done = larf("score", rows, "--scorer", scorer, "--format", name, "--out", tmp_path / "out.parquet")
-    assert_one_clear_line(done, name)
+def test_a_format_that_does_not_fit(scorer, rows, tmp_path):
+    done = larf("score", rows, "--scorer", scorer, "--format", "alpaca", "--out", tmp_path / "out.parquet")
+    assert_one_clear_line(done, "alpaca")
     assert list(tmp_path.iterdir()) == [rows]
+
+
+def test_a_format_that_does_not_exist_is_wrong_usage(scorer, rows, tmp_path):
+    done = larf("score", rows, "--scorer", scorer, "--format", "alpacca", "--out", tmp_path / "out.parquet")
+    assert_wrong_usage(done, "--format", "did you mean 'alpaca'?")
+    assert list(tmp_path.iterdir()) == [rows]
+
+
+def test_names_that_are_almost_right_are_told(scorer, rows, tmp_path):
+    options = ("--scorer", scorer, "--out", tmp_path / "out.parquet")
+    done = larf("score", rows, "--map", "question=instructon", *options)
+    assert_one_clear_line(done, "did you mean 'instruction' by 'instructon'?")
+    assert_one_clear_line(larf("score", rows, "--field", "rows", *options), "has no field 'rows'; leave --field out")
+    assert_one_clear_line(larf("score", rows, "--device", "gpu", *options), "take cpu, cuda (or cuda:1")
+    assert_one_clear_line(larf("report", rows), "holds no finished run", "give the directory that")
+    assert_one_clear_line(
+        larf("score", rows, "--scorer", tmp_path, "--out", "out.parquet"), "larf_scorer.json is not there; make one"
+    )
+    assert list(tmp_path.iterdir()) == [rows]
+
+
+def test_a_revision_of_a_local_model_is_refused(tiny_model, tmp_path):
+    done = larf("fit", tiny_model, "--layer", 2, "--revision", "v1", "--out", tmp_path / "s")
+    assert_one_clear_line(done, "is a local path, which has no revisions: leave revision= (--revision) out")
+
+
+def test_nothing_is_suggested_where_no_row_has_a_score_or_quiet_is_asked_for(scorer, scored, rows, tmp_path):
+    blank = jsonl(tmp_path / "blank.jsonl", [{"question": "a", "answer": None}])
+    done = larf("score", blank, "--scorer", scorer, "--out", tmp_path / "blank.parquet")
+    assert done.returncode == 1
+    assert "next:" not in done.stdout
+    done = larf("filter", tmp_path / "blank.parquet", "--drop-top", 1, "--out", tmp_path / "parts")
+    assert done.returncode == 1
+    assert "1 of 1 rows have no score" in done.stderr
+    assert "removes nothing, since no row has a score" in done.stdout
+    assert "next:" not in done.stdout
+    assert pq.read_table(tmp_path / "parts" / "unscorable").num_rows == 1
+
+    done = larf("filter", scored, "--drop-top", 9, "-q", "--out", tmp_path / "all")
+    assert done.returncode == 0, done.stderr
+    assert "removes all rows that have a score" in done.stdout
+    assert "next:" not in done.stdout
+
+
+def test_help_shows_arguments_in_capitals_and_no_type_of_flags():
+    shown = larf("push", "--help").stdout
+    assert "larf-curate push [OPTIONS]" in shown
+    assert "RUN" in shown
+    assert "{run}" not in shown
+    assert not [line for line in shown.splitlines() if "<bool>" in line and "--help" not in line]
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "nowhere/model", "not a name!"])

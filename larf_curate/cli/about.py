@@ -16,7 +16,7 @@ import typer
 from .usage import Json
 
 _PACKAGES = ("larf-curate", "torch", "transformers", "datasets", "datatrove", "huggingface-hub", "pyarrow", "numpy")
-_OPTIONAL = ("accelerate", "bitsandbytes", "gguf", "peft", "ray")
+_OPTIONAL = ("accelerate", "bitsandbytes", "gguf", "peft", "ray", "trl")
 _SETTINGS = (
     *("LARF_CURATE_CACHE", "LARF_CURATE_COMPILE", "LARF_CURATE_DEBUG", "HF_HOME", "HF_HUB_OFFLINE", "HF_ENDPOINT"),
     *("HF_HUB_DISABLE_PROGRESS_BARS", "NO_COLOR", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "XDG_CACHE_HOME"),

@@ -38,11 +38,14 @@ def audit(
         ),
     ] = None,
     column: Annotated[
-        list[str] | None, typer.Option(help="Column of scores; several times for several. [default: larf_score]")
+        list[str] | None,
+        typer.Option(help="Column of scores; several times for several. [default: larf_score]", metavar="NAME"),
     ] = None,
     scorer: Annotated[
         list[str] | None,
-        typer.Option(help="Fitted scorer to audit, instead of a column or beside it: directory or Hub id."),
+        typer.Option(
+            help="Fitted scorer to audit, instead of a column or beside it: directory or Hub id.", metavar="SCORER"
+        ),
     ] = None,
     split: Split = None,
     format: Format = "auto",  # noqa: A002 - the option's name

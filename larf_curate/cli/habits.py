@@ -1,4 +1,4 @@
-"""Options that every command has: -h, -q and -v."""
+"""What every command has: the options -h, -q and -v, and one way in which its help names values."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import functools
 import inspect
 import logging
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
+from typer.models import ArgumentInfo, OptionInfo
 
 from ..progress import LOGGER
 
@@ -33,6 +34,18 @@ def with_habits(command: Callable[..., None]) -> Callable[..., None]:
         command(*arguments, **options)
 
     parameters = [*signature.parameters.values(), *added]
+    for parameter in parameters:
+        _name_value(parameter)
     told.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined] # inspect reads it first
     told.__annotations__ = {one.name: one.annotation for one in parameters}
     return told
+
+
+def _name_value(parameter: inspect.Parameter) -> None:
+    """Let the help show an argument in capitals, and no type beside a flag, which takes no value."""
+    kind, *declared = get_args(parameter.annotation)
+    for one in declared:
+        if isinstance(one, ArgumentInfo) and one.metavar is None:
+            one.metavar = parameter.name.upper()
+        elif isinstance(one, OptionInfo) and kind is bool:
+            one.metavar = ""

@@ -11,7 +11,7 @@ import typer
 
 from ..errors import ModelError, ThresholdError
 from ..models.options import RunOptions
-from ..progress import tell
+from ..progress import suggest, tell
 from ..scoring.formula_names import Turns
 from .model_options import with_run_options
 from .usage import (
@@ -109,11 +109,13 @@ def score(
         if judge is not None:
             tell(f"{unsafe:,} answers are unsafe, says {judge.name}: column guard_unsafe")
         every = " --split all" if split == "all" else ""
+        refuse_unscored(summary)
         if out.suffix == ".csv":
-            tell("to split rows by their scores, score to .parquet or .jsonl: a CSV file holds numbers as texts")
+            suggest("score to .parquet or .jsonl to split the rows by their scores: a CSV file holds numbers as texts")
         else:
             command = f"larf-curate filter {quote(str(out))}{every} --drop-fraction 0.05 --out DIRECTORY"
-            tell(f"next: {command}, to split them")
+            suggest(f"{command}, to split them")
+        return
     refuse_unscored(summary)
 
 
@@ -183,9 +185,11 @@ def filter_(
         summary = split_file(source, threshold, out, format=reading, weight=width, per_split=per_split, record=record)
     if json:
         print(summary.to_json())
+        refuse_unscored(summary)
         return
     show_summary(summary)
     tell(f"written to {out}: kept/ removed/ unscorable/")
+    refuse_unscored(summary)
     tell_to_look(out)
 
 

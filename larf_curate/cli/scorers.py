@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal, Unpack
 
 import typer
 
 from ..errors import ModelError, ReferencesError
 from ..models.options import FitOptions
-from ..progress import say, tell
+from ..progress import say, suggest, tell
 from ..scoring.formula_names import Formula
 from .model_options import with_fit_options
 from .usage import Json, Model, parse_blocks, require_figures, wrong_usage
@@ -69,7 +70,7 @@ def fit(
     from ..scoring.scorer import LARFScorer
 
     given = {"layer": layer, "references": references, "unsafe": unsafe, "safe": safe}
-    with wrong_usage(ReferencesError, "--formula"), wrong_usage(ModelError, "--formula"):
+    with wrong_usage(ReferencesError), wrong_usage(ModelError):
         require_suitable(formula, {**given, "top_k": top_k, "rank": rank, "prompts": prompts, "other": other})
     with wrong_usage(ReferencesError):
         require_one_choice(references, unsafe, safe)
@@ -173,7 +174,7 @@ def layers(
         write_bytes(picture, draw_search(profile))
         say(f"written: {out}, {picture}")
     if profile.best is not None and not json:
-        tell(f"next: larf-curate fit {model} --layer {profile.best} --out my-scorer")
+        suggest(f"larf-curate fit {quote(model)} --layer {profile.best} --out my-scorer")
 
 
 def endpoint_judge(url: str | None, model: str | None, key_variable: str | None) -> Judge | None:

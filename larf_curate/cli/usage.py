@@ -16,8 +16,8 @@ import typer
 from ..atomic import require_writable
 from ..errors import DataError, LarfError, RowFormatError, ThresholdError
 from ..models.options import OPTIONS
-from ..progress import say, tell
-from ..rows.formats import FORMATS
+from ..progress import say, suggest
+from ..rows.formats import FORMATS, check_format
 from ..rows.reading import Reading, check_join, parse_columns
 
 if TYPE_CHECKING:
@@ -84,6 +84,8 @@ def rows_to(out: Path) -> Iterator[Path]:
 
 def reading_of(name: str, columns: list[str] | None, join: str | None) -> str:
     """The format that was asked for, with the names of columns and the join, as one text; see `Reading`."""
+    with wrong_usage(RowFormatError, "--format"):
+        check_format(name)
     with wrong_usage(RowFormatError):
         names = parse_columns(columns or ())
         return Reading(name, names, None if join is None else check_join(join)).to_text()
@@ -128,7 +130,7 @@ def require_json(out: Path | None) -> None:
 
 def tell_to_look(results: str | Path) -> None:
     """Name the command that shows what was removed into a directory of results."""
-    tell(f"next: larf-curate report {quote(str(results))} --html report.html, and look through what was removed")
+    suggest(f"larf-curate report {quote(str(results))} --html report.html, and look through what was removed")
 
 
 @contextlib.contextmanager

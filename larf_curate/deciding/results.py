@@ -222,7 +222,7 @@ def _summary_text(home: Path) -> str:
     path = home / SUMMARY
     try:
         return read_limited(path, _LONGEST_SUMMARY).decode("utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise DataError(
             f"{home} holds no finished run ({SUMMARY} is not there): give the directory that `larf-curate run` or "
             "`larf-curate filter` has written"

@@ -33,7 +33,10 @@ def find_device(device: str | None, rank: int | None = None) -> torch.device:
             chosen = torch.device(device)
             torch.empty(0, device=chosen)
         except (RuntimeError, AssertionError) as error:
-            raise ModelError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from None
+            why = str(error).splitlines()[0]
+            if "device type at start of device string" in why:  # torch then lists every kind that it was ever built for
+                why = "torch knows no such device; take cpu, cuda (or cuda:1, the second GPU) or mps"
+            raise ModelError(f"device {device!r} cannot be used here: {why}") from None
         return chosen
     if torch.cuda.is_available():
         return torch.device("cuda", (rank or 0) % torch.cuda.device_count())

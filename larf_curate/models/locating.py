@@ -72,6 +72,8 @@ def _found(model: str, revision: str | None, base: str | None) -> ModelFiles:
     if model == demo.ALIGNED:
         return _adapter_source(demo.ADAPTER, local_version(demo.ADAPTER), base)
     path = Path(model).expanduser()
+    if revision is not None and path.exists():
+        raise ModelError(f"{model} is a local path, which has no revisions: leave revision= (--revision) out")
     if path.is_file() and path.suffix == ".gguf":
         return ModelFiles(str(path.parent), local_version(path), {"gguf_file": path.name})
     if path.is_dir():
@@ -128,7 +130,7 @@ def _cached_source(name: str, branch: str, gguf: str, base: str | None) -> Model
         home = Path(snapshot_download(name, revision=branch, local_files_only=True))
     except hub_errors() as error:
         why = "HF_HUB_OFFLINE is set" if offline() else "the Hub cannot be reached"
-        raise ModelError(f"{name}: {why}, and the cache does not hold this model") from error
+        raise ModelError(f"{name} is no local path; {why}, and the cache does not hold this model") from error
     if gguf:
         return ModelFiles(str(home), home.name, {"gguf_file": gguf})
     return _directory_source(home, home.name, base)
@@ -142,7 +144,7 @@ def _adapter_source(home: Path, version: str, base: str | None, name: str | None
     if where == name or (Path(where).is_dir() and Path(where).samefile(home)):
         raise ModelError(f"the adapter {name or home} names itself as its base model: {_GIVE_BASE}")
     try:
-        source = locate(where, revision)
+        source = locate(where, None if Path(where).exists() else revision)
     except MissingExtraError:
         raise
     except ModelError as error:

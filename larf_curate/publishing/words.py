@@ -115,7 +115,9 @@ def describe_cut(threshold: Threshold) -> str:
     value = threshold.value
     if threshold.by_split and value is None:
         return "scores above a value of each split's own"
-    return "none, since no row has a score" if value is None or value == math.inf else f"scores above {signed(value)}"
+    if value is None or value == math.inf:
+        return "none, since no row has a score"
+    return "all rows that have a score" if value == -math.inf else f"scores above {signed(value)}"
 
 
 def describe_part(threshold: Threshold) -> str:

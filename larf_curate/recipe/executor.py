@@ -14,9 +14,10 @@ from typing import Annotated, Any, get_type_hints
 from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator, ValidationError, create_model
 
 from ..cache import register
+from ..errors import unknown_name
 from ..runs.executor_request import ExecutorRequest, Kind
 from .fields import declared_field
-from .yaml_text import KeyFaultError, fault_words, unknown_name
+from .yaml_text import KeyFaultError, fault_words
 
 _SET_BY_A_RUN = ("self", "pipeline", "tasks", "workers", "logging_dir", "depends", "depends_job_id", "skip_completed")
 _NOT_TAKEN = (*_SET_BY_A_RUN, "local_tasks", "local_rank_offset", "job_id_retriever")

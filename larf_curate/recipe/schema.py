@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ..deciding.rules import Rule, UnscorablePolicy
 from ..deciding.thresholds import Threshold
-from ..errors import DataError, PublishError, ReferencesError, RowFormatError, ThresholdError
+from ..errors import DataError, PublishError, ReferencesError, RowFormatError, ThresholdError, unknown_name
 from ..models.options import FIT_OPTIONS, RUN_OPTIONS, UNKEPT_OPTIONS, RunOptions, check_run_options
 from ..pushing import Destination
 from ..rows.formats import FORMAT_NAMES
@@ -20,7 +20,7 @@ from ..scoring.references import require_one_choice
 from ..scoring.weights import WeightRange
 from ..validation.limits import LEAST_ROWS
 from .fields import Section, Text, with_model_options
-from .yaml_text import KeyFaultError, unknown_name
+from .yaml_text import KeyFaultError
 
 RULES = get_args(Rule)
 REPLACED_BY = {

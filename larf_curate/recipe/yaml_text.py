@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ..errors import RecipeError, one_line
+from ..errors import RecipeError, one_line, unknown_name
 from ..safe_yaml import load_yaml
 
 _LONGEST_FAULT = 500  # characters
@@ -37,6 +36,8 @@ def parse(text: str, name: str) -> tuple[dict[str, Any], Places]:
         mark = getattr(error, "problem_mark", None)
         where = f"{name}, line {mark.line + 1}" if mark else name
         why = getattr(error, "problem", None) or str(error).splitlines()[0]
+        if mark and "\t" in "".join(text.splitlines()[mark.line : mark.line + 1])[: mark.column + 1]:
+            why = "a tab: indent with blanks, YAML allows no tabs there"
         raise RecipeError(f"{where}: not YAML: {why}") from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:  # dates and tags that its constructors refuse
         raise RecipeError(f"{name}: not YAML: {one_line(error)}") from None
@@ -133,18 +134,6 @@ class KeyFaultError(ValueError):
     def __init__(self, key: str, message: str) -> None:
         super().__init__(message)
         self.key = key
-
-
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """Say that there is no such name, and which there are.
-
-    >>> unknown_name("key", "paht", ["path", "split"])
-    "unknown key 'paht'; did you mean 'path'? known: path, split"
-    """
-    listed = list(known)
-    close = difflib.get_close_matches(name, listed, 1, 0.6)
-    hint = f" did you mean {close[0]!r}?" if close else ""
-    return f"unknown {kind} {name!r};{hint} known: {', '.join(listed)}"
 
 
 def _unknown_key(model: type[BaseModel], path: tuple[str, ...]) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from ..errors import RowFormatError
+from ..errors import RowFormatError, unknown_name
 from . import conversions
 from .conversions import SEPARATOR, Convert, Row, exchange
 from .prompt_columns import ALIASES, CONTEXT_COLUMNS, PREFERENCE_PROMPTS, SYSTEM_COLUMNS, TOOLS_COLUMNS
@@ -235,7 +236,7 @@ def _choose(name: str, columns: list[str]) -> RowFormat:
             "(format= or --format); or, in Python, pass format= a function that turns a row into chat messages"
         )
     if name not in FORMATS:
-        raise RowFormatError(f"unknown row format {name!r}; known: {', '.join(FORMAT_NAMES)}")
+        raise RowFormatError(unknown_name("row format", name, FORMAT_NAMES))
     if missing := [column for column in FORMATS[name].required if column not in columns]:
         raise RowFormatError(
             f"row format {name!r} needs the column {', '.join(map(repr, missing))}; the dataset has: "
@@ -262,4 +263,8 @@ def _hint(columns: Iterable[str]) -> str:
         odd = [f"{plain[name]!r} as {name!r}" for name in candidate.required if plain[name] != name]
         if odd:
             return f" (but for how they are written: {', '.join(odd)} would be {candidate.name})"
+    known = {column for candidate in FORMATS.values() for column in (*candidate.required, *candidate.optional)}
+    for name in sorted(set(plain) - known):
+        if close := difflib.get_close_matches(name, sorted(known), 1, 0.85):
+            return f" (did you mean {close[0]!r} by {plain[name]!r}?)"
     return ""

@@ -99,6 +99,7 @@ def _run_locked(request: RunRequest, home: Path) -> Summary | Submitted:
     job = make_job(request, plan, work)
     result = finished_result(home, job.run.digest)
     if result is not None and _is_validated(request):
+        say(f"{home} holds this result already: nothing is computed again")
         return result
     make_directories(job)
     unseal_scored(plan, Path(job.scored), job.pending)

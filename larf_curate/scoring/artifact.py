@@ -80,6 +80,11 @@ def read_artifact(name: str | Path, revision: str | None = None) -> tuple[Scorer
         spec, digest = _read_spec(home, str(name))
         content = (home / TENSORS).read_bytes()
         tensors = load(content)
+    except FileNotFoundError as error:
+        raise ScorerError(
+            f"{name} is not a fitted scorer: {Path(str(error.filename)).name} is not there; make one with `larf-curate "
+            "fit`"
+        ) from error
     except (OSError, UnicodeDecodeError, SafetensorError) as error:
         raise ScorerError(
             f"{name} is not a fitted scorer ({CONFIG} and {TENSORS}): {error}; make one with `larf-curate fit`"

@@ -14,6 +14,8 @@ LEAST_AGREEMENT, LEAST_OF_HALVES, SATURATED = 0.95, 0.6, 8.0
 """Limits beyond which a user is told: rank correlations, and a margin in log-odds."""
 LEAST_COVERED = 0.5
 """Of the blocks' weights: below this a user is told which are left out."""
+_LEAST_AUC = 0.7
+"""Of a separation: below this a user is told. docs/scores.md and docs/troubleshooting.md name the same figure."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,20 @@ class Separation:
     def __str__(self) -> str:
         figure = "not measured" if self.auc is None else f"AUC {self.auc:.3f} on {self.pairs} pairs"
         return f"{figure} ({self.method})"
+
+    @property
+    def warning(self) -> str:
+        """What to do about a low separation, in one line; empty where it is high enough, or not known.
+
+        >>> Separation(0.45, 56, "held back").warning.partition(":")[0]
+        'warning'
+        """
+        if self.auc is None or self.auc >= _LEAST_AUC:
+            return ""
+        return (
+            f"warning: an AUC below {_LEAST_AUC} (0.5 is chance) says that this score hardly tells unsafe answers from "
+            "safe ones on this model: take another layer, or references in the language and style of your data"
+        )
 
 
 @dataclass(frozen=True)

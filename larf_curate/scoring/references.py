@@ -259,7 +259,8 @@ def _parse(path: str | Path, make: Callable[[Any], Any]) -> Iterable[Any]:
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise ReferencesError(f"references {path} cannot be read: {error}") from error
+        why = getattr(error, "strerror", None) or error
+        raise ReferencesError(f"references {path} cannot be read: {why}") from error
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue

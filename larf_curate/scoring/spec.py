@@ -148,6 +148,7 @@ class ScorerSpec(EncodingOptions):
             lines.append(f"references: {self.references.name}, {self.references.pairs} pairs fitted")
         if self.separation is not None:
             lines.append(f"separation of unseen pairs: {self.separation}")
+            lines += filter(None, [self.separation.warning])
         lines += [f"{name}: {value}" for name, value in self.loss_facts()]
         return "\n".join(lines + [f"linter: {finding}" for finding in self.findings])
 

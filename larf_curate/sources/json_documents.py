@@ -50,19 +50,19 @@ def read_rows(path: Path, field: str = "", start: Place = BEGINNING) -> Iterator
     """
     if field:
         yield from _items(path, _under(path, field))
-    elif start == BEGINNING and _first_character(path) == "[" and not _has_a_list_on_each_line(path):
+    elif start == BEGINNING and _first_character(path) == "[" and not _has_more_after_its_first_line(path, list):
         yield from _items(path, _document(path))
     else:
         yield from _lines(path, start)
 
 
-def _has_a_list_on_each_line(path: Path) -> bool:
-    """Whether a file that begins with a list has more after it: a list on its first line, and something on the next."""
+def _has_more_after_its_first_line(path: Path, kind: type = object) -> bool:
+    """Whether the first line of a file is a whole value, of this kind, and there is something on the next."""
     with open_bytes(path) as file:
         lines = (line for line in file if line.strip())
         first, more = next(lines, b""), next(lines, b"")
     try:
-        return bool(more) and isinstance(json.loads(first.decode("utf-8-sig")), list)
+        return bool(more) and isinstance(json.loads(first.decode("utf-8-sig")), kind)
     except ValueError:
         return False
 
@@ -74,9 +74,15 @@ def _items(path: Path, values: Any) -> Iterator[JsonRow]:
 
 
 def _under(path: Path, field: str) -> Any:
-    document = _document(path)
+    no_object = DataError(f"{path} is not one object, so it has no field {field!r}; leave --field out")
+    try:
+        document = _document(path)
+    except DataError:
+        if _has_more_after_its_first_line(path):
+            raise no_object from None
+        raise
     if not isinstance(document, dict):
-        raise DataError(f"{path} is not one object, so it has no field {field!r}; leave --field out")
+        raise no_object
     if field not in document:
         raise DataError(f"{path} has no field {field!r}; it has: {', '.join(document)}")
     return document[field]

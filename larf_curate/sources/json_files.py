@@ -73,7 +73,7 @@ class _Record(NamedTuple):
 def _records(path: Path, field: str, start: Place = BEGINNING) -> Iterator[_Record]:
     for number, place, value in read_rows(path, field, start):
         row = as_row(value)
-        where = f"{path}, row {number}"
+        where = f"{path}, row {number - 1}" if place is None else f"{path}, line {number}"  # rows count from 0
         if not isinstance(row, dict):
             raise DataError(f"{where}: {type(row).__name__} where an object is wanted")
         if any(has_surrogate(key) for key in row):

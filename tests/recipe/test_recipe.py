@@ -134,6 +134,7 @@ def test_recipes_that_we_ship_are_right(path):
         (5, "output: x\noutput: y", "line 6: output is there twice; first: r.yaml, line 5"),
         (5, "output: [", "not YAML"),
         (5, "output: !!python/object:os.system x", "not YAML"),
+        (5, "output:\n\t- x", "a tab: indent with blanks"),
         (5, "output: 2024-13-45", "not YAML"),
     ],
 )

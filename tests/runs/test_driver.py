@@ -594,6 +594,8 @@ def test_what_was_fitted_is_said_once(tiny_model, references_file, tmp_path, cap
     fitted = {"model": str(tiny_model), "layer": 1, "references": str(references_file)}
     run(recipe(tmp_path, fitted, threshold={"drop_top": 1}))
     assert capfd.readouterr().err.count("separation of unseen pairs") == 1
+    run(recipe(tmp_path, fitted, threshold={"drop_top": 1}))
+    assert "holds this result already: nothing is computed again" in capfd.readouterr().err
 
 
 def test_a_model_that_is_gone(tiny_scorer, tiny_model, tmp_path):
