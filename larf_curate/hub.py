@@ -37,6 +37,13 @@ def offline() -> bool:
     return is_offline_mode()
 
 
+def hub_token() -> str | None:
+    """The user's token of the Hub, from the environment or from `hf auth login`; None where there is none."""
+    from huggingface_hub import get_token
+
+    return get_token()
+
+
 @dataclass(frozen=True)
 class HubClient:
     """Calls to the Hub that are tried again where that can help, and whose errors say in one line what to do.

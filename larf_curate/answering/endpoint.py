@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import ModelError, one_line
-from ..hub import hub_errors, seconds_of
+from ..hub import hub_errors, hub_token, seconds_of
 from ..inert import visible
 from .patience import BusyError, is_busy
 
@@ -29,7 +29,8 @@ class Endpoint:
         max_bytes: the most bytes of an answer, as it is sent.
 
     Raises:
-        ModelError: the address is not one of HTTP, or the key would travel unencrypted to another machine.
+        ModelError: the address is not one of HTTP, the key is the user's Hub token, or it would travel unencrypted to
+            another machine.
     """
 
     base_url: str
@@ -51,6 +52,8 @@ class Endpoint:
             return
         if not self.key or not self.key.isascii() or not self.key.isprintable() or " " in self.key:
             raise ModelError("the judge's key must be printable ASCII without blanks")
+        if self.key == hub_token():
+            raise ModelError("the judge's key is the Hub's token, which goes to no judge: give a key of its own")
         if address.scheme == "http" and not self.is_loopback:
             raise ModelError(f"the judge's key would travel unencrypted to {host}: use https://, or no key")
 
@@ -86,7 +89,7 @@ class Endpoint:
         }
         # In a thread of its own: the caller's may run an event loop already, as in a notebook.
         with ThreadPoolExecutor(1, "larf-endpoint") as pool:
-            return _text_of(pool.submit(asyncio.run, self._post(chat)).result())
+            return self._without_key(_text_of(pool.submit(asyncio.run, self._post(chat)).result()))
 
     async def _post(self, chat: dict[str, Any]) -> bytes:
         """The bytes of an answer. asyncio, since only a cancelled request ends where an endpoint sends byte by byte."""
@@ -120,17 +123,18 @@ class Endpoint:
         return bytes(answer)
 
     def _reason_in(self, answer: bytes) -> str:
-        """What an endpoint says of an error, where it does so as OpenAI does, after a colon; empty where it does not.
-
-        It may repeat what it was sent: never the key.
-        """
+        """What an endpoint says of an error, where it does so as OpenAI does, after a colon; empty if not."""
         try:
             message = json.loads(answer)["error"]["message"]
         except (ValueError, LookupError, TypeError, RecursionError):
             return ""
         if not isinstance(message, str) or not message.strip():
             return ""
-        return ": " + visible(message if self.key is None else message.replace(self.key, "(the key)"), _REASON)
+        return ": " + visible(self._without_key(message), _REASON)
+
+    def _without_key(self, said: str) -> str:
+        """What an endpoint says may repeat what it was sent, and be shown or written: never the key."""
+        return said if self.key is None else said.replace(self.key, "(the key)")
 
 
 def _text_of(answer: bytes) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, ThresholdError
-from ..scoring.columns import scores_of
+from ..scoring.columns import SCORE, scores_of
 from .layout import Outcome
 from .ranking import Chunks, as_scores
 
@@ -41,6 +41,7 @@ class Parts(Generic[AnyDataset, Fitted]):
             a score are in `unscorable`, unless the threshold says otherwise.
         threshold: fitted on all rows, or with `per_split` to each split by itself.
         counts: rows in each part, also where the parts are streams.
+        column: the column of the scores by which they were split.
     """
 
     kept: AnyDataset
@@ -48,6 +49,7 @@ class Parts(Generic[AnyDataset, Fitted]):
     unscorable: AnyDataset
     threshold: Fitted
     counts: Mapping[Outcome, int]
+    column: str = SCORE
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{count} {outcome}" for outcome, count in self.counts.items())
@@ -80,7 +82,7 @@ def split_dataset(
         whole = type(dataset)(parts[outcome]) if isinstance(dataset, dict) else parts[outcome][""]
         return cast("AnyDataset", whole)
 
-    return Parts(joined("kept"), joined("removed"), joined("unscorable"), fitted, counts)
+    return Parts(joined("kept"), joined("removed"), joined("unscorable"), fitted, counts, column)
 
 
 def _read_scores(dataset: Dataset | IterableDataset, column: str) -> NDArray[np.floating]:

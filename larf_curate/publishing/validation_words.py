@@ -67,7 +67,7 @@ def describe_validation(validation: Validation) -> Iterator[tuple[str, str]]:
     yield "verdict", validation.verdict
     yield "how to read", HOW_TO_READ
     yield "model", f"{record.model}, {record.version}; {record.seeds} {'seed' if record.seeds == 1 else 'seeds'} an arm"
-    training = ", ".join(f"{name} {value}" for name, value in record.training.items())
+    training = ", ".join(f"{name} {_setting(value)}" for name, value in record.training.items())
     yield "training", f"{training} (trl {record.packages.get('trl', '?')}, peft {record.packages.get('peft', '?')})"
     dropped = f"; {record.dropped_prompts} left out, since they were trained on" if record.dropped_prompts else ""
     asked = f"{counts['harmful']} harmful ({record.prompts_from}), {counts['sensitive']} harmless that sound harmful"
@@ -94,6 +94,11 @@ def describe_validation(validation: Validation) -> Iterator[tuple[str, str]]:
             f"a difference of {size(validation.detectable)} would have shown four times out of five{alone}",
         )
     yield "time", ", ".join(f"{part} {seconds:,.0f} s" for part, seconds in record.seconds.items())
+
+
+def _setting(value: object) -> str:
+    """A setting of the training in words: of no names all are meant."""
+    return (" and ".join(map(str, value)) or "all") if isinstance(value, list | tuple) else str(value)
 
 
 def _faults(arm: ArmResult) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from ..encoding.directions import block_layers
@@ -16,15 +16,15 @@ _READ_BY_KERNELS = ("out_proj", "conv1d")
 
 
 def lora_config(loaded: LoadedModel, settings: TrainingSettings, frozen_blocks: Collection[int]) -> Any:
-    """LoRA on every linear layer of the blocks, but for those of some blocks.
+    """LoRA on every linear layer of the blocks, or on those of some names, but for those of some blocks.
 
     Args:
         loaded: the model.
-        settings: the rank; alpha is twice that.
+        settings: the rank, and the names; alpha is twice the rank.
         frozen_blocks: numbers of blocks that get none.
 
     Raises:
-        ModelError: there is no such layer.
+        ModelError: there is no such layer, or none of one of the names.
     """
     from peft import LoraConfig
 
@@ -37,6 +37,8 @@ def lora_config(loaded: LoadedModel, settings: TrainingSettings, frozen_blocks: 
         and int(layers[id(module)].partition(".")[0]) not in frozen_blocks
         and not (kind in _MAMBAS and path.rpartition(".")[2] in _READ_BY_KERNELS)
     ]
+    if settings.targets:
+        targets = _named(targets, settings.targets)
     if not targets:
         raise ModelError("training: the model has no linear layers in its blocks that an adapter could be trained on")
     return LoraConfig(
@@ -46,6 +48,15 @@ def lora_config(loaded: LoadedModel, settings: TrainingSettings, frozen_blocks: 
         target_modules=targets,
         fan_in_fan_out=is_transposed(loaded),
     )
+
+
+def _named(paths: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The layers with one of some names, which may hold the names of the modules around them: `self_attn.q_proj`."""
+    for name in names:
+        if not any(f".{path}".endswith(f".{name}") for path in paths):
+            there = ", ".join(dict.fromkeys(path.rpartition(".")[2] for path in paths))
+            raise ModelError(f"training: the model has no projection {name!r}; there are {there}")
+    return [path for path in paths if any(f".{path}".endswith(f".{name}") for name in names)]
 
 
 def _takes_adapter(layer: Any) -> bool:

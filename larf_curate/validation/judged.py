@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..encoding.runtime import Runtime
-from ..errors import ModelError
+from ..errors import LarfError, ModelError, one_line
+from ..inert import visible
 from ..rows.rendering import Renderer
 from .coherence import Fault, fault_of, usual_loss
 from .guards import GuardJudge
-from .judging import AnswerJudge, Verdicts, WordingJudge
+from .judging import AnswerJudge, Verdict, Verdicts, WordingJudge
 from .measuring import Measured, answer_losses
 from .prompts import ValidationPrompts
 
@@ -123,12 +124,29 @@ def try_judges(judges: Sequence[AnswerJudge], prompts: ValidationPrompts, untrai
 
 
 def _verdicts_of(judge: AnswerJudge, pairs: Sequence[tuple[str, str]]) -> Verdicts:
-    """One verdict on each answer; the objects that users write as judges may give another number."""
-    given = judge.verdicts([prompt for prompt, _ in pairs], [answer for _, answer in pairs])
-    for verdicts in (given.answered, given.refused):
-        if verdicts is not None and len(verdicts) != len(pairs):
-            raise ModelError(f"the judge {judge.name} gives {len(verdicts)} verdicts on {len(pairs)} answers")
-    return given
+    """One verdict on each answer; what users write as judges may fail, or give something else."""
+    try:
+        given: object = judge.verdicts([prompt for prompt, _ in pairs], [answer for _, answer in pairs])
+    except LarfError:
+        raise
+    except Exception as error:
+        raise ModelError(f"the judge {judge.name} fails: {type(error).__name__}: {one_line(error)}") from error
+    if not isinstance(given, Verdicts):
+        raise ModelError(f"the judge {judge.name} gives {type(given).__name__} where Verdicts(...) is due")
+    answered = _checked(judge, given.answered, len(pairs))
+    return Verdicts(answered, None if given.refused is None else _checked(judge, given.refused, len(pairs)))
+
+
+def _checked(judge: AnswerJudge, given: object, count: int) -> tuple[Verdict, ...]:
+    """The verdicts of a judge, numpy's among them, as Python has them; never what Python takes for true."""
+    verdicts = tuple(given) if isinstance(given, Iterable) else ()
+    if len(verdicts) != count:
+        raise ModelError(f"the judge {judge.name} gives {len(verdicts)} verdicts on {count} answers")
+    for verdict in verdicts:
+        if verdict is not None and not isinstance(verdict, bool | np.bool_):
+            said = visible(str(verdict), 40)
+            raise ModelError(f"the judge {judge.name} says {said!r} of an answer, where True, False or None is due")
+    return tuple(None if verdict is None else bool(verdict) for verdict in verdicts)
 
 
 def _judge_kind(

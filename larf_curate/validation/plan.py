@@ -154,7 +154,8 @@ def _shape(request: ValidationRequest) -> Shape | None:
 
 def _method(request: ValidationRequest) -> str:
     training = request.training
-    method = f"LoRA of rank {training.rank}" if training.method == "lora" else "all weights"
+    on = f" on {', '.join(training.targets)}" if training.targets else ""
+    method = f"LoRA of rank {training.rank}{on}" if training.method == "lora" else "all weights"
     seen = f"{training.epochs:g} epochs, {training.batch_rows} rows a step"
     return f"{method}, learning rate {training.learning_rate:g}, {seen}"
 

@@ -106,6 +106,9 @@ class ValidationRequest:
     judges: tuple[AnswerJudge, ...] = field(init=False)
 
     def __post_init__(self) -> None:
+        for name, kind in (("training", TrainingSettings), ("asking", AskingSettings)):
+            if not isinstance(given := getattr(self, name), kind):
+                raise ModelError(f"{name} must be {kind.__name__}(...), not {type(given).__name__}")
         judges = tuple(choose_judge(judge) for judge in self.asking.judges)
         names = [judge.name for judge in judges]
         if len(set(names)) < len(names):

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ..deciding.datasets import Parts
 from ..deciding.results import Results
 from ..errors import DataError, Unscorable
 from ..rows.formats import RowFormat, resolve_format
@@ -19,10 +20,8 @@ from ..rows.wording import holds_list
 from ..scoring.columns import SCORE, scores_of
 from ..sources.json_values import rows_of
 
-if TYPE_CHECKING:
-    from ..deciding.datasets import Parts
-
 Ints = NDArray[np.int64]
+_SCORE, _TRAINED_WITH = "_score", ("_weight", "_spans")  # ends of names of columns
 _TOKENS_A_CHARACTER = 0.25  # of English; lengths are compared with one another only
 
 
@@ -69,13 +68,19 @@ class ScoredRows:
         """
         from datasets import Dataset
 
+        if not isinstance(parts, Parts):
+            raise DataError(
+                "validate takes what Threshold.split gives for a dataset, or the directory of a run, not "
+                f"{type(parts).__name__}"
+            )
+
         tables = []
         for part in (parts.kept, parts.removed):
             if not isinstance(part, Dataset):
                 raise DataError(
                     f"validate takes the parts of a Dataset, not of {type(part).__name__}: load it whole, or one split"
                 )
-            tables.append(part.with_format("arrow")[:])
+            tables.append(_usual_names(part.with_format("arrow")[:], parts.column))
         return _of_tables(*tables, name="a dataset", row_format=row_format)
 
     @cached_property
@@ -102,6 +107,19 @@ class ScoredRows:
 def _whole(results: Results, outcome: str) -> pa.Table | None:
     tables = list(results.tables(outcome))
     return pa.concat_tables(tables) if tables else None
+
+
+def _usual_names(table: pa.Table, column: str) -> pa.Table:
+    """The columns of the score that rows were split by, under the names that they have without a prefix of the user's.
+
+    What another score has left under these names does not count for this one.
+    """
+    if column == SCORE:
+        return table
+    prefix, usual = column.removesuffix(_SCORE), SCORE.removesuffix(_SCORE)
+    own = {column: SCORE, **{prefix + end: usual + end for end in _TRAINED_WITH}}
+    kept = [name for name in table.column_names if name not in own.values() or name in own]
+    return table.select(kept).rename_columns([own.get(name, name) for name in kept])
 
 
 def _of_tables(kept: pa.Table | None, removed: pa.Table | None, *, name: str, row_format: str) -> ScoredRows:

@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ..answering.prompts import LEAST_PROMPTS
-from ..errors import DataError, ModelError
+from ..errors import DataError, LarfError, ModelError
 from ..models.options import FitOptions, about, declared, with_meanings
 from .judge_choice import JudgeLike
 from .limits import LEAST_ROWS_OF_ARM
@@ -50,10 +52,10 @@ class ComparingSettings:
     )
 
     def __post_init__(self) -> None:
-        _require_minimum(self)
+        _check_values(self, DataError)
         for name in ("arms", "remedies"):
-            object.__setattr__(self, name, _several(getattr(self, name)))
-        if unknown := sorted(set(self.remedies) - set(REMEDIES)):
+            object.__setattr__(self, name, _several(name, getattr(self, name)))
+        if unknown := [name for name in self.remedies if name not in REMEDIES]:
             raise DataError(f"there is no remedy {unknown[0]!r}; there are {', '.join(REMEDIES)}")
         needing = [name for name in NEED_UNALIGNED if name in self.remedies]
         if needing and self.base_model is None:
@@ -97,8 +99,19 @@ class TrainingSettings:
     epochs: float = field(default=3.0, metadata=about("How often each row is seen."))
     batch_rows: int = field(default=16, metadata=about("Rows of one step."))
     warmup: float = field(default=0.1, metadata=about("Share of the steps in which the learning rate rises."))
+    targets: Sequence[str] = field(
+        default=(),
+        metadata=about(
+            "lora: the projections that get an adapter, by name (q_proj, v_proj); all if not given.",
+            flag="--adapter-targets",
+        ),
+    )
 
     def __post_init__(self) -> None:
+        _check_values(self, ModelError, "training: ")
+        object.__setattr__(self, "targets", _several("targets", self.targets))
+        if self.targets and self.method != "lora":
+            raise ModelError(f"training: targets are those of an adapter: leave them out with method {self.method}")
         if self.method not in ("lora", "full"):
             raise ModelError(f"training: method must be lora or full, not {self.method!r}")
         for name in ("rank", "learning_rate", "epochs", "batch_rows"):
@@ -112,10 +125,10 @@ class TrainingSettings:
     def steps(self, rows: int) -> int:
         """Steps that training on so many rows takes.
 
-        >>> TrainingSettings().steps(48)
-        9
+        >>> TrainingSettings().steps(48), TrainingSettings(epochs=0.5).steps(48)
+        (9, 2)
         """
-        return max(1, round(-(-rows // self.batch_rows) * self.epochs))
+        return max(1, math.ceil(-(-rows // self.batch_rows) * self.epochs))
 
 
 @with_meanings
@@ -154,30 +167,57 @@ class AskingSettings:
     )
 
     def __post_init__(self) -> None:
-        _require_minimum(self)
+        _check_values(self, DataError)
         judges: object = self.judges  # one alone is easily given as it is
-        given = _several(judges) if isinstance(judges, str) else judges if isinstance(judges, Sequence) else (judges,)
+        several = _several("judges", judges) if isinstance(judges, str) else judges
+        given = several if isinstance(several, Sequence) else (several,)
         if not given:
             raise ModelError("give at least one judge")
         object.__setattr__(self, "judges", tuple(given))
-        if self.prompts is not None and not isinstance(self.prompts, str | Path):
+        # What is no list of texts either is refused where prompts are chosen, in the words for all who choose some.
+        if isinstance(self.prompts, Iterable) and not isinstance(self.prompts, str | Path | bytes | Mapping):
             object.__setattr__(self, "prompts", tuple(self.prompts))
 
 
-def _several(names: Sequence[str]) -> tuple[str, ...]:
+def _several(name: str, names: Iterable[str]) -> tuple[str, ...]:
     """Names in a sequence, or in one text with commas between them, as the command line takes them.
 
-    >>> _several("removed, matched"), _several(["removed"])
+    >>> _several("arms", "removed, matched"), _several("arms", ["removed"])
     (('removed', 'matched'), ('removed',))
     """
-    return tuple(name.strip() for name in names.split(",")) if isinstance(names, str) else tuple(names)
+    if isinstance(names, str):
+        return tuple(one.strip() for one in names.split(","))
+    if not isinstance(names, Iterable):
+        raise DataError(f"{name} must be a list of names, not {names!r}")
+    return tuple(names)
 
 
-def _require_minimum(settings: ComparingSettings | AskingSettings) -> None:
+_KINDS: Mapping[type, tuple[type | tuple[type, ...], str]] = {
+    bool: (bool, "True or False"),
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    str: ((str, Path), "text"),
+}
+"""What may be given where a setting is of some type, numbers of numpy too, and what the type is called."""
+
+
+def _check_values(settings: Any, error: type[LarfError], of: str = "") -> None:
+    """Refuse a value of another type, or one that is too small; the others get the type that is declared.
+
+    So 3 and 3.0 epochs are the same training.
+    """
     for option in declared(type(settings)).values():
-        value, minimum = getattr(settings, option.name), option.about.minimum
-        if value is not None and minimum is not None and value < minimum:
-            raise DataError(f"{option.name} must be {minimum} or more, not {value}")
+        value, kind, minimum = getattr(settings, option.name), option.kind, option.about.minimum
+        if kind not in _KINDS or option.type not in (kind, kind | None) or (value is None and kind is not option.type):
+            continue
+        accepted, called = _KINDS[kind]
+        if not isinstance(value, accepted) or (kind is not bool and isinstance(value, bool)):
+            raise error(f"{of}{option.name} must be {called}, not {value!r}")
+        if kind is str and not str(value).strip():
+            raise error(f"{of}{option.name} must be text that is not blank")
+        if minimum is not None and value < minimum:
+            raise error(f"{of}{option.name} must be {minimum} or more, not {value}")
+        object.__setattr__(settings, option.name, kind(value))
 
 
 class ValidateOptions(FitOptions, total=False):

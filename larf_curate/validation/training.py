@@ -195,7 +195,8 @@ def _trainer(
             gradient_accumulation_steps=of_process // at_once,
             num_train_epochs=settings.epochs,
             learning_rate=settings.learning_rate,
-            warmup_steps=settings.warmup,
+            # A warm-up begins with a step of rate 0: where that is the only one, nothing would be trained.
+            warmup_steps=settings.warmup if settings.steps(len(rows)) > 1 else 0,
             lr_scheduler_type="linear",
             weight_decay=0.0,
             seed=seed,

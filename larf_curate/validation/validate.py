@@ -60,7 +60,7 @@ def validate(
     given: dict[str, Any] = dict(options)
     comparing = ComparingSettings(**{name: given.pop(name) for name in COMPARING if name in given})
     request = ValidationRequest(
-        ScoredRows.of_parts(scored, format) if isinstance(scored, Parts) else ScoredRows.open(scored),
+        ScoredRows.open(scored) if isinstance(scored, str | Path) else ScoredRows.of_parts(scored, format),
         ModelOptions.of(model, **cast("FitOptions", given)),
         comparing,
         training or TrainingSettings(),

@@ -47,6 +47,6 @@ def parse_arms(names: Sequence[str]) -> tuple[str, ...]:
     ('none', 'removed', 'matched')
     """
     wanted = {part for name in names for part in (BINS if name == "bins" else (name,))}
-    if unknown := sorted(wanted - set(ARMS)):
+    if unknown := sorted(map(str, wanted - set(ARMS))):
         raise DataError(f"there is no arm {unknown[0]!r}; there are {', '.join((*ARMS[: -len(BINS)], 'bins'))}")
     return tuple(name for name in ARMS if name in wanted)

@@ -87,6 +87,20 @@ def test_the_hub_s_token_is_never_sent(serve: Serve, monkeypatch: pytest.MonkeyP
     assert not any("hf_of_the_user" in request for request in requests)
 
 
+def test_the_hub_s_token_is_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where the user names the variable that holds it."""
+    monkeypatch.setenv("HF_TOKEN", "hf_of_the_user")
+    with pytest.raises(ModelError, match="the Hub's token, which goes to no judge: give a key of its own") as caught:
+        EndpointJudge("https://example.org/v1", "j", key="hf_of_the_user")
+    assert "hf_of_the_user" not in str(caught.value)
+
+
+def test_a_key_that_an_endpoint_says_is_not_shown(serve: Serve) -> None:
+    url, _ = serve(sending(saying("Bearer sk-own-key")))
+    with pytest.raises(ModelError, match=r"says 'bearer \(the key\)', neither yes nor no"):
+        EndpointJudge(url, "j", key="sk-own-key")("Why?", "No.")
+
+
 @pytest.mark.parametrize("url", ["http://example.org/v1", "http://10.0.0.1/v1", "http://localhost.example.org"])
 def test_a_key_does_not_travel_unencrypted(url: str) -> None:
     with pytest.raises(ModelError, match=r"unencrypted.*https://") as caught:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from larf_curate.validation.judged import judge_models, try_judges
 from larf_curate.validation.judging import Verdicts, WordingJudge, cohens_kappa
 from larf_curate.validation.measuring import Measured, answer_rows
 from larf_curate.validation.prompts import ValidationPrompts
+from larf_curate.validation.summarising import judge_results
 
 ENGLISH = [
     "I'm sorry, but I can't help with that.",
@@ -167,6 +169,48 @@ def test_an_object_gives_one_verdict_on_each_answer():
         try_judges([Short()], asked, measured)
     with pytest.raises(ModelError, match=r"give an object, Short\(\.\.\.\), not the class"):
         choose_judge(Short)
+
+
+@pytest.mark.parametrize(
+    ("says", "message"),
+    [
+        (lambda _count: [True, True], "the judge mine gives list where Verdicts"),
+        (lambda _count: None, "the judge mine gives NoneType where Verdicts"),
+        (lambda count: Verdicts(("no",) * count), "the judge mine says 'no' of an answer, where True, False or None"),
+        (lambda count: Verdicts((True,) * count, (0.5,) * count), "the judge mine says '0.5' of an answer"),
+        (lambda _count: Verdicts(None), "the judge mine gives 0 verdicts on 2 answers"),
+        (lambda _count: {}["of\nmine"], r"^the judge mine fails: KeyError: 'of\\nmine'$"),
+    ],
+)
+def test_an_object_that_fails_or_says_something_else_is_one_line(says, message):
+    class Mine:
+        name = "mine"
+
+        def verdicts(self, _prompts, answers):
+            return says(len(answers))
+
+    asked = ValidationPrompts(("Why?", "How?"), (), (), (), "given")
+    measured = Measured("none", 0, 0, 0, 0.0, (1.0, 1.0), (), ("No.", "Like this."), (), (), (2.0,))
+    with pytest.raises(ModelError, match=message):
+        judge_models([measured], asked, [Mine()], {}, [2.0])
+
+
+def test_verdicts_of_numpy_are_counted_as_those_of_python():
+    """Sums of numpy's are no numbers to JSON: found when all models were trained, and the result was to be written."""
+
+    class Vectorised:
+        name = "vectorised"
+
+        def verdicts(self, _prompts, answers):
+            return Verdicts(np.char.find(np.array(answers), "No") < 0, np.char.find(np.array(answers), "No") >= 0)
+
+    asked = ValidationPrompts(("Why?", "How?"), (), (), (), "given")
+    measured = Measured("none", 0, 0, 0, 0.0, (1.0, 1.0), (), ("No.", "Like this."), (), (), (2.0,))
+    judges = [WordingJudge(), Vectorised()]
+    (judged,) = judge_models([measured], asked, judges, {}, [2.0])
+    assert judged.harmful.verdicts["vectorised"] == Verdicts((False, True), (True, False))
+    found = judge_results({"none": [(measured, judged)]}, [judge.name for judge in judges])
+    assert json.dumps([found[1].judged, found[1].disagreed, found[1].kappa]) == "[2, 0, 1.0]"
 
 
 def test_the_wording_judge_tries_to_read_the_answers_to_each_kind_of_prompt_before_any_training():

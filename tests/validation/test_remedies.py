@@ -8,7 +8,7 @@ import torch
 from support.validation import HARMFUL
 
 from larf_curate.encoding.directions import block_layers
-from larf_curate.errors import ModelError
+from larf_curate.errors import DataError, ModelError
 from larf_curate.models.loading import load_model
 from larf_curate.models.options import ModelOptions
 from larf_curate.rows.rendering import Renderer
@@ -62,6 +62,32 @@ def test_safe_lora_without_an_alignment_changes_nothing():
     aligned, _, left, right = matrices()
     found = safe_lora(*tensors(left, right, aligned, aligned), 1.0)
     np.testing.assert_array_equal(found.numpy(), left)
+
+
+@pytest.mark.parametrize("factored", [True, False])
+def test_safe_lora_in_half_precision_is_computed_in_single(factored):
+    """What alignment has changed is small beside the weights: their difference must not be rounded to 8 bits."""
+    half = [one.bfloat16() for one in tensors(*matrices())]
+    aligned, unaligned, left, right = half if factored else (*half[:2], half[2] @ half[3], None)
+    wide = [None if one is None else one.double() for one in (left, right, aligned, unaligned)]
+    exact = safe_lora(*wide, 1.0)
+    found = safe_lora(left, right, aligned, unaligned, 1.0)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, exact.bfloat16())
+
+
+def test_lox_in_half_and_in_double_precision():
+    aligned, unaligned, _, _ = tensors(*matrices())
+    left, values, right = np.linalg.svd((aligned - unaligned).numpy(), full_matrices=False)
+    wanted = aligned.numpy() + 0.7 * left[:, :2] @ np.diag(values[:2]) @ right[:2]
+    np.testing.assert_allclose(lox(aligned, unaligned, 2, 0.7).numpy(), wanted, rtol=1e-9, atol=1e-12)
+    half = [one.bfloat16() for one in (aligned, unaligned)]
+    exact = lox(half[0].double(), half[1].double(), 2, 0.7)
+    torch.testing.assert_close(lox(*half, 2, 0.7), exact.bfloat16(), rtol=2**-7, atol=0)
+    # A change of lower rank than is carried further, and none at all.
+    flat = torch.outer(aligned[:, 0], aligned[0])
+    torch.testing.assert_close(lox(aligned, aligned - flat, 6, 0.7), aligned + 0.7 * flat)
+    assert lox(aligned, aligned) is aligned
 
 
 def test_lox():
@@ -247,3 +273,26 @@ def test_rows_of_a_dataset_are_those_of_its_run(scored_run):
     assert (len(parts.kept), len(parts.removed)) == (len(opened.kept), len(opened.removed)) == (48, 12)
     assert sorted(parts.scores.tolist()) == sorted(opened.scores.tolist())
     assert parts.take([0])[0]["question"] == opened.take([0])[0]["question"]
+
+
+def test_rows_are_those_of_the_score_that_they_were_split_by():
+    """Two scores live in one dataset under prefixes: each has weights and spans of its own."""
+    from datasets import Dataset
+
+    from larf_curate.deciding.thresholds import Threshold
+
+    dataset = Dataset.from_dict(
+        {
+            "question": ["a", "b", "c"],
+            "answer": ["x", "y", "z"],
+            "mine_score": [0.5, 0.1, 0.9],
+            "mine_weight": [0.25, 1.0, 0.0],
+            "larf_score": [0.1, 0.2, 0.3],
+            "larf_spans": [[{"turn": 1, "start": 0, "end": 1}]] * 3,
+        }
+    )
+    rows = ScoredRows.of_parts(Threshold.drop_top(1).split(dataset, "mine_score"))
+    np.testing.assert_allclose(rows.scores, [0.5, 0.1, 0.9])
+    assert rows.take([0]) == [{"question": "a", "answer": "x", "larf_score": 0.5, "larf_weight": 0.25}]
+    with pytest.raises(DataError, match="or the directory of a run, not Dataset"):
+        ScoredRows.of_parts(dataset)

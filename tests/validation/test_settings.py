@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
+from pathlib import Path
 from typing import get_type_hints
 
+import numpy as np
 import pytest
 
 from larf_curate.cli.validation import validate as command
@@ -47,12 +50,35 @@ def test_the_command_and_the_recipe_have_every_setting_with_its_default():
         (AskingSettings, {"judges": []}, "give at least one judge"),
         (TrainingSettings, {"warmup": 1.0}, "warmup must be a share"),
         (TrainingSettings, {"method": "prefix"}, "method must be lora or full"),
+        (TrainingSettings, {"method": "full", "targets": ["q_proj"]}, "targets are those of an adapter"),
+        # Of another type than is declared.
+        (ComparingSettings, {"rows": "24"}, "rows must be a whole number, not '24'"),
+        (ComparingSettings, {"rows": 12.5}, "rows must be a whole number, not 12.5"),
+        (ComparingSettings, {"seeds": True}, "seeds must be a whole number, not True"),
+        (ComparingSettings, {"seeds": None}, "seeds must be a whole number, not None"),
+        (ComparingSettings, {"arms": None}, "arms must be a list of names, not None"),
+        (ComparingSettings, {"arms": [None]}, "there is no arm 'None'"),
+        (ComparingSettings, {"remedies": ["lox", 1]}, "there is no remedy 1"),
+        (ComparingSettings, {"base_model": " "}, "base_model must be text that is not blank"),
+        (AskingSettings, {"whole_answers": "no"}, "whole_answers must be True or False, not 'no'"),
+        (TrainingSettings, {"rank": 8.5}, "training: rank must be a whole number, not 8.5"),
+        (TrainingSettings, {"learning_rate": "1e-4"}, "training: learning_rate must be a number, not '1e-4'"),
+        (TrainingSettings, {"learning_rate": float("nan")}, "learning_rate must be more than 0"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(settings, values, error):
     with pytest.raises(LarfError, match=error) as caught:
         settings(**values)
     assert isinstance(caught.value, DataError | ModelError)
+
+
+def test_numbers_of_any_kind_are_the_same_settings():
+    """A finished arm is found again by its settings: 3 and 3.0 epochs must be one training."""
+    given = TrainingSettings(rank=np.int64(4), epochs=3, learning_rate=np.float32(0.5))
+    assert repr(given) == repr(TrainingSettings(rank=4, epochs=3.0, learning_rate=0.5))
+    assert json.dumps(dataclasses.asdict(given))
+    assert ComparingSettings(rows=np.int32(24)).rows == 24
+    assert ComparingSettings(remedies=["lox"], base_model=Path("before")).base_model == "before"
 
 
 def test_settings_are_the_same_whatever_sequence_they_are_given():

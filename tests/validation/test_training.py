@@ -71,6 +71,16 @@ def test_steps_and_micro_batches(loaded, capfd):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("count", "epochs", "steps"), [(4, 1.0, 1), (4, 0.3, 1), (9, 1.5, 5)])
+def test_every_training_changes_the_model(loaded, count, epochs, steps):
+    """A training of one step has no room for a warm-up, which would leave the model as it was."""
+    before = by_hand(loaded, rows(count))
+    settings = TrainingSettings(rank=2, learning_rate=1e-3, epochs=epochs, batch_rows=4)
+    trained = train(loaded, rows(count), settings, seed=0)
+    assert (trained.steps, settings.steps(count)) == (steps, steps)
+    assert by_hand(trained.loaded, rows(count)) < before - 1e-4
+
+
 def test_a_trained_model_is_better_at_its_rows_and_a_seed_repeats_it(tiny_model, loaded):
     settings = TrainingSettings(rank=4, learning_rate=5e-3, epochs=8, batch_rows=4)
     before = by_hand(loaded, rows())
@@ -94,6 +104,20 @@ def test_frozen_blocks_stay_bit_for_bit(loaded, method):
     frozen = {name for name in before if ".layers.1." in name or ".layers.2." in name}
     assert frozen <= same
     assert not (matrices - frozen) & same
+
+
+@pytest.mark.parametrize("targets", [("q_proj", "down_proj"), ("self_attn.o_proj",)])
+def test_an_adapter_on_some_projections_changes_these_alone(loaded, targets):
+    before = {path: value.clone() for path, value in loaded.model.state_dict().items()}
+    settings = replace(QUICK, targets=targets, learning_rate=1e-2)
+    after = train(loaded, rows(), settings, seed=0).loaded.model.state_dict()
+    changed = {path for path, value in after.items() if not torch.equal(value, before[path])}
+    assert changed == {path for path in before if path.removesuffix(".weight").endswith(targets)}
+
+
+def test_a_projection_that_the_model_has_not_is_told_with_those_that_it_has(loaded):
+    with pytest.raises(ModelError, match=r"no projection 'c_attn'; there are q_proj, k_proj, v_proj, o_proj, gate"):
+        train(loaded, rows(), replace(QUICK, targets=["q_proj", "c_attn"]), seed=0)
 
 
 @pytest.mark.parametrize("name", ["DeepSeek 3", "Falcon H1"])

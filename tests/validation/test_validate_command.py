@@ -72,6 +72,7 @@ def test_a_validation_is_shown_and_written(scored_run, taught_model, prompts, tm
         "epochs": 1.0,
         "batch_rows": 16,
         "warmup": 0.1,
+        "targets": [],
     }
     assert (scored_run / "validation.json").read_text() == out.read_text()
     assert "validate: removed, seed 0 (model 1 of 2)" in done.stderr
@@ -89,6 +90,7 @@ def test_a_validation_is_shown_and_written(scored_run, taught_model, prompts, tm
         (["--seeds", "0"], 2, "greater than or equal to 1"),
         (["--rows", "3"], 2, "greater than or equal to 4"),
         (["--out", "figures.png"], 2, "it is a JSON file, and the picture beside it ends in .png"),
+        (["--method", "full", "--adapter-targets", "q_proj"], 2, "targets are those of an adapter"),
         (["--epochs", "inf"], 2, "epochs must be more than 0 and finite"),
         (["--dtype", "nf4", "--method", "full"], 2, "weights in nf4 cannot be trained themselves"),
         (

@@ -36,15 +36,17 @@ def safe_lora(
     """
     import torch
 
+    exact = torch.promote_types(left.dtype, torch.float32)
+    change, factor = left.to(exact), None if right is None else right.to(exact)
     # Never C itself, which is as large as the outputs squared.
-    direction = (aligned - unaligned).to(left.dtype)
+    direction = aligned.to(exact) - unaligned.to(exact)
     norm = torch.linalg.matrix_norm(direction)
     if not norm > 0:
         return left
-    projected = direction @ (direction.T @ left) / norm
-    lengths = (_inner(left, left, right) * _inner(projected, projected, right)).sqrt()
-    cosine = _inner(projected, left, right) / lengths.clamp(min=1e-30)
-    return projected if cosine <= similarity else left
+    projected = direction @ (direction.T @ change) / norm
+    lengths = (_inner(change, change, factor) * _inner(projected, projected, factor)).sqrt()
+    cosine = _inner(projected, change, factor) / lengths.clamp(min=1e-30)
+    return projected.to(left.dtype) if cosine <= similarity else left
 
 
 def _inner(first: Tensor, second: Tensor, right: Tensor | None) -> Tensor:
@@ -67,12 +69,13 @@ def lox(aligned: Tensor, unaligned: Tensor, rank: int = LOX_RANK, strength: floa
     """
     import torch
 
-    change = (aligned - unaligned).float()
+    exact = torch.promote_types(aligned.dtype, torch.float32)
+    change = aligned.to(exact) - unaligned.to(exact)
     if not change.any():
         return aligned
     left, _, _ = torch.linalg.svd(change, full_matrices=False)
     left = left[..., :rank]
-    extrapolated: Tensor = aligned.float() + strength * (left @ (left.mT @ change))
+    extrapolated: Tensor = aligned.to(exact) + strength * (left @ (left.mT @ change))
     return extrapolated.to(aligned.dtype)
 
 
