@@ -192,7 +192,7 @@ def _several(name: str, names: Iterable[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-_KINDS: Mapping[type, tuple[type | tuple[type, ...], str]] = {
+_KINDS: Mapping[type, tuple[Any, str]] = {
     bool: (bool, "True or False"),
     int: (Integral, "a whole number"),
     float: (Real, "a number"),
@@ -207,7 +207,8 @@ def _check_values(settings: Any, error: type[LarfError], of: str = "") -> None:
     So 3 and 3.0 epochs are the same training.
     """
     for option in declared(type(settings)).values():
-        value, kind, minimum = getattr(settings, option.name), option.kind, option.about.minimum
+        value: Any = getattr(settings, option.name)
+        kind, minimum = option.kind, option.about.minimum
         if kind not in _KINDS or option.type not in (kind, kind | None) or (value is None and kind is not option.type):
             continue
         accepted, called = _KINDS[kind]
