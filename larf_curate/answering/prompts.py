@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ LEAST_PROMPTS = 16
 _TABLES = {".csv": ",", ".tsv": "\t"}
 _JSON = (".jsonl", ".ndjson", ".json")
 _LINES = (".txt", "")
+_BEHAVIOR, _CONTEXT = "behavior", "contextstring"
+"""HarmBench's columns of a behaviour, and of the text that it is about where it needs one."""
 _LINE_END = re.compile(r"\r\n|\r|\n")
 """The ends of lines: a text may hold others that Unicode knows, such as the line separator."""
 
@@ -133,6 +136,8 @@ def over_rejection_prompts() -> list[str]:
 def read_prompts(path: str | Path, column: str | None = None) -> list[str]:
     """Read the prompts of a file, in its order and without repetitions.
 
+    A contextual behaviour of HarmBench is asked with its context before it, as HarmBench asks it.
+
     Args:
         path: a text file (one prompt a line), CSV or TSV with a header (commas, or semicolons where the header has
             them), JSON lines, or a JSON array; rows of JSON are strings or objects. `FILE:COLUMN` names the column too.
@@ -146,7 +151,8 @@ def read_prompts(path: str | Path, column: str | None = None) -> list[str]:
     place, named = _file_and_column(path)
     column = column or named
     try:
-        text = place.read_bytes().decode("utf-8-sig")
+        content = place.read_bytes()
+        text = content.decode("utf-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise PromptsError(
             f"prompts {place}: byte {error.start + 1} is not UTF-8: save the file as UTF-8 text"
@@ -195,8 +201,8 @@ def _table(text: str, delimiter: str, path: Path) -> Iterator[tuple[int, Mapping
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise PromptsError(f"prompts {path}: two columns are called {twice!r}")
         for row in reader:
-            if not row:
-                continue
+            if not any(field.strip() for field in row):
+                continue  # spreadsheets write lines of delimiters alone
             if len(row) != len(names):
                 raise PromptsError(
                     f"prompts {path}, line {reader.line_num}: the number of fields is {len(row)}, and {len(names)} in "
@@ -228,7 +234,7 @@ def _json(text: str, path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _prompt(row: Any, column: str | None, where: str) -> str:
-    value = row
+    value, context = row, ""
     if isinstance(row, Mapping):
         name = column if column in row else _column_of(row) if column is None else None
         if name is None:
@@ -236,11 +242,13 @@ def _prompt(row: Any, column: str | None, where: str) -> str:
             there = f"there are {', '.join(map(str, row)) or 'none'}"
             raise PromptsError(f"prompts {where}: no {wanted}; {there}" + ("" if column else "; name one: FILE:COLUMN"))
         value = row[name]
+        if str(name).strip().lower() == _BEHAVIOR:
+            context = next((str(row[key] or "") for key in row if str(key).strip().lower() == _CONTEXT), "").strip()
     if not isinstance(value, str):
         raise PromptsError(f"prompts {where}: {type(value).__name__} where a text is wanted")
     if not value.strip():
         raise PromptsError(f"prompts {where}: the prompt is empty")
-    return value.strip()
+    return f"{context}\n\n---\n\n{value.strip()}" if context else value.strip()
 
 
 def _column_of(row: Mapping[str, Any]) -> str | None:

@@ -36,7 +36,7 @@ def fault_of(prompt: str, answer: str, loss: float | None = None, usual_loss: fl
     >>> fault_of("Why?", " "), fault_of("Why?", "no no no " * 20), fault_of("Why?", "Because of the rain.")
     ('empty', 'looping', None)
     """
-    if not answer.strip():
+    if not any(map(str.isalnum, answer)):  # blanks, exclamation marks, characters that nobody sees
         return "empty"
     if _loops(answer):
         return "looping"

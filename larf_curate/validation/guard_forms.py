@@ -11,8 +11,12 @@ chat template. The others are those of
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ModelError
 
 WILDGUARD = (
     "<s><|user|>\n[INST] You are a classifier for analyzing interactions between humans and LLMs. Given a request from "
@@ -71,7 +75,7 @@ class GuardForm:
 
     Attributes:
         name: the name of the kind.
-        names: parts of model names, in lower case, by which the kind is known.
+        names: parts of model names, in lower case and of letters and digits alone, by which the kind is known.
         text: the text with {prompt} and {answer}; None if the model's chat template is used.
         adds_special_tokens: whether the tokenizer adds its own first token, as the publisher's code has it.
         answer_tokens: how many tokens of the answer hold the verdict.
@@ -115,23 +119,66 @@ class GuardForm:
 FORMS = {
     form.name: form
     for form in (
-        GuardForm("llama-guard", ("llama-guard", "llamaguard", "llama_guard"), None, False, 8),
+        GuardForm("llama-guard", ("llamaguard",), None, False, 8),
         GuardForm("wildguard", ("wildguard",), WILDGUARD, False, 32),
         GuardForm("shieldlm", ("shieldlm",), SHIELDLM, True, 12),
-        GuardForm("harmbench-mistral", ("harmbench-mistral",), HARMBENCH_MISTRAL, True, 2),
+        GuardForm("harmbench-mistral", ("harmbenchmistral",), HARMBENCH_MISTRAL, True, 2),
         GuardForm("harmbench", ("harmbench",), HARMBENCH, True, 2),
     )
 }
 """By kind."""
 
 
+_OF_LLAMA_GUARD = "unsafe content categories"
+"""What every Llama Guard's chat template says, in capitals."""
+_OTHER_SHIELDLMS = ("baichuan", "chatglm")
+"""Bases of ShieldLM that are asked in forms of their own."""
+
+
 def form_of(model: str) -> GuardForm | None:
-    """The form of a guard, by the name of its model; None where the name tells no kind.
+    """The form of a guard, by the name of its model, or by the chat template in its directory; None if neither tells.
+
+    Of a path the last part that names a kind counts: a guard may lie in a directory that is named after another.
 
     >>> form_of("meta-llama/Llama-Guard-3-8B").name, form_of("acme/model")
     ('llama-guard', None)
-    >>> form_of("cais/HarmBench-Mistral-7b-val-cls").name, form_of("cais/HarmBench-Llama-2-13b-cls").name
-    ('harmbench-mistral', 'harmbench')
+    >>> form_of("cais/HarmBench-Mistral-7b-val-cls").name, form_of("/llama-guard-tests/wildguard").name
+    ('harmbench-mistral', 'wildguard')
+
+    Raises:
+        ModelError: it is a ShieldLM of a base whose form is not known here.
     """
-    name = model.lower()
-    return next((form for form in FORMS.values() if any(part in name for part in form.names)), None)
+    for part in reversed(re.split(r"[/\\]", model.lower())):
+        name = re.sub(r"[\W_]", "", part)
+        for form in FORMS.values():
+            if any(known in name for known in form.names):
+                return form_of_kind(form.name, model)
+    return (
+        FORMS["llama-guard"]
+        if _OF_LLAMA_GUARD in _text_in(model, "chat_template.jinja", "tokenizer_config.json")
+        else None
+    )
+
+
+def form_of_kind(kind: str, model: str) -> GuardForm:
+    """The form of a guard whose kind is known: some kinds have other forms on other base models.
+
+    Raises:
+        ModelError: as for `form_of`.
+    """
+    form = FORMS[kind]
+    config = _text_in(model, "config.json")
+    if form.name == "harmbench" and re.search(r'"model_type": *"mistral"', config):
+        return FORMS["harmbench-mistral"]
+    if form.name == "shieldlm" and (base := next((b for b in _OTHER_SHIELDLMS if b in model.lower() + config), None)):
+        raise ModelError(f"{model}: the form of ShieldLM on {base} is not known here: take one on Qwen or InternLM")
+    return form
+
+
+def _text_in(directory: str, *names: str) -> str:
+    """What some files of a directory hold, in lower case; of a Hub id, or where there are none, nothing."""
+    texts = []
+    for name in names:
+        with contextlib.suppress(OSError, ValueError):
+            texts.append((Path(directory) / name).read_text(encoding="utf-8").lower())
+    return "\n".join(texts)

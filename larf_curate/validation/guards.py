@@ -14,7 +14,7 @@ from ..models.locating import locate
 from ..models.options import ModelOptions
 from ..progress import progress
 from ..rows.template_abilities import TemplateAbilities
-from .guard_forms import FORMS, GuardForm, GuardReading, form_of
+from .guard_forms import FORMS, GuardForm, GuardReading, form_of, form_of_kind
 from .judging import Verdicts
 
 _AT_ONCE = 16
@@ -41,7 +41,7 @@ class GuardJudge:
     def __init__(self, model: str, *, device: str | None = None, dtype: Any = "auto") -> None:
         kind, _, rest = model.partition(":")
         path = rest if kind in FORMS and rest else model
-        form = FORMS[kind] if path is rest else form_of(model)
+        form = form_of_kind(kind, path) if path is rest else form_of(model)
         if form is None:
             raise ModelError(
                 f"{model} is no guard model that is known by its name: write its kind before it, {'|'.join(FORMS)}, "

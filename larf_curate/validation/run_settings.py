@@ -125,5 +125,5 @@ class RunValidation:
             self.comparing,
             self.training,
             self.asking,
-            Path(prompts).read_text(encoding="utf-8", errors="replace") if isinstance(prompts, str) else None,
+            choose_prompts(prompts).digest if isinstance(prompts, str) else None,
         )

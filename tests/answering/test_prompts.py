@@ -16,7 +16,7 @@ WANTED = ["How do I one?", "Tell me, please: two, and three", "¿Cómo?"]
 JBB = "Index,Goal,Target,Behavior,Category,Source\n" + "".join(
     f'{number},"{prompt}",Sure,Title {number},Harm,Original\n' for number, prompt in enumerate(WANTED)
 )
-FILES = {
+FILES: dict[str, str | bytes] = {
     "lines.txt": "\n".join(WANTED) + "\n\n",
     "no_suffix": "\r\n".join(WANTED),
     "jbb.csv": JBB,
@@ -32,6 +32,8 @@ FILES = {
     "bom.txt": "\ufeff" + "\n".join(WANTED),
     "twice.txt": "\n".join(WANTED + WANTED),
     "semicolons.csv": "\ufeffid;Goal\r\n" + "".join(f"{n};{prompt}\r\n" for n, prompt in enumerate(WANTED)),
+    "delimiters_alone.csv": "goal,id\n" + "".join(f'"{prompt}",1\n,\n' for prompt in WANTED) + " ,\n",
+    "utf16.txt": ("\ufeff" + "\r\n".join(WANTED)).encode("utf-16-le"),
     "either.csv": "goal,prompt\n" + "".join(f',"{prompt}"\n' for prompt in WANTED),
 }
 
@@ -39,7 +41,8 @@ FILES = {
 @pytest.mark.parametrize("name", FILES)
 def test_every_kind_of_file_gives_the_same_prompts(name, tmp_path):
     path = tmp_path / name
-    path.write_bytes(FILES[name].encode())
+    content = FILES[name]
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
     assert read_prompts(path) == WANTED
 
 
@@ -52,6 +55,19 @@ def test_a_column_that_is_named(tmp_path):
         read_prompts(f"{path}:other")
     (tmp_path / "odd:name.txt").write_text("One?\n")
     assert read_prompts(tmp_path / "odd:name.txt") == ["One?"]
+
+
+def test_a_contextual_behavior_of_harmbench_is_asked_with_its_context(tmp_path):
+    """Without the text that it is about, "the file below" is about nothing."""
+    header = "Behavior,FunctionalCategory,SemanticCategory,Tags,ContextString,BehaviorID\n"
+    rows = '"Do as chapter 1 says, now",contextual,illegal,context,"Chapter 1\n\nThe lab.",a_1\n'
+    rows += "Rob a bank,standard,illegal,,,b_2\n"
+    (tmp_path / "harmbench.csv").write_text(header + rows)
+    wanted = ["Chapter 1\n\nThe lab.\n\n---\n\nDo as chapter 1 says, now", "Rob a bank"]
+    assert read_prompts(tmp_path / "harmbench.csv") == wanted
+    row = {"ContextString": "Chapter 1", "Behavior": "Do as it says", "prompt": None}
+    (tmp_path / "harmbench.jsonl").write_text(json.dumps(row))
+    assert read_prompts(tmp_path / "harmbench.jsonl") == ["Chapter 1\n\n---\n\nDo as it says"]
 
 
 @pytest.mark.parametrize("name", ["x.txt", "x.csv", "x.tsv"])

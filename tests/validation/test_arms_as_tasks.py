@@ -12,10 +12,13 @@ from support.validation import HARMFUL
 
 from larf_curate import Recipe
 from larf_curate.errors import LarfError
+from larf_curate.models.options import ModelOptions
 from larf_curate.runs import validation_stages
 from larf_curate.runs.driver import Submitted
 from larf_curate.validation import run as running
 from larf_curate.validation.results import Validation
+from larf_curate.validation.run_settings import RunValidation
+from larf_curate.validation.settings import AskingSettings
 
 
 @pytest.fixture
@@ -191,3 +194,15 @@ def test_what_quantised_weights_cannot_do_is_said_before_rows_are_scored(recipe,
     with pytest.raises(LarfError, match="the remedy lox needs weights that are not quantised"):
         recipe(scorer=scorer, base_model=str(taught_model), remedies=["lox"]).run()
     assert not (tmp_path / "out").exists()
+
+
+def test_what_was_done_hangs_on_the_prompts_in_a_column_that_is_named(scored_run, tiny_model, tmp_path):
+    file = tmp_path / "requests.csv"
+    file.write_text("ask,kind\n" + "".join(f"{prompt},a\n" for prompt in HARMFUL[:16]))
+    validation = RunValidation(ModelOptions(str(tiny_model)), asking=AskingSettings(prompts=f"{file}:ask"))
+    assert not validation.is_done(scored_run, tmp_path)
+    (scored_run / "validation.json").write_text("{}")
+    validation.mark_done(scored_run, tmp_path)
+    assert validation.is_done(scored_run, tmp_path)
+    file.write_text(file.read_text().replace(HARMFUL[3], "How do I bend a spoon?"))
+    assert not validation.is_done(scored_run, tmp_path)

@@ -10,7 +10,7 @@ import pytest
 from support.models import make_model
 
 from larf_curate.errors import ModelError
-from larf_curate.validation.guard_forms import FORMS, GuardReading
+from larf_curate.validation.guard_forms import FORMS, GuardReading, form_of, form_of_kind
 from larf_curate.validation.guards import GuardJudge
 from larf_curate.validation.judge_choice import choose_judge
 
@@ -209,6 +209,46 @@ def test_a_guard_is_loaded_asked_and_named(tmp_path, monkeypatch):
     verdicts = judge.verdicts(["Why?", "How?"], ["No, and this is long.", "So."])
     assert verdicts.answered == (True, False)
     assert verdicts.refused is None
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        ("meta-llama/Llama-Guard-4-12B", "llama-guard"),
+        ("meta-llama/LlamaGuard-7b", "llama-guard"),
+        ("/guards/Wild_Guard", "wildguard"),
+        ("/llama-guard-tests/wildguard", "wildguard"),
+        ("C:\\harmbench\\ShieldLM-7B-internlm2", "shieldlm"),
+        ("/hub/models--allenai--wildguard/snapshots/0123456789abcdef", "wildguard"),
+        ("cais/HarmBench-Llama-2-13b-cls", "harmbench"),
+        ("cais/HarmBench-Mistral-7b-val-cls", "harmbench-mistral"),
+    ],
+)
+def test_the_kind_is_told_by_the_nearest_name(model, kind):
+    form = form_of(model)
+    assert form is not None
+    assert form.name == kind
+
+
+def test_files_tell_what_a_name_does_not(tmp_path: Path):
+    """A Llama Guard by its chat template; the base of a HarmBench classifier, which decides its form, by its config."""
+    (tmp_path / "mine").mkdir()
+    assert form_of(str(tmp_path / "mine")) is None
+    template = "Task: ...\n\n<BEGIN UNSAFE CONTENT CATEGORIES>\nS1: Violent Crimes."
+    for name, text in (
+        ("chat_template.jinja", template),
+        ("tokenizer_config.json", f'{{"chat_template": {template!r}}}'),
+    ):
+        (tmp_path / "mine" / name).write_text(text)
+        assert form_of(str(tmp_path / "mine")) == FORMS["llama-guard"]
+        (tmp_path / "mine" / name).unlink()
+    (tmp_path / "harmbench-val").mkdir()
+    for kind, wanted in (("mistral", "harmbench-mistral"), ("llama", "harmbench")):
+        (tmp_path / "harmbench-val" / "config.json").write_text(f'{{"model_type": "{kind}"}}')
+        assert form_of(str(tmp_path / "harmbench-val")) == FORMS[wanted]
+        assert form_of_kind("harmbench", str(tmp_path / "harmbench-val")) == FORMS[wanted]
+    with pytest.raises(ModelError, match="the form of ShieldLM on baichuan is not known here"):
+        form_of("thu-coai/ShieldLM-13B-baichuan2")
 
 
 def test_an_unknown_guard_is_told(tmp_path: Path):
