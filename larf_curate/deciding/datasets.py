@@ -60,6 +60,12 @@ def split_dataset(
     dataset: AnyDataset, threshold: Fitted, column: str, *, per_split: bool = False
 ) -> Parts[AnyDataset, Fitted]:
     """See `Threshold.split`."""
+    parts_of = dataset.values() if isinstance(dataset, dict) else [dataset]
+    if wrong := [type(part).__name__ for part in parts_of if not hasattr(part, "column_names")]:
+        raise DataError(
+            f"a threshold splits a scored Dataset, DatasetDict or IterableDataset, not {wrong[0]}: Dataset.from_list "
+            "makes one of rows, load_dataset one of files"
+        )
     if per_split and not isinstance(dataset, dict):
         raise ThresholdError("per_split is for a DatasetDict: this dataset has no splits")
     splits: Mapping[str, Dataset | IterableDataset] = dataset if isinstance(dataset, dict) else {"": dataset}

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
+import numpy as np
+
 from ..errors import ThresholdError
 from .layout import Outcome
 
@@ -15,7 +17,7 @@ UnscorablePolicy = Literal["separate", "keep", "remove"]
 UNSCORABLE_TO: Mapping[UnscorablePolicy, Outcome] = {"separate": "unscorable", "keep": "kept", "remove": "removed"}
 
 
-def check_amount(rule: Rule, amount: float) -> None:
+def check_amount(rule: Rule, amount: object) -> None:
     """Refuse an amount that a rule does not take.
 
     >>> check_amount("drop_fraction", 1.5)
@@ -26,6 +28,8 @@ def check_amount(rule: Rule, amount: float) -> None:
     Raises:
         ThresholdError: the message says what the rule takes.
     """
+    if isinstance(amount, bool) or not isinstance(amount, int | float | np.number):
+        raise ThresholdError(f"{rule} needs a number, not {amount!r}")
     if rule == "max_score":
         if not math.isfinite(amount):
             raise ThresholdError(f"max_score must be a finite number, not {amount}")

@@ -7,12 +7,12 @@ found again and docs/commands.md all derive from `ModelOptions`.
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar, Unpack, cast, get_args, get_origin, get_type_hints
 
-from ..errors import ModelError
+from ..errors import ModelError, unknown_name
 from ..rows.rendering import Overflow
 from .chat_templates import template_text
 
@@ -149,8 +149,10 @@ class ModelOptions(EncodingOptions):
         """From what a user writes: the model as a path too, and the chat template by any of its names.
 
         Raises:
+            TypeError: there is no such option.
             ModelError: a value is wrong, or there is no such chat template.
         """
+        _refuse_unknown(options, FIT_OPTIONS)
         checked = cls(str(model) if isinstance(model, Path) else model, **options)
         return replace(checked, chat_template=template_text(checked.chat_template))
 
@@ -282,6 +284,11 @@ def with_meanings(settings: type[T]) -> type[T]:
 with_meanings(ModelOptions)
 
 
+def _refuse_unknown(options: Iterable[str], known: Iterable[str]) -> None:
+    if unknown := sorted(set(options) - set(known)):
+        raise TypeError(unknown_name("model option", unknown[0], known))
+
+
 def check_run_options(options: Mapping[str, object]) -> RunOptions:
     """The options that are neither None nor False, checked and sorted by name: they are part of a scorer's hash.
 
@@ -292,8 +299,7 @@ def check_run_options(options: Mapping[str, object]) -> RunOptions:
         TypeError: there is no such option.
         ModelError: a value is wrong.
     """
-    if unknown := sorted(set(options) - set(RUN_OPTIONS)):
-        raise TypeError(f"unknown option {', '.join(unknown)}; known: {', '.join(RUN_OPTIONS)}")
+    _refuse_unknown(options, RUN_OPTIONS)
     chosen = {name: value for name, value in sorted(options.items()) if value is not None and value is not False}
     for name, value in chosen.items():
         RUN_OPTIONS[name].check(value)

@@ -78,7 +78,9 @@ def require_rows(rows: object) -> None:
                 "score_dataset(dataset, scorer)"
             )
         raise RowFormatError("this is one row: rows are a list of them, [row], or a Dataset")
-    if isinstance(rows, str | bytes) or (hasattr(rows, "to_pandas") and not hasattr(rows, "with_format")):
+    if not isinstance(rows, Iterable) or isinstance(rows, str | bytes):
+        _refuse(rows)
+    if hasattr(rows, "to_pandas") and not hasattr(rows, "with_format"):
         _refuse(rows)
     if type(rows).__name__ == "DataFrame":  # pandas'; polars' has `to_pandas`
         _refuse(rows)

@@ -226,6 +226,8 @@ def choose_references(
         return ReferenceSet.from_files(unsafe, safe)
     if isinstance(references, str | Path):
         return ReferenceSet.from_jsonl(references)
+    if not isinstance(references, ReferenceSet | None):
+        raise ReferencesError(f"references are a ReferenceSet or a file of pairs, not {type(references).__name__}")
     return references or ReferenceSet.packaged()
 
 

@@ -7,6 +7,7 @@ from typing import Any, Unpack, cast
 
 from ..atomic import require_writable, write_text
 from ..deciding.datasets import Parts
+from ..errors import DataError
 from ..models.options import FitOptions, ModelOptions
 from ..progress import say
 from .plan import memory_shortage
@@ -57,6 +58,11 @@ def validate(
         LarfError: rows, model, prompts or judges cannot be used, or `out` cannot be written; the message says which and
             why.
     """
+    if not isinstance(scored, Parts | str | Path):
+        raise DataError(
+            f"validate takes the parts of a dataset, Threshold.drop_top(1000).split(dataset) for one, or the directory "
+            f"of a run, not {type(scored).__name__}"
+        )
     given: dict[str, Any] = dict(options)
     comparing = ComparingSettings(**{name: given.pop(name) for name in COMPARING if name in given})
     request = ValidationRequest(

@@ -55,6 +55,19 @@ def test_every_row_is_in_one_part_with_all_it_has() -> None:
         assert part.features == FEATURES
 
 
+@pytest.mark.parametrize("other", [[{"larf_score": 0.5}], "scored.parquet", {"train": [0.5]}, None])
+def test_what_is_no_dataset_is_refused(other: Any) -> None:
+    with pytest.raises(DataError, match=r"splits a scored Dataset.*Dataset\.from_list"):
+        Threshold.drop_top(2).split(other)
+
+
+@pytest.mark.parametrize("rule", ["max_score", "drop_top", "drop_fraction"])
+@pytest.mark.parametrize("amount", ["3", None, True])
+def test_an_amount_that_is_no_number_is_refused(rule: str, amount: Any) -> None:
+    with pytest.raises(ThresholdError, match=f"{rule} needs a number, not {amount!r}"):
+        getattr(Threshold, rule)(amount)
+
+
 @pytest.mark.parametrize(
     ("policy", "expected"),
     [

@@ -170,6 +170,7 @@ def no_rows() -> dict[str, tuple[Any, str]]:
         "a table": (dataset.data.table, r"this is Table: .*Dataset\(table\)"),
         "texts": (["a", "b"], "this is str"),
         "a text": ("a", "this is str"),
+        "nothing": (None, "this is NoneType"),
     }
 
 

@@ -129,8 +129,13 @@ def test_a_scorer_refuses_a_wrong_option_before_it_runs(
 
 def test_an_option_that_is_not_given_is_not_there() -> None:
     assert check_run_options({"device": None, "trust_remote_code": False, "dtype": "auto"}) == {"dtype": "auto"}
-    with pytest.raises(TypeError, match=r"unknown option max_tokens; known: .*batch_tokens"):
+    with pytest.raises(TypeError, match=r"unknown model option 'max_tokens'; did you mean 'batch_tokens'"):
         check_run_options({"max_tokens": 4096})
+
+
+def test_a_misspelt_option_is_told_with_the_one_that_was_meant() -> None:
+    with pytest.raises(TypeError, match="unknown model option 'maxtokens'; did you mean 'max_tokens'"):
+        LARFScorer.fit("demo", 2, maxtokens=3)  # type: ignore[call-arg]
 
 
 def test_a_scorer_keeps_how_it_encodes_and_goes_on_with_how_it_runs(tiny_scorer: LARFScorer) -> None:

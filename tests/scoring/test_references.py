@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from larf_curate import ReferenceSet
+from larf_curate import LARFScorer, ReferenceSet
 from larf_curate.errors import ReferencesError
 
 Rows = list[dict[str, object]]
@@ -302,3 +302,8 @@ def test_digest_changes_with_any_text(load: Callable[[Rows], ReferenceSet], chan
     else:
         rows[7] |= change
     assert load(rows).digest != digest
+
+
+def test_what_are_no_references_is_refused_before_a_model_is_loaded() -> None:
+    with pytest.raises(ReferencesError, match="a ReferenceSet or a file of pairs, not list"):
+        LARFScorer.fit("nowhere", 2, references=[1, 2])  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from typing import get_type_hints
 import numpy as np
 import pytest
 
+from larf_curate import validate
 from larf_curate.cli.validation import validate as command
 from larf_curate.errors import DataError, LarfError, ModelError
 from larf_curate.models.options import FIT_OPTIONS, FitOptions, declared
@@ -100,3 +101,8 @@ def test_a_name_alone_is_given_as_it_is():
     )
     assert AskingSettings(judges="wording").judges == ("wording",)
     assert AskingSettings(judges=mine).judges == (mine,)
+
+
+def test_a_dataset_that_is_not_split_is_refused_with_how_to_split_it():
+    with pytest.raises(DataError, match=r"takes the parts of a dataset, Threshold\.drop_top.* not list"):
+        validate([{"larf_score": 0.5}], "nowhere")
