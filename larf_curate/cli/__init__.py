@@ -15,7 +15,7 @@ import typer
 from ..errors import LarfError, RecipeError
 from ..progress import LOGGER
 from . import about, audits, results, rows, runs, sample, scorers, validation
-from .habits import CONTEXT, with_habits
+from .common_options import CONTEXT, with_common_options
 
 _INTERRUPTED = 130
 
@@ -25,17 +25,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Find the rows of a fine-tuning dataset that would erode an aligned model's refusals, and remove them.",
 )
-app.command()(with_habits(runs.run))
-app.command()(with_habits(scorers.fit))
-app.command()(with_habits(scorers.layers))
-app.command()(with_habits(rows.score))
-app.command(name="filter")(with_habits(rows.filter_))
-app.command()(with_habits(audits.audit))
-app.command()(with_habits(validation.validate))
-app.command()(with_habits(results.report))
-app.command()(with_habits(results.push))
-app.command()(with_habits(sample.demo))
-app.command()(with_habits(about.env))
+app.command()(with_common_options(runs.run))
+app.command()(with_common_options(scorers.fit))
+app.command()(with_common_options(scorers.layers))
+app.command()(with_common_options(rows.score))
+app.command(name="filter")(with_common_options(rows.filter_))
+app.command()(with_common_options(audits.audit))
+app.command()(with_common_options(validation.validate))
+app.command()(with_common_options(results.report))
+app.command()(with_common_options(results.push))
+app.command()(with_common_options(sample.demo))
+app.command()(with_common_options(about.env))
 
 
 @app.callback(invoke_without_command=True)

@@ -98,7 +98,7 @@ def attend(
 
 
 def _compiled_kernels(batch: PackedBatch, query: torch.Tensor, options: AttentionOptions) -> kernels.Kernels | None:
-    """Those for attention that is causal and nothing else; None where they cannot be used."""
+    """The compiled kernels if this attention is causal and nothing else, and they can be used; else None."""
     window = options.window
     within_window = window is None or all(part.prefix + part.length <= window for part in batch.segments)
     if options.softcap is not None or not within_window:

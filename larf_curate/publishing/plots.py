@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..cache import register
 from ..inert import visible
@@ -118,7 +119,7 @@ def draw_search(profile: LayerProfile) -> bytes:
 def _draw_scores(axes: Axes, content: _Content) -> None:
     histogram, rows = content.histogram, content.rows
     assert histogram is not None
-    edges = np.array(histogram.edges)
+    edges = _equal_bins(histogram.edges)
     below = np.zeros(len(edges) - 1)
     for label, bins, colour, hatch in (
         (f"kept ({rows.kept:,})", histogram.kept, KEPT, None),
@@ -144,6 +145,21 @@ def _draw_scores(axes: Axes, content: _Content) -> None:
     meaning = MEANINGS[content.formula]
     axes.set_xlabel(f"score (no unit; higher: {meaning})")
     axes.set_ylabel("rows per bin")
+
+
+def _equal_bins(edges: Sequence[float]) -> NDArray[np.float64]:
+    """The edges of a histogram with the first and the last bin as wide as the others.
+
+    Those end at the lowest and the highest score. A narrower bar would look like fewer rows.
+
+    >>> _equal_bins([0.75, 1.0, 2.0, 3.0, 3.125]).tolist()
+    [0.0, 1.0, 2.0, 3.0, 4.0]
+    """
+    equal = np.array(edges)
+    if len(equal) > 3:
+        width = equal[2] - equal[1]
+        equal[0], equal[-1] = equal[1] - width, equal[-2] + width
+    return equal
 
 
 def _draw_references(axes: Axes, content: _Content, height: float) -> None:

@@ -21,7 +21,7 @@ def render_model_card(spec: ScorerSpec, repo: str) -> str:
     base = f"base_model: {spec.model}\n" if on_hub else ""
     model = spec.model if on_hub else re.split(r"[/\\]", spec.model)[-1]  # a directory's name is private
     top = f", top {spec.top_k}" if spec.top_k else ""
-    cut = f"at most {spec.max_tokens:,} tokens of a row, longer ones: {markdown(spec.overflow)}"
+    cut = f"at most {spec.max_tokens:,} tokens of a row, {spec.what_longer_rows_are}"
     layers = ", ".join(map(str, spec.layers))
     content = _CONTENTS.get(spec.formula, "reference states")
     rows = {

@@ -137,6 +137,11 @@ class ScorerSpec(EncodingOptions):
         first = self.model_options(run)
         return replace(first, model=self.other.model, revision=commit_of(self.other.version), base=base)
 
+    @property
+    def what_longer_rows_are(self) -> str:
+        """What becomes of rows with more than `max_tokens` tokens, for the cards."""
+        return "longer ones are cut in the middle" if self.overflow == "truncate" else "longer ones have no score"
+
     def summary(self) -> str:
         """A few lines: model, layers, formula, separation, and what the linter says of the references."""
         where = f", layer {', '.join(map(str, self.layers))} of 0..{self.blocks - 1}" if self.layers else ""

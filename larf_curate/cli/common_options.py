@@ -19,8 +19,8 @@ _QUIET = typer.Option("-q", "--quiet", help="Print results and errors alone: no 
 _VERBOSE = typer.Option("-v", "--verbose", help="Say more: what was loaded, and how long that took.")
 
 
-def with_habits(command: Callable[..., None]) -> Callable[..., None]:
-    """The same command with `-q` and `-v`."""
+def with_common_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The same command with `-q` and `-v`, and with help as `_name_value` says."""
     signature = inspect.signature(command, eval_str=True)
     added = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, option])
@@ -28,7 +28,7 @@ def with_habits(command: Callable[..., None]) -> Callable[..., None]:
     ]
 
     @functools.wraps(command)
-    def told(*arguments: Any, quiet: bool = False, verbose: bool = False, **options: Any) -> None:
+    def command_with_level(*arguments: Any, quiet: bool = False, verbose: bool = False, **options: Any) -> None:
         if quiet or verbose:
             LOGGER.setLevel(logging.WARNING if quiet else logging.DEBUG)
         command(*arguments, **options)
@@ -36,9 +36,9 @@ def with_habits(command: Callable[..., None]) -> Callable[..., None]:
     parameters = [*signature.parameters.values(), *added]
     for parameter in parameters:
         _name_value(parameter)
-    told.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined] # inspect reads it first
-    told.__annotations__ = {one.name: one.annotation for one in parameters}
-    return told
+    command_with_level.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined] # inspect reads it first
+    command_with_level.__annotations__ = {one.name: one.annotation for one in parameters}
+    return command_with_level
 
 
 def _name_value(parameter: inspect.Parameter) -> None:
