@@ -139,17 +139,20 @@ def test_as_many_answers_are_judged_at_once_as_the_judge_says() -> None:
     assert judge_all(Waiting(), ["?"] * 6, ["!"] * 6) == [True] * 6
 
 
-def test_after_an_error_no_other_answer_is_judged() -> None:
+@pytest.mark.parametrize("error", [True, False], ids=["an error", "no verdict"])
+def test_after_an_error_no_other_answer_is_judged(error: bool) -> None:
     """A judge that fails may be one that is paid for each question."""
     asked: list[str] = []
 
     class Failing:
         at_once = 2
 
-        def __call__(self, _prompt: str, answer: str, /) -> bool:
+        def __call__(self, _prompt: str, answer: str, /) -> Any:
             asked.append(answer)
-            if answer == "0":
+            if answer == "0" and error:
                 raise ModelError("no")
+            if answer == "0":
+                return "no"
             time.sleep(0.1)
             return True
 

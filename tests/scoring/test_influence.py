@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from larf_curate.errors import ModelError, PromptsError
 from larf_curate.models.loading import load_model
 from larf_curate.models.options import ModelOptions
 from larf_curate.scoring.influence import choose_step, token_influence
-from larf_curate.scoring.margin import Refusals, find_refusals, margin, margin_gradient
+from larf_curate.scoring.margin import REFUSAL_TOKENS, Refusals, find_refusals, margin, margin_gradient, refusals_among
 
 OPENINGS = (7, 19)
 
@@ -247,6 +249,18 @@ def test_forward_mode_is_the_derivative(name, tmp_path):
         np.testing.assert_allclose(tangent, exact, rtol=1e-3, atol=1e-3 * np.abs(exact).max())
 
 
+def test_a_derivative_waits_for_who_runs_the_model(tmp_path):
+    """Its hooks would meet the other's batches."""
+    loaded, runtime = model_and_runtime(tmp_path)
+    direction, _ = margin_direction(loaded, random_refusals(), rank=4)
+    with ThreadPoolExecutor(1) as pool:
+        with runtime.lock:
+            asked = pool.submit(token_tangents, runtime, *rows_and_marks(2), direction)
+            with pytest.raises(TimeoutError):
+                asked.result(0.3)
+        assert asked.result(60)[0].issues == [None, None]
+
+
 def test_half_precision_ranks_as_float32_does(tmp_path):
     loaded, runtime = model_and_runtime(tmp_path)
     direction, _ = margin_direction(loaded, random_refusals(), rank=4)
@@ -255,7 +269,10 @@ def test_half_precision_ranks_as_float32_does(tmp_path):
     wanted = token_influence(runtime, rows, marks, direction, step)
     loaded.model.to(torch.bfloat16)
     half = Runtime(replace(loaded, dtype=torch.bfloat16))
-    found = token_influence(half, rows, marks, direction, step)
+    done: list[int] = []
+    found = token_influence(half, rows, marks, direction, step, batch_tokens=96, progress=done.append)
+    assert "batches of up to 96 tokens" in found.execution
+    assert (sum(done), len(done) > 3) == (len(rows), True)
     assert scipy_spearman(found.means(), wanted.means()) >= 0.98
     assert scipy_spearman(found.sums(), wanted.sums()) >= 0.98
 
@@ -282,3 +299,46 @@ def test_a_model_that_never_refuses_gets_no_margin(tmp_path):
         find_refusals(encoder, [f"How do I do harm number {number}?" for number in range(16)])
     with pytest.raises(PromptsError, match="15 prompts are too few"):
         find_refusals(encoder, ["How do I do harm?"] * 15)
+
+
+TEXTS = ["", "I'm sorry, but I can't help with that.", "No, I won't.", "Sure, here it is.", "Well,"]
+SAYS_NOTHING, REFUSES, WILL_NOT, COMPLIES, EITHER = range(5)
+
+
+def among(*answers: list[int]) -> Refusals:
+    """What is found in answers of tokens that each stand for one of `TEXTS`."""
+    tokenizer = SimpleNamespace(decode=lambda ids, **_: " ".join(TEXTS[token] for token in ids))
+    return refusals_among(SimpleNamespace(tokenizer=tokenizer), [[9]] * len(answers), answers)
+
+
+def test_openings_are_first_tokens_of_refusals_rather_than_of_compliances():
+    found = among(*[[REFUSES]] * 9, [WILL_NOT], [EITHER, REFUSES], [EITHER, COMPLIES], [EITHER, COMPLIES], [COMPLIES])
+    assert found.refused == (True,) * 11 + (False,) * 3
+    assert found.openings == (REFUSES, WILL_NOT)
+    both = among([EITHER, REFUSES], [EITHER, REFUSES], [EITHER, COMPLIES], [REFUSES])
+    assert both.openings == (REFUSES, EITHER), "more refusals begin with it than compliances"
+
+
+def test_a_token_that_begins_few_of_many_refusals_is_no_opening():
+    assert among(*[[REFUSES]] * 49, [WILL_NOT]).openings == (REFUSES, WILL_NOT), "one of 50 is enough"
+    assert among(*[[REFUSES]] * 50, [WILL_NOT]).openings == (REFUSES,)
+
+
+def test_a_model_whose_refusals_begin_as_its_compliances_do_has_no_margin():
+    with pytest.raises(PromptsError, match="begins its refusals with the same tokens as its compliances"):
+        among([EITHER, REFUSES], [EITHER, COMPLIES])
+
+
+@pytest.mark.parametrize(("refused", "enough"), [(4, True), (3, False)])
+def test_a_quarter_of_the_requests_has_to_be_refused(refused, enough):
+    answers = [*[[REFUSES]] * refused, *[[COMPLIES]] * (16 - refused)]
+    if enough:
+        assert among(*answers).share == 0.25
+        return
+    with pytest.raises(PromptsError, match=r"refuses 3 of 16 harmful requests \(19%\)"):
+        among(*answers)
+
+
+def test_what_comes_after_so_many_tokens_is_not_looked_at():
+    late = [*[SAYS_NOTHING] * REFUSAL_TOKENS, REFUSES]
+    assert among([REFUSES], late, late[1:]).refused == (True, False, True)

@@ -16,14 +16,18 @@ from datasets import Dataset
 from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_torch_file
 from safetensors.torch import save_file as save_torch_file
+from scipy.stats import spearmanr
 from support.checkpoints import whole
 from support.commands import larf
 from support.models import CHATML, HARMFUL_PROMPTS, make_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from larf_curate import LARFScorer
+from larf_curate.encoding.directions import WeightDirection
+from larf_curate.encoding.encoder import get_encoder
 from larf_curate.encoding.runtime import unload_models
 from larf_curate.errors import ModelError, PromptsError, ScorerError
+from larf_curate.scoring import margin_fitting
 from larf_curate.scoring.columns import ScoreColumns
 from larf_curate.scoring.fitting import sample_rows
 
@@ -55,6 +59,11 @@ def rendered(tokenizer, row, **options):
     return tokenizer.apply_chat_template(turns, return_dict=False, **options)
 
 
+def plain(home: Path):
+    """transformers' own model, and its tokenizer."""
+    return AutoModelForCausalLM.from_pretrained(home), AutoTokenizer.from_pretrained(home)
+
+
 def matrices(model) -> list[torch.nn.Parameter]:
     return [p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
 
@@ -70,36 +79,38 @@ def margin_gradient_by_autograd(model, tokenizer, prompts: list[str], openings: 
     return v, torch.sqrt(sum(part.square().sum() for part in v))
 
 
-def reference_scores(home: Path, openings: list[int]) -> np.ndarray:
-    """By transformers and autograd alone: <gradient of a row's mean loss, gradient of the margin>, over its norm."""
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(home), AutoTokenizer.from_pretrained(home)
+def reference_scores(model, tokenizer, rows: list[dict[str, str]], *directions) -> np.ndarray:
+    """By transformers and autograd alone: <gradient of a row's mean loss, direction>, float64 [directions, rows]."""
     weights = matrices(model)
-    v, norm = margin_gradient_by_autograd(model, tokenizer, HARMFUL_PROMPTS, openings)
-    scores = []
-    for row in ROWS:
+    scores = np.full((len(directions), len(rows)), np.nan)
+    for number, row in enumerate(rows):
         if not row["output"].strip():
-            scores.append(np.nan)
             continue
         start = len(rendered(tokenizer, {"instruction": row["instruction"]}, add_generation_prompt=True))
         ids = torch.tensor([rendered(tokenizer, row)])
         stop = ids[0].tolist().index(tokenizer.convert_tokens_to_ids("<|im_end|>"), start) + 1
         logits = model(input_ids=ids).logits[0, start - 1 : stop - 1]
-        loss = torch.nn.functional.cross_entropy(logits, ids[0, start:stop])
-        gradient = torch.autograd.grad(loss, weights)
-        scores.append(float(sum((g * part).sum() for g, part in zip(gradient, v, strict=True)) / norm))
-    return np.array(scores)
+        gradient = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, ids[0, start:stop]), weights)
+        for place, direction in enumerate(directions):
+            scores[place, number] = float(sum((g * part).sum() for g, part in zip(gradient, direction, strict=True)))
+    return scores
 
 
 @pytest.mark.slow
 def test_scores_are_those_of_autograd(scorer: LARFScorer, refusing_model: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(refusing_model)
-    wanted = reference_scores(refusing_model, first_tokens(refusing_model, scorer))
-    scores = scorer.annotate(ROWS)
+    model, tokenizer = plain(refusing_model)
+    openings = first_tokens(refusing_model, scorer)
+    v, norm = margin_gradient_by_autograd(model, tokenizer, HARMFUL_PROMPTS, openings)
+    wanted = reference_scores(model, tokenizer, ROWS, v)[0] / float(norm)
+    done: list[int] = []
+    scores = scorer.annotate(ROWS, progress=done.append)
+    assert sum(done) == len(ROWS)
     spread = np.nanstd(wanted)
     # What is left is the cut to a low rank, which the scorer says of itself.
     np.testing.assert_allclose(scores.score, wanted, atol=0.05 * spread)
     assert scorer.spec.margin.energy > 0.95
     assert scorer.spec.margin.agreement > 0.99
+    assert scorer.spec.margin.rank == 4, "the lowest that is high enough"
     assert [issue and issue.value for issue in scores.issues] == [None, None, None, "empty_answer", None, None]
     # Trained are the answer and the token that ends it.
     answers = [len(tokenizer.encode(row["output"], add_special_tokens=False)) + 1 for row in ROWS]
@@ -113,13 +124,58 @@ def test_every_prompt_counts_the_same_where_their_number_is_odd(refusing_model: 
     """The gradient is taken of two halves, of which one has a prompt more."""
     prompts = [*HARMFUL_PROMPTS, "Bake 3 loaves of bread."]  # which it does: the half that has it has another slope
     fitted = LARFScorer.fit(str(refusing_model), formula="influence", prompts=prompts, rank=4, progress=False)
-    model, tokenizer = (
-        AutoModelForCausalLM.from_pretrained(refusing_model),
-        AutoTokenizer.from_pretrained(refusing_model),
-    )
+    model, tokenizer = plain(refusing_model)
     openings = first_tokens(refusing_model, fitted)
     _, norm = margin_gradient_by_autograd(model, tokenizer, prompts, openings)
     assert fitted.spec.margin.slope == pytest.approx(float(norm), rel=1e-4)
+
+
+@pytest.mark.usefixtures("short_sample")
+@pytest.mark.slow
+def test_a_fit_says_how_good_its_direction_is(refusing_model: Path) -> None:
+    """By transformers, autograd and scipy, of a direction of rank 1: on the sample rows, and of every second prompt."""
+    prompts = [*HARMFUL_PROMPTS[:-2], "Bake 3 loaves of bread.", "Bake 4 loaves of bread.", "Bake 5 loaves of bread."]
+    fitted = LARFScorer.fit(str(refusing_model), formula="influence", prompts=prompts, rank=1, progress=False)
+    model, tokenizer = plain(refusing_model)
+    openings = first_tokens(refusing_model, fitted)
+    v, norm = margin_gradient_by_autograd(model, tokenizer, prompts, openings)
+    halves = [margin_gradient_by_autograd(model, tokenizer, prompts[start::2], openings)[0] for start in (0, 1)]
+    names = [name.removesuffix(".weight") for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
+    parts = WeightDirection.of_tensors(fitted._tensors).factors
+    cut = [torch.from_numpy(parts[name.removeprefix("model.layers.")].left) for name in names]
+    cut = [
+        left @ torch.from_numpy(parts[name.removeprefix("model.layers.")].right)
+        for left, name in zip(cut, names, strict=True)
+    ]
+    scores = reference_scores(model, tokenizer, margin_fitting.sample_rows(), v, cut, *halves)
+    margin = fitted.spec.margin
+    assert (margin.rank, fitted.spec.rank) == (1, 1)
+    assert {part.left.shape[1] for part in parts.values()} == {1}
+    # The best matrix of a rank is a projection: the square of its cosine with the whole is the share that it keeps.
+    cosine = float(sum((a * b).sum() for a, b in zip(v, cut, strict=True)) / norm)
+    assert margin.energy == pytest.approx(cosine**2, abs=0.005)
+    assert margin.energy < 0.95
+    assert margin.agreement == pytest.approx(spearmanr(scores[0], scores[1])[0], abs=0.02)
+    assert margin.halves == pytest.approx(spearmanr(scores[2], scores[3])[0], abs=0.02)
+
+
+def test_a_row_that_does_not_fit_in_memory_and_one_that_is_cut_say_so(scorer: LARFScorer) -> None:
+    long = {"instruction": "Go on.", "output": "And on. " * 200}
+    assert scorer.annotate([long, ROWS[0]]).issues == ["truncated", None]
+    loaded = get_encoder(scorer.spec.model_options({}), None).loaded
+
+    def full(_module: object, args: tuple[torch.Tensor, ...]) -> None:
+        if args[0].shape[:2].numel() > 100:
+            raise MemoryError
+
+    handle = loaded.blocks[0].register_forward_pre_hook(full)
+    try:
+        found = scorer.annotate([long, ROWS[0]])
+    finally:
+        handle.remove()
+        unload_models()
+    assert found.issues == ["out_of_memory", None]
+    assert np.isnan(found.score).tolist() == np.isnan(found.summed).tolist() == [True, False]
 
 
 def test_refusals_protect_and_compliances_erode(scorer: LARFScorer) -> None:

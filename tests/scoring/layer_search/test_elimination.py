@@ -90,6 +90,32 @@ def test_a_row_is_dropped_when_the_bound_on_its_lead_says_so() -> None:
         assert contenders(np.stack([first, second]), 0.05).tolist() == [leads.mean() > -most, leads.mean() < most]
 
 
+@pytest.mark.parametrize(("prompts", "rows"), [(60, 6), (120, 2), (120, 9)])
+def test_the_error_is_shared_out_among_all_looks_and_all_rows_that_may_lead(prompts: int, rows: int) -> None:
+    """As above, with a normal's quantile at the error rate by so many comparisons."""
+    seen, looks = look_sizes(prompts)[0], len(look_sizes(prompts)) - 1
+    most = NormalDist().inv_cdf(1 - 0.05 / (looks * (rows - 1)))
+    draw, dropped = np.random.default_rng(0), 0
+    for _ in range(60):
+        figures = np.full((rows, prompts), np.nan)
+        figures[:, :seen] = draw.normal(draw.normal(0, 2.5, (rows, 1)), 6, (rows, seen))
+        left = []
+        for row in figures[:, :seen]:
+            leads = figures[:, :seen] - row
+            error = leads.std(axis=1, ddof=1) / np.sqrt(seen) * np.sqrt((prompts - seen) / prompts)
+            left.append(not (leads.mean(axis=1) > most * error + 1e-9).any())
+        dropped += rows - sum(left)
+        assert contenders(figures, 0.05).tolist() == left
+    assert 10 < dropped < 60 * (rows - 1)
+
+
+def test_a_row_of_which_all_is_known_is_never_dropped() -> None:
+    """Nothing more is asked of it: as where an earlier search has asked all."""
+    figures = np.stack([np.zeros(60), np.full(60, -10.0), np.full(60, -10.0)])
+    figures[2, 30:] = np.nan
+    assert contenders(figures, 0.05).tolist() == [True, True, False]
+
+
 def test_with_few_prompts_nothing_is_dropped() -> None:
     assert look_sizes(40) == [40]
     figures = np.stack([np.full(40, 10.0), np.zeros(40)])
@@ -105,6 +131,20 @@ def test_chance_alone_seldom_stands_out_where_a_part_is_asked(monkeypatch: pytes
         assert (partial < 0).any()
         called += analyse(partial, SCALES, range(BLOCKS), seed=int(draw.integers(1 << 30)))[2] is not None
     assert called <= 10  # 3 expected; 10 is a binomial's 99.9%
+
+
+def test_intervals_of_blocks_asked_less_are_wider_the_more_looks_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any of them may have been the last: the level is shared out among them."""
+    draw = np.random.default_rng(9)
+    partial = race(population(draw, EFFECTS["one block leads"]), draw.permutation(PROMPTS), 0.05)
+    five, _, _ = analyse(partial, SCALES, range(BLOCKS))
+    monkeypatch.setattr(resampling, "look_sizes", lambda prompts: [prompts // 2, prompts])
+    two, _, _ = analyse(partial, SCALES, range(BLOCKS))
+    for more, fewer in zip(five, two, strict=True):
+        if min(more.asked.values()) < PROMPTS:
+            assert more.high - more.low > fewer.high - fewer.low
+        else:
+            assert (more.low, more.high) == (fewer.low, fewer.high)
 
 
 def test_a_block_asked_less_has_a_wider_interval_that_holds_what_all_answers_say(

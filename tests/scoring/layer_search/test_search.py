@@ -363,6 +363,37 @@ def test_references_that_a_model_cannot_encode_are_left_out(tiny_model: Path, re
         separation(encoder, ReferenceSet((first, replace(fifth, unsafe=long, held_back=True))))
 
 
+def test_separation_is_cohen_s_d_of_pairs_that_the_score_was_not_fitted_on(
+    tiny_model: Path, references_file: Path
+) -> None:
+    """By numpy, of eight pairs: every fourth is measured on where none is held back."""
+    pairs = ReferenceSet.from_jsonl(references_file).pairs
+    encoder = get_encoder(ModelOptions(str(tiny_model)), 4)
+    unsafe, safe = (
+        encoder.states_of([getattr(pair, side) for pair in pairs], range(5)).values.astype(float)
+        for side in ("unsafe", "safe")
+    )
+    unsafe, safe = (states / np.linalg.norm(states, axis=-1, keepdims=True) for states in (unsafe, safe))
+    unseen = np.array([3, 7])
+    fitted = np.setdiff1d(np.arange(8), unseen)
+    direction = unsafe[fitted].mean(axis=0) - safe[fitted].mean(axis=0)  # [blocks, hidden size]
+    first, second = ((states[unseen] * direction).sum(axis=-1) for states in (unsafe, safe))
+    expected = (first.mean(axis=0) - second.mean(axis=0)) / np.sqrt((first.var(0, ddof=1) + second.var(0, ddof=1)) / 2)
+    assert separation(encoder, ReferenceSet(pairs)) == pytest.approx(expected, rel=1e-3)
+    held = tuple(replace(pair, held_back=number in unseen) for number, pair in enumerate(pairs))
+    assert separation(encoder, ReferenceSet(held)) == pytest.approx(expected, rel=1e-3)
+
+
+def test_other_references_are_located_anew_and_a_prompt_that_comes_twice_is_asked_once(
+    tiny_model: Path, references_file: Path, tmp_path: Path, search: Any
+) -> None:
+    options: dict[str, Any] = {"blocks": [0], "scales": (0.9, 1.1), "max_new_tokens": 1, "resume": tmp_path / "file"}
+    first = search(tiny_model, prompts=PROMPTS[:3], **options)
+    assert search(tiny_model, prompts=PROMPTS[:3] * 2, **options) == first
+    other = ReferenceSet(ReferenceSet.from_jsonl(references_file).pairs[::-1])
+    assert search(tiny_model, prompts=PROMPTS[:3], references=other, **options).locators != first.locators
+
+
 def test_a_full_disk_is_told(tiny_model: Path, tmp_path: Path, search: Any) -> None:
     with pytest.raises(OutputError, match="cannot be written"):
         search(tiny_model, prompts=PROMPTS[:3], blocks=[0], scales=(0.9, 1.1), max_new_tokens=1, resume="/dev/full/x")
