@@ -65,6 +65,11 @@ def locate(model: str, revision: str | None = None, base: str | None = None) -> 
     return source
 
 
+def is_adapter(model: str, base: str | None = None) -> bool:
+    """Whether a model is a PEFT adapter, which has a base model. Arguments and errors as of `locate`."""
+    return _found(model, None, base).adapter is not None
+
+
 def _found(model: str, revision: str | None, base: str | None) -> ModelFiles:
     if model == demo.NAME:
         home, version = demo.demo_model()

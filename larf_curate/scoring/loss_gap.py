@@ -14,6 +14,7 @@ import numpy as np
 from ..encoding.encoder import Encoder, get_encoder
 from ..encoding.losses import token_losses
 from ..errors import ModelError
+from ..models.locating import is_adapter
 from ..models.options import ModelOptions
 from ..rows.trained_tokens import TrainedTokens, trained_tokens
 from .artifact import Tensors
@@ -29,14 +30,16 @@ def fit_loss_gap(options: ModelOptions, other: str) -> tuple[ScorerSpec, Tensors
     """Load both models, and make sure that they read a conversation as the same tokens.
 
     Args:
-        options: the first model, and how both are loaded and run.
+        options: the first model, and how both are loaded and run. A base model is that of each of them that is an
+            adapter.
         other: the second model.
 
     Raises:
         ModelError: one cannot be used, or they render conversations in different ways.
     """
     encoder = get_encoder(options, None)
-    second = get_encoder(replace(options, model=other, revision=None), None)
+    base = options.base if options.base is not None and is_adapter(other, options.base) else None
+    second = get_encoder(replace(options, model=other, revision=None, base=base), None)
     first_ids, second_ids = (trained_tokens(each.renderer, CHECK).ids for each in (encoder, second))
     if first_ids != second_ids:
         raise ModelError(

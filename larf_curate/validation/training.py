@@ -210,6 +210,7 @@ def _trainer(
             dataloader_pin_memory=False,
             save_strategy="no",
             logging_strategy="no",
+            logging_nan_inf_filter=False,  # it would count a loss that is no number as none, and so hide it
             report_to="none",
             disable_tqdm=True,
         )

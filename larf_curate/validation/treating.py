@@ -123,6 +123,7 @@ def safety_blocks(study: Study) -> tuple[int, ...]:
     profile: LayerProfile = find_safety_layers(
         model.model,
         revision=model.revision,
+        base=model.base,
         dtype=model.dtype,
         device=model.device,
         chat_template=model.chat_template,
@@ -150,7 +151,7 @@ def _unaligned_model(study: Study, loaded: LoadedModel) -> LoadedModel:
     """
     base_model, model = study.request.comparing.base_model, study.request.model
     assert base_model is not None  # the settings were refused otherwise
-    options: ModelOptions = replace(model, model=base_model, revision=None)
+    options: ModelOptions = replace(model, model=base_model, revision=None, base=None)
     unaligned = load_whole(options)
     shapes = {name: layer_shape(layer) for name, layer in block_layers(loaded).items()}
     unaligned_shapes = {name: layer_shape(layer) for name, layer in block_layers(unaligned).items()}

@@ -147,6 +147,8 @@ def test_two_forward_passes_are_the_derivative(name, tmp_path):
     spread = np.std([values.sum() for values in exact])
     np.testing.assert_allclose(found.sums(), [values.sum() for values in exact], rtol=1e-3, atol=1e-3 * spread)
     np.testing.assert_allclose(found.means(), [values.mean() for values in exact], rtol=2e-3, atol=1e-3 * spread)
+    for losses, plain, values in zip(found.losses, token_losses(runtime, rows, marks).values, exact, strict=True):
+        np.testing.assert_allclose(losses, plain, atol=0.1 * step * np.abs(values).max() + 1e-5)
 
 
 def exact_derivatives(loaded, direction: WeightDirection, row, trained) -> np.ndarray:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from support.checkpoints import make_adapter
 from support.commands import larf
 from support.models import SIZES, make_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
@@ -102,6 +104,23 @@ def test_models_that_read_a_conversation_otherwise_are_refused(models: tuple[Pat
     other = make_model(tmp_path, LlamaConfig(**TINY), template=template)
     with pytest.raises(ModelError, match="as different tokens"):
         LARFScorer.fit(str(models[0]), formula="loss_gap", other=other, progress=False)
+
+
+@pytest.mark.parametrize("second_is_adapter", [False, True])
+def test_a_base_that_is_given_is_that_of_each_model_that_is_an_adapter(
+    models: tuple[Path, Path], tmp_path: Path, second_is_adapter: bool
+) -> None:
+    """Where neither is where the adapter says."""
+    first, second = models
+    for name in ("one", "two"):
+        make_adapter(first, tmp_path / name)
+        path = tmp_path / name / "adapter_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": "/gone"}))
+    other = tmp_path / "two" if second_is_adapter else second
+    options: dict[str, Any] = {"formula": "loss_gap", "other": other, "base": str(first), "progress": False}
+    fitted = LARFScorer.fit(str(tmp_path / "one"), **options)
+    assert ("+" in fitted.spec.other.version) == second_is_adapter
+    assert np.isfinite(fitted.with_options(base=str(first)).score(ROWS)).all()
 
 
 def test_it_needs_a_second_model() -> None:

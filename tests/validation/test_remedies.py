@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +16,7 @@ from larf_curate.models.loading import load_model
 from larf_curate.models.options import ModelOptions
 from larf_curate.rows.rendering import Renderer
 from larf_curate.rows.turns import Conversation
+from larf_curate.validation import treating
 from larf_curate.validation.measuring import answer_rows
 from larf_curate.validation.remedies.added_refusals import REFUSALS, with_refusals
 from larf_curate.validation.remedies.forget_filter import least_forgotten, safe_answers
@@ -142,6 +146,7 @@ def test_safe_lora_says_how_many_layers_it_projects(aligned_and_base):
 
 def test_merging_is_the_mean_of_two_models():
     before, after, _, _ = matrices()
+    np.testing.assert_allclose(before + merged(torch.from_numpy(after - before)).numpy(), (before + after) / 2)
     found = before + merged(torch.from_numpy(after - before), 0.3).numpy()
     np.testing.assert_allclose(found, 0.7 * before + 0.3 * after)
 
@@ -258,6 +263,39 @@ def test_a_base_of_another_shape_is_told(scored_run, taught_model, tmp_path):
             work=tmp_path / "work",
             device="cpu",
         )
+
+
+ASKED = ModelOptions("m", revision="main", base="b", dtype="bfloat16", chat_template="t", trust_remote_code=True)
+
+
+@pytest.mark.parametrize(
+    ("best", "blocks"), [(4, (2, 3, 4, 5, 6)), (0, (0, 1, 2)), (8, (6, 7, 8, 9)), (9, (7, 8, 9)), (None, None)]
+)
+def test_safety_blocks_are_the_best_of_the_search_and_two_on_each_side(best, blocks, monkeypatch):
+    """Of the model as it is loaded for the validation, an adapter on the base that was given too."""
+    searched = []
+
+    def search(model, **options):
+        searched.append(ModelOptions(model, **options))
+        return SimpleNamespace(best=best, blocks=[SimpleNamespace(block=number) for number in range(10)])
+
+    monkeypatch.setattr("larf_curate.scoring.layer_search.search.find_safety_layers", search)
+    study = SimpleNamespace(request=SimpleNamespace(model=ASKED))
+    if blocks is None:
+        with pytest.raises(ModelError, match="sppft needs safety layers, and the search finds none"):
+            treating.safety_blocks(study)
+    else:
+        assert treating.safety_blocks(study) == blocks
+    assert searched == [ASKED]
+
+
+def test_the_model_before_its_alignment_has_a_revision_and_a_base_of_its_own(aligned_and_base, monkeypatch):
+    loaded, base = aligned_and_base
+    asked = []
+    monkeypatch.setattr(treating, "load_whole", lambda options: asked.append(options) or base)
+    study = SimpleNamespace(request=SimpleNamespace(model=ASKED, comparing=SimpleNamespace(base_model="unaligned")))
+    assert treating._unaligned_model(study, loaded) is base
+    assert asked == [replace(ASKED, model="unaligned", revision=None, base=None)]
 
 
 def test_rows_of_a_dataset_are_those_of_its_run(scored_run):

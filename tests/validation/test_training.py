@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import torch
 from support import architectures
+from support.models import make_model
+from support.states import ARCHITECTURES
 
+from larf_curate.encoding.directions import block_layers, layer_shape
 from larf_curate.errors import DataError, ModelError
 from larf_curate.models.loading import LoadedModel, load_model
 from larf_curate.models.options import ModelOptions
@@ -61,10 +64,14 @@ def test_the_loss_of_the_first_step_is_ours_by_hand(loaded, method, weight):
 @pytest.mark.slow
 def test_steps_and_micro_batches(loaded, capfd):
     """Rows that do not fit at once are accumulated: the loss of a step is that of all of its tokens."""
-    long = [TrainingRow(row.ids * 40, row.weights * 40) for row in rows(4)]
+    mixed = [*rows(3), *rows(4, 0.25)[3:]]
+    long = [TrainingRow(row.ids * 40, row.weights * 40) for row in mixed]
     settings = TrainingSettings(rank=2, learning_rate=1e-9, epochs=2, batch_rows=4)
     wanted = by_hand(loaded, long)
+    ran: list[int] = []
+    loaded.blocks[0].register_forward_pre_hook(lambda _m, args: ran.append(args[0].shape[:2].numel()))
     done = train(loaded, long, settings, seed=0)
+    assert max(ran) <= 1024, "no more of their tokens are in memory"
     assert (done.steps, settings.steps(4)) == (2, 2)
     assert done.loss == pytest.approx(wanted, rel=1e-4)
     assert "train_runtime" not in capfd.readouterr().out  # standard output is for results
@@ -87,11 +94,85 @@ def test_a_trained_model_is_better_at_its_rows_and_a_seed_repeats_it(tiny_model,
     first = train(loaded, rows(), settings, seed=3).loaded
     assert by_hand(first, rows()) < 0.8 * before
     assert "lora" not in str(type(first.model)).lower()  # merged, and a plain model again
+    assert "forward" not in vars(first.model), "with its own forward, not trl's"
+    assert not first.model.training
+    assert not any(parameter.requires_grad for parameter in first.model.parameters())
     again = train(load_model(ModelOptions(str(tiny_model)), None, CPU), rows(), settings, seed=3).loaded
     other = train(load_model(ModelOptions(str(tiny_model)), None, CPU), rows(), settings, seed=4).loaded
     probe = torch.tensor([[5, 6, 7]])
     assert torch.equal(first.model(input_ids=probe).logits, again.model(input_ids=probe).logits)
     assert not torch.equal(first.model(input_ids=probe).logits, other.model(input_ids=probe).logits)
+
+
+def test_all_weights_are_trained_as_by_a_loop_of_torch_s_own(tiny_model, loaded):
+    """AdamW without decay, a rate that rises in the warm-up and falls to zero, gradients of norm 1 at most."""
+    settings = TrainingSettings("full", learning_rate=1e-3, epochs=5, batch_rows=4, warmup=0.4)
+    model = load_model(ModelOptions(str(tiny_model)), None, CPU).model.train()
+    optimiser = torch.optim.AdamW(model.requires_grad_(True).parameters(), lr=1e-3, weight_decay=0.0)
+    for share in (0, 1 / 2, 1, 2 / 3, 1 / 3):  # two steps up, three down
+        optimiser.param_groups[0]["lr"] = 1e-3 * share
+        optimiser.zero_grad()
+        for row in rows():
+            labels = torch.tensor([row.labels])
+            loss = model(input_ids=torch.tensor([row.ids]), labels=labels).loss * row.trained_tokens
+            (loss / sum(each.trained_tokens for each in rows())).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+    before = {name: value.clone() for name, value in loaded.model.named_parameters()}
+    trained = dict(train(loaded, rows(), settings, seed=0).loaded.model.named_parameters())
+    for name, value in model.named_parameters():
+        change = (value - before[name]).detach()
+        torch.testing.assert_close((trained[name] - before[name]).detach(), change, rtol=1e-2, atol=2e-5)
+
+
+def test_an_adapter_has_the_rank_that_is_asked_for_and_an_alpha_of_twice_that(tiny_model, loaded):
+    before = {name: value.clone() for name, value in loaded.model.named_parameters()}
+    trained = train(loaded, rows(), replace(QUICK, rank=3), seed=0)
+    layers = 0
+    for name, value in trained.loaded.model.named_parameters():
+        left, right = (
+            next((w for key, w in trained.adapter.weights.items() if name.removesuffix("weight") + side in key), None)
+            for side in ("lora_B", "lora_A")
+        )
+        if left is None:
+            assert torch.equal(value, before[name]), name
+            continue
+        layers += 1
+        assert (left.shape[1], right.shape[0]) == (3, 3)
+        torch.testing.assert_close(value - before[name], 2 * left @ right, rtol=1e-3, atol=1e-6)
+    assert layers == 35
+
+
+def test_the_change_of_a_layer_that_is_kept_the_other_way_round_is_outputs_by_inputs(tmp_path):
+    """GPT-2's."""
+    make_model(tmp_path, ARCHITECTURES["gpt2"]())
+    settings = TrainingSettings("full", learning_rate=1e-3, epochs=1, batch_rows=4)
+
+    def trained(**options):
+        return train(load_model(ModelOptions(str(tmp_path)), None, CPU), rows(), settings, seed=0, **options).loaded
+
+    plain = load_model(ModelOptions(str(tmp_path)), None, CPU)
+    shapes = {name: layer_shape(layer) for name, layer in block_layers(plain).items()}
+    seen = {}
+
+    def half(name, change, _right):
+        seen[name] = tuple(change.shape)
+        return change / 2
+
+    before = dict(plain.model.named_parameters())
+    whole, halved = (dict(trained(**options).model.named_parameters()) for options in ({}, {"adjust": half}))
+    assert {name: seen[name] for name in shapes} == shapes
+    for name, value in before.items():
+        torch.testing.assert_close(halved[name] - value, (whole[name] - value) / 2, atol=2e-7, rtol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_loss_that_is_no_number_ends_the_training(loaded, method):
+    with torch.no_grad():
+        loaded.model.get_input_embeddings().weight[rows()[0].ids[0]] = float("nan")
+    settings = TrainingSettings(method, rank=2, learning_rate=1e-3, epochs=1, batch_rows=4)
+    with pytest.raises(ModelError, match="the loss became nan; take a smaller learning rate"):
+        train(loaded, rows(), settings, seed=0)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -264,6 +345,14 @@ def test_spans_take_exactly_their_characters_out_of_the_loss(loaded):
     assert len(out.strip()) <= len("mix flour,")
     first = made(loaded, larf_spans=[{"turn": 1, "start": 0, "end": 999}])
     assert trained_text(loaded, first) == f"<|im_end|>{ANSWER}<|im_end|>"  # what ends a turn is no part of its text
+
+
+def test_spans_count_the_turns_of_the_row_where_a_system_text_has_a_column_of_its_own(loaded):
+    span = {"turn": 3, "start": ANSWER.index("mix"), "end": len(ANSWER)}
+    plain, apart = (made(loaded, larf_spans=[span], **more) for more in ({}, {"system": "Be brief."}))
+    assert trained_text(loaded, apart) == trained_text(loaded, plain)
+    assert "mix" not in trained_text(loaded, plain)
+    assert len(apart.ids) > len(plain.ids)
 
 
 def test_columns_that_hold_something_else_are_told(loaded):
