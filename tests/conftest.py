@@ -22,6 +22,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many test processes as cores: each has one, and so have its children
     os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["OMP_WAIT_POLICY"] = "passive"  # where a test wants two: a thread that waits would keep a core busy
 HUB_HOME = Path(tempfile.mkdtemp(prefix="larf-tests-hf-"))
 HUB = serve_for_tests(HUB_HOME)
 atexit.register(shutil.rmtree, HUB_HOME, ignore_errors=True)
