@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -20,7 +21,7 @@ from larf_curate.encoding.encoder import Encoder
 from larf_curate.encoding.losses import token_losses
 from larf_curate.encoding.runtime import Runtime
 from larf_curate.encoding.tangents import token_tangents
-from larf_curate.errors import ModelError, PromptsError
+from larf_curate.errors import Issue, ModelError, PromptsError
 from larf_curate.models.loading import load_model
 from larf_curate.models.options import ModelOptions
 from larf_curate.scoring.influence import choose_step, token_influence
@@ -277,6 +278,24 @@ def test_half_precision_ranks_as_float32_does(tmp_path):
     assert (sum(done), len(done) > 3) == (len(rows), True)
     assert scipy_spearman(found.means(), wanted.means()) >= 0.98
     assert scipy_spearman(found.sums(), wanted.sums()) >= 0.98
+
+
+def test_a_row_that_fits_in_memory_once_and_not_twice_has_no_score(tmp_path):
+    loaded, runtime = model_and_runtime(tmp_path)
+    direction, _ = margin_direction(loaded, random_refusals(), rank=4)
+    rows, marks = rows_and_marks(1)
+    assert runtime.forward.shortcuts  # which tries a few rows
+    runs = itertools.count()
+
+    def full(*_):
+        if next(runs):
+            raise MemoryError
+
+    loaded.blocks[0].register_forward_pre_hook(full)
+    found = token_influence(runtime, rows, marks, direction, 0.01)
+    assert found.issues == [Issue.OUT_OF_MEMORY]
+    assert np.isnan(found.means()).all()
+    assert np.isnan(found.sums()).all()
 
 
 def test_a_margin_without_a_slope_is_refused(tmp_path):

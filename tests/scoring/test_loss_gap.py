@@ -17,7 +17,10 @@ from support.models import SIZES, make_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from larf_curate import LARFScorer
+from larf_curate.encoding.encoder import Encoder
 from larf_curate.errors import ModelError, ScorerError
+from larf_curate.models.options import ModelOptions
+from larf_curate.scoring import loss_gap
 from larf_curate.scoring.public_names import public_spec
 from larf_curate.scoring.records import OtherModel
 
@@ -108,7 +111,7 @@ def test_models_that_read_a_conversation_otherwise_are_refused(models: tuple[Pat
 
 @pytest.mark.parametrize("second_is_adapter", [False, True])
 def test_a_base_that_is_given_is_that_of_each_model_that_is_an_adapter(
-    models: tuple[Path, Path], tmp_path: Path, second_is_adapter: bool
+    models: tuple[Path, Path], tmp_path: Path, second_is_adapter: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where neither is where the adapter says."""
     first, second = models
@@ -118,7 +121,15 @@ def test_a_base_that_is_given_is_that_of_each_model_that_is_an_adapter(
         path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": "/gone"}))
     other = tmp_path / "two" if second_is_adapter else second
     options: dict[str, Any] = {"formula": "loss_gap", "other": other, "base": str(first), "progress": False}
-    fitted = LARFScorer.fit(str(tmp_path / "one"), **options)
+    real, loaded = loss_gap.get_encoder, list[tuple[str, str | None]]()
+
+    def encoder(of: ModelOptions, highest: None) -> Encoder:
+        loaded.append((of.model, of.revision))
+        return real(replace(of, revision=None), highest)  # as if the first model were on the Hub
+
+    monkeypatch.setattr(loss_gap, "get_encoder", encoder)
+    fitted = LARFScorer.fit(str(tmp_path / "one"), revision="main", **options)
+    assert loaded == [(str(tmp_path / "one"), "main"), (str(other), None)], "a revision is the first model's"
     assert ("+" in fitted.spec.other.version) == second_is_adapter
     assert np.isfinite(fitted.with_options(base=str(first)).score(ROWS)).all()
 

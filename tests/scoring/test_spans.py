@@ -75,6 +75,26 @@ def test_words_are_left_out_whole_and_neighbours_are_one_range() -> None:
     assert find_spans(values, [None] * 8, {}) == []
 
 
+def test_a_word_counts_with_all_of_its_tokens() -> None:
+    text = "fertiliser now or not"
+    places = [Characters(1, 0, 5), Characters(1, 5, 10), Characters(1, 11, 14), Characters(1, 18, 21)]
+    (span,) = find_spans(np.array([3, 2, 2.5, 1], np.float32), places, {1: text})
+    assert (text[span.start : span.end], span.score) == ("fertiliser", 5)
+
+
+def test_words_that_do_no_damage_stay_where_the_rest_has_no_words() -> None:
+    """What ends a turn counts, and is no part of its text."""
+    places = [Characters(1, 0, 3), Characters(1, 4, 8), None]
+    (span,) = find_spans(np.array([1, -0.5, 5], np.float32), places, {1: "Mix well"})
+    assert (span.start, span.end, span.score) == (0, 3, 1)
+
+
+def test_turns_are_kept_apart() -> None:
+    places = [Characters(turn, *at) for turn in (1, 3) for at in ((0, 3), (4, 8))]
+    found = find_spans(np.array([2, 0, 3, -1], np.float32), places, {1: "Mix well", 3: "Now wait"}, share=1.0)
+    assert [(span.turn, span.start, span.end, span.score) for span in found] == [(1, 0, 3, 2), (3, 0, 3, 3)]
+
+
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [
