@@ -53,10 +53,11 @@ def path_of_blocks(model: nn.Module, total: int) -> str:
 
 def decoder_of(model: Any) -> Any:
     """What a model with a language-model head runs before the head; the model itself if it has none."""
-    if model.base_model is not model or model.get_output_embeddings() is None:
-        return model.base_model
     from transformers import PreTrainedModel
 
+    if model.base_model is not model or model.get_output_embeddings() is None:
+        within = getattr(model.base_model, "decoder", None)  # OPT's head runs that, past the model around it
+        return within if isinstance(within, PreTrainedModel) else model.base_model
     return next(part for part in model.children() if isinstance(part, PreTrainedModel))  # as in Llama 4
 
 

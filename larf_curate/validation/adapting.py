@@ -61,7 +61,17 @@ def _named(paths: Sequence[str], names: Sequence[str]) -> list[str]:
 
 def _takes_adapter(layer: Any) -> bool:
     """Whether a linear layer is called as one; a model's own kind (Llama 4's router) may return something else."""
-    return not type(layer).__module__.startswith("transformers.models.")
+    import torch
+
+    if not type(layer).__module__.startswith("transformers.models."):
+        return True
+    weight = layer.weight
+    try:
+        with torch.no_grad():
+            said = layer(weight.new_zeros(1, 1, weight.shape[1]))
+    except (IndexError, RuntimeError, TypeError, ValueError):
+        return False
+    return isinstance(said, torch.Tensor) and said.shape == (1, 1, weight.shape[0])
 
 
 def is_transposed(loaded: LoadedModel) -> bool:

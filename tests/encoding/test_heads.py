@@ -17,7 +17,18 @@ SCALED = {
     "granite": lambda: transformers.GraniteConfig(**SIZES, logits_scaling=7.0),
     "cohere": lambda: transformers.CohereConfig(**SIZES, logit_scale=0.2, pad_token_id=0),
 }
-MODELS = {**ARCHITECTURES, **SCALED}
+OPT = {  # whose head runs a decoder within the decoder
+    "opt": lambda: transformers.OPTConfig(
+        vocab_size=512,
+        hidden_size=48,
+        word_embed_proj_dim=48,
+        ffn_dim=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        max_position_embeddings=512,
+    )
+}
+MODELS = {**ARCHITECTURES, **SCALED, **OPT}
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -17,6 +17,7 @@ from larf_curate.models.loading import LoadedModel, load_model
 from larf_curate.models.options import ModelOptions
 from larf_curate.rows.formats import FORMATS
 from larf_curate.rows.rendering import Renderer
+from larf_curate.validation.adapting import lora_config
 from larf_curate.validation.settings import TrainingSettings
 from larf_curate.validation.training import train
 from larf_curate.validation.training_rows import TrainingRow, training_row, training_rows
@@ -216,6 +217,24 @@ def test_models_of_other_kinds_are_trained_and_their_frozen_blocks_stay(name, tm
     frozen = {path for path in before if ".layers.1." in path}
     assert frozen
     assert frozen <= {path for path, value in after.items() if torch.equal(value, before[path])}
+
+
+def test_linear_layers_of_a_models_own_kind_get_an_adapter(tmp_path):
+    """Falcon's are called as others are; a router of Llama 4 gives two tensors, and gets none."""
+    from transformers import FalconConfig
+
+    config = FalconConfig(vocab_size=512, hidden_size=48, num_hidden_layers=3, num_attention_heads=4)
+    model = load_model(ModelOptions(str(make_model(tmp_path / "falcon", config))), None, CPU)
+    before = {path: value.clone() for path, value in model.model.state_dict().items()}
+    after = train(model, rows(), replace(QUICK, learning_rate=1e-2), seed=0).loaded.model.state_dict()
+    changed = {path for path, value in after.items() if not torch.equal(value, before[path])}
+    names = ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
+    assert changed == {path for path in before if path.removesuffix(".weight").endswith(names)}
+    architectures.make("Llama 4", tmp_path / "llama4")
+    model = load_model(ModelOptions(str(tmp_path / "llama4")), None, CPU)
+    targets = lora_config(model, QUICK, ()).target_modules
+    assert any(path.endswith("self_attn.q_proj") for path in targets)
+    assert not any("router" in path for path in targets)
 
 
 def test_a_model_that_trl_cannot_train_is_one_line(tmp_path):
