@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from datasets import Dataset
 from support.commands import larf
 
 from larf_curate import LARFScorer
+from larf_curate.encoding.encoder import get_encoder
 from larf_curate.errors import ModelError, ScorerError
 
 SAID = ["Hello?", "Good day.", "And now?", "Now we count: 1, 2, 3.", "Stop.", "As you wish, I stop."]
@@ -52,6 +54,23 @@ def test_the_worst_turn_counts_and_is_named(tiny_scorer: LARFScorer, by_turn: LA
         assert found.turns[place] == list(cuts)[worst]
         assert found.tokens[place] == alone.tokens[-1]
     assert {turn for turn in found.turns if turn is not None} - {1}, "some row's worst turn is not its first"
+
+
+def test_a_row_has_no_score_where_one_of_its_turns_has_none(by_turn: LARFScorer) -> None:
+    """That turn might be the worst."""
+    before = by_turn.score(ROWS[:2])
+    loaded = get_encoder(by_turn.spec.model_options({}), 3).loaded
+    weights, token = loaded.model.get_input_embeddings().weight, loaded.tokenizer.encode("~")[-1]
+    kept = weights[token].clone()
+    with torch.no_grad():
+        weights[token] = torch.nan
+        try:
+            found = by_turn.annotate([{"messages": turns(*SAID[:5], "As you wish ~ I stop.")}, ROWS[1]])
+        finally:
+            weights[token] = kept
+    assert found.issues == ["non_finite_state", None]
+    np.testing.assert_array_equal(found.score, [np.nan, before[1]])
+    assert found.turns == [None, 1]
 
 
 @pytest.mark.slow
