@@ -5,6 +5,7 @@ Most commands are called in this process; what only a process of its own can sho
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.metadata
 import io
@@ -29,6 +30,7 @@ from support.commands import Finished, larf, larf_process, start_larf, wait_for_
 from support.models import make_model
 
 from larf_curate import LARFScorer, __version__
+from larf_curate.cli import main
 from larf_curate.engines import local_files
 from larf_curate.models import demo
 from larf_curate.scoring.fitting import harmless_rows
@@ -690,3 +692,16 @@ def test_env_tells_no_secret(monkeypatch):
     assert "hf_secret" not in shown.stdout + json.dumps(found)
     assert "\x1b[" not in shown.stdout
     assert found["cache"] in larf("env", "--caches", env={"COLUMNS": "300"}).stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
+def test_standard_output_on_a_full_disk_is_no_defect(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["larf-curate", "--version"])
+    with (
+        Path("/dev/full").open("wb", buffering=0) as file,
+        contextlib.redirect_stdout(io.TextIOWrapper(file, write_through=True)),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main()
+    assert ended.value.code == 1
+    assert "standard output cannot be written: No space left on device" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ from . import about, audits, results, rows, runs, sample, scorers, validation
 from .common_options import CONTEXT, with_common_options
 
 _INTERRUPTED = 130
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -62,12 +64,14 @@ def main() -> None:
         raise
     except LarfError as error:
         _fail(str(error), 2 if isinstance(error, RecipeError) else 1)
+    except OSError as error:
+        if error.errno not in _FULL:
+            _fail_as_a_defect(error)
+        _fail(f"{error.filename or 'standard output'} cannot be written: {error.strerror}", 1)
     except MemoryError:
         _fail("out of memory; try a smaller --batch-tokens", 1)
     except Exception as error:
-        if os.environ.get("LARF_CURATE_DEBUG"):
-            raise
-        _fail(f"{type(error).__name__}: {error} (a defect of larf-curate; LARF_CURATE_DEBUG=1 shows where)", 1)
+        _fail_as_a_defect(error)
     finally:
         LOGGER.setLevel(level)  # of a process that goes on
 
@@ -149,6 +153,12 @@ def _ended_like_ctrl_c() -> Iterator[None]:
             os.fork = fork
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _fail_as_a_defect(error: Exception) -> None:
+    if os.environ.get("LARF_CURATE_DEBUG"):
+        raise error
+    _fail(f"{type(error).__name__}: {error} (a defect of larf-curate; LARF_CURATE_DEBUG=1 shows where)", 1)
 
 
 def _fail(message: str, code: int) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from ..errors import PublishError
 from ..progress import tell
-from .usage import Json, RunDirectory, wrong_usage
+from .usage import Json, RunDirectory, tell_to_look, wrong_usage
 
 
 def report(
@@ -34,6 +34,8 @@ def report(
     tell(f"written to {run}: report.json, plots/")
     if html is not None:
         tell(f"written: {html}; open it in a browser")
+    else:
+        tell_to_look(run)
 
 
 def push(

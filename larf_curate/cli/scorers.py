@@ -97,6 +97,7 @@ def fit(
         print(scorer.spec.to_json())
     else:
         tell(f"scorer written to {out}")
+        suggest(f"larf-curate score DATA --scorer {quote(str(out))} --out scored.parquet")
 
 
 @with_fit_options

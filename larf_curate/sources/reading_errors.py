@@ -32,4 +32,5 @@ def reading(name: str) -> Iterator[None]:
     try:
         yield
     except _UNREADABLE as error:
-        raise DataError(f"{name} cannot be read: {one_line(error)}") from error
+        why = getattr(error, "strerror", None) or one_line(error)  # without a number, and the name once
+        raise DataError(f"{name} cannot be read: {why}") from error
