@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from support.states import (
 from larf_curate.encoding.encoder import Encoder
 from larf_curate.encoding.packing import PackedPass
 from larf_curate.encoding.padding import PaddedPass
-from larf_curate.errors import Issue
+from larf_curate.errors import Issue, ModelError
 from larf_curate.rows.rendering import Renderer
 from larf_curate.rows.turns import Conversation
 
@@ -239,6 +240,12 @@ def test_other_errors_are_not_swallowed_and_leave_no_hook(
     assert_equal_states(llama.encode(random_rows(), [1, 4]).values, llama_states[:, [1, 4]])
 
 
+def test_a_token_that_the_model_has_no_embedding_for_is_refused(tiny_model: Path) -> None:
+    """On a GPU it would end the process."""
+    with pytest.raises(ModelError, match="gives token 512, and the model has embeddings for 512 tokens"):
+        encoder_of(tiny_model).encode([[5, 511], [512, 5]], LAYERS)
+
+
 # Non-finite states --------------------------------------------------------------------------------------------------
 
 
@@ -258,9 +265,10 @@ def test_a_non_finite_state_costs_its_own_row_only(
     assert_equal_states(states.values[0], llama_states[4])
 
 
-def test_what_pads_hold_reaches_no_row(tiny_model: Path, llama_states: np.ndarray) -> None:
+@pytest.mark.parametrize("forward", [None, PaddedPass], ids=["packed", "padded"])
+def test_what_pads_hold_reaches_no_row(tiny_model: Path, llama_states: np.ndarray, forward: Any) -> None:
     """Zero times NaN is NaN: even a masked pad reaches the rows before it if its own state overflows."""
-    encoder = encoder_of(tiny_model, batch_tokens=100_000)
+    encoder = encoder_of(tiny_model, forward=forward, batch_tokens=100_000)
     with torch.no_grad():
         encoder.loaded.model.embed_tokens.weight[:3] = float("nan")  # tokens in none of the rows
     states = encoder.encode(random_rows(), LAYERS)

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from support.models import make_model
+from support.models import WIDE, make_model
 from support.states import (
     ARCHITECTURES,
     BLOCKS,
     CPU,
     LAYERS,
+    WINDOW,
     assert_equal_states,
     encoder_of,
     full_states,
@@ -105,6 +106,22 @@ def test_attention_in_chunks_and_in_torch_s_own_kernel(
     settings = PackingSettings(prefix_overhead=0, chunk_queries=queries, sdpa_tokens=sdpa_tokens)
     encoder = encoder_of(home, settings=settings)
     assert_equal_states(encoder.encode(ALL_LENGTHS, LAYERS).values, states_of_all_lengths(home))
+    assert is_packed(encoder)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        transformers.MistralConfig(**WIDE, sliding_window=WINDOW),
+        transformers.Gemma2Config(**WIDE, sliding_window=512, query_pre_attn_scalar=16, attn_logit_softcapping=2.0),
+    ],
+    ids=["window", "softcap"],
+)
+def test_compiled_kernels_leave_windows_and_soft_caps_to_torch(tmp_path: Path, config: Any) -> None:
+    """Heads of a size that the kernels take: they attend causally, and know nothing else."""
+    make_model(tmp_path, config)
+    encoder = encoder_of(tmp_path, settings=SPLIT)
+    assert_equal_states(encoder.encode(ALL_LENGTHS, LAYERS).values, full_states(tmp_path, ALL_LENGTHS))
     assert is_packed(encoder)
 
 
