@@ -61,10 +61,10 @@ class ScoredRows:
 
     @classmethod
     def of_parts(cls, parts: Parts[Any, Any], row_format: str = "auto") -> ScoredRows:
-        """The same of what `Threshold.split` gives for a dataset.
+        """The same of what `Threshold.split` gives for a dataset; of one with several splits it takes them all.
 
         Raises:
-            DataError: the parts are streams, or have several splits.
+            DataError: it is something else, or the parts are streams.
         """
         from datasets import Dataset
 
@@ -74,14 +74,16 @@ class ScoredRows:
                 f"{type(parts).__name__}"
             )
 
-        tables = []
-        for part in (parts.kept, parts.removed):
-            if not isinstance(part, Dataset):
-                raise DataError(
-                    f"validate takes the parts of a Dataset, not of {type(part).__name__}: load it whole, or one split"
-                )
-            tables.append(_usual_names(part.with_format("arrow")[:], parts.column))
-        return _of_tables(*tables, name="a dataset", row_format=row_format)
+        def whole(part: Any) -> pa.Table:
+            splits = list(part.values()) if isinstance(part, dict) else [part]
+            for split in splits:
+                if not isinstance(split, Dataset):
+                    raise DataError(f"validate takes no {type(split).__name__}: load the dataset without streaming")
+            tables = [_usual_names(split.with_format("arrow")[:], parts.column) for split in splits]
+            return pa.concat_tables(tables, promote_options="permissive")
+
+        kept, removed = whole(parts.kept), whole(parts.removed)
+        return _of_tables(kept, removed, name="a dataset", row_format=row_format)
 
     @cached_property
     def row_format(self) -> RowFormat:

@@ -313,6 +313,21 @@ def test_rows_of_a_dataset_are_those_of_its_run(scored_run):
     assert parts.take([0])[0]["question"] == opened.take([0])[0]["question"]
 
 
+def test_all_splits_of_a_dataset_are_taken_and_no_stream():
+    from datasets import Dataset, DatasetDict
+
+    from larf_curate.deciding.thresholds import Threshold
+
+    rows = [{"question": f"q{n}", "answer": f"a{n}", "larf_score": n / 10} for n in range(8)]
+    splits = DatasetDict({"train": Dataset.from_list(rows[:5]), "test": Dataset.from_list(rows[5:])})
+    found = ScoredRows.of_parts(Threshold.drop_top(4).split(splits))
+    assert [row["question"] for row in found.take(found.kept)] == ["q0", "q1", "q2", "q3"]
+    assert [row["question"] for row in found.take(found.removed)] == ["q4", "q5", "q6", "q7"]
+    stream = Dataset.from_list(rows).to_iterable_dataset()
+    with pytest.raises(DataError, match="validate takes no IterableDataset: load the dataset without streaming"):
+        ScoredRows.of_parts(Threshold.drop_top(4).split(stream))
+
+
 def test_rows_are_those_of_the_score_that_they_were_split_by():
     """Two scores live in one dataset under prefixes: each has weights and spans of its own."""
     from datasets import Dataset
