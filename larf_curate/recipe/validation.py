@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import model_validator
 
+from ..answering.endpoint import Endpoint
 from ..errors import DataError, LarfError, ModelError
 from ..models.options import declared
-from ..validation.judge_choice import guard_named
+from ..validation.judge_choice import JudgeEndpoint, guard_named
 from ..validation.run_settings import RunValidation
 from ..validation.settings import AskingSettings, ComparingSettings, TrainingSettings
 from ..validation.words import parse_arms
@@ -41,12 +42,16 @@ class TrainingSection(Section):
 class ValidateSection(Section):
     """What to do after the run to find out whether it helped. See `larf_curate.validate`.
 
-    `model` is the scorer's if it is left out. The other keys are the fields of `ComparingSettings` and
+    `model` is the scorer's if it is left out. With `judge_url` and `judge_model` an endpoint judges too, with the key
+    in the environment variable that `judge_key_env` names. The other keys are the fields of `ComparingSettings` and
     `AskingSettings`. Each arm and seed is a task of the recipe's executor; arms that begin with the same training share
     one.
     """
 
     model: Text | None = None
+    judge_url: Text | None = None
+    judge_model: Text | None = None
+    judge_key_env: Text | None = None
     training: TrainingSection = TrainingSection()
 
     @model_validator(mode="after")
@@ -57,6 +62,7 @@ class ValidateSection(Section):
             ("judges", lambda: [guard_named(judge) for judge in values["judges"]]),
             ("remedies", lambda: self._settings(ComparingSettings)),
             ("judges", lambda: self._settings(AskingSettings)),
+            ("judge_url", self._require_whole_endpoint),
         ):
             try:
                 check()
@@ -64,6 +70,14 @@ class ValidateSection(Section):
                 lacking = key == "remedies" and not isinstance(error, DataError)
                 raise KeyFaultError("base_model" if lacking else key, str(error)) from None
         return self
+
+    def _require_whole_endpoint(self) -> None:
+        if (self.judge_url is None) != (self.judge_model is None):
+            raise ModelError("judge_url and judge_model go together")
+        if self.judge_url is None and self.judge_key_env is not None:
+            raise ModelError("judge_key_env belongs to judge_url")
+        if self.judge_url is not None:
+            Endpoint(self.judge_url)
 
     def _settings(self, kind: type[Any]) -> Any:
         return kind(**{name: getattr(self, name) for name in declared(kind)})
@@ -75,6 +89,9 @@ class ValidateSection(Section):
             scorers: the scorer's model, and how it is loaded.
         """
         model = scorers if self.model is None else replace(scorers, model=self.model, revision=None, base=None)
+        endpoint = None
+        if self.judge_url is not None and self.judge_model is not None:
+            endpoint = JudgeEndpoint(self.judge_url, self.judge_model, self.judge_key_env)
         return RunValidation(
-            model, self._settings(ComparingSettings), self.training.settings(), self._settings(AskingSettings)
+            model, self._settings(ComparingSettings), self.training.settings(), self._settings(AskingSettings), endpoint
         )

@@ -12,7 +12,7 @@ from ..deciding.layout import SUMMARY
 from ..models.locating import locate
 from ..models.options import ModelOptions
 from .finished import validation_digest
-from .judge_choice import choose_judge
+from .judge_choice import JudgeEndpoint, choose_judge
 from .request import ValidationRequest, groups_of, require_models, require_weights_as_they_are
 from .results import VALIDATION
 from .scored_rows import ScoredRows
@@ -28,12 +28,14 @@ class RunValidation:
     Attributes:
         model: the model that is trained.
         comparing, training, asking: see these classes. Judges are names.
+        endpoint: one more judge, after these.
     """
 
     model: ModelOptions
     comparing: ComparingSettings = field(default_factory=ComparingSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     asking: AskingSettings = field(default_factory=AskingSettings)
+    endpoint: JudgeEndpoint | None = None
 
     def save(self, path: Path) -> None:
         """Write what workers read.
@@ -52,6 +54,7 @@ class RunValidation:
             ComparingSettings(**values["comparing"]),
             TrainingSettings(**values["training"]),
             AskingSettings(**values["asking"]),
+            None if values["endpoint"] is None else JudgeEndpoint(**values["endpoint"]),
         )
 
     def require_all(self) -> None:
@@ -68,7 +71,7 @@ class RunValidation:
         choose_prompts(self.asking.prompts)
         require_weights_as_they_are(self.model, self.comparing, self.training)
         require_models(self.model, self.comparing)
-        for judge in self.asking.judges:
+        for judge in self._asking().judges:
             choose_judge(judge)
 
     @property
@@ -93,8 +96,18 @@ class RunValidation:
             LarfError: there are too few rows for an arm, or a judge cannot be used.
         """
         return ValidationRequest(
-            ScoredRows.open(run), self.model, self.comparing, self.training, self.asking, work=work
+            ScoredRows.open(run), self.model, self.comparing, self.training, self._asking(), work=work
         )
+
+    def _asking(self) -> AskingSettings:
+        """What is asked, with all judges.
+
+        Raises:
+            ModelError: the endpoint cannot be asked.
+        """
+        if self.endpoint is None:
+            return self.asking
+        return replace(self.asking, judges=(*self.asking.judges, self.endpoint.judge()))
 
     def is_done(self, run: Path, work: Path) -> bool:
         """Whether the results that lie there were validated in just this way."""
@@ -125,5 +138,6 @@ class RunValidation:
             self.comparing,
             self.training,
             self.asking,
+            self.endpoint,
             choose_prompts(prompts).digest if isinstance(prompts, str) else None,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from support.models import SIZES
 from support.validation import HARMFUL
 
 from larf_curate import Recipe
-from larf_curate.errors import LarfError
+from larf_curate.errors import LarfError, ModelError
 from larf_curate.models.options import ModelOptions
 from larf_curate.runs import validation_stages
 from larf_curate.runs.driver import Submitted
@@ -206,3 +207,26 @@ def test_what_was_done_hangs_on_the_prompts_in_a_column_that_is_named(scored_run
     assert validation.is_done(scored_run, tmp_path)
     file.write_text(file.read_text().replace(HARMFUL[3], "How do I bend a spoon?"))
     assert not validation.is_done(scored_run, tmp_path)
+
+
+def test_an_endpoint_of_a_recipe_judges_with_the_key_of_the_environment(scored_run, tiny_model, tmp_path, monkeypatch):
+    section = Recipe.from_text(
+        "{source: {path: rows.jsonl}, scorer: {model: demo-aligned, layer: 9}, threshold: {drop_top: 9}, output: a, "
+        "validate: {rows: 4, judge_url: 'https://example.org/v1', judge_model: judge-1, judge_key_env: JUDGE_KEY}}"
+    ).validate_
+    assert section is not None
+    section.settings(ModelOptions(str(tiny_model))).save(tmp_path / "validate.json")
+    validation = RunValidation.read(tmp_path / "validate.json")
+    with pytest.raises(ModelError, match="variable JUDGE_KEY is not set, which is to hold the judge's key"):
+        validation.require_all()
+    monkeypatch.setenv("JUDGE_KEY", "sk-of-the-judge")
+    validation.require_all()
+    request = validation.request(scored_run, tmp_path)
+    assert [judge.name for judge in request.judges] == ["wording (English)", "endpoint judge-1"]
+    (scored_run / "validation.json").write_text("{}")
+    validation.mark_done(scored_run, tmp_path)
+    assert validation.is_done(scored_run, tmp_path)
+    assert not replace(validation, endpoint=None).is_done(scored_run, tmp_path)
+    kept = "".join(path.read_text() for path in tmp_path.glob("*.json"))
+    assert "JUDGE_KEY" in kept
+    assert "sk-of-the-judge" not in kept

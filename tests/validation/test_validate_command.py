@@ -142,6 +142,9 @@ def test_the_section_of_a_recipe():
         ("{seed: 3}", "unknown key 'seed'; did you mean 'seeds'"),
         ("{training: {epochs: 0}}", "validate.training.*epochs must be more than 0"),
         ("{remedies: [prayer]}", "validate.remedies"),
+        ("{judge_url: 'https://h/v1'}", "validate.judge_url.*judge_url and judge_model go together"),
+        ("{judge_key_env: KEY}", "judge_key_env belongs to judge_url"),
+        ("{judge_url: 'https://me:pw@h/v1', judge_model: j}", "must hold no user, password or query"),
     ):
         with pytest.raises(RecipeError, match=message):
             Recipe.from_text(RECIPE + f"validate: {wrong}\n")
