@@ -669,6 +669,13 @@ def test_rows_come_from_standard_input_and_go_to_standard_output(scorer, rows, t
     assert refused.returncode == 2
 
 
+@pytest.mark.parametrize(("sent", "told"), [(b"", "is empty"), (b'{"question"\n', ", line 1: broken JSON")])
+def test_what_is_wrong_on_standard_input_is_told_of_it(sent, told, scorer, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(sent)))
+    done = larf("score", "-", "--scorer", scorer, "--out", tmp_path / "out.parquet")
+    assert_one_clear_line(done, f"larf-curate: standard input {told}".replace(" ,", ","))
+
+
 def test_scored_rows_as_csv(scorer, rows, tmp_path):
     done = larf("score", rows, "--scorer", scorer, "--out", tmp_path / "a.csv")
     assert done.returncode == 0, done.stderr

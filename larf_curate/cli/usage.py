@@ -64,7 +64,10 @@ def rows_from(data: str) -> Iterator[str]:
         path = Path(scratch) / "stdin.jsonl"
         with path.open("wb") as file:
             shutil.copyfileobj(sys.stdin.buffer, file)
-        yield str(path)
+        try:
+            yield str(path)
+        except DataError as error:
+            raise DataError(str(error).replace(str(path), "standard input")) from error
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..atomic import write_bytes
 from ..encoding.directions import WeightDirection
 from ..errors import OutputError, ScorerError
-from ..hub import hub_errors
+from ..hub import hub_errors, offline
 from ..json_fields import parse_json, read_limited
 from .artifact_checks import check_tensors
 from .separation import check_claims
@@ -169,12 +169,16 @@ def _find(name: str | Path, revision: str | None) -> Path:
 
 def _download(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
 
     if name.startswith(("/", ".", "~")) or name.count("/") != 1:
         raise ScorerError(f"there is no scorer at {name}; make one with `larf-curate fit MODEL --layer N --out {name}`")
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG, TENSORS]))
     except hub_errors() as error:
+        if getattr(error, "response", None) is None and not isinstance(error, HFValidationError):
+            why = "HF_HUB_OFFLINE is set" if offline() else "the Hub cannot be reached"
+            raise ScorerError(f"scorer {name} is no local directory; {why}, and the cache does not hold it") from error
         raise ScorerError(
             f"scorer {name} is neither a local directory nor a repository on the Hub that this token may read"
         ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,10 +116,20 @@ def _whole_object(path: Path, line: int) -> dict[str, Any] | None:
     try:
         document = _document(path)
     except DataError as error:
-        if f", line {line}:" in str(error):
+        if f", line {line}:" in str(error) or not _goes_on_after(path, line):
             return None  # the first line is no JSON, whatever comes after it
         raise
     return document if isinstance(document, dict) else None
+
+
+def _goes_on_after(path: Path, line: int) -> bool:
+    """Whether an object may go on after this line: something follows that is no object of its own."""
+    with open_bytes(path) as file:
+        more = next((each for each in itertools.islice(file, line, None) if each.strip()), b"")
+    try:
+        return bool(more) and not isinstance(json.loads(more), dict)
+    except ValueError:
+        return True
 
 
 def _document(path: Path) -> Any:

@@ -322,8 +322,12 @@ def test_push_to_the_hub_and_back(saved: Path, hub: Hub, monkeypatch: pytest.Mon
         stranger.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(saved.parent / "empty"))
         with pytest.raises(ScorerError, match="scorer acme/larf-tiny"):
             LARFScorer.from_pretrained("acme/larf-tiny")
-    with pytest.raises(ScorerError, match="scorer acme/none"):
+    with pytest.raises(ScorerError, match="scorer acme/none is neither a local directory nor a repository"):
         LARFScorer.from_pretrained("acme/none")
+    with monkeypatch.context() as offline:
+        offline.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        with pytest.raises(ScorerError, match="HF_HUB_OFFLINE is set, and the cache does not hold it"):
+            LARFScorer.from_pretrained("acme/none")
     again = LARFScorer.from_pretrained("acme/larf-tiny", model=scorer.spec.model)
     assert again.spec == public_spec(scorer.spec)  # where the model is on this machine is nobody's business
     rows = [{"question": "How deep is the lake?", "answer": "Twelve metres."}]
