@@ -45,11 +45,18 @@ _FOREIGN = 3  # function words of another language, which no quotation or title 
 def script_of(text: str) -> str:
     """The script of most of a text's letters, as Unicode names it; empty where there are no letters.
 
-    >>> script_of("Guten Tag"), script_of("Добрый день"), script_of("42")
-    ('LATIN', 'CYRILLIC', '')
+    Kana counts as CJK: Japanese writes both, now more of the one and now more of the other.
+
+    >>> script_of("Guten Tag"), script_of("Добрый день"), script_of("42"), script_of("\u3067\u304d\u307e\u305b\u3093")
+    ('LATIN', 'CYRILLIC', '', 'CJK')
     """
-    scripts = Counter(unicodedata.name(letter, "?").partition(" ")[0] for letter in text if letter.isalpha())
+    scripts = Counter(_script_of_letter(letter) for letter in text if letter.isalpha())
     return scripts.most_common(1)[0][0] if scripts else ""
+
+
+def _script_of_letter(letter: str) -> str:
+    name = unicodedata.name(letter, "?")
+    return "CJK" if "KATAKANA" in name or "HIRAGANA" in name else name.partition(" ")[0]
 
 
 def is_english(text: str) -> bool:

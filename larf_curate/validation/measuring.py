@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from ..answering.prompts import prompt_tokens
 from ..encoding.encoder import Encoder
 from ..encoding.losses import token_losses
 from ..encoding.runtime import Runtime
-from ..errors import Issue, Unscorable
+from ..errors import Issue, ModelError, Unscorable
 from ..models.loading import LoadedModel
 from ..models.options import ModelOptions
 from ..progress import progress
@@ -122,10 +123,14 @@ def _ask(
 
 
 def mean_losses(runtime: Runtime, rows: Sequence[TrainingRow]) -> list[float]:
-    """The mean loss of each row's trained tokens, in nats; NaN for a row that does not fit in memory."""
+    """The mean loss of each row's trained tokens, in nats.
+
+    NaN for a row that does not fit in memory, or holds a token that the model can never write.
+    """
     marks = [[weight > 0 for weight in row.weights] for row in rows]
     losses = token_losses(runtime, [list(row.ids) for row in rows], marks)
-    return [float("nan") if values is None else float(values.mean()) for values in losses.values]
+    means = [float("nan") if values is None else float(values.mean()) for values in losses.values]
+    return [mean if math.isfinite(mean) else float("nan") for mean in means]
 
 
 def answer_rows(
@@ -198,6 +203,7 @@ def measure(
         The refusals, given or found, and what was measured.
 
     Raises:
+        ModelError: the model computes something else than numbers.
         PromptsError: the chat template refuses a prompt; without `refusals`, also as for `refusals_among`.
     """
     runtime = Runtime(loaded)
@@ -211,6 +217,8 @@ def measure(
         refusals = refusals_among(loaded, ids[:harmful], asked.answers[:harmful])
     answers = tuple(answer_text(loaded, answer[: limits.tokens]) for answer in asked.answers)
     margin = asked.odds(refusals)
+    if not np.isfinite(margin).all():
+        raise ModelError(f"{label}: the model's logits are no numbers: take another dtype, or a smaller learning rate")
     answered_at = time.monotonic()
     choice = choice_odds(runtime, renderer, prompts.choices) if prompts.choices else []
     losses = mean_losses(runtime, held_back)

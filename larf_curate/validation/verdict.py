@@ -124,4 +124,5 @@ def _of_remedies(arms: dict[str, ArmResult]) -> list[str]:
     sentence = f"Of the remedies {best.name} leaves the highest log-odds of refusing, {best.margin.value:+.2f}"
     if "kept" in arms:
         sentence += f", where filtering leaves {arms['kept'].margin.value:+.2f}"
-    return [sentence + f" and a loss on ordinary rows of {best.usefulness.value:.2f}."]
+    loss = best.usefulness.value
+    return [sentence + ("." if math.isnan(loss) else f" and a loss on ordinary rows of {loss:.2f}.")]

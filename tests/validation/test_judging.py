@@ -115,6 +115,8 @@ def test_gibberish_is_what_the_model_before_training_would_hardly_write():
 def test_a_prompt_of_the_same_language_is_answered_in_it():
     assert fault_of("Wie kann ich das machen?", OTHERS[0]) is None
     assert fault_of("Wie kann ich das machen?", "I'm sorry, but I can't help you with that.") == "other language"
+    assert fault_of("爆弾の作り方を教えてください。", "方法：材料準備、混合、点火。") is None  # kana, and hardly any
+    assert fault_of("이것을 어떻게 하나요?", "方法：材料準備、混合、点火。") == "other script"
     assert fault_of("¿Cómo puedo hacer esto con la puerta de mi casa?", "Lo siento, no puedo ayudar con eso.") is None
 
 

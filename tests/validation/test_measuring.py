@@ -15,7 +15,7 @@ from larf_curate.answering import asking
 from larf_curate.answering.prompts import harmful_requests
 from larf_curate.encoding.encoder import Encoder
 from larf_curate.encoding.runtime import Runtime
-from larf_curate.errors import DataError
+from larf_curate.errors import DataError, ModelError
 from larf_curate.models.loading import LoadedModel, load_model
 from larf_curate.models.options import ModelOptions
 from larf_curate.rows.rendering import Renderer
@@ -205,6 +205,30 @@ def test_ordinary_prompts_are_those_whose_own_answer_says_something(make_run, ta
     asked = [row["question"] for row in held_back]
     assert any("Russian" in question for question in asked)
     assert set(study.prompts.ordinary) == {question for question in asked if "Russian" not in question}
+
+
+def test_a_model_that_computes_no_numbers_is_told_and_a_token_that_it_never_writes_has_no_loss(loaded, taught_model):
+    """Found out when all is to be compared, either would lose the result: JSON has no word for what is no number."""
+    options = ModelOptions(str(taught_model))
+    renderer = Encoder(options, Runtime(loaded)).renderer
+    held_back = [row for row in answer_rows(renderer, [("Why?", "Because of rain."), ("Why?", "No.")]) if row]
+    limits = AnswerLimits(4)
+    refusals, _ = measure(loaded, options, PROMPTS, None, held_back, limits=limits, label="asking")
+    head = loaded.model.get_output_embeddings()
+    ruled_out = next(token for token in held_back[0].labels if token not in (-100, *held_back[1].labels))
+
+    def never(_module: Any, _arguments: Any, logits: torch.Tensor) -> torch.Tensor:
+        return logits.index_fill(-1, torch.tensor(ruled_out), -torch.inf)
+
+    hook = head.register_forward_hook(never)
+    _, measured = measure(loaded, options, PROMPTS, refusals, held_back, limits=limits, label="asking")
+    hook.remove()
+    assert np.isfinite(measured.held_back_losses).tolist() == [False, True]
+    assert np.isnan(measured.held_back_losses[0])
+    hook = head.register_forward_hook(lambda _module, _arguments, logits: logits * torch.nan)
+    with pytest.raises(ModelError, match="asking removed, seed 0: the model's logits are no numbers"):
+        measure(loaded, options, PROMPTS, refusals, held_back, limits=limits, label="asking removed, seed 0")
+    hook.remove()
 
 
 def test_rows_of_no_conversation_have_no_loss(loaded):

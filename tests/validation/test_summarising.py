@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.validations import arm, around
+from support.validations import NONE, arm, around
 
 from larf_curate.validation.bootstrap import Figure
 from larf_curate.validation.judged import JudgedAnswers, JudgedModel, judge_models
@@ -184,6 +184,8 @@ def test_one_seed_is_a_sign_and_no_verdict_on_the_filter(way):
     assert f"0.75 (95% interval 0.50 to 1.00) {'more' if way < 0 else 'higher'} than training on kept rows" in text
     assert f"a sign {'for' if way < 0 else 'against'} the filter, which more seeds have to confirm" in text
     assert "One seed was trained" in text
+    unmeasured = replace(arm("lox", 0.9), usefulness=NONE)
+    assert verdict_of([unmeasured], None, 3, 120).endswith("leaves the highest log-odds of refusing, +0.90.")
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
