@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from support.models import make_model
+from support.states import ARCHITECTURES
 from support.validation import HARMFUL
 
 from larf_curate.encoding.directions import block_layers
@@ -16,7 +18,9 @@ from larf_curate.models.loading import load_model
 from larf_curate.models.options import ModelOptions
 from larf_curate.rows.rendering import Renderer
 from larf_curate.rows.turns import Conversation
+from larf_curate.scoring.references import ReferenceSet
 from larf_curate.validation import treating
+from larf_curate.validation.arms import DrawnArm
 from larf_curate.validation.measuring import answer_rows
 from larf_curate.validation.remedies.added_refusals import REFUSALS, with_refusals
 from larf_curate.validation.remedies.forget_filter import least_forgotten, safe_answers
@@ -25,6 +29,7 @@ from larf_curate.validation.request import ValidationRequest
 from larf_curate.validation.scored_rows import ScoredRows
 from larf_curate.validation.settings import AskingSettings, ComparingSettings, TrainingSettings
 from larf_curate.validation.study import Study
+from larf_curate.validation.training_rows import TrainingRow
 from larf_curate.validation.treating import SafeLoraChange, extrapolate
 from larf_curate.validation.validate import validate
 
@@ -144,6 +149,17 @@ def test_safe_lora_says_how_many_layers_it_projects(aligned_and_base):
     assert 0 < change.projected < change.layers
 
 
+def test_safe_lora_of_layers_that_are_kept_the_other_way_round(tmp_path):
+    """GPT-2's: a change is outputs by inputs, whatever the weights are."""
+    for seed in (0, 1):
+        make_model(tmp_path / str(seed), ARCHITECTURES["gpt2"](), seed=seed)
+    loaded, base = (load_model(ModelOptions(str(tmp_path / n)), None, torch.device("cpu")) for n in "01")
+    change, name = SafeLoraChange(loaded, base), "2.mlp.c_fc"
+    direction = (block_layers(loaded)[name].weight - block_layers(base)[name].weight).detach().T
+    left, right = torch.linalg.svd(direction).U[:, -1:], torch.randn(1, direction.shape[1])
+    torch.testing.assert_close(change(name, left, right), direction @ direction.T @ left / direction.norm())
+
+
 def test_merging_is_the_mean_of_two_models():
     before, after, _, _ = matrices()
     np.testing.assert_allclose(before + merged(torch.from_numpy(after - before)).numpy(), (before + after) / 2)
@@ -158,6 +174,33 @@ def test_forget_filter_drops_what_rises_most():
     assert least_forgotten(before, after, 5).tolist() == wanted
     assert least_forgotten([1.0, 1.0], [float("nan"), 9.0], 1).tolist() == [1]
     assert all(prompt and answer for prompt, answer in safe_answers())
+    asked = {pair.safe.prompt for pair in ReferenceSet.packaged().held_back}
+    assert asked
+    assert not asked & {prompt for prompt, _ in safe_answers()}, "a validation asks these"
+
+
+def test_forget_filter_trains_the_model_as_it_was_on_the_rows_that_stay(monkeypatch):
+    """Two fifths of the dataset were removed: of five rows go the two whose loss the safe answers have raised most."""
+    losses = {"noisy": [1.0, 2.0, 1.0, 1.0, 2.0], "cleaned": [1.1, 4.0, 0.9, 1.2, 3.0]}
+    trained = []
+
+    def train(loaded, rows, *_, **__):
+        trained.append((loaded, rows))
+        return SimpleNamespace(loaded="cleaned")
+
+    monkeypatch.setattr(treating, "_trained_plainly", lambda *_: SimpleNamespace(loaded="noisy"))
+    monkeypatch.setattr(treating, "train", train)
+    monkeypatch.setattr(treating, "Runtime", lambda loaded: loaded)
+    monkeypatch.setattr(treating, "mean_losses", lambda loaded, _rows: losses[loaded])
+    monkeypatch.setattr(treating, "answer_rows", lambda *_: ["a safe answer", None])
+    scored = SimpleNamespace(removed=[0] * 4, kept=[0] * 6)
+    study = SimpleNamespace(
+        request=SimpleNamespace(scored=scored, training=None), renderer=None, model_to_train=lambda: "as it was"
+    )
+    drawn = DrawnArm("forget-filter", 0, ())
+    kept, model = treating._forget_filter(study, drawn, ["a", "b", "c", "d", "e"], "as it was")
+    assert (kept, model) == (["a", "c", "d"], "as it was")
+    assert trained == [("noisy", ["a safe answer"])]
 
 
 def test_refusals_replace_the_last_answers_of_some_rows_alone(tiny_model):
@@ -178,6 +221,19 @@ def test_refusals_replace_the_last_answers_of_some_rows_alone(tiny_model):
         assert f"Item {number}?" in loaded.tokenizer.decode(list(changed[number].ids))
     assert with_refusals(rows, conversations, renderer, seed=1) == changed
     assert with_refusals(rows, conversations, renderer, seed=2) != changed
+
+
+def test_a_refusal_stands_behind_all_earlier_turns_and_tools(tiny_model):
+    loaded = load_model(ModelOptions(str(tiny_model)), None, torch.device("cpu"))
+    renderer = Renderer(loaded.tokenizer, 512)
+    said = ["system", "user", "assistant", "user", "assistant"]
+    turns = tuple({"role": role, "content": f"turn {number}"} for number, role in enumerate(said))
+    conversation = Conversation(turns, ({"type": "function", "function": {"name": "weather"}},))
+    (row,) = with_refusals([TrainingRow((5,), (1.0,))], [conversation], renderer, seed=0)
+    text = loaded.tokenizer.decode(row.ids)
+    assert [f"turn {number}" in text for number in range(5)] == [True, True, True, True, False]
+    assert "weather" in text
+    assert any(refusal in text for refusal in REFUSALS)
 
 
 def test_refusals_answer_the_requests_of_their_own_rows_where_rows_are_left_out(make_run, tiny_model, tmp_path):

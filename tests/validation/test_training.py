@@ -121,6 +121,9 @@ def test_all_weights_are_trained_as_by_a_loop_of_torch_s_own(tiny_model, loaded)
         optimiser.step()
     before = {name: value.clone() for name, value in loaded.model.named_parameters()}
     trained = dict(train(loaded, rows(), settings, seed=0).loaded.model.named_parameters())
+    assert not any(parameter.requires_grad for parameter in trained.values()), (
+        "no pass over it keeps what gradients need"
+    )
     for name, value in model.named_parameters():
         change = (value - before[name]).detach()
         torch.testing.assert_close((trained[name] - before[name]).detach(), change, rtol=1e-2, atol=2e-5)
@@ -362,6 +365,9 @@ def test_spans_take_exactly_their_characters_out_of_the_loss(loaded):
     out = loaded.tokenizer.decode([whole.ids[place] for place in gone])
     assert "mix flour" in out
     assert len(out.strip()) <= len("mix flour,")
+    letter = made(loaded, larf_spans=[{"turn": 3, "start": start + 2, "end": start + 3}])
+    (place,) = (p for p, (a, b) in enumerate(zip(whole.weights, letter.weights, strict=True)) if a != b)
+    assert "x" in loaded.tokenizer.decode([whole.ids[place]]), "its neighbours hold none of it"
     first = made(loaded, larf_spans=[{"turn": 1, "start": 0, "end": 999}])
     assert trained_text(loaded, first) == f"<|im_end|>{ANSWER}<|im_end|>"  # what ends a turn is no part of its text
 
