@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
@@ -256,12 +257,16 @@ def test_a_derivative_waits_for_who_runs_the_model(tmp_path):
     """Its hooks would meet the other's batches."""
     loaded, runtime = model_and_runtime(tmp_path)
     direction, _ = margin_direction(loaded, random_refusals(), rank=4)
+    rows, marks = rows_and_marks(2)
+    token_tangents(runtime, rows, marks, direction)  # the first takes longer
+    began = threading.Event()
+    loaded.blocks[0].register_forward_pre_hook(lambda *_: began.set())
     with ThreadPoolExecutor(1) as pool:
         with runtime.lock:
-            asked = pool.submit(token_tangents, runtime, *rows_and_marks(2), direction)
-            with pytest.raises(TimeoutError):
-                asked.result(0.3)
+            asked = pool.submit(token_tangents, runtime, rows, marks, direction)
+            assert not began.wait(0.5)
         assert asked.result(60)[0].issues == [None, None]
+    assert began.is_set()
 
 
 def test_half_precision_ranks_as_float32_does(tmp_path):

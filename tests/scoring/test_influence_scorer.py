@@ -134,7 +134,7 @@ def test_every_prompt_counts_the_same_where_their_number_is_odd(refusing_model: 
 @pytest.mark.slow
 def test_a_fit_says_how_good_its_direction_is(refusing_model: Path) -> None:
     """By transformers, autograd and scipy, of a direction of rank 1: on the sample rows, and of every second prompt."""
-    prompts = [*HARMFUL_PROMPTS[:-2], "Bake 3 loaves of bread.", "Bake 4 loaves of bread.", "Bake 5 loaves of bread."]
+    prompts = [prompt for n in range(8) for prompt in (f"Bake {n} loaves of bread.", HARMFUL_PROMPTS[n])]
     fitted = LARFScorer.fit(str(refusing_model), formula="influence", prompts=prompts, rank=1, progress=False)
     model, tokenizer = plain(refusing_model)
     openings = first_tokens(refusing_model, fitted)
@@ -157,6 +157,8 @@ def test_a_fit_says_how_good_its_direction_is(refusing_model: Path) -> None:
     assert margin.energy < 0.95
     assert margin.agreement == pytest.approx(spearmanr(scores[0], scores[1])[0], abs=0.02)
     assert margin.halves == pytest.approx(spearmanr(scores[2], scores[3])[0], abs=0.02)
+    of_first_half = spearmanr(scores[2], scores[1])[0]
+    assert max(margin.halves, of_first_half) < margin.agreement - 0.02, "figures alike would prove nothing"
 
 
 def test_a_row_that_does_not_fit_in_memory_and_one_that_is_cut_say_so(scorer: LARFScorer) -> None:
