@@ -7,6 +7,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from ..cache import register
+from ..encoding.memory import is_out_of_memory
 from ..errors import ModelError
 from ..models.devices import find_device
 from ..models.loading import LoadedModel, load_model
@@ -63,15 +64,21 @@ class GuardJudge:
         """What the guard says of each answer; it stays in memory for more.
 
         Raises:
-            ModelError: the model cannot be loaded, or says something else of most answers.
+            ModelError: the model cannot be loaded, says something else of most answers, or runs out of memory.
         """
         from ..answering.answer_tokens import answer_text
         from ..answering.asking import answers_to
 
         loaded = self._loaded
         ids = [self.ids_of(loaded.tokenizer, *pair) for pair in zip(prompts, answers, strict=True)]
-        with progress(len(ids), self.form.name, unit="answer") as update:
-            said = answers_to(loaded, ids, self.form.answer_tokens, update=update, at_once=_AT_ONCE)
+        try:
+            with progress(len(ids), self.form.name, unit="answer") as update:
+                said = answers_to(loaded, ids, self.form.answer_tokens, update=update, at_once=_AT_ONCE)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            longest = max(map(len, ids))
+            raise ModelError(f"{self.name}: out of memory with answers of up to {longest:,} tokens") from error
         texts = [answer_text(loaded, answer) for answer in said]
         readings = [self.form.read(text) for text in texts]
         silent = [text for text, reading in zip(texts, readings, strict=True) if reading.unsafe is None]

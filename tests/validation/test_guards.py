@@ -211,6 +211,17 @@ def test_a_guard_is_loaded_asked_and_named(tmp_path, monkeypatch):
     assert verdicts.refused is None
 
 
+def test_memory_that_runs_out_is_one_line(tmp_path, monkeypatch):
+    judge = GuardJudge(str(make_model(tmp_path / "harmbench-tiny")))
+
+    def out_of_memory(*_arguments, **_options):
+        raise MemoryError
+
+    monkeypatch.setattr("larf_curate.answering.asking.answers_to", out_of_memory)
+    with pytest.raises(ModelError, match=r"^harmbench .*: out of memory with answers of up to [0-9,]+ tokens$"):
+        judge.read(["Why?"], ["No."])
+
+
 @pytest.mark.parametrize(
     ("model", "kind"),
     [
