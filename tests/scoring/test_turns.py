@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +14,12 @@ from datasets import Dataset
 from support.commands import larf
 
 from larf_curate import LARFScorer
-from larf_curate.encoding.encoder import get_encoder
-from larf_curate.errors import ModelError, ScorerError
+from larf_curate.encoding.encoder import States, get_encoder
+from larf_curate.errors import Issue, ModelError, ScorerError
+from larf_curate.rows.rendering import Rendered
+from larf_curate.scoring.columns import ScoreColumns
+from larf_curate.scoring.formulas import FittedFormula
+from larf_curate.scoring.state_measure import RenderedTurns, StateMeasure
 
 SAID = ["Hello?", "Good day.", "And now?", "Now we count: 1, 2, 3.", "Stop.", "As you wish, I stop."]
 
@@ -71,6 +77,24 @@ def test_a_row_has_no_score_where_one_of_its_turns_has_none(by_turn: LARFScorer)
     assert found.issues == ["non_finite_state", None]
     np.testing.assert_array_equal(found.score, [np.nan, before[1]])
     assert found.turns == [None, 1]
+
+
+@pytest.mark.parametrize(
+    ("states", "issues", "issue"),
+    [
+        ([[1.0, 0], [0.0, 0]], [None, None], Issue.NON_FINITE),  # a state of length zero points nowhere
+        ([[np.nan, 0], [0.0, 1]], [Issue.OUT_OF_MEMORY, Issue.TRUNCATED], Issue.OUT_OF_MEMORY),
+        ([[1.0, 0], [0.0, 1]], [None, Issue.TRUNCATED], Issue.TRUNCATED),
+    ],
+)
+def test_the_issue_of_a_row_is_that_for_which_it_has_no_score(states: Any, issues: list[Any], issue: Issue) -> None:
+    found = States(np.array(states, np.float32)[:, None], issues, [9, 9], "")
+    formula = FittedFormula("larf", np.array([[[1.0, 0]]]), np.array([[[0.0, 1]]]))
+    encoder: Any = SimpleNamespace(states_of=lambda *_: found)
+    prepared = RenderedTurns([Rendered([1], 9, None), Rendered([1], 9, None)], [1, 3])
+    scores = StateMeasure(encoder, formula, ScoreColumns(layers=(0,), turn=True)).score([prepared], None)
+    assert scores.issues == [issue]
+    assert np.isnan(scores.score[0]) == issue.unscorable
 
 
 @pytest.mark.slow
