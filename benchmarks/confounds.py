@@ -4,7 +4,7 @@
 
 Columns: AUC of the score on the held-back reference pairs; Spearman correlation of the score with answer length
 (characters) and with being a list, each with a 95% bootstrap interval; AUC with which a low score finds the rows whose
-answer hedges or refuses (by the wording rules of `scoring/refusals.py`); and the highest rows at the last block named.
+answer hedges or refuses (by the wording rules of `rows/wording.py`); and the highest rows at the last block named.
 """
 
 from __future__ import annotations
