@@ -5,8 +5,9 @@ chat template. The others are those of
 
 - WildGuard (https://huggingface.co/allenai/wildguard, Apache-2.0),
 - ShieldLM (https://github.com/thu-coai/ShieldLM, MIT; the form for its Qwen and InternLM bases),
-- the HarmBench classifiers (https://github.com/centerforaisafety/HarmBench, MIT): the one on Llama 2, and the one for
-  validation on Mistral, which has a form of its own.
+- the HarmBench classifiers, as their model cards have them (https://huggingface.co/cais/HarmBench-Llama-2-13b-cls and
+  https://huggingface.co/cais/HarmBench-Mistral-7b-val-cls, MIT). HarmBench's own evaluation script asks the first of them
+  with the seven rules that are the second's here, and has other words for requests that come with a context.
 """
 
 from __future__ import annotations
