@@ -118,7 +118,7 @@ class TrainingSettings:
             value = getattr(self, name)
             if not 0 < value < float("inf"):
                 endless = " and finite" if value > 0 else ""
-                raise ModelError(f"training: {name} must be more than 0{endless}, not {value!r}")
+                raise ModelError(f"training: {name} must be more than 0{endless}, not {value:g}")
         if not 0 <= self.warmup < 1:
             raise ModelError(f"training: warmup must be a share from 0 to below 1, not {self.warmup!r}")
 
