@@ -102,7 +102,10 @@ def _interrupt(number: int, _: object) -> None:
 
 
 def _guarded(fork: Callable[[], int]) -> Callable[[], int]:
-    """`os.fork`, in the middle of which no interrupt is raised.
+    """`os.fork`, in the middle of which no interrupt is raised, and after which a new process can be ended at once.
+
+    Until the new process has its own handlers it has ours, and Python forgets what these have been told before it. A
+    pool that ends a worker in these milliseconds would wait for it for ever; so SIGTERM waits until they are over.
 
     A function of our own at `os.register_at_fork` could not tell: those that other packages register later are called
     before it and after it.
@@ -110,9 +113,11 @@ def _guarded(fork: Callable[[], int]) -> Callable[[], int]:
 
     def guarded_fork() -> int:
         _Fork.under_way = True
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         try:
             return fork()
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             _Fork.under_way = False
 
     return guarded_fork

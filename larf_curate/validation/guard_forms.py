@@ -6,7 +6,7 @@ chat template. The others are those of
 - WildGuard (https://huggingface.co/allenai/wildguard, Apache-2.0),
 - ShieldLM (https://github.com/thu-coai/ShieldLM, MIT; the form for its Qwen and InternLM bases),
 - the HarmBench classifiers, as their model cards have them (https://huggingface.co/cais/HarmBench-Llama-2-13b-cls and
-  https://huggingface.co/cais/HarmBench-Mistral-7b-val-cls, MIT). HarmBench's own evaluation script asks the first of them
+  https://huggingface.co/cais/HarmBench-Mistral-7b-val-cls, MIT). HarmBench's own evaluation script asks the first one
   with the seven rules that are the second's here, and has other words for requests that come with a context.
 """
 

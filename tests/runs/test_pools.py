@@ -65,6 +65,18 @@ def test_a_forked_worker_does_not_handle_sigterm_in_python_but_ends() -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
+def test_a_process_that_is_ended_as_it_is_forked_ends() -> None:
+    """A pool replaces a worker that has ended; one that is ended just then waited for its newest worker for ever."""
+    with _ended_like_ctrl_c():
+        for _ in range(20):
+            child = os.fork()
+            if not child:
+                time.sleep(5)
+                os._exit(0)
+            os.kill(child, signal.SIGTERM)
+            assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGTERM
+
+
 def test_an_interrupt_ends_a_forked_worker_without_a_task_and_without_a_traceback(
     dropped: list[object], capfd: pytest.CaptureFixture[str]
 ) -> None:
