@@ -13,6 +13,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from ..sources.json_values import text_columns
 from .dividing import plan_shards
 from .executors import StagePlan, chain, start_ray
 from .job import Job, make_job
-from .pools import import_once_for_all_workers, pools_that_end
+from .pools import import_once_for_all_workers, nothing_shared, pools_that_end
 from .request import RunRequest
 from .rundir import (
     OWN,
@@ -143,7 +144,8 @@ def preview(request: RunRequest) -> tuple[Plan, list[int]]:
 def _run_here(request: RunRequest, stages: Sequence[StagePlan], plan: Plan, job: Job) -> Summary:
     """One stage after the other, locally or on Ray, while this process waits."""
     logs = Path(job.logs)
-    with logs_in_environment(logs), stderr_to(logs / "console.log"), pools_that_end() as lost_workers:
+    alone = nothing_shared() if request.executor.in_process else nullcontext()
+    with logs_in_environment(logs), stderr_to(logs / "console.log"), alone, pools_that_end() as lost_workers:
         if request.executor.kind == "ray":
             start_ray(request.executor)
         elif not request.executor.in_process:

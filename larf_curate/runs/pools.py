@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 from .signals import exit_with
@@ -88,3 +90,21 @@ def pools_that_end(seconds: float = _SECONDS) -> Iterator[list[int]]:
         SyncManager.start = start_manager
         Pool._help_stuff_finish = staticmethod(empty_the_queue)
         Pool._join_exited_workers = staticmethod(join_exited_workers)
+
+
+@contextmanager
+def nothing_shared() -> Iterator[None]:
+    """Local pipelines of one worker, which run in this process, start no other one meanwhile.
+
+    datatrove starts one (`multiprocess.Manager`) for each pipeline, with the numbers of workers that are free. One
+    worker has nobody to share them with, and a fork of a process that has loaded a model takes tens of milliseconds.
+    """
+    from datatrove.executor import local
+
+    multiprocess = local.multiprocess
+    manager = SimpleNamespace(Queue=SimpleQueue, shutdown=lambda: None)
+    local.multiprocess = SimpleNamespace(Manager=lambda: manager)
+    try:
+        yield
+    finally:
+        local.multiprocess = multiprocess
