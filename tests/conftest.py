@@ -255,10 +255,28 @@ def pytest_collectstart(collector: pytest.Collector) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
-    """Let garbage collections pass over all that collecting has imported, torch above all.
+    """Let garbage collections pass over all that collecting has imported, torch above all: see `_pass_over_modules`."""
+    gc.enable()
+    _pass_over_modules()
 
-    It stays until the process ends. Walking through it takes a tenth of a second, which importing would do again and
-    again, and some tests collect garbage often, such as those in which every batch runs out of memory.
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logreport() -> None:
+    """The same for what a test or its fixtures have imported late: transformers' models, trl and peft."""
+    if len(sys.modules) > _passed_over[0] + 100:
+        gc.collect()  # else what nothing refers to any more would stay too
+        _pass_over_modules()
+
+
+_passed_over = [0]
+"""How many modules were imported when collections were last told to pass over what there is."""
+
+
+def _pass_over_modules() -> None:
+    """Let garbage collections pass over all that there is now: of it, modules are by far the most.
+
+    They stay until the process ends. Walking through them takes two tenths of a second, which importing would do again
+    and again, and so would each training, each release of a model's memory, and each batch that runs out of memory.
     """
     gc.freeze()
-    gc.enable()
+    _passed_over[0] = len(sys.modules)
