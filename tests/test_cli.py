@@ -516,7 +516,7 @@ def test_a_scorer_whose_model_is_gone_or_another(scorer, rows, tmp_path):
         (["layers", "demo", "--scales", "0.9,1.2"], ["--scales", "in different pairs"]),
         (["layers", "demo", "--scales", "much"], ["--scales", "not numbers"]),
         (["layers", "demo", "--blocks", "low"], ["--blocks", "not a block number"]),
-        (["layers", "demo", "--judge-url", "http://127.0.0.1:9/v1"], ["--judge-url and --judge-model go together"]),
+        (["layers", "demo", "--judge-url", "http://127.0.0.1:9/v1"], ["--judge-url and --judge-model) go together"]),
         (["bake"], ["bake"]),
     ],
     ids=lambda value: " ".join(value) if value[0] in ("filter", "score", "fit", "layers", "bake") else "",

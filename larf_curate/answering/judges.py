@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from ..errors import ModelError
@@ -90,6 +92,53 @@ class EndpointJudge:
 
     def __repr__(self) -> str:
         return f"EndpointJudge({self.model!r})"
+
+
+@dataclass(frozen=True)
+class JudgeEndpoint:
+    """An endpoint that judges, as a command or a recipe names it. Its key stays in the environment of who asks.
+
+    Attributes:
+        url: its address, up to `/v1`.
+        model: the judge's name there.
+        key_env: the environment variable that holds its key; None sends none.
+
+    Raises:
+        ModelError: the address is no URL.
+    """
+
+    url: str
+    model: str
+    key_env: str | None = None
+
+    def __post_init__(self) -> None:
+        Endpoint(self.url)
+
+    @classmethod
+    def of(cls, url: str | None, model: str | None, key_env: str | None) -> JudgeEndpoint | None:
+        """The endpoint that a user names by up to three settings; None where none is set.
+
+        Raises:
+            ModelError: one is set without another that it needs, or the address is no URL.
+        """
+        if (url is None) != (model is None):
+            raise ModelError("judge_url and judge_model (--judge-url and --judge-model) go together")
+        if url is None or model is None:
+            if key_env is not None:
+                raise ModelError("judge_key_env (--judge-key-env) belongs to judge_url (--judge-url)")
+            return None
+        return cls(url, model, key_env)
+
+    def judge(self) -> EndpointJudge:
+        """The same ready to be asked.
+
+        Raises:
+            ModelError: the variable is not set, or its key cannot be sent there.
+        """
+        key = None if self.key_env is None else os.environ.get(self.key_env)
+        if self.key_env is not None and not key:
+            raise ModelError(f"the environment variable {self.key_env} is not set, which is to hold the judge's key")
+        return EndpointJudge(self.url, self.model, key=key)
 
 
 def judge_all(

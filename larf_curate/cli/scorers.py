@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Literal, Unpack
@@ -17,7 +16,7 @@ from .model_options import with_fit_options
 from .usage import Json, Model, parse_blocks, require_figures, wrong_usage
 
 if TYPE_CHECKING:
-    from ..answering.judges import Judge
+    from ..answering.judges import EndpointJudge
 
 
 @with_fit_options
@@ -178,20 +177,13 @@ def layers(
         suggest(f"larf-curate fit {quote(model)} --layer {profile.best} --out my-scorer")
 
 
-def endpoint_judge(url: str | None, model: str | None, key_variable: str | None) -> Judge | None:
-    from ..answering.judges import EndpointJudge
+def endpoint_judge(url: str | None, model: str | None, key_variable: str | None) -> EndpointJudge | None:
+    """The judge behind an endpoint, of a command's three options; None where none is given."""
+    from ..answering.judges import JudgeEndpoint
 
-    if (url is None) != (model is None):
-        raise typer.BadParameter("--judge-url and --judge-model go together")
-    if url is None or model is None:
-        if key_variable is not None:
-            raise typer.BadParameter("--judge-key-env belongs to --judge-url")
-        return None
-    key = None if key_variable is None else os.environ.get(key_variable)
-    if key_variable is not None and not key:
-        raise typer.BadParameter(f"the environment variable {key_variable} is not set", param_hint="--judge-key-env")
-    with wrong_usage(ModelError, "--judge-url"):
-        return EndpointJudge(url, model, key=key)
+    with wrong_usage(ModelError):
+        endpoint = JudgeEndpoint.of(url, model, key_variable)
+        return None if endpoint is None else endpoint.judge()
 
 
 def _parse_scales(text: str) -> tuple[float, ...]:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import model_validator
 
-from ..answering.endpoint import Endpoint
+from ..answering.judges import JudgeEndpoint
 from ..errors import DataError, LarfError, ModelError
 from ..models.options import declared
-from ..validation.judge_choice import JudgeEndpoint, guard_named
+from ..validation.judge_choice import guard_named
 from ..validation.run_settings import RunValidation
 from ..validation.settings import AskingSettings, ComparingSettings, TrainingSettings
 from ..validation.words import parse_arms
@@ -62,7 +62,7 @@ class ValidateSection(Section):
             ("judges", lambda: [guard_named(judge) for judge in values["judges"]]),
             ("remedies", lambda: self._settings(ComparingSettings)),
             ("judges", lambda: self._settings(AskingSettings)),
-            ("judge_url", self._require_whole_endpoint),
+            ("judge_url", self._endpoint),
         ):
             try:
                 check()
@@ -71,13 +71,8 @@ class ValidateSection(Section):
                 raise KeyFaultError("base_model" if lacking else key, str(error)) from None
         return self
 
-    def _require_whole_endpoint(self) -> None:
-        if (self.judge_url is None) != (self.judge_model is None):
-            raise ModelError("judge_url and judge_model go together")
-        if self.judge_url is None and self.judge_key_env is not None:
-            raise ModelError("judge_key_env belongs to judge_url")
-        if self.judge_url is not None:
-            Endpoint(self.judge_url)
+    def _endpoint(self) -> JudgeEndpoint | None:
+        return JudgeEndpoint.of(self.judge_url, self.judge_model, self.judge_key_env)
 
     def _settings(self, kind: type[Any]) -> Any:
         return kind(**{name: getattr(self, name) for name in declared(kind)})
@@ -89,9 +84,10 @@ class ValidateSection(Section):
             scorers: the scorer's model, and how it is loaded.
         """
         model = scorers if self.model is None else replace(scorers, model=self.model, revision=None, base=None)
-        endpoint = None
-        if self.judge_url is not None and self.judge_model is not None:
-            endpoint = JudgeEndpoint(self.judge_url, self.judge_model, self.judge_key_env)
         return RunValidation(
-            model, self._settings(ComparingSettings), self.training.settings(), self._settings(AskingSettings), endpoint
+            model,
+            self._settings(ComparingSettings),
+            self.training.settings(),
+            self._settings(AskingSettings),
+            self._endpoint(),
         )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from ..answering.judges import EndpointJudge
 from ..errors import ModelError
@@ -12,32 +10,6 @@ from .guards import GuardJudge
 from .judging import AnswerJudge, RefusalJudge, WordingJudge
 
 JudgeLike = str | AnswerJudge | Callable[[str, str], bool]
-
-
-@dataclass(frozen=True)
-class JudgeEndpoint:
-    """An endpoint that judges, as a recipe names it. Its key stays in the environment of the task that judges.
-
-    Attributes:
-        url: its address, up to `/v1`.
-        model: the judge's name there.
-        key_env: the environment variable that holds its key; None sends none.
-    """
-
-    url: str
-    model: str
-    key_env: str | None = None
-
-    def judge(self) -> EndpointJudge:
-        """The same ready to be asked.
-
-        Raises:
-            ModelError: the address is none, the variable is not set, or its key cannot be sent there.
-        """
-        key = None if self.key_env is None else os.environ.get(self.key_env)
-        if self.key_env is not None and not key:
-            raise ModelError(f"the environment variable {self.key_env} is not set, which is to hold the judge's key")
-        return EndpointJudge(self.url, self.model, key=key)
 
 
 def choose_judge(judge: JudgeLike) -> AnswerJudge:

@@ -6,13 +6,14 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from ..answering.judges import JudgeEndpoint
 from ..answering.prompts import choose_prompts
 from ..atomic import write_text
 from ..deciding.layout import SUMMARY
 from ..models.locating import locate
 from ..models.options import ModelOptions
 from .finished import validation_digest
-from .judge_choice import JudgeEndpoint, choose_judge
+from .judge_choice import choose_judge
 from .request import ValidationRequest, groups_of, require_models, require_weights_as_they_are
 from .results import VALIDATION
 from .scored_rows import ScoredRows

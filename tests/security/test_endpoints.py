@@ -303,7 +303,7 @@ def test_it_can_be_asked_where_an_event_loop_runs(serve: Serve) -> None:
             ["--judge-url", "http://127.0.0.1:9/v1", "--judge-model", "j", "--judge-key-env", "UNSET_KEY"],
             "UNSET_KEY is not",
         ),
-        (["--judge-key-env", "A_KEY"], "--judge-key-env belongs to --judge-url"),
+        (["--judge-key-env", "A_KEY"], "(--judge-key-env) belongs to judge_url"),
         (["--judge-url", "http://example.org/v1", "--judge-model", "j", "--judge-key-env", "A_KEY"], "unencrypted"),
     ],
 )

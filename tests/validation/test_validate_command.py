@@ -101,7 +101,7 @@ def test_a_validation_is_shown_and_written(scored_run, taught_model, prompts, tm
         (["--remedies", "lox"], 2, "give base_model (--base-model)"),
         (["--remedies", "prayer"], 2, "there is no remedy 'prayer'"),
         (["--judges", "oracle"], 2, "there is no judge 'oracle'"),
-        (["--judge-url", "http://127.0.0.1:9/v1"], 2, "--judge-url and --judge-model go together"),
+        (["--judge-url", "http://127.0.0.1:9/v1"], 2, "--judge-url and --judge-model) go together"),
     ],
 )
 def test_what_cannot_be_is_one_line(arguments, status, message, scored_run):
@@ -142,8 +142,8 @@ def test_the_section_of_a_recipe():
         ("{seed: 3}", "unknown key 'seed'; did you mean 'seeds'"),
         ("{training: {epochs: 0}}", "validate.training.*epochs must be more than 0"),
         ("{remedies: [prayer]}", "validate.remedies"),
-        ("{judge_url: 'https://h/v1'}", "validate.judge_url.*judge_url and judge_model go together"),
-        ("{judge_key_env: KEY}", "judge_key_env belongs to judge_url"),
+        ("{judge_url: 'https://h/v1'}", "validate.judge_url.*judge_url and judge_model .*go together"),
+        ("{judge_key_env: KEY}", r"judge_key_env \(--judge-key-env\) belongs to judge_url"),
         ("{judge_url: 'https://me:pw@h/v1', judge_model: j}", "must hold no user, password or query"),
     ):
         with pytest.raises(RecipeError, match=message):
