@@ -30,11 +30,11 @@ def hub_errors() -> tuple[type[Exception], ...]:
     return (httpx.HTTPError, HFValidationError, OSError, json.JSONDecodeError)
 
 
-def offline() -> bool:
-    """Whether the user has told the Hub's client not to use the network."""
+def why_not_asked() -> str:
+    """Why the Hub was not asked, in words for a message about something that neither it nor the cache could give."""
     from huggingface_hub.constants import is_offline_mode
 
-    return is_offline_mode()
+    return "HF_HUB_OFFLINE is set" if is_offline_mode() else "the Hub cannot be reached"
 
 
 def hub_token() -> str | None:

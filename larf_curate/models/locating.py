@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MissingExtraError, ModelError
-from ..hub import hub_errors, offline
+from ..hub import hub_errors, why_not_asked
 from . import demo
 
 _ADAPTER = "adapter_config.json"
@@ -134,8 +134,9 @@ def _cached_source(name: str, branch: str, gguf: str, base: str | None) -> Model
     try:
         home = Path(snapshot_download(name, revision=branch, local_files_only=True))
     except hub_errors() as error:
-        why = "HF_HUB_OFFLINE is set" if offline() else "the Hub cannot be reached"
-        raise ModelError(f"{name} is no local path; {why}, and the cache does not hold this model") from error
+        raise ModelError(
+            f"{name} is no local path; {why_not_asked()}, and the cache does not hold this model"
+        ) from error
     if gguf:
         return ModelFiles(str(home), home.name, {"gguf_file": gguf})
     return _directory_source(home, home.name, base)

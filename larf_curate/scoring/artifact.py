@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..atomic import write_bytes
 from ..encoding.directions import WeightDirection
 from ..errors import OutputError, ScorerError
-from ..hub import hub_errors, offline
+from ..hub import hub_errors, why_not_asked
 from ..json_fields import parse_json, read_limited
 from .artifact_checks import check_tensors
 from .separation import check_claims
@@ -177,8 +177,9 @@ def _download(name: str, revision: str | None) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG, TENSORS]))
     except hub_errors() as error:
         if getattr(error, "response", None) is None and not isinstance(error, HFValidationError):
-            why = "HF_HUB_OFFLINE is set" if offline() else "the Hub cannot be reached"
-            raise ScorerError(f"scorer {name} is no local directory; {why}, and the cache does not hold it") from error
+            raise ScorerError(
+                f"scorer {name} is no local directory; {why_not_asked()}, and the cache does not hold it"
+            ) from error
         raise ScorerError(
             f"scorer {name} is neither a local directory nor a repository on the Hub that this token may read"
         ) from error
