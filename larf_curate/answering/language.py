@@ -12,7 +12,8 @@ _QUOTED = re.compile('"[^"]*"|\u201c[^\u201d]*\u201d|\u00ab[^\u00bb]*\u00bb')
 _FUNCTION_WORDS = {
     "en": "the of and to in is that it for you on with as are this be at have from or an not what by we can your if "
     "they will all there how do i my would could should a was but has them their so no yes me he she its about when "
-    "which who more some any than then first here sorry just like make get up out into over only",
+    "which who more some any than then first here sorry just like make get up out into over only without why where "
+    "does did were these those because before after through while every our us may must very",
     "de": "der die das und ist nicht ein eine zu den von mit sich auf für im dem es ich sie wir auch als bei kann wie "
     "oder wenn dass aus des einen einer nur noch",
     "fr": "le la les de des et est un une que qui dans pour pas sur avec ce il je vous nous au du en ne se plus par "
