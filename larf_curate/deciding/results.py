@@ -18,6 +18,7 @@ from ..errors import DataError, LarfError, RowFormatError, ThresholdError
 from ..json_fields import read_limited
 from ..rows.conversions import Row
 from ..rows.formats import RowFormat, resolve_format
+from ..rows.reading import Reading, parse_columns
 from ..scoring.artifact import read_spec
 from ..scoring.columns import SCORE, scores_of
 from ..scoring.spec import ScorerSpec
@@ -113,8 +114,15 @@ class Results:
 
     @property
     def format(self) -> str:
-        """How the run read its rows; `auto` for `filter`."""
-        return self.summary.run.format if self.summary.run else "auto"
+        """How the run, or the filter, was told to read its rows, as text; see `Reading`.
+
+        Raises:
+            RowFormatError: what the filter was told of columns is no such thing: the file was changed.
+        """
+        if self.summary.run is not None:
+            return self.summary.run.format
+        filtered = self.summary.filtered
+        return "auto" if filtered is None else Reading(filtered.format, parse_columns(filtered.columns)).to_text()
 
     @cached_property
     def row_format(self) -> RowFormat | None:

@@ -264,7 +264,7 @@ def _part(request: CardRequest, configs: Sequence[DataConfig], *, by_name: bool)
             rows=rows,
             issues=report.issues,
             source_name=request.source or (source.name if source else "a dataset"),
-            source_format=(source.format if source else None) or "unknown",
+            source_format=source.format if source else None,
             scorer=report.scorer,
             formula=formula_words(report.scorer),
             search=[markdown(line, 1000) for line in describe_search(report.scorer.search if report.scorer else None)],

@@ -106,6 +106,12 @@ def request(**changes) -> CardRequest:
     return CardRequest(**{**defaults, **changes})
 
 
+def test_the_card_of_a_filter_which_knows_no_source_names_no_format():
+    card = render_card(request(report=replace(REPORT, source=None)))
+    assert "Of the rows, 20.0% answer with a list" in " ".join(card.split())
+    assert "unknown" not in card
+
+
 def test_the_card_word_for_word():
     """Changed the card on purpose? Read the new one, then: python tests/publishing/test_card.py."""
     assert render_card(request()) == GOLDEN.read_text(encoding="utf-8")

@@ -86,6 +86,7 @@ def test_the_command_reads_what_filter_read_as_it_read_it(plain_run, tmp_path, m
     assert "<title>What larf-curate removed from run</title>" in page_and_stops(plain_run)[0]
     typed = ["--map", "question=prompt,answer=completion", "--unscorable", "keep", "--weight", "-0.1,0.1"]
     run = filtered("a run.parquet", "--drop-top", "5", *typed)
+    assert Results.open(run).row_format.columns(["id", "question", "answer"]) == ["question", "answer"]
     for directory in (tmp_path, plain_run):
         monkeypatch.chdir(directory)
         command = shlex.split(page_and_stops(run)[1]["command"] + "0.02")
