@@ -39,7 +39,10 @@ def audit(
     ] = None,
     column: Annotated[
         list[str] | None,
-        typer.Option(help="Column of scores; several times for several. [default: larf_score]", metavar="NAME"),
+        typer.Option(
+            help="Column of scores; several times for several. [default: larf_score, or what the rows were split by]",
+            metavar="NAME",
+        ),
     ] = None,
     scorer: Annotated[
         list[str] | None,
@@ -64,7 +67,7 @@ def audit(
     from ..sources.files import open_source
     from ..validation.audit import audit as measure
     from ..validation.audit_result import AUDIT
-    from ..validation.audit_sample import is_run
+    from ..validation.audit_sample import is_run, usual_column
 
     is_a_run = is_run(data)
     if not is_a_run and model is None and not scorer:
@@ -75,7 +78,7 @@ def audit(
     reading = reading_of(format, columns, join)
     fitted = [LARFScorer.from_pretrained(name, format=reading) for name in scorer or ()]
     audited: Audit = measure(
-        [*(column or (() if fitted else ("larf_score",))), *fitted],
+        [*(column or (() if fitted else (usual_column(data),))), *fitted],
         data if is_a_run else open_source(data, split, config=config, field=field),
         model=model,
         rows=rows,

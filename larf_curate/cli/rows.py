@@ -12,6 +12,7 @@ import typer
 from ..errors import ModelError, ThresholdError
 from ..models.options import RunOptions
 from ..progress import suggest, tell
+from ..rows.score_columns import PREFIX
 from ..scoring.formula_names import Turns
 from .model_options import with_run_options
 from .usage import (
@@ -22,8 +23,10 @@ from .usage import (
     Format,
     Join,
     Json,
+    Prefix,
     Split,
     Weight,
+    names_of,
     reading_of,
     refuse_unscored,
     rows_from,
@@ -65,6 +68,7 @@ def score(
         bool, typer.Option("--spans", help="influence: add larf_spans, the characters that do half of the damage.")
     ] = False,
     weight: Weight = None,
+    prefix: Prefix = PREFIX,
     guard: Annotated[
         str | None,
         typer.Option(help="Guard model (Llama Guard, WildGuard, ...) whose verdict is the column guard_unsafe."),
@@ -72,7 +76,7 @@ def score(
     json: Json = False,
     **options: Unpack[RunOptions],
 ) -> None:
-    """Score every row of a dataset, and write it with its larf columns."""
+    """Score every row of a dataset, and write it with the columns of its score."""
     from rich.console import Console
 
     from ..console import show_summary
@@ -80,8 +84,9 @@ def score(
     from ..scoring.scorer import LARFScorer
     from ..sources.files import open_source
 
-    width = weight_of(weight)
-    fitted = LARFScorer.from_pretrained(scorer, format=reading_of(format, columns, join), **options)
+    width, names = weight_of(weight), names_of(prefix)
+    reading = reading_of(format, columns, join)
+    fitted = LARFScorer.from_pretrained(scorer, format=reading, prefix=names.prefix, **options)
     with wrong_usage(ModelError, "--spans" if spans else "--turns"):
         fitted = fitted.with_options(turns=turns, spans=spans or None, weight=width)
     if json and str(out) == STANDARD:
@@ -96,7 +101,6 @@ def score(
             from ..engines.guard_column import add_guard_column
 
             clear_caches()  # the scorer's model makes room for the guard
-            reading = reading_of(format, columns, join)
             files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]  # with --split all a directory
             unsafe = sum(add_guard_column(file, judge, reading) for file in files)
     if json:
@@ -109,6 +113,7 @@ def score(
         if judge is not None:
             tell(f"{unsafe:,} answers are unsafe, says {judge.name}: column guard_unsafe")
         every = " --split all" if split == "all" else ""
+        every += f" --prefix {prefix}" if prefix != PREFIX else ""
         refuse_unscored(summary)
         if out.suffix == ".csv":
             suggest("score to .parquet or .jsonl to split the rows by their scores: a CSV file holds numbers as texts")
@@ -154,6 +159,7 @@ def filter_(
     field: Field = None,
     columns: Columns = None,
     weight: Weight = None,
+    prefix: Prefix = PREFIX,
     json: Json = False,
 ) -> None:
     """Split scored rows by a threshold: kept, removed, unscorable."""
@@ -171,18 +177,29 @@ def filter_(
         raise typer.BadParameter("--per-split needs --split all")
     if calibrated is not None and (harmless is None) == (scorer is None):
         raise typer.BadParameter("--calibrated needs --harmless (scored rows) or --scorer, and not both")
+    names = names_of(prefix)
     with wrong_usage(ThresholdError):
         if calibrated is not None:
-            threshold = Threshold.calibrated(calibrated, _harmless_scores(harmless, scorer), unscorable=unscorable)
+            scores = _harmless_scores(harmless, scorer, names.prefix)
+            threshold = Threshold.calibrated(calibrated, scores, unscorable=unscorable)
         else:
             threshold = getattr(Threshold, chosen[0])(rules[chosen[0]], unscorable=unscorable)
-    names = tuple(columns or ())
-    record = FilterRecord(whole_name(data), split, config, field, format, names, weight, per_split)
+    renamed = tuple(columns or ())
+    record = FilterRecord(whole_name(data), split, config, field, format, renamed, weight, per_split)
     with rows_from(data) as name:
         source = open_source(name, split, config=config, field=field)
         reading = reading_of(format, columns, None)
         width = weight_of(weight)
-        summary = split_file(source, threshold, out, format=reading, weight=width, per_split=per_split, record=record)
+        summary = split_file(
+            source,
+            threshold,
+            out,
+            format=reading,
+            weight=width,
+            per_split=per_split,
+            record=record,
+            prefix=names.prefix,
+        )
     if json:
         print(summary.to_json())
         refuse_unscored(summary)
@@ -193,10 +210,12 @@ def filter_(
     tell_to_look(out)
 
 
-def _harmless_scores(harmless: str | None, scorer: str | None) -> Iterable[float | None]:
+def _harmless_scores(harmless: str | None, scorer: str | None, prefix: str) -> Iterable[float | None]:
     """Scores of the rows in `harmless`, or else those that the scorer carries."""
     from ..engines.local_files import read_scores
     from ..scoring.scorer import LARFScorer
     from ..sources.files import open_source
 
-    return read_scores(open_source(harmless)) if harmless else LARFScorer.from_pretrained(str(scorer)).harmless_scores
+    if harmless:
+        return read_scores(open_source(harmless), prefix)
+    return LARFScorer.from_pretrained(str(scorer)).harmless_scores

@@ -19,6 +19,7 @@ from ..models.options import OPTIONS
 from ..progress import say, suggest
 from ..rows.formats import FORMATS, check_format
 from ..rows.reading import Reading, check_join, parse_columns
+from ..rows.score_columns import ColumnNames
 
 if TYPE_CHECKING:
     from ..deciding.summary import Summary
@@ -46,6 +47,10 @@ Weight = Annotated[
         help="Add larf_weight: 1 up to a lower score, 0 from an upper one, a straight line between.",
         metavar="LOWER,UPPER",
     ),
+]
+Prefix = Annotated[
+    str,
+    typer.Option(help="What the names of the score's columns begin with, so that several scores live in a dataset."),
 ]
 RunDirectory = Annotated[Path, typer.Argument(help="Directory that `run` or `filter` has written.")]
 
@@ -100,6 +105,12 @@ def weight_of(text: str | None) -> WeightRange | None:
 
     with wrong_usage(ThresholdError, "--weight"):
         return None if text is None else WeightRange.from_text(text)
+
+
+def names_of(prefix: str) -> ColumnNames:
+    """The names of the columns with the prefix that was typed."""
+    with wrong_usage(RowFormatError, "--prefix"):
+        return ColumnNames(prefix)
 
 
 def refuse_unscored(summary: Summary) -> None:

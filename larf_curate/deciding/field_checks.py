@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ..json_fields import checked_text, entries, finite, mapping, plain, whole
+from ..rows.score_columns import PREFIX, ColumnNames
 from ..scoring.quantile_levels import LEVELS, REFERENCE_LEVELS
 from .filtering import STANDARD_INPUT
 from .rules import check_amount
@@ -92,6 +93,7 @@ def check_summary_fields(values: Mapping[str, Any]) -> None:
         source = checked_text(values["filtered"]["source"], "filtered.source")
         if source.startswith("-") and source != STANDARD_INPUT:
             raise ValueError(f"filtered.source must name rows, not an option: {source!r}")
+    ColumnNames(values.get("prefix", PREFIX))
     if values.get("run") is not None:
         _check_run(values["run"], rows)
 

@@ -6,14 +6,25 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+from ..rows.score_columns import PREFIX
+
 SUMMARY = "larf_summary.json"
 RECIPE = "recipe.yaml"
 Outcome = Literal["kept", "removed", "unscorable"]
 OUTCOMES: tuple[str, ...] = get_args(Outcome)  # directories of Parquet files
 SOURCE_ROWS = "source_rows"  # has a file for each of theirs, which says where in the source its rows were
-METADATA_KEY = b"larf_curate"  # in a Parquet schema's metadata: which scorer it was, as JSON
+METADATA_KEY = b"larf_curate"  # in a Parquet schema's metadata: which scorer it was, as JSON; see `metadata_key`
 
 _PART = re.compile(r"data/(?P<split>.+)-\d{5}-of-\d{5}\.parquet")
+
+
+def metadata_key(prefix: str) -> bytes:
+    """The key of the scorer whose columns have this prefix.
+
+    >>> metadata_key("larf"), metadata_key("influence")
+    (b'larf_curate', b'larf_curate.influence')
+    """
+    return METADATA_KEY if prefix == PREFIX else METADATA_KEY + f".{prefix}".encode()
 
 
 def part_name(split: str, number: int = 0, count: int = 1) -> str:

@@ -19,8 +19,9 @@ from ..json_fields import read_limited
 from ..rows.conversions import Row
 from ..rows.formats import RowFormat, resolve_format
 from ..rows.reading import Reading, parse_columns
+from ..rows.score_columns import ColumnNames
 from ..scoring.artifact import read_spec
-from ..scoring.columns import SCORE, scores_of
+from ..scoring.columns import scores_of
 from ..scoring.spec import ScorerSpec
 from ..sources.json_values import rows_of
 from ..written import links_below
@@ -96,7 +97,7 @@ class Results:
                     f"{home / outcome} holds {there} rows and {SUMMARY} says {expected}: the files were changed after "
                     "the run; run it again"
                 )
-        if schema is None or SCORE not in schema.names:
+        if schema is None or ColumnNames(summary.prefix).score not in schema.names:
             raise DataError(f"{home} holds no scored rows")
         fitted_scorer, recipe = _fitted_scorer(home, summary), home / RECIPE
         return cls(
@@ -106,11 +107,16 @@ class Results:
             threshold=threshold,
             digest=run_digest(text),
             fitted_scorer=fitted_scorer,
-            scorer=fitted_scorer or described_scorer(schema, str(home)),
+            scorer=fitted_scorer or described_scorer(schema, str(home), summary.prefix),
             files=files,
             schema=schema,
             recipe=recipe.read_text(encoding="utf-8") if recipe.is_file() else None,
         )
+
+    @property
+    def names(self) -> ColumnNames:
+        """Of the columns of the score by which the rows were split."""
+        return ColumnNames(self.summary.prefix)
 
     @property
     def format(self) -> str:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from ..errors import DataError, one_line
 from ..inert import html_table
 from ..json_fields import parse_json
+from ..rows.score_columns import PREFIX
 from ..scoring.excerpts import Excerpt, signed
 from ..scoring.records import ReferenceQuantiles
 from ..typed_records import record_of
@@ -138,6 +139,7 @@ class Summary:
         threshold: the fitted one; None where nothing was split.
         execution: how the model ran, where this pass ran it: precision, device, batch size, shortcuts.
         run: what a recipe's run was made of; None for other passes.
+        prefix: what the names of the columns begin with that hold these scores.
 
     >>> Summary(rows=3, scored=2, outcomes=OutcomeCounts(kept=1, removed=1, unscorable=1), quantiles={"median": 0.25})
     Summary(3 rows, 2 scored: 1 kept, 1 removed, 1 unscorable; median score +0.2500)
@@ -155,6 +157,7 @@ class Summary:
     faults: tuple[Fault, ...] = ()
     references: ReferenceQuantiles | None = None
     filtered: FilterRecord | None = None
+    prefix: str = PREFIX
 
     @property
     def complaint(self) -> str:
@@ -211,6 +214,8 @@ class Summary:
             values["run"] = asdict(self.run)
         if self.filtered is not None:
             values["filtered"] = asdict(self.filtered)
+        if self.prefix != PREFIX:
+            values["prefix"] = self.prefix
         return json.dumps(values, indent=2, ensure_ascii=False)
 
     @classmethod
@@ -240,6 +245,7 @@ class Summary:
                     "run": values.get("run"),
                     "references": values.get("references"),
                     "filtered": values.get("filtered"),
+                    "prefix": values.get("prefix", PREFIX),
                 },
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:

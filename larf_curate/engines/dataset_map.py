@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from ..deciding.datasets import AnyDataset
-from ..scoring.columns import is_larf_column
 from ..scoring.plain_rows import unformatted
 from ..scoring.scorer import LARFScorer
 
@@ -14,11 +13,17 @@ if TYPE_CHECKING:
 
 
 def larf_features(features: Features, scorer: LARFScorer) -> Features:
-    """`features` with the larf columns of `scorer` in place of those of an earlier scorer."""
+    """`features` with the columns of `scorer` in place of those of an earlier scorer of its prefix.
+
+    Raises:
+        RowFormatError: one of these is the user's own; see `ColumnNames.require_free`.
+    """
     from datasets import Features
 
-    added = Features.from_dict(scorer.spec.kinds.features())
-    return Features({**{name: feature for name, feature in features.items() if not is_larf_column(name)}, **added})
+    kinds = scorer.kinds
+    kinds.names.require_free(features)
+    added = Features.from_dict(kinds.features())
+    return Features({**{name: feature for name, feature in features.items() if name not in kinds.names}, **added})
 
 
 def score_dataset(
@@ -26,8 +31,9 @@ def score_dataset(
 ) -> AnyDataset:
     """Score every row of a dataset: `dataset.map(scorer, batched=True)`, and four things that `map` alone does not do.
 
-    An empty dataset gets the larf columns too, with their types. A streaming dataset keeps its features. Larf columns
-    of an earlier scorer are removed first. A dataset may be in any format (`with_format`), tables too, and keeps it.
+    An empty dataset gets the scorer's columns too, with their types. A streaming dataset keeps its features. Columns of
+    an earlier scorer of the same prefix are removed first. A dataset may be in any format (`with_format`), tables too,
+    and keeps it.
 
     >>> # Not run by doctest: scoring needs a model in memory.
     >>> splits = score_dataset(load_dataset("yahma/alpaca-cleaned"), scorer)  # doctest: +SKIP
@@ -40,6 +46,9 @@ def score_dataset(
         batch_size: rows that are sorted by length and scored together.
         num_proc: worker processes; each loads the model, on the CUDA device of its rank. CUDA needs
             `multiprocess.set_start_method("spawn")` first. Not for streaming datasets.
+
+    Raises:
+        RowFormatError: the columns fit no format, or one that would be replaced is the user's own.
     """
     if isinstance(dataset, dict):
         splits = {
@@ -51,7 +60,9 @@ def score_dataset(
 
     options: dict[str, Any] = {"batched": True, "batch_size": batch_size}
     if dataset.column_names is not None:
-        dataset = dataset.remove_columns([name for name in dataset.column_names if is_larf_column(name)])
+        names = scorer.kinds.names
+        names.require_free(dataset.column_names)
+        dataset = dataset.remove_columns([name for name in dataset.column_names if name in names])
     if dataset.features is not None:
         options["features"] = larf_features(dataset.features, scorer)
     plain = unformatted(dataset)
@@ -66,7 +77,7 @@ def score_dataset(
         scored = Dataset.from_dict({name: [] for name in features}, features=features)
     else:
         scored = plain.map(scorer, desc="scoring", num_proc=num_proc, with_rank=True, **options)
-    shown, names = dataset.format, dataset.column_names  # the larf columns are shown beside those that were shown
-    hidden = set(names) - set(shown["columns"] or names)
+    shown, before = dataset.format, dataset.column_names  # the added columns are shown beside those that were shown
+    hidden = set(before) - set(shown["columns"] or before)
     columns = [name for name in scored.column_names if name not in hidden]
     return cast("AnyDataset", scored.with_format(**{**shown, "columns": columns}))

@@ -20,8 +20,8 @@ from ..errors import RowFormatError, ScorerError
 from ..models.devices import process_number
 from ..models.options import RunOptions, check_run_options
 from ..rows.formats import FormatLike, columns_of
+from ..rows.score_columns import PREFIX, ColumnNames
 from ..scoring.artifact import read_config
-from ..scoring.columns import ISSUE, TOKENS, is_larf_column
 from ..scoring.scorer import LARFScorer
 from ..scoring.scores import Scores
 from .changed_texts import ChangedText, StepsBefore, require_choice, row_with_text
@@ -32,7 +32,7 @@ _MAX_CHARACTERS = 16_000_000
 
 
 class LARFAnnotator(PipelineStep):
-    """Scores every document, and adds the larf columns to its metadata: always all of them, with the same types.
+    """Scores every document, and adds the scorer's columns to its metadata: always all of them, with the same types.
 
     The row that is scored is the one that the document carries (`carry_row`), or else its metadata with `text`. Each
     process loads the model once, however many tasks it runs, on the device of the options, or else on one that it sees.
@@ -43,7 +43,7 @@ class LARFAnnotator(PipelineStep):
     Args:
         scorer: a fitted scorer, or its directory or Hub id.
         batch_size: the most documents that are sorted by length and scored together; fewer if they are long.
-        format: how rows become conversations; see `LARFScorer.with_options`.
+        format, prefix: see `LARFScorer.with_options`; as the scorer has them unless they are given.
         threads: CPU threads of one process; with 0 those that datatrove's executor allows, or else all.
         changed_text: what is scored where another step has changed a document's text: "row", the row that it carries
             as it was read, with a warning that names the step; or "document", the row's conversation with the texts
@@ -52,7 +52,7 @@ class LARFAnnotator(PipelineStep):
 
     Raises, when it runs:
         ScorerError, ModelError: the scorer or its model cannot be loaded.
-        RowFormatError: the rows' columns fit no format.
+        RowFormatError: the rows' columns fit no format, or one that would be replaced is the user's own.
     """
 
     type = "🛡️ - SCORER"
@@ -66,6 +66,7 @@ class LARFAnnotator(PipelineStep):
         format: FormatLike | None = None,  # noqa: A002 - the word users know
         threads: int = 0,
         changed_text: ChangedText = "row",
+        prefix: str | None = None,
         **options: Unpack[RunOptions],
     ) -> None:
         super().__init__()
@@ -73,8 +74,10 @@ class LARFAnnotator(PipelineStep):
         if batch_size < 1:
             raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
         if isinstance(scorer, LARFScorer):
-            scorer = scorer.with_options(format=format, **options)
+            scorer = scorer.with_options(format=format, prefix=prefix, **options)
+            prefix = scorer.prefix
         self.scorer = scorer
+        self.names = ColumnNames(PREFIX if prefix is None else prefix)
         self.batch_size = batch_size
         self.format = format
         self.threads = threads
@@ -97,6 +100,7 @@ class LARFAnnotator(PipelineStep):
 
         Raises:
             ScorerError: there are more or fewer scores than documents.
+            RowFormatError: a column that would be replaced is the user's own; see `ColumnNames.require_free`.
         """
         columns: dict[str, None] = {}  # of all rows so far: one row alone may lack some
         scorer: LARFScorer | None = None
@@ -105,6 +109,7 @@ class LARFAnnotator(PipelineStep):
         for batch in self._batches(documents):
             with step.track_time("batch"), limited_threads(allowed_threads(self.threads)):
                 columns |= dict.fromkeys(columns_of(row_of(document) for document in batch))
+                self.names.require_free([*columns, *columns_of(document.metadata for document in batch)])
                 scorer = scorer or self._load_scorer()
                 changed = [has_changed_text(document) for document in batch]
                 own = [document for document, new in zip(batch, changed, strict=True) if not new or self._rows_win]
@@ -124,9 +129,9 @@ class LARFAnnotator(PipelineStep):
                     told = True
                     logger.warning(_changed_words(batch[changed.index(True)], before))
             for document in batch:
-                if issue := document.metadata[ISSUE]:
+                if issue := document.metadata[self.names.issue]:
                     step.stat_update(f"issue_{issue}")
-                step.stat_update("larf_tokens", value=document.metadata[TOKENS] or 0)
+                step.stat_update(self.names.tokens, value=document.metadata[self.names.tokens] or 0)
                 yield document
 
     @property
@@ -149,7 +154,7 @@ class LARFAnnotator(PipelineStep):
             return self.scorer
         # A directory is read again if another scorer was fitted into it; the Hub is not asked by every task.
         content = hashlib.sha256(read_config(self.scorer)).hexdigest() if Path(self.scorer).is_dir() else ""
-        return _load(self.scorer, content, self.format, tuple(sorted(self.options.items())))
+        return _load(self.scorer, content, self.format, self.names.prefix, tuple(sorted(self.options.items())))
 
     def _batches(self, documents: Iterator[Document]) -> Iterator[list[Document]]:
         """Batches of consecutive documents, each of one shard alone: its scores must not depend on other shards."""
@@ -168,15 +173,15 @@ class LARFAnnotator(PipelineStep):
 
 
 def _attach(scores: Scores, documents: Sequence[Document]) -> None:
-    """Add the larf columns to the documents' metadata, in place of all those of an earlier scorer."""
-    columns = scores.columns()
+    """Add the scores to the documents' metadata, in place of all those of an earlier scorer of their prefix."""
+    columns, names = scores.columns(), scores.kinds.names
     for name, values in columns.items():
         if len(values) != len(documents):
             raise ScorerError(
                 f"{len(documents)} documents were scored, and {name!r} came back with {len(values)} values"
             )
     for index, document in enumerate(documents):
-        for name in [name for name in document.metadata if is_larf_column(name)]:
+        for name in [name for name in document.metadata if name in names]:
             del document.metadata[name]
         document.metadata |= {name: values[index] for name, values in columns.items()}
 
@@ -207,10 +212,11 @@ def _load(
     name: str,
     content: str,  # noqa: ARG001 - a part of the cache's key
     format: FormatLike | None,  # noqa: A002 - the word users know
+    prefix: str,
     options: Sequence[tuple[str, Any]],
 ) -> LARFScorer:
     """Load a scorer, once per process."""
-    return LARFScorer.from_pretrained(name, format=format, **dict(options))
+    return LARFScorer.from_pretrained(name, format=format, prefix=prefix, **dict(options))
 
 
 register(_load.cache_clear)

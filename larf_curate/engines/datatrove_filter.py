@@ -14,20 +14,17 @@ from ..deciding.thresholds import Threshold
 from ..errors import ThresholdError
 from ..models.options import RunOptions
 from ..rows.formats import FormatLike
-from ..scoring.columns import SCORE
+from ..rows.score_columns import PREFIX, ColumnNames
 from ..scoring.scorer import LARFScorer
 from .changed_texts import ChangedText
 from .datatrove_annotator import LARFAnnotator, require_documents
 
-REASONS = ("larf_score", "larf_unscorable")
-"""Values of `filter_reason` for removed documents: a score above the threshold, or no score."""
-
 
 class LARFFilter(BaseFilter):
-    """Scores documents, adds the larf columns, and passes on those whose score is at most the threshold.
+    """Scores documents, adds the scorer's columns, and passes on those whose score is at most the threshold.
 
     Removed documents go to the exclusion writer with a reason in `filter_reason`: `larf_score`, or `larf_unscorable`
-    for documents without a score (`larf_issue` says why they have none).
+    for documents without a score (`larf_issue` says why they have none). All of these begin with the scorer's prefix.
 
     >>> LARFFilter(None, max_score=0.12)  # doctest: +NORMALIZE_WHITESPACE
     Traceback (most recent call last):
@@ -44,7 +41,11 @@ class LARFFilter(BaseFilter):
         unscorable: where documents without a score go; overrides what `threshold` says. "separate": to the exclusion
             writer, which is then required; "keep": they are passed on; "remove": they are removed, to the exclusion
             writer if there is one.
-        batch_size, format, threads, changed_text, **options: as in `LARFAnnotator`.
+        batch_size, format, threads, changed_text, prefix, **options: as in `LARFAnnotator`; without a scorer, `prefix`
+            says which score counts.
+
+    Attributes:
+        reasons: the two values of `filter_reason`.
 
     Raises:
         ThresholdError: there is no threshold, or two, or one not fitted; or documents without a score would be lost,
@@ -65,6 +66,7 @@ class LARFFilter(BaseFilter):
         format: FormatLike | None = None,  # noqa: A002 - the word users know
         threads: int = 0,
         changed_text: ChangedText = "row",
+        prefix: str | None = None,
         **options: Unpack[RunOptions],
     ) -> None:
         super().__init__(exclusion_writer)
@@ -82,10 +84,19 @@ class LARFFilter(BaseFilter):
                 'unscorable="keep" or unscorable="remove"'
             )
         self.annotator: LARFAnnotator | None = None
+        self.names = ColumnNames(PREFIX if prefix is None else prefix)
         if scorer is not None:
             self.annotator = LARFAnnotator(
-                scorer, batch_size=batch_size, format=format, threads=threads, changed_text=changed_text, **options
+                scorer,
+                batch_size=batch_size,
+                format=format,
+                threads=threads,
+                changed_text=changed_text,
+                prefix=prefix,
+                **options,
             )
+            self.names = self.annotator.names
+        self.reasons = (self.names.score, f"{self.names.prefix}_unscorable")
 
     def __call__(self, data: Any, rank: int = 0, world_size: int = 1) -> Any:
         """As datatrove calls every step; rows of a `Dataset` are refused."""
@@ -101,13 +112,14 @@ class LARFFilter(BaseFilter):
         """Whether a document is kept; if not, also the reason.
 
         Raises:
-            ThresholdError: it has no column `larf_score`, because no LARFAnnotator step came before.
+            ThresholdError: it has no score of this prefix, because no LARFAnnotator step came before.
         """
-        if SCORE not in doc.metadata:
+        column = self.names.score
+        if column not in doc.metadata:
             raise ThresholdError(
-                f"document {doc.id} has no {SCORE!r}: give a scorer, or put a LARFAnnotator step before this one"
+                f"document {doc.id} has no {column!r}: give a scorer, or put a LARFAnnotator step before this one"
             )
-        score = doc.metadata[SCORE]
+        score = doc.metadata[column]
         if score is None or math.isnan(score):
-            return True if self.threshold.unscorable == "keep" else (False, REASONS[1])
-        return True if self.threshold.keep(score) else (False, REASONS[0])
+            return True if self.threshold.unscorable == "keep" else (False, self.reasons[1])
+        return True if self.threshold.keep(score) else (False, self.reasons[0])

@@ -18,7 +18,7 @@ from datatrove.data import Document
 
 from ..errors import RowFormatError, Unscorable
 from ..rows.formats import FormatLike, resolve_format
-from ..scoring.columns import is_larf_column
+from ..rows.score_columns import score_columns
 from ..sources.json_values import array_of, rows_of
 from ..sources.tables import as_type, empty_table
 
@@ -131,10 +131,10 @@ def has_changed_text(document: Document) -> bool:
 def table_of(documents: Sequence[Document], schema: pa.Schema) -> pa.Table:
     """The rows that documents carry, as a table of this schema.
 
-    Larf columns, and columns that the rows do not have, are taken from the documents' metadata. All others are taken
-    from the rows' Arrow records, which keep every value exactly. If a step has changed a row's Python values, those are
-    written instead. Rows from datatrove's own readers have no Arrow record, and its Parquet reader loses some types: it
-    cuts `time64[ns]` to microseconds, and reads `arrow.json` as text.
+    What scoring has added, and columns that the rows do not have, are taken from the documents' metadata. All others
+    are taken from the rows' Arrow records, which keep every value exactly. If a step has changed a row's Python values,
+    those are written instead. Rows from datatrove's own readers have no Arrow record, and its Parquet reader loses some
+    types: it cuts `time64[ns]` to microseconds, and reads `arrow.json` as text.
     """
     tables = [
         _table_of_group(list(group), record_schema, schema)
@@ -148,10 +148,10 @@ def _table_of_group(documents: list[Document], record_schema: pa.Schema | None, 
     rows = [row_of(document) for document in documents]
     names = set(record_schema.names) if record_schema is not None else {name for row in rows for name in row}
     records = None if record_schema is None else pa.Table.from_batches([row.record for row in rows])  # type: ignore[attr-defined]
+    scored = score_columns({name for document in documents for name in document.metadata})
     columns: list[pa.Array | pa.ChunkedArray] = []
     for field in schema:
-        from_scorer = is_larf_column(field.name) and any(field.name in document.metadata for document in documents)
-        if from_scorer or field.name not in names:
+        if field.name in scored or field.name not in names:
             columns.append(pa.array([document.metadata.get(field.name) for document in documents], field.type))
         elif records is not None:
             columns.append(as_type(records[field.name], field.type))

@@ -21,7 +21,8 @@ from ..deciding.thresholds import Threshold
 from ..errors import DataError, OutputError
 from ..progress import progress, say
 from ..rows.notices import reading_note
-from ..scoring.columns import SCORE, is_larf_column, scores_of
+from ..rows.score_columns import PREFIX, ColumnNames
+from ..scoring.columns import scores_of
 from ..scoring.quantile_levels import SUMMARY_LEVELS
 from ..scoring.scorer import LARFScorer
 from ..scoring.weights import WeightRange
@@ -35,7 +36,7 @@ def score_file(source: Source, scorer: LARFScorer, out: str | Path) -> Summary:
     """Write the rows of `source` with their scores to `out`.
 
     Args:
-        source: larf columns that it already has are replaced.
+        source: columns of the scorer's prefix that it already has are replaced.
         scorer: a fitted scorer.
         out: a `.parquet` or `.jsonl` file; a directory where the source keeps splits apart, which it has then too.
 
@@ -43,7 +44,7 @@ def score_file(source: Source, scorer: LARFScorer, out: str | Path) -> Summary:
         Counts, quantiles of the scores, and the highest rows.
 
     Raises:
-        RowFormatError: the source's columns fit no format.
+        RowFormatError: the source's columns fit no format, or one that would be replaced is the user's own.
         ModelError: the scorer's model cannot be loaded or used.
         DataError: the source cannot be read.
         OutputError: `out` cannot be written. Whatever is raised, `out` is left as it was before.
@@ -52,8 +53,8 @@ def score_file(source: Source, scorer: LARFScorer, out: str | Path) -> Summary:
     row_format = scorer.row_format(source.schema.names)
     if note := reading_note(row_format, source.schema.names, text_columns(source.schema)):
         say(note)
-    schema = scored_schema(source.schema, scorer.spec)
-    kept = [name for name in schema.names if not is_larf_column(name)]
+    schema, names = scored_schema(source.schema, scorer.spec, scorer.prefix), scorer.kinds.names
+    kept = [name for name in schema.names if name not in names]
     columns_read = row_format.columns(kept)
     tally = Tally(source.parts)
     chunks: list[NDArray[np.float32]] = []
@@ -67,11 +68,12 @@ def score_file(source: Source, scorer: LARFScorer, out: str | Path) -> Summary:
             tally.add(rows, row_format, scores.score, scores.issues)
             chunks.append(scores.score)
             execution = scores.execution or execution
-    return tally.summary(
+    summary = tally.summary(
         quantiles=named_quantiles(lambda: chunks, SUMMARY_LEVELS),
         execution=execution,
         references=scorer.spec.quantiles,
     )
+    return replace(summary, prefix=scorer.prefix)
 
 
 @contextmanager
@@ -113,20 +115,22 @@ def split_file(
     weight: WeightRange | None = None,
     per_split: bool = False,
     record: FilterRecord | None = None,
+    prefix: str = PREFIX,
 ) -> Summary:
     """Split scored rows into `kept/`, `removed/` and `unscorable/` in the directory `out`, with a summary beside them.
 
     Every row of `source` goes to exactly one of the three, with all its columns.
 
     Args:
-        source: rows with the column `larf_score`.
+        source: rows with scores.
         threshold: any rule, fitted or not; it is fitted here on all the scores. It also says where rows without a
             score go.
         out: a directory that does not exist, is empty, or holds an earlier result and nothing else, which is replaced.
         format: how to read the texts of the highest rows for the summary.
-        weight: the scores between which training weights fall: rows get the column `larf_weight`.
+        weight: the scores between which training weights fall: rows get the column `larf_weight`, with this prefix.
         per_split: fit the threshold to each split by itself; see `require_splits`.
         record: what was asked for, kept in the summary.
+        prefix: of the columns of the score that decides.
 
     Raises:
         DataError: there is no score column, the source changed while it was read, or it keeps no splits apart and
@@ -135,26 +139,28 @@ def split_file(
         ThresholdError: see `Threshold`.
     """
     refuse_own_source(source, Path(out))
-    chunks = score_chunks(source)
+    names = ColumnNames(prefix)
+    chunks = score_chunks(source, names)
     fitted = threshold.fit_splits(chunks, require_splits(source)) if per_split else threshold.fit_chunks(chunks)
-    schema, parts = weighted_schema(source.schema, weight), source.parts
+    schema, parts = weighted_schema(source.schema, weight, names), source.parts
 
-    def name(split: str) -> str:
+    def file_name(split: str) -> str:
         return part_name(split) if split else "data.parquet"
 
     with write_directory(Path(out)) as home:
-        with OutcomeFiles(home, schema, parts, name) as files:
+        with OutcomeFiles(home, schema, parts, file_name) as files:
             tables = _with_first_rows(source.tables(ROWS_AT_ONCE))
-            summary = split_tables(tables, fitted, files.write, format, source.splits, weight, parts)
+            summary = split_tables(tables, fitted, files.write, format, source.splits, weight, parts, names)
             for outcome, count in vars(summary.outcomes).items():
                 if not count:
                     files.write_empty(outcome)
         if summary.rows != source.rows:
             raise DataError(f"{source.name} changed while it was read: {source.rows} rows before, {summary.rows} now")
-        quantiles = named_quantiles(score_chunks(source), SUMMARY_LEVELS)
-        scorer = described_scorer(source.schema, source.name)
+        quantiles = named_quantiles(chunks, SUMMARY_LEVELS)
+        scorer = described_scorer(source.schema, source.name, prefix)
         references = scorer.quantiles if scorer else None
-        summary = replace(summary, threshold=fitted, quantiles=quantiles, references=references, filtered=record)
+        found = replace(summary, threshold=fitted, quantiles=quantiles, references=references)
+        summary = replace(found, filtered=record, prefix=prefix)
         (home / SUMMARY).write_text(summary.to_json() + "\n", encoding="utf-8")
     return summary
 
@@ -167,29 +173,30 @@ def _with_first_rows(tables: Iterable[pa.Table]) -> Iterator[tuple[int, pa.Table
         first_row += len(table)
 
 
-def read_scores(source: Source) -> NDArray[np.float64]:
-    """The column `larf_score` of a scored dataset, NaN where null: float64 [rows].
+def read_scores(source: Source, prefix: str = PREFIX) -> NDArray[np.float64]:
+    """The scores of a scored dataset, in the column of this prefix, NaN where null: float64 [rows].
 
     Raises:
         DataError: there is no such column.
     """
-    return np.concatenate([np.zeros(0), *score_chunks(source)()])
+    return np.concatenate([np.zeros(0), *score_chunks(source, ColumnNames(prefix))()])
 
 
-def score_chunks(source: Source) -> Callable[[], Iterator[NDArray[np.float64]]]:
+def score_chunks(source: Source, names: ColumnNames) -> Callable[[], Iterator[NDArray[np.float64]]]:
     """A function that reads the same scores again at each call, a table at a time.
 
     Raises:
         DataError: there is no such column.
     """
-    if SCORE not in source.schema.names:
+    if names.score not in source.schema.names:
+        option = f" --prefix {names.prefix}" if names.prefix != PREFIX else ""
         raise DataError(
-            f"{source.name} has no column {SCORE!r}: score it first (larf-curate score). "
+            f"{source.name} has no column {names.score!r}: score it first (larf-curate score{option}). "
             f"It has: {', '.join(source.schema.names)}"
         )
 
     def chunks() -> Iterator[NDArray[np.float64]]:
         for first_row, table in _with_first_rows(source.tables(ROWS_AT_ONCE)):
-            yield scores_of(table, first_row=first_row)
+            yield scores_of(table, names.score, first_row)
 
     return chunks

@@ -13,7 +13,6 @@ from ..deciding.layout import OUTCOMES
 from ..deciding.quantiles import named_quantiles
 from ..deciding.results import Results
 from ..rows.notices import reading_note
-from ..scoring.columns import SCORE, TOKENS, layer_column
 from ..scoring.statistics import Array, difference_of_shares, ratio_of_means, spearman
 from ..sources.json_values import text_columns
 from ..validation.audit_record import audit_of_run
@@ -44,11 +43,11 @@ def build_report(results: Results) -> Report:
     Raises:
         DataError: a file cannot be read.
     """
-    summary, scorer = results.summary, results.scorer
-    layers = [layer_column(layer) for layer in scorer.layers] if scorer else []
-    measured = [name for name in (SCORE, *layers, TOKENS) if name in results.schema.names]
+    summary, scorer, names = results.summary, results.scorer, results.names
+    layers = [names.layer(layer) for layer in scorer.layers] if scorer else []
+    measured = [name for name in (names.score, *layers, names.tokens) if name in results.schema.names]
     quantiles = {column: named_quantiles(results.values(column)) for column in measured}
-    scores = quantiles[SCORE]
+    scores = quantiles[names.score]
     sample = draw_sample(results) if scores else None
     figures = sample if sample is not None and len(sample) else None
     return Report(
@@ -67,6 +66,7 @@ def build_report(results: Results) -> Report:
         run=_run(results),
         audit=audit_of_run(results.home),
         validation=Validation.of_run(results.home),
+        prefix=names.prefix,
     )
 
 
@@ -99,7 +99,7 @@ def _histogram(results: Results, scores: Mapping[str, float], scored: int, thres
     counts = {}
     for outcome in OUTCOMES:
         total = np.zeros(bins, np.int64)
-        for chunk in results.values(SCORE, [outcome])():
+        for chunk in results.values(results.names.score, [outcome])():
             values = chunk[~np.isnan(chunk)]
             total += np.bincount(np.clip(np.searchsorted(edges, values) - 1, 0, bins - 1), minlength=bins)
         counts[outcome] = tuple(total.tolist())

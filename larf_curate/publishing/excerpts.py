@@ -7,15 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..deciding.results import Ints, Results
-from ..scoring.columns import ISSUE, SCORE, is_larf_column
 from ..scoring.excerpts import Excerpt, excerpt_of
 
 
 def own_columns(results: Results) -> list[str]:
-    """The user's columns that hold no text of the conversation: a category, a source, an identifier."""
+    """The columns of neither the conversation nor the score: a category, a source, an identifier, another score."""
     names = results.schema.names
     read = results.row_format.columns(names) if results.row_format else names
-    return [name for name in names if name not in read and not is_larf_column(name)]
+    return [name for name in names if name not in read and name not in results.names]
 
 
 def highest_rows(results: Results, outcome: str, count: int, more: Sequence[str] = ()) -> list[Excerpt]:
@@ -32,7 +31,8 @@ def highest_rows(results: Results, outcome: str, count: int, more: Sequence[str]
     """
     places = _highest_places(results, outcome, count)
     names, row_format = results.schema.names, results.row_format
-    extra = [name for name in (SCORE, ISSUE) if name in names]
+    score, issue = results.names.score, results.names.issue
+    extra = [name for name in (score, issue) if name in names]
     columns = [*dict.fromkeys([*(row_format.columns(names) if row_format else names), *extra, *more])]
     ordered = np.sort(places)
     source_rows = dict(zip(ordered.tolist(), results.source_rows(outcome, ordered), strict=True))
@@ -40,11 +40,11 @@ def highest_rows(results: Results, outcome: str, count: int, more: Sequence[str]
         int(place): excerpt_of(
             row,
             row_format,
-            score=row[SCORE],
+            score=row[score],
             row=source_rows[int(place)].row,
             place=source_rows[int(place)].place,
             outcome=outcome,
-            issue=row.get(ISSUE),
+            issue=row.get(issue),
             more=more,
         )
         for here, rows in results.at(outcome, ordered, columns)
@@ -56,7 +56,7 @@ def highest_rows(results: Results, outcome: str, count: int, more: Sequence[str]
 def _highest_places(results: Results, outcome: str, count: int) -> Ints:
     """Places of the `count` highest scores; of equal ones the first."""
     best, places, first = np.zeros(0), np.zeros(0, np.int64), 0
-    for chunk in results.values(SCORE, [outcome])():
+    for chunk in results.values(results.names.score, [outcome])():
         best = np.concatenate([best, np.where(np.isnan(chunk), -np.inf, chunk)])
         places = np.concatenate([places, np.arange(first, first + len(chunk))])
         first += len(chunk)

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from ..deciding.layout import OUTCOMES
 from ..deciding.results import Ints, Results
 from ..deciding.summary import OutcomeCounts
-from ..scoring.columns import SCORE, is_larf_column
+from ..rows.score_columns import score_columns
 from ..scoring.quantile_levels import GROUP_LEVELS, LEVELS
 from ..scoring.statistics import Array
 from .report import Group
@@ -47,12 +47,13 @@ def find_groups(results: Results, low: float, high: float) -> list[Group]:
 def _candidates(results: Results) -> Iterator[str]:
     names, row_format = results.schema.names, results.row_format
     texts = set(row_format.columns(names)) if row_format else set()
+    scored = score_columns(names)
     for field in results.schema:
         kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
         simple = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind)
         # A name with a dot would be taken for a path into a struct, a name that is there twice for either.
         plain = "." not in field.name and names.count(field.name) == 1
-        if simple and plain and field.name not in texts and not is_larf_column(field.name):
+        if simple and plain and field.name not in texts | scored:
             yield field.name
 
 
@@ -61,14 +62,14 @@ def _groups_of(results: Results, column: str, low: float, high: float) -> list[G
     most = min(MOST_GROUPS, results.rows.total // 5)
     rows: dict[str | None, Counter[str]] = defaultdict(Counter)
     histograms: dict[str | None, Ints] = defaultdict(lambda: np.zeros(_BINS, np.int64))
-    width = (high - low) or 1.0
+    width, score = (high - low) or 1.0, results.names.score
     for outcome in OUTCOMES:
-        for table in results.tables(outcome, [column, SCORE], rows=16_384):
+        for table in results.tables(outcome, [column, score], rows=16_384):
             encoded = pc.dictionary_encode(table[column].cast(pa.large_string()).combine_chunks(), "encode")
             values, place = encoded.dictionary.to_pylist(), encoded.indices.to_numpy(zero_copy_only=False)
             if len(values) > most:
                 return None
-            scores = table[SCORE].cast(pa.float64()).to_numpy()
+            scores = table[score].cast(pa.float64()).to_numpy()
             scored = ~np.isnan(scores)
             bins = np.clip((scores[scored] - low) / width * _BINS, 0, _BINS - 1).astype(np.int64)
             for number, value in enumerate(values):

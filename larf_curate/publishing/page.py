@@ -16,7 +16,6 @@ from ..deciding.filtering import STANDARD_INPUT
 from ..deciding.ranking import quantiles
 from ..deciding.results import Results
 from ..inert import visible
-from ..scoring.columns import SCORE
 from ..scoring.excerpts import signed
 from ..written import claim
 from .build_report import build_report
@@ -148,13 +147,13 @@ def _slider(results: Results, report: Report) -> Slider:
     digits = int(np.clip(3 - np.floor(np.log10(middle)), 2, 9))
     # The histogram's edges reach every score; quantiles are close together where the rows are. All are rounded, so that
     # a threshold that is copied from the page removes as many rows as the page says.
-    near = quantiles(results.values(SCORE), list(np.linspace(0.5, 1, _STOPS // 2)))
+    near = quantiles(results.values(results.names.score), list(np.linspace(0.5, 1, _STOPS // 2)))
     stops = np.round(np.concatenate([report.histogram.edges, near]), digits)
     # The threshold itself with as few digits as remove the same rows: a command is copied, and read.
     shorter = [round(threshold, more) for more in range(digits, _MOST_DIGITS)]
     scores = np.unique(np.concatenate([stops, shorter, [threshold]]))
     counts = np.zeros(len(scores) + 1, np.int64)
-    for chunk in results.values(SCORE)():
+    for chunk in results.values(results.names.score)():
         counts += np.bincount(np.searchsorted(scores, chunk[~np.isnan(chunk)]), minlength=len(scores) + 1)
     above = counts.sum() - np.cumsum(counts)[:-1]
     removed = report.threshold.removed

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from ..cache import register
 from ..inert import visible
-from ..scoring.columns import SCORE, layer_column
 from ..scoring.excerpts import signed
 from ..scoring.formula_names import MEANINGS
 from ..scoring.layer_search.profile import LayerProfile
@@ -37,11 +36,11 @@ class _Content:
     rows: RowCounts
     threshold: float | None
     histogram: Histogram | None
-    quantiles: Mapping[str, Mapping[str, float]]
+    scores: Mapping[str, float]
+    by_layer: Mapping[int, Mapping[str, float]]
     length_points: LengthPoints | None
     groups: Mapping[str, tuple[Group, ...]]
     formula: str
-    layers: tuple[int, ...]
     references: ReferenceQuantiles | None
     search: LayerProfile | None
     audit: Audit | None
@@ -73,15 +72,16 @@ def draw_plots(report: Report) -> tuple[Plot, ...]:
 
 def _content(report: Report) -> _Content:
     scorer = report.scorer
+    layers = scorer.layers if scorer else ()
     return _Content(
         rows=report.rows,
         threshold=report.threshold.value,
         histogram=report.histogram,
-        quantiles=report.quantiles,
+        scores=report.score_quantiles,
+        by_layer={layer: report.quantiles.get(report.names.layer(layer), {}) for layer in layers},
         length_points=report.length_points,
         groups=report.groups_by_column(),
         formula=scorer.formula if scorer else "larf",
-        layers=tuple(scorer.layers) if scorer else (),
         references=scorer.quantiles if scorer else None,
         search=scorer.search if scorer else None,
         audit=report.audit,
@@ -196,7 +196,7 @@ def _draw_points(axes: Axes, points: Points, outcome: str, colour: str, shape: s
 
 def _mark_threshold(draw: Callable[..., Any], content: _Content) -> bool:
     """Draw the threshold where it is near the scores, and say whether it is."""
-    value, scores = content.threshold, content.quantiles.get(SCORE, {})
+    value, scores = content.threshold, content.scores
     if value is None:
         return False
     margin = scores["highest"] - scores["lowest"]
@@ -207,8 +207,7 @@ def _mark_threshold(draw: Callable[..., Any], content: _Content) -> bool:
 
 
 def _draw_layers(axes: Axes, content: _Content) -> None:
-    columns = ((layer, content.quantiles.get(layer_column(layer))) for layer in sorted(content.layers))
-    drawn = [(layer, points) for layer, points in columns if points]
+    drawn = [(layer, points) for layer, points in sorted(content.by_layer.items()) if points]
     for low, high, alpha in (("5%", "95%", 0.18), ("25%", "75%", 0.35)):
         axes.fill_between(
             [layer for layer, _ in drawn],
@@ -292,7 +291,7 @@ def _has_points(content: _Content) -> bool:
 
 
 def _has_layers(content: _Content) -> bool:
-    return len(content.layers) > 1
+    return len(content.by_layer) > 1
 
 
 def _has_search(content: _Content) -> bool:

@@ -11,7 +11,7 @@ from ..deciding.summary import OutcomeCounts, SourceRecord
 from ..deciding.thresholds import Threshold
 from ..errors import DataError, LarfError, one_line
 from ..json_fields import parse_json
-from ..scoring.columns import SCORE
+from ..rows.score_columns import PREFIX, ColumnNames
 from ..scoring.public_names import public_id, public_spec
 from ..scoring.quantile_levels import GROUP_LEVELS
 from ..scoring.spec import ScorerSpec
@@ -190,7 +190,7 @@ class Report:
         scorer: the fitted scorer, without the text of its chat template, which the template's digest stands for; None
             if nothing says which it was.
         threshold: the fitted one.
-        quantiles: the quantiles of `larf_score`, `larf_tokens` and each layer's score: by name of the column, then of
+        quantiles: the quantiles of the score, of the tokens and of each layer's score: by name of the column, then of
             the quantile (see `scoring.quantile_levels`); empty for a column without any number.
         histogram: the histogram of the scores; None if no row has one.
         conversations: what they look like; None if no format says how rows become conversations.
@@ -201,6 +201,7 @@ class Report:
         run: its digest and times; packages.
         audit: whether the score says which rows do damage, measured on a model; None where that was not asked.
         validation: what `larf-curate validate` found; None where it was not run.
+        prefix: what the names of the score's columns begin with.
     """
 
     rows: RowCounts
@@ -218,6 +219,7 @@ class Report:
     run: ReportedRun
     audit: Audit | None = None
     validation: Validation | None = None
+    prefix: str = PREFIX
 
     def __repr__(self) -> str:
         rows = self.rows
@@ -225,9 +227,14 @@ class Report:
         return f"Report({rows.total:,} rows: {counts})"
 
     @property
+    def names(self) -> ColumnNames:
+        """Of the score's columns."""
+        return ColumnNames(self.prefix)
+
+    @property
     def score_quantiles(self) -> Mapping[str, float]:
-        """Of `larf_score`, by name; empty if no row has one."""
-        return self.quantiles.get(SCORE, {})
+        """Of the score, by name; empty if no row has one."""
+        return self.quantiles.get(self.names.score, {})
 
     def groups_by_column(self) -> dict[str, tuple[Group, ...]]:
         """The groups of each column, in the order of `groups`."""
@@ -268,6 +275,7 @@ class Report:
             "dots": asdict(self.length_points) if self.length_points else {},
             "audit": asdict(self.audit) if self.audit else None,
             **({"validation": json.loads(self.validation.to_json())} if self.validation else {}),
+            **({"prefix": self.prefix} if self.prefix != PREFIX else {}),
             "run": {**{name: value for name, value in times.items() if value}, "packages": dict(run.packages)},
         }
         return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
@@ -303,6 +311,7 @@ class Report:
                         "run": values["run"],
                         "audit": values.get("audit"),
                         "validation": _validation(values.get("validation")),
+                        "prefix": values.get("prefix", PREFIX),
                     },
                 )
         except (LarfError, ValueError, KeyError, TypeError, AttributeError) as error:

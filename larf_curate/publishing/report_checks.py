@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..json_fields import checked_text, entries, finite, mapping, plain, whole
+from ..rows.score_columns import PREFIX, ColumnNames
 from ..scoring.quantile_levels import GROUP_LEVELS, LEVELS
 
 _OUTCOMES = ("kept", "removed", "unscorable")
@@ -18,6 +19,7 @@ def check_report_fields(values: Mapping[str, Any]) -> None:
         ValueError, TypeError, KeyError, AttributeError: something in it is wrong, or not there.
     """
     plain(values, "")
+    ColumnNames(values.get("prefix", PREFIX))
     rows = values["rows"]
     total = sum(whole(rows[name], f"rows.{name}") for name in _OUTCOMES)
     whole(rows["scored"], "rows.scored", 0, total)

@@ -12,6 +12,7 @@ from ..deciding.filtering import FilterRecord
 from ..deciding.layout import RECIPE
 from ..deciding.results import Results
 from ..inert import visible
+from ..rows.score_columns import PREFIX
 from ..safe_yaml import load_yaml
 
 _LONGEST = 500  # characters of a name
@@ -34,6 +35,8 @@ def command_for(results: Results, rule: str) -> str:
     if filtered is None:
         return ""
     options = _options(filtered)
+    if results.names.prefix != PREFIX:
+        options += ["--prefix", results.names.prefix]
     if results.threshold.unscorable != "separate":
         options += ["--unscorable", results.threshold.unscorable]
     words = [_from_here(filtered.source), "--out", home, *options, f"--{rule.replace('_', '-')}"]

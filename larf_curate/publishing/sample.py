@@ -11,7 +11,6 @@ from ..deciding.results import Results
 from ..errors import Unscorable
 from ..progress import progress
 from ..rows.wording import holds_list, refuses
-from ..scoring.columns import SCORE, TOKENS
 from ..scoring.statistics import Array
 
 MOST = 50_000  # rows a side, kept and removed
@@ -69,7 +68,8 @@ def draw_sample(results: Results, limit: int = MOST) -> Sample | None:
     row_format = results.row_format
     if row_format is None:
         return None
-    extra = [name for name in (SCORE, TOKENS) if name in results.schema.names]
+    score, tokens = results.names.score, results.names.tokens
+    extra = [name for name in (score, tokens) if name in results.schema.names]
     columns = [*dict.fromkeys([*row_format.columns(results.schema.names), *extra])]
     figures: list[tuple[float, ...]] = []
     counts = {"kept": results.rows.kept, "removed": results.rows.removed}
@@ -79,7 +79,7 @@ def draw_sample(results: Results, limit: int = MOST) -> Sample | None:
             weight = counts[outcome] / max(1, len(chosen))
             for here, rows in results.at(outcome, chosen, columns):
                 for row in rows:
-                    if row[SCORE] is None:
+                    if row[score] is None:
                         continue
                     try:
                         conversation = row_format.convert(row)
@@ -88,7 +88,7 @@ def draw_sample(results: Results, limit: int = MOST) -> Sample | None:
                     answer = conversation.answer
                     has_system = any(message["role"] == "system" for message in conversation.messages)
                     yes_or_no = (holds_list(answer), refuses(answer), has_system, bool(conversation.tools))
-                    numbers = (row[SCORE], row.get(TOKENS) or 0, max(1, len(answer)), len(conversation.messages))
+                    numbers = (row[score], row.get(tokens) or 0, max(1, len(answer)), len(conversation.messages))
                     figures.append((outcome == "removed", weight, *numbers, *yes_or_no))
                 update(len(here))
     columns_of = np.array(figures, dtype=np.float64).reshape(-1, len(fields(Sample))).T

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .formats import RowFormat, fitting
-
-_OWN = "larf_"
+from .score_columns import PREFIX, score_columns
 
 
 def reading_note(row_format: RowFormat, columns: Iterable[str], text_columns: Iterable[str]) -> str:
@@ -25,7 +24,8 @@ def reading_note(row_format: RowFormat, columns: Iterable[str], text_columns: It
     available = list(columns)
     others_of = [name for name in row_format.alternatives if name in available][1:]
     read = [name for name in row_format.columns(available) if name not in others_of]
-    unread = [name for name in text_columns if name not in read and not name.startswith(_OWN)]
+    ours = score_columns(available)
+    unread = [name for name in text_columns if not (name in read or name in ours or name.startswith(f"{PREFIX}_"))]
     if not unread or row_format.name == "custom":
         return ""
     others = [

@@ -1,14 +1,14 @@
-"""The columns that scoring adds to a dataset: their names and types."""
+"""The columns that scoring adds to a dataset: which ones a scorer adds, and their types."""
 
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ThresholdError
+from ..rows.score_columns import PREFIX, ColumnNames
 from .weights import WeightRange
 
 if TYPE_CHECKING:
@@ -16,10 +16,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-SCORE, SUM, TURN, TOKENS, ISSUE = "larf_score", "larf_score_sum", "larf_turn", "larf_tokens", "larf_issue"
-WEIGHT, SPANS = "larf_weight", "larf_spans"
+SCORE = ColumnNames().score
+"""The column of the scores that runs, and all that reads their results, decide by."""
 _SPAN = {"turn": "int32", "start": "int32", "end": "int32", "score": "float32"}
-_ANY = re.compile(rf"{SCORE}(_l\d+|_sum)?|{TURN}|{TOKENS}|{ISSUE}|{WEIGHT}|{SPANS}")
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,7 @@ class ScoreColumns:
         turn: whether each assistant turn is scored by itself, so that a column says which one the score is of.
         spans: whether a column says which characters do most of the damage.
         weight: the scores between which training weights fall; None for no such column.
+        prefix: what their names begin with.
 
     >>> list(ScoreColumns(layers=(9, 12)).dtypes())
     ['larf_score', 'larf_score_l9', 'larf_score_l12', 'larf_tokens', 'larf_issue']
@@ -42,22 +42,29 @@ class ScoreColumns:
     turn: bool = False
     spans: bool = False
     weight: WeightRange | None = None
+    prefix: str = PREFIX
+
+    @property
+    def names(self) -> ColumnNames:
+        """What they are called."""
+        return ColumnNames(self.prefix)
 
     def dtypes(self) -> dict[str, str]:
         """Name and dtype, as `datasets` and Arrow both call it, of every column, in order.
 
         The dtype of spans is a word that stands for a list of `turn`, `start`, `end` and `score`.
         """
-        of_layers = [layer_column(layer) for layer in self.layers] if len(self.layers) > 1 else []
+        names = self.names
+        of_layers = [names.layer(layer) for layer in self.layers] if len(self.layers) > 1 else []
         return {
-            SCORE: "float32",
+            names.score: "float32",
             **dict.fromkeys(of_layers, "float32"),
-            **({SUM: "float32"} if self.summed else {}),
-            **({TURN: "int32"} if self.turn else {}),
-            TOKENS: "int32",
-            ISSUE: "string",
-            **({SPANS: "spans"} if self.spans else {}),
-            **({WEIGHT: "float32"} if self.weight is not None else {}),
+            **({names.summed: "float32"} if self.summed else {}),
+            **({names.turn: "int32"} if self.turn else {}),
+            names.tokens: "int32",
+            names.issue: "string",
+            **({names.spans: "spans"} if self.spans else {}),
+            **({names.weight: "float32"} if self.weight is not None else {}),
         }
 
     def arrow(self) -> dict[str, pa.DataType]:
@@ -65,32 +72,17 @@ class ScoreColumns:
         import pyarrow as pa
 
         spans = pa.list_(pa.struct([(name, pa.type_for_alias(dtype)) for name, dtype in _SPAN.items()]))
-        return {name: spans if name == SPANS else pa.type_for_alias(dtype) for name, dtype in self.dtypes().items()}
+        dtypes = self.dtypes().items()
+        return {name: spans if dtype == "spans" else pa.type_for_alias(dtype) for name, dtype in dtypes}
 
     def features(self) -> dict[str, Any]:
         """The same as `datasets` writes features in JSON (`Features.from_dict` reads it)."""
         spans = {"_type": "List", "feature": {name: _value(dtype) for name, dtype in _SPAN.items()}}
-        return {name: spans if name == SPANS else _value(dtype) for name, dtype in self.dtypes().items()}
+        return {name: spans if dtype == "spans" else _value(dtype) for name, dtype in self.dtypes().items()}
 
 
 def _value(dtype: str) -> dict[str, str]:
     return {"dtype": dtype, "_type": "Value"}
-
-
-def layer_column(layer: int) -> str:
-    return f"{SCORE}_l{layer}"
-
-
-def is_larf_column(name: str) -> bool:
-    """Whether scoring adds a column of this name, with whatever scorer.
-
-    Rows that are scored again lose all these columns before they get the new ones: the score of an earlier scorer's
-    layer would pass for one of the new scorer.
-
-    >>> [is_larf_column(name) for name in ("larf_score", "larf_score_l12", "larf_row", "score")]
-    [True, True, False, False]
-    """
-    return _ANY.fullmatch(name) is not None
 
 
 def scores_of(table: pa.Table, column: str = SCORE, first_row: int = 0) -> NDArray[np.float64]:

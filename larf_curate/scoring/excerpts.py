@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import RowFormatError, Unscorable
 from ..rows.formats import RowFormat, resolve_format
-from .columns import is_larf_column
+from ..rows.score_columns import score_columns
 
 MAX_CHARACTERS = 2_000
 """What an excerpt keeps of each of its texts."""
@@ -108,5 +108,6 @@ def _texts(values: Mapping[str, Any], row_format: RowFormat | None) -> tuple[str
     except Unscorable:
         conversation = None
     if conversation is None:
-        return "", str({name: value for name, value in values.items() if not is_larf_column(name)})
+        scored = score_columns(values)
+        return "", str({name: value for name, value in values.items() if name not in scored})
     return conversation.prompt, conversation.answer

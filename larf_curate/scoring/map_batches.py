@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import RowFormatError
 from ..sources.json_values import rows_of, text_columns
-from .columns import is_larf_column
 from .plain_rows import is_list
 from .scores import Scores
 
@@ -85,13 +84,13 @@ def _is_text(value: Any) -> bool:
 
 
 def map_result(scores: Scores, batch: Mapping[str, Any], *, batched: bool) -> Mapping[str, Any]:
-    """What to return to `map`, so that the rows have the larf columns of `scores` with their types, and no others.
+    """What to return to `map`, so that the rows have the columns of `scores` with their types, and no stale ones.
 
     Columns of an earlier scorer's layers are taken out. From streams, and from datasets in a format like numpy's, a
     function cannot take columns out: there they become null.
     """
-    schema = scores.kinds.arrow()
-    stale = [name for name in batch if is_larf_column(name) and name not in schema]
+    schema, names = scores.kinds.arrow(), scores.kinds.names
+    stale = [name for name in batch if name in names and name not in schema]
     if not _is_lazy(batch):
         columns = scores.columns() | {name: [None] * len(scores.score) for name in stale}
         if not batched:

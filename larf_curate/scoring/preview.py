@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from ..inert import html_table, visible
 from ..rows.formats import RowFormat
-from .columns import SCORE
+from ..rows.score_columns import PREFIX, ColumnNames
 from .excerpts import Excerpt, excerpt_of, signed
 from .records import ReferenceQuantiles
 from .spec import ScorerSpec
@@ -44,7 +44,7 @@ class SplitDataset(Protocol):
 class Splits(Protocol):
     """What a preview asks of a threshold, fitted or not."""
 
-    def split(self, dataset: Dataset, /) -> SplitDataset: ...
+    def split(self, dataset: Dataset, column: str, /) -> SplitDataset: ...
 
 
 @dataclass(frozen=True, repr=False)
@@ -87,15 +87,22 @@ class ThresholdPreview:
 
 
 class ShownInNotebooks:
-    """What a scorer shows in a notebook: itself, and what a threshold would do to a dataset."""
+    """What a scorer shows: itself, in words and in a notebook, and what a threshold would do to a dataset."""
 
     spec: ScorerSpec
+    prefix: str
 
     def row_format(self, columns: Iterable[str]) -> RowFormat:
         raise NotImplementedError
 
     def summary(self) -> str:
-        raise NotImplementedError
+        """A few lines: model, layers, formula, separation, and what the linter found."""
+        return self.spec.summary()
+
+    def __repr__(self) -> str:
+        layers = f", layers={list(self.spec.layers)}" if self.spec.layers else ""
+        prefix = f", prefix={self.prefix!r}" if self.prefix != PREFIX else ""
+        return f"LARFScorer({self.spec.model!r}{layers}, formula={self.spec.formula!r}{prefix})"
 
     def _repr_html_(self) -> str:
         return html_table(repr(self), (), [line.split(": ", 1) for line in self.summary().splitlines()])
@@ -103,17 +110,18 @@ class ShownInNotebooks:
     def report(self, dataset: Dataset, threshold: Splits) -> ThresholdPreview:
         """What a threshold would do to a dataset: removed rows first, then those that just stay; a table in a notebook.
 
-        A dataset that has no `larf_score` is scored first. The threshold may be fitted or not.
+        A dataset that has no score of this scorer's prefix is scored first. The threshold may be fitted or not.
 
         Raises:
             DataError: the dataset is a stream.
         """
-        scored = dataset if SCORE in (dataset.column_names or ()) else dataset.map(self, batched=True)
-        return preview(scored, threshold, self.row_format(scored.column_names), self.spec.quantiles)
+        column = ColumnNames(self.prefix).score
+        scored = dataset if column in (dataset.column_names or ()) else dataset.map(self, batched=True)
+        return preview(scored, threshold, self.row_format(scored.column_names), self.spec.quantiles, column)
 
 
 def preview(
-    dataset: Dataset, threshold: Splits, row_format: RowFormat, references: ReferenceQuantiles | None
+    dataset: Dataset, threshold: Splits, row_format: RowFormat, references: ReferenceQuantiles | None, column: str
 ) -> ThresholdPreview:
     """See `ShownInNotebooks.report`.
 
@@ -122,9 +130,9 @@ def preview(
     """
     if not hasattr(dataset, "select"):
         raise DataError("a stream cannot be shown: take some of its rows first, Dataset.from_list(list(...))")
-    parts = threshold.split(dataset)
+    parts = threshold.split(dataset, column)
     plain = dataset.with_format(None)
-    scores = np.array([np.nan if score is None else score for score in plain[SCORE]], np.float64)
+    scores = np.array([np.nan if score is None else score for score in plain[column]], np.float64)
     masks = parts.threshold.outcomes(scores)
     rows = [
         excerpt_of(plain[number], row_format, score=float(scores[number]), row=number, outcome=outcome)

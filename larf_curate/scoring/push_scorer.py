@@ -24,3 +24,27 @@ def push_scorer(spec: ScorerSpec, tensors: Tensors, repo_id: str, private: bool 
         return {**files, README: render_model_card(public, destination.repo).encode()} if ours else files
 
     return push_files(client, destination, render, title="Fitted LARF scorer").url
+
+
+class PushedToHub:
+    """What a scorer does with the Hub."""
+
+    spec: ScorerSpec
+    _tensors: Tensors
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, revision: str | None = None) -> str:
+        """Upload the scorer with its card in one commit, and return the commit's address.
+
+        If the Hub is busy or the connection breaks, it is tried again. If nothing has changed, nothing is sent, and the
+        address is that of the repository. A card that is there and was not written by this method stays as it is.
+        Of a model in a directory only its last name is sent: who loads the scorer says where it is, with `model=`.
+
+        Args:
+            repo_id: namespace/name, or a name of your own; the repository is made if it is not there.
+            private: whether a repository that is made now is private; None leaves it to the namespace's own setting.
+            revision: a branch, made if it is not there.
+
+        Raises:
+            PublishError: the Hub refuses, or cannot be reached.
+        """
+        return push_scorer(self.spec, self._tensors, repo_id, private, revision)

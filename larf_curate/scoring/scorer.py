@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -17,8 +18,10 @@ from ..progress import say
 from ..rows.conversions import Row
 from ..rows.formats import FormatLike, RowFormat, renamed, resolve_format
 from ..rows.notices import reading_note
+from ..rows.score_columns import PREFIX, ColumnNames
 from .annotating import annotate_rows
 from .artifact import Tensors, read_artifact, write_artifact
+from .columns import ScoreColumns
 from .fit_formula import FitRequest, Layer, fit_formula
 from .fitting import harmless_rows
 from .formula_names import Formula, Turns
@@ -27,7 +30,7 @@ from .load_measure import load_measure
 from .map_batches import is_first, map_result, rank_of, require_mapping, rows_of_batch, text_names
 from .plain_rows import in_windows
 from .preview import ShownInNotebooks
-from .push_scorer import push_scorer
+from .push_scorer import PushedToHub
 from .references import ReferenceSet
 from .remarks import say_once
 from .scores import Scores
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-class LARFScorer(ShownInNotebooks):
+class LARFScorer(ShownInNotebooks, PushedToHub):
     """Scores rows by how much training on them may wear away a model's refusals: higher is worse.
 
     By the formula `larf` it is how much closer a row lies to unsafe than to safe reference answers at a block of the
@@ -56,13 +59,20 @@ class LARFScorer(ShownInNotebooks):
     Attributes:
         spec: what it was fitted on, and how it scores.
         format: how rows become conversations: `auto`, a name, or a function; see `with_options`.
+        prefix: what the names of the columns that it adds begin with.
     """
 
     def __init__(
-        self, spec: ScorerSpec, tensors: Tensors, row_format: FormatLike = "auto", options: RunOptions | None = None
+        self,
+        spec: ScorerSpec,
+        tensors: Tensors,
+        row_format: FormatLike = "auto",
+        options: RunOptions | None = None,
+        prefix: str = PREFIX,
     ) -> None:
         self.spec = spec
         self.format: FormatLike = row_format
+        self.prefix = ColumnNames(prefix).prefix
         self._tensors = tensors
         self._options = check_run_options(options or {})
 
@@ -80,6 +90,7 @@ class LARFScorer(ShownInNotebooks):
         other: str | Path | None = None,
         top_k: int | None = None,
         rank: int | None = None,
+        prefix: str = PREFIX,
         progress: bool = True,
         **options: Unpack[FitOptions],
     ) -> LARFScorer:
@@ -102,6 +113,7 @@ class LARFScorer(ShownInNotebooks):
             top_k: for `larf`, how many of the most telling pairs count for a row; None takes all of them.
             rank: for `subspace`, the directions kept a side (16 by default); for `influence`, those kept of each
                 weight matrix (as many as it takes by default).
+            prefix: see `with_options`.
             progress: show how far it is, and at the end print the `summary`; False for neither.
             **options: how the model is loaded and run; see `ModelOptions`.
 
@@ -110,7 +122,9 @@ class LARFScorer(ShownInNotebooks):
                 stands out.
             ReferencesError: the references cannot be read, do not pair, or do not suit the formula.
             PromptsError: there are too few prompts, or the model refuses too few of them.
+            RowFormatError: the prefix is no plain lower-case name.
         """
+        ColumnNames(prefix)  # a wrong one is told before the long work
         chosen = ModelOptions.of(model, **options)
         request = FitRequest(
             layer=layer,
@@ -124,7 +138,7 @@ class LARFScorer(ShownInNotebooks):
             rank=rank,
         )
         spec, tensors = fit_formula(chosen, request, options, progress=progress)
-        scorer = cls(spec, tensors, options=chosen.not_kept())
+        scorer = cls(spec, tensors, options=chosen.not_kept(), prefix=prefix)
         if progress:
             say(scorer.summary())
         return scorer
@@ -136,6 +150,7 @@ class LARFScorer(ShownInNotebooks):
         *,
         revision: str | None = None,
         format: FormatLike | None = None,  # noqa: A002 - the word users know
+        prefix: str | None = None,
         **options: Unpack[RunOptions],
     ) -> LARFScorer:
         """Load a fitted scorer from a directory, or from the Hub (`owner/name`, at `revision`).
@@ -143,13 +158,13 @@ class LARFScorer(ShownInNotebooks):
         Args:
             name: where it is.
             revision: branch, tag or commit on the Hub.
-            format: see `with_options`.
+            format, prefix: see `with_options`.
             **options: see `RunOptions`.
 
         Raises:
             ScorerError: there is none, or it was made by another version.
         """
-        return cls(*read_artifact(name, revision)).with_options(format=format, **options)
+        return cls(*read_artifact(name, revision)).with_options(format=format, prefix=prefix, **options)
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write the scorer (a few MB: reference states and JSON) into a directory.
@@ -158,23 +173,6 @@ class LARFScorer(ShownInNotebooks):
             OutputError: the directory cannot be written.
         """
         write_artifact(directory, self.spec, self._tensors)
-
-    def push_to_hub(self, repo_id: str, *, private: bool | None = None, revision: str | None = None) -> str:
-        """Upload the scorer with its card in one commit, and return the commit's address.
-
-        If the Hub is busy or the connection breaks, it is tried again. If nothing has changed, nothing is sent, and the
-        address is that of the repository. A card that is there and was not written by this method stays as it is.
-        Of a model in a directory only its last name is sent: who loads the scorer says where it is, with `model=`.
-
-        Args:
-            repo_id: namespace/name, or a name of your own; the repository is made if it is not there.
-            private: whether a repository that is made now is private; None leaves it to the namespace's own setting.
-            revision: a branch, made if it is not there.
-
-        Raises:
-            PublishError: the Hub refuses, or cannot be reached.
-        """
-        return push_scorer(self.spec, self._tensors, repo_id, private, revision)
 
     def with_options(
         self,
@@ -185,9 +183,10 @@ class LARFScorer(ShownInNotebooks):
         turns: Turns | None = None,
         spans: bool | None = None,
         weight: WeightRange | tuple[float, float] | None = None,
+        prefix: str | None = None,
         **options: Unpack[RunOptions],
     ) -> LARFScorer:
-        """A copy that reads rows or runs in another way. All but `format` and `columns` is kept with it.
+        """A copy that reads rows or runs in another way. All but `format`, `columns` and `prefix` is kept with it.
 
         Args:
             format: how rows become conversations: `auto`, a name, or a function from a row to chat messages.
@@ -198,16 +197,20 @@ class LARFScorer(ShownInNotebooks):
                 counts (`larf_turn` says which). Not for `influence`, which reads all of them.
             spans: for `influence`, whether `larf_spans` says which characters do half of the damage.
             weight: a lower and an upper score; `larf_weight` falls from 1 to 0 between them.
+            prefix: what the names of its columns begin with, in place of `larf`: `influence` for `influence_score`,
+                `influence_tokens` and so on, so that the scores of two scorers live in one dataset.
             **options: see `RunOptions`.
 
         Raises:
-            RowFormatError: no format has that name, or a function is to read renamed columns.
+            RowFormatError: no format has that name, a function is to read renamed columns, or the prefix is no plain
+                lower-case name.
             ModelError: the value of an option is wrong.
             ThresholdError: the scores of `weight` do not ascend.
         """
         row_format = renamed(format or self.format, columns)
         spec = self.spec.changed(join=join, turns=turns, spans=spans, weight=weight)
-        return LARFScorer(spec, self._tensors, row_format, {**self._options, **options})
+        prefix = self.prefix if prefix is None else prefix
+        return LARFScorer(spec, self._tensors, row_format, {**self._options, **options}, prefix)
 
     def row_format(self, columns: Iterable[str]) -> RowFormat:
         """How this scorer reads a dataset with these columns.
@@ -221,6 +224,11 @@ class LARFScorer(ShownInNotebooks):
     def model_options(self) -> ModelOptions:
         """How its model is loaded and run."""
         return self.spec.model_options(self._options)
+
+    @property
+    def kinds(self) -> ScoreColumns:
+        """The columns that it adds."""
+        return replace(self.spec.kinds, prefix=self.prefix)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -241,14 +249,6 @@ class LARFScorer(ShownInNotebooks):
         scores = self._annotate(harmless_rows(), row_format).score
         return scores[~np.isnan(scores)]
 
-    def summary(self) -> str:
-        """A few lines: model, layers, formula, separation, and what the linter found."""
-        return self.spec.summary()
-
-    def __repr__(self) -> str:
-        layers = f", layers={list(self.layers)}" if self.layers else ""
-        return f"LARFScorer({self.spec.model!r}{layers}, formula={self.spec.formula!r})"
-
     def __getstate__(self) -> dict[str, Any]:
         """Bytes and JSON alone, the same before and after use: `datasets` hashes this to find its cache."""
         from safetensors.numpy import save
@@ -258,6 +258,7 @@ class LARFScorer(ShownInNotebooks):
             "tensors": save(self._tensors),
             "format": self.format,
             "options": self._options,
+            "prefix": self.prefix,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -267,6 +268,7 @@ class LARFScorer(ShownInNotebooks):
         self.format = state["format"]
         self._tensors = load(state["tensors"])
         self._options = state["options"]
+        self.prefix = state["prefix"]
 
     def score(self, rows: Iterable[Row] | Dataset, *, progress: bool = True) -> NDArray[np.float32]:
         """Score rows: any iterable of mappings, or a `Dataset`.
@@ -310,16 +312,19 @@ class LARFScorer(ShownInNotebooks):
         return self._annotate(rows, self.row_format(columns or names), rank, progress)
 
     def __call__(self, batch: Mapping[str, Any], *numbers: object, rank: int | None = None) -> Mapping[str, Any]:
-        """For `Dataset.map`: batched or not, streaming or not, any `num_proc`, `with_rank`. Adds the larf columns.
+        """For `Dataset.map`: batched or not, streaming or not, any `num_proc`, `with_rank`. Adds its columns.
 
         Beside the rows `map` passes the indices, the rank of the worker, or both; `rank` is the latter by name. Workers
         spread over several CUDA devices by their rank, or without it by their number in the pool; never by an index.
-        All larf columns that the rows have are replaced, those of an earlier scorer's layers too; see `map_result`.
+        All columns of its prefix that the rows have are replaced, those of an earlier scorer's layers too; see
+        `map_result`. Those of another prefix stay.
 
         Raises:
-            RowFormatError: the columns fit no row format, or the dataset's `set_format` gives no mappings.
+            RowFormatError: the columns fit no row format, one that would be replaced is the user's own (see
+                `ColumnNames.require_free`), or the dataset's `set_format` gives no mappings.
         """
         require_mapping(batch, numbers)
+        self.kinds.names.require_free(batch)
         row_format = self.row_format(batch)
         rows, batched = rows_of_batch(batch, row_format)
         if is_first(numbers if rank is None else (rank,)):
@@ -336,7 +341,7 @@ class LARFScorer(ShownInNotebooks):
         progress: Callable[[int], None] | None = None,
     ) -> Scores:
         measure = load_measure(self.spec, self._tensors, self._options, rank, lambda: self._formula)
-        return annotate_rows(rows, row_format, measure, progress)
+        return replace(annotate_rows(rows, row_format, measure, progress), kinds=self.kinds)
 
     @cached_property
     def _formula(self) -> FittedFormula:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import Issue
 from ..inert import html_table
-from .columns import ISSUE, SCORE, SPANS, SUM, TOKENS, TURN, WEIGHT, ScoreColumns, layer_column
+from .columns import ScoreColumns
 from .spans import Span
 
 if TYPE_CHECKING:
@@ -81,22 +81,26 @@ class Scores:
             ["" if np.isnan(score) else f"{score:+.5f}", str(tokens or ""), issue.value if issue else ""]
             for score, tokens, issue in zip(self.score[:20], self.tokens, self.issues, strict=False)
         ]
-        return html_table(repr(self), (SCORE, TOKENS, ISSUE), rows)
+        return html_table(repr(self), self.kinds.names.always, rows)
 
     def columns(self) -> dict[str, list[Any]]:
         """Plain lists by column name, with null for NaN, in the order of `ScoreColumns.dtypes`."""
-        issues = [issue.value if issue else None for issue in self.issues]
-        values: dict[str, list[Any]] = {SCORE: _nullable(self.score), TOKENS: list(self.tokens), ISSUE: issues}
+        names = self.kinds.names
+        values: dict[str, list[Any]] = {
+            names.score: _nullable(self.score),
+            names.tokens: list(self.tokens),
+            names.issue: [issue.value if issue else None for issue in self.issues],
+        }
         for place, layer in enumerate(self.layers):
-            values[layer_column(layer)] = _nullable(self.by_layer[:, place])
+            values[names.layer(layer)] = _nullable(self.by_layer[:, place])
         if self.summed is not None:
-            values[SUM] = _nullable(self.summed)
+            values[names.summed] = _nullable(self.summed)
         if self.turns is not None:
-            values[TURN] = list(self.turns)
+            values[names.turn] = list(self.turns)
         if self.spans is not None:
-            values[SPANS] = [None if row is None else [asdict(span) for span in row] for row in self.spans]
+            values[names.spans] = [None if row is None else [asdict(span) for span in row] for row in self.spans]
         if self.kinds.weight is not None:
-            values[WEIGHT] = _nullable(self.kinds.weight.weights(self.score))
+            values[names.weight] = _nullable(self.kinds.weight.weights(self.score))
         return {name: values[name] for name in self.kinds.dtypes()}
 
     def arrow(self) -> dict[str, pa.Array]:

@@ -14,10 +14,9 @@ from ..models.options import FIT_OPTIONS, FitOptions, ModelOptions
 from ..models.quantising import Quantised
 from ..rows.conversions import SEPARATOR
 from ..rows.formats import FormatLike, RowFormat, resolve_format
-from ..scoring.columns import SCORE
 from ..scoring.scorer import LARFScorer
 from .audit_result import VERSION
-from .audit_sample import Candidates, Rows
+from .audit_sample import Candidates, Rows, usual_column
 
 Scored = str | Path | LARFScorer
 """What gives a score: the name of a column that holds it, or a fitted scorer."""
@@ -59,7 +58,7 @@ def asked_of(scores: Scored | Sequence[Scored], dataset: Rows | None) -> tuple[l
         raise DataError("nothing to audit: give a scorer, the name of a column of scores, or several")
     if dataset is None:
         if len(listed) == 1 and isinstance(listed[0], str | Path):
-            return [SCORE], [], listed[0]
+            return [usual_column(listed[0])], [], listed[0]
         raise DataError("give the rows too: audit(scorer, dataset); only a run and a scored file stand alone")
     if wrong := next((each for each in listed if not isinstance(each, str | LARFScorer)), None):
         raise DataError(f"a score is the name of a column or a fitted scorer, not {type(wrong).__name__}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -21,7 +21,8 @@ from ..deciding.thresholds import Threshold
 from ..errors import DataError, ThresholdError
 from ..rows.conversions import Row
 from ..rows.formats import columns_of
-from ..scoring.columns import scores_of
+from ..rows.score_columns import prefix_of
+from ..scoring.columns import SCORE, scores_of
 from ..scoring.spec import ScorerSpec
 from ..sources.files import open_source
 from ..sources.json_values import rows_of
@@ -52,6 +53,8 @@ class Candidates:
         format: the row format of that run; `auto` for other rows.
         scorer: the scorer of that run, if it lies there.
         described: the same, or what the metadata of scored files say of their scorer; None if nothing does.
+        of_columns: what they say of the scorer of each column in `scores`, where they do.
+        split_by: the column of scores that decided in that run.
         summary: digest of that run's summary.
     """
 
@@ -64,12 +67,25 @@ class Candidates:
     format: str = "auto"
     scorer: ScorerSpec | None = None
     described: ScorerSpec | None = None
+    of_columns: Mapping[str, ScorerSpec] = field(default_factory=dict)
+    split_by: str = SCORE
     summary: str | None = None
 
 
 def is_run(path: str | Path) -> bool:
     """Whether a run has left its results there."""
     return (Path(path).expanduser() / SUMMARY).is_file()
+
+
+def usual_column(data: Rows) -> str:
+    """The column of scores that is meant where none is named: the one that decided in a run.
+
+    Raises:
+        DataError: its results cannot be read.
+    """
+    if isinstance(data, str | Path) and is_run(data):
+        return Results.open(Path(data).expanduser()).names.score
+    return SCORE
 
 
 def candidates_of(data: Rows, names: Sequence[str]) -> Candidates:
@@ -112,8 +128,16 @@ def _of_source(source: Source, names: Sequence[str]) -> Candidates:
         return list(_rows_at(source.tables(_ROWS_AT_ONCE), places))
 
     scores = _scores(source.tables(_ROWS_AT_ONCE) if names else (), names)
-    described = described_scorer(source.schema, source.name)
-    return Candidates(tuple(source.schema.names), source.rows, scores, fetch, described=described)
+    described, of_columns = described_scorer(source.schema, source.name), _scorers(source.schema, source.name, names)
+    columns = tuple(source.schema.names)
+    return Candidates(columns, source.rows, scores, fetch, described=described, of_columns=of_columns)
+
+
+def _scorers(schema: pa.Schema, where: str, names: Sequence[str]) -> dict[str, ScorerSpec]:
+    """See `Candidates.of_columns`."""
+    prefixes = {name: prefix_of(name) for name in names}
+    found = {name: described_scorer(schema, where, prefix) for name, prefix in prefixes.items() if prefix is not None}
+    return {name: scorer for name, scorer in found.items() if scorer is not None}
 
 
 def _rows_at(tables: Iterable[pa.Table], places: Places) -> Iterator[Row]:
@@ -175,6 +199,11 @@ def _of_run(home: Path, names: Sequence[str]) -> Candidates:
         format=results.format,
         scorer=results.fitted_scorer,
         described=results.scorer,
+        of_columns={
+            **_scorers(results.schema, str(home), names),
+            **{name: results.scorer for name in names if name in results.names and results.scorer is not None},
+        },
+        split_by=results.names.score,
         summary=results.digest,
     )
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from ..deciding.thresholds import Threshold
 from ..errors import DataError
 from ..rows.conversions import Row
-from ..scoring.columns import SCORE, is_larf_column
 from ..scoring.public_names import public_id
 from ..scoring.scorer import LARFScorer
 from .audit_sample import Array, Candidates, Places
@@ -106,12 +105,12 @@ def sample_scores(
 
 def _column_score(candidates: Candidates, name: str, threshold: Threshold | None, places: Places) -> AuditedScore:
     whole = candidates.scores[name]
-    margin = candidates.described.margin if candidates.described is not None and is_larf_column(name) else None
+    margin = candidates.of_columns[name].margin if name in candidates.of_columns else None
     score = AuditedScore(name, whole[places], fitted_on=None if margin is None else margin.digest)
     if threshold is not None:
         fitted = threshold if threshold.value is not None else threshold.fit(whole)
         return replace(score, threshold=fitted.value, removed=fitted.removes(whole)[places])
-    if name == SCORE and candidates.threshold is not None and candidates.removed is not None:
+    if name == candidates.split_by and candidates.threshold is not None and candidates.removed is not None:
         return replace(score, threshold=candidates.threshold.value, removed=candidates.removed[places])
     return score
 

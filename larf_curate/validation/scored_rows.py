@@ -108,7 +108,7 @@ class ScoredRows:
 
 def _whole(results: Results, outcome: str) -> pa.Table | None:
     tables = list(results.tables(outcome))
-    return pa.concat_tables(tables) if tables else None
+    return _usual_names(pa.concat_tables(tables), results.names.score) if tables else None
 
 
 def _usual_names(table: pa.Table, column: str) -> pa.Table:

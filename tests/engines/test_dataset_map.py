@@ -9,6 +9,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, IterableDataset
 import larf_curate
 from larf_curate import score_dataset
 from larf_curate.engines.dataset_map import larf_features
+from larf_curate.errors import RowFormatError
 
 FEATURES = Features(
     {
@@ -120,3 +121,46 @@ def test_the_example_of_the_package_runs_on_rows_without_a_score_too(tiny_scorer
     names = {"ds": Dataset.from_list(rows), "tiny_scorer": tiny_scorer}
     exec(code, names)
     assert names["parts"].counts == {"kept": 1, "removed": 1, "unscorable": 2}
+
+
+def test_two_scores_live_in_one_dataset(dataset, tiny_scorer, expected):
+    """Whichever comes last; and each replaces what it has left before."""
+    other = tiny_scorer.with_options(prefix="larf_b")
+    beside = {name.replace("larf_", "larf_b_"): kind for name, kind in LARF.items()}
+    stale = dataset.add_column("larf_b_score_l9", [0.5] * len(ROWS)).add_column("larf_b_score", [0.5] * len(ROWS))
+    for name in ("larf_b_tokens", "larf_b_issue"):
+        stale = stale.add_column(name, [None] * len(ROWS))
+    for kind in (stale, stale.to_iterable_dataset(), stale.select([])):
+        found = score_dataset(score_dataset(kind, tiny_scorer), other)
+        assert found.features == {**FEATURES, **LARF, **beside}
+        again = score_dataset(found, tiny_scorer)
+        assert again.features == {**FEATURES, **beside, **LARF}
+        if rows := list(again):
+            check(rows, expected)
+            for name, same in zip(beside, LARF, strict=True):
+                assert [row[name] for row in rows] == [row[same] for row in rows]
+
+
+def test_map_gives_the_columns_of_the_prefix_bit_for_bit(dataset, tiny_scorer):
+    plain = dataset.map(tiny_scorer, batched=True)
+    both = plain.map(tiny_scorer.with_options(prefix="influence"), batched=True)
+    assert both.column_names == [*plain.column_names, *(name.replace("larf", "influence") for name in LARF)]
+    for name in LARF:
+        assert both[name][:] == plain[name][:] == both[name.replace("larf", "influence")][:]
+
+
+@pytest.mark.parametrize("column", ["quality_score", "quality_weight", "quality_score_l3"])
+def test_a_column_of_the_users_own_is_not_replaced(column, dataset, tiny_scorer):
+    mine = dataset.add_column(column, [0.5] * len(ROWS))
+    scorer = tiny_scorer.with_options(prefix="quality")
+    ways = (
+        lambda: mine.map(scorer, batched=True),
+        lambda: mine.map(scorer),
+        lambda: list(mine.to_iterable_dataset().map(scorer, batched=True)),
+        lambda: score_dataset(mine, scorer),
+        lambda: larf_features(mine.features, scorer),
+    )
+    for way in ways:
+        with pytest.raises(RowFormatError, match=f"'{column}' would be replaced, and no scorer has written it"):
+            way()
+    check(list(score_dataset(mine, tiny_scorer)), expected=tiny_scorer.score(ROWS, progress=False))

@@ -34,7 +34,7 @@ from larf_curate import LARFFilter, LARFScorer, Threshold
 from larf_curate.deciding.splitting import scored_schema
 from larf_curate.encoding import runtime
 from larf_curate.encoding.encoder import get_encoder
-from larf_curate.engines import datatrove_annotator, datatrove_filter
+from larf_curate.engines import datatrove_annotator
 from larf_curate.engines import datatrove_rows as documents
 from larf_curate.engines.datatrove_annotator import LARFAnnotator
 from larf_curate.engines.datatrove_files import RowWriter
@@ -302,9 +302,7 @@ def test_why_documents_are_unscorable_is_said_out_of_a_fixed_list(tiny_scorer):
     assert issues == ["no_assistant_turn", "empty_conversation", "empty_answer", "wrong_type", "unknown_role"]
     assert {document.metadata["filter_reason"] for document in excluded.found} == {"larf_unscorable"}
     labels = {label for label in step.stats.stats if label.startswith(("issue_", "dropped_"))}
-    assert labels <= {f"issue_{issue}" for issue in Issue} | {
-        f"dropped_{reason}" for reason in datatrove_filter.REASONS
-    }
+    assert labels <= {f"issue_{issue}" for issue in Issue} | {f"dropped_{reason}" for reason in step.reasons}
     assert "dropped_larf_unscorable" in labels
 
 
@@ -403,7 +401,7 @@ def test_documents_without_a_score_go_where_the_caller_says(unscorable, kept, go
 def test_reasons_are_a_fixed_set(tiny_scorer):
     step = LARFFilter(tiny_scorer, 0.0, unscorable="remove")
     list(step.run(iter(documents_with(ROWS))))
-    assert datatrove_filter.REASONS == ("larf_score", "larf_unscorable")
+    assert step.reasons == ("larf_score", "larf_unscorable")
     labels = {label for label in step.stats.stats if label.startswith("dropped_")}
     assert labels == {"dropped_larf_score", "dropped_larf_unscorable"}
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from larf_curate.errors import ThresholdError
-from larf_curate.scoring.columns import ScoreColumns, is_larf_column, scores_of
+from larf_curate.scoring.columns import ScoreColumns, scores_of
+from larf_curate.scoring.weights import WeightRange
 
 
 def test_schema_of_one_layer() -> None:
@@ -26,24 +29,14 @@ def test_schema_of_several_layers_has_a_column_beside_for_each() -> None:
     assert schema["larf_score_l11"] == schema["larf_score_l3"] == pa.float32()
 
 
-def test_columns_of_any_layers_are_ours() -> None:
-    assert all(
-        map(
-            is_larf_column,
-            [
-                *ScoreColumns(
-                    (
-                        0,
-                        11,
-                        123,
-                    )
-                ).arrow(),
-                "larf_score_l7",
-            ],
-        )
-    )
-    others = ["larf_row", "larf_score_l", "larf_score_lx", "larf_scores", "my_larf_score", "score", "larf_score\n", ""]
-    assert not any(map(is_larf_column, others))
+def test_a_prefix_is_that_of_every_column() -> None:
+    plain = ScoreColumns((0, 11), summed=True, turn=True, spans=True, weight=WeightRange(0, 1))
+    other = replace(plain, prefix="influence")
+    wanted = {name.replace("larf_", "influence_", 1): kind for name, kind in plain.arrow().items()}
+    assert list(other.arrow().items()) == list(wanted.items())
+    assert list(other.features().values()) == list(plain.features().values())
+    assert list(other.features()) == list(wanted)
+    assert len(wanted) == 9
 
 
 def test_scores_of_a_table() -> None:

@@ -27,13 +27,13 @@ NEW = {
 }
 
 
-def scorer(batch: Any) -> Any:
+def scorer(batch: Any, prefix: str = "larf") -> Any:
     """Stands for a scorer: the length of the answer is the score, and the first rows have none."""
     rows, batched = rows_of_batch(batch, resolve_format("question-answer", ["question", "answer"]))
     lengths = [len(row["answer"]) for row in rows]
     score = np.array([length if length > 1 else np.nan for length in lengths], np.float32)
     scores = Scores(
-        ScoreColumns(LAYERS),
+        ScoreColumns(LAYERS, prefix=prefix),
         score,
         np.stack([score, score], axis=1),
         [length if length > 1 else None for length in lengths],
@@ -113,6 +113,23 @@ def test_the_users_own_arguments_of_map_are_kept() -> None:
     chosen = Dataset.from_list(ROWS).map(lambda batch: {**scorer(batch), "more": [1] * 5}, batched=True)
     assert {name: chosen[name][:] for name in NEW} == NEW
     assert chosen["more"][:] == [1] * 5
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("stream", [True, False])
+def test_columns_of_another_prefix_stay_as_they_are(batched: bool, stream: bool) -> None:
+    before = scored_before([9.5] * 5, "float64").add_column("larf_b_score", [1.5] * 5)
+    dataset = before.to_iterable_dataset() if stream else before
+    mapped = dataset.map(lambda batch: scorer(batch, "larf_b"), batched=batched)
+    rows = list(mapped)
+    assert {name: [row[name] for row in rows] for name in before.column_names if name != "larf_b_score"} == {
+        name: before[name][:] for name in before.column_names if name != "larf_b_score"
+    }
+    added = {name.replace("larf_", "larf_b_", 1): values for name, values in NEW.items()}
+    assert {name: [row[name] for row in rows] for name in added} == added
+    assert set(rows[0]) == {*before.column_names, *added}
+    again = mapped.map(scorer, batched=batched)
+    assert {name: [row[name] for row in again] for name in NEW | added} == NEW | added
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3])

@@ -14,7 +14,7 @@ from support.commands import larf
 
 from larf_curate import LARFScorer
 from larf_curate.errors import ThresholdError
-from larf_curate.scoring.columns import is_larf_column
+from larf_curate.rows.score_columns import ColumnNames
 from larf_curate.scoring.weights import WeightRange
 
 ROWS = [{"question": f"What is {n}?", "answer": f"It is {'very ' * n}small."} for n in range(6)]
@@ -80,7 +80,7 @@ def test_map_adds_the_column_with_its_type(tiny_scorer: LARFScorer, tmp_path: Pa
     assert LARFScorer.from_pretrained(tmp_path).spec.weight == WeightRange(lower, upper)
     again = scored.map(tiny_scorer, batched=True)
     assert "larf_weight" not in again.column_names, "a weight of an earlier scorer would pass for one of this"
-    assert is_larf_column("larf_weight")
+    assert "larf_weight" in ColumnNames()
 
 
 def test_filter_gives_kept_rows_a_weight(tmp_path: Path) -> None:
