@@ -210,7 +210,8 @@ def _described(name: str, value: Any, heading: str) -> Iterator[str]:
     yield f"```text\n{inspect.cleandoc(inspect.getdoc(value) or '')}\n```"
     if inspect.isclass(value):
         ours = [base for base in inspect.getmro(value) if base.__module__.startswith("larf_curate.")]
-        for method, function in {name: each for base in ours[::-1] for name, each in vars(base).items()}.items():
+        for method in dict.fromkeys(name for base in ours for name in vars(base)):
+            function = inspect.getattr_static(value, method)
             plain = getattr(function, "__func__", function)
             if not method.startswith("_") and inspect.isfunction(plain):
                 yield from _described(f"{name}.{method}", getattr(value, method), "####")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support.commands import Finished, larf
@@ -98,10 +100,41 @@ def test_most_rows_without_a_score_are_said_loudly_and_each_fault_with_its_first
     assert "empty_conversation: first in row 2" in said
 
 
+def test_a_second_score_gets_a_prefix_and_may_decide(scorer, tmp_path):
+    rows = [{**ROW, "output": f"It is {number}."} for number in range(6)]
+    (tmp_path / "in.json").write_text(json.dumps(rows))
+    done, scores = score(tmp_path, scorer, "in.json")
+    assert done.returncode == 0, done.stderr
+    for options, words in ((("--prefix", "Mine"), "begins with a letter, not 'Mine'"), (("--prefix", ""), "not ''")):
+        for command in (("score", "in.json", "--scorer", scorer), ("filter", "out.parquet", "--drop-top", 1)):
+            done = larf(*command, "--out", "none.parquet", *options, cwd=tmp_path)
+            assert done.returncode == 2
+            assert words in " ".join(done.stderr.replace("│", " ").split())
+    done = larf("score", "out.parquet", "--scorer", scorer, "--out", "both.parquet", "--prefix", "mine", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "read as" not in done.stderr, "the issue of a score is no text that is left unread"
+    told = next(line for line in done.stdout.splitlines() if line.startswith("next: "))
+    command = shlex.split(told.removeprefix("next: larf-curate ").partition(", ")[0].replace("DIRECTORY", "split"))
+    assert command[-4:] == ["--drop-fraction", "0.05", "--out", "split"]
+    table = pq.read_table(tmp_path / "both.parquet")
+    assert table["mine_score"].to_pylist() == table["larf_score"].to_pylist() == scores
+
+    places = table.column_names.index("mine_score")
+    falling = table.set_column(places, "mine_score", pa.array([-float(n) for n in range(6)], pa.float32()))
+    pq.write_table(falling, tmp_path / "both.parquet")
+    command[command.index("0.05")] = "0.5"
+    assert larf(*command, cwd=tmp_path).returncode == 0
+    assert pq.read_table(tmp_path / "split" / "removed")["output"].to_pylist() == ["It is 0.", "It is 1.", "It is 2."]
+    harmless = ("--calibrated", "0.5", "--harmless", "both.parquet", "--prefix", "mine")
+    assert larf("filter", "both.parquet", *harmless, "--out", "split", cwd=tmp_path).returncode == 0
+    assert json.loads((tmp_path / "split" / "larf_summary.json").read_text())["threshold"]["value"] == -2.0
+
+
 @pytest.mark.slow
 def test_a_recipe_takes_the_same_keys(scorer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    rows = [{"ask": f"Tell me of {number}.", "say": f"{number} it is.", "note": "x"} for number in range(10)]
+    mine = {"mine_score": 0.1, "mine_tokens": 2**40, "mine_issue": "truncated"}  # of another score: columns like any
+    rows = [{"ask": f"Tell me of {number}.", "say": f"{number} it is.", "note": "x", **mine} for number in range(10)]
     Path("in.json").write_text(json.dumps({"data": rows}))
     recipe = {
         "source": {
@@ -121,3 +154,6 @@ def test_a_recipe_takes_the_same_keys(scorer, tmp_path, monkeypatch):
     assert (summary.scored, summary.outcomes.removed) == (10, 2)
     report = json.loads(Path("out/report.json").read_text())
     assert report["source"]["reading"] == "read as prompt-completion (ask, say); not read: note"
+    kept = pq.read_table("out/kept")
+    assert kept.column_names == [*rows[0], "larf_score", "larf_score_l1", "larf_score_l3", "larf_tokens", "larf_issue"]
+    assert all({name: row[name] for name in rows[0]} in rows for row in kept.to_pylist())

@@ -284,6 +284,60 @@ def test_keys_of_an_earlier_scorer_are_replaced(tiny_scorer):
         assert {name: document.metadata[name] for name in LARF} == {name: fresh.metadata[name] for name in LARF}
 
 
+def test_each_prefix_has_keys_of_its_own(saved, tiny_scorer):
+    """Two steps score, a third decides by one of them; a fourth scores anew under a prefix that was there."""
+    excluded = Collect()
+    first, second = LARFAnnotator(saved, prefix="larf_b"), LARFAnnotator(tiny_scorer)
+    decide = LARFFilter(None, 0.0, prefix="larf_b", exclusion_writer=excluded)
+    again = LARFAnnotator(tiny_scorer.with_options(prefix="larf_b", turns="all"))
+    documents = documents_with(ROWS)
+    for step in (first, second):
+        documents = list(step.run(iter(documents)))
+    beside = [name.replace("larf", "larf_b") for name in LARF]
+    assert all(list(document.metadata) == [ROW, *beside, *LARF] for document in documents)
+    for document in documents:
+        assert [document.metadata[name] for name in beside] == [document.metadata[name] for name in LARF]
+        document.metadata["larf_score"] = 9.0
+    assert first.stats["larf_b_tokens"].total == second.stats["larf_tokens"].total > 0
+
+    kept = list(decide.run(iter(documents)))
+    assert {document.metadata["filter_reason"] for document in excluded.found} == set(decide.reasons)
+    assert decide.reasons == ("larf_b_score", "larf_b_unscorable")
+    assert all(document.metadata["larf_b_score"] <= 0 for document in kept)
+    assert len(kept) > 5
+    (one,) = again.run(iter(kept[:1]))
+    assert list(one.metadata) == [ROW, *LARF, *beside[:-2], "larf_b_turn", *beside[-2:]]
+    assert one.metadata["larf_score"] == 9.0
+
+
+def test_scores_of_each_prefix_are_written_and_others_stay_those_of_the_rows(tiny_scorer, tmp_path):
+    """The rows bring scores of two prefixes, one of which is scored anew."""
+    rows = [{**row, "old_score": 0.25, "old_tokens": 5, "old_issue": None} for row in ROWS[1:4]]
+    before = [{**row, "mine_score": 0.5, "mine_tokens": 7, "mine_issue": "truncated"} for row in rows]
+    source = pa.Table.from_pylist(before).schema
+    schema = scored_schema(source, tiny_scorer.spec, "mine")
+    step = LARFAnnotator(tiny_scorer, prefix="mine")
+    with RowWriter(str(tmp_path), schema) as writer:
+        for document in step.run(iter(documents_with(before))):
+            writer.write(document)
+    found = table(tmp_path)
+    mine = [name.replace("larf", "mine") for name in LARF]
+    assert found.column_names == [*rows[0], *mine]
+    assert found.select(list(rows[0])).to_pylist() == rows
+    np.testing.assert_array_equal(found["mine_score"].to_numpy(), tiny_scorer.score(rows, progress=False))
+    assert found["mine_issue"].to_pylist() == [None] * 3
+
+
+@pytest.mark.parametrize("carried", [True, False])
+def test_a_users_own_key_is_not_replaced(carried, tiny_scorer):
+    row = {"question": "q", "answer": "a", "sample_weight": 0.5}
+    documents = documents_with([row]) if carried else [Document("t", "1", metadata=row)]
+    with pytest.raises(RowFormatError, match="'sample_weight' would be replaced"):
+        list(LARFAnnotator(tiny_scorer, prefix="sample").run(iter(documents)))
+    with pytest.raises(RowFormatError, match="a prefix of columns has lower-case letters"):
+        LARFFilter(None, 0.1, unscorable="keep", prefix="Sample")
+
+
 def test_why_documents_are_unscorable_is_said_out_of_a_fixed_list(tiny_scorer):
     rows = [
         {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Value, load_dataset
 
-from larf_curate import Threshold
+from larf_curate import LARFScorer, Threshold
 from larf_curate.deciding.layout import SUMMARY
-from larf_curate.deciding.summary import OutcomeCounts
+from larf_curate.deciding.splitting import described_scorer
+from larf_curate.deciding.summary import OutcomeCounts, Summary
 from larf_curate.engines import local_files
 from larf_curate.engines.local_files import read_scores, score_file, split_file
 from larf_curate.errors import DataError, LarfError, OutputError, RowFormatError
+from larf_curate.scoring.weights import WeightRange
 from larf_curate.sources import json_files
 from larf_curate.sources.files import open_source
 from larf_curate.written import RECORD
@@ -402,3 +404,49 @@ def test_quantiles_are_those_of_numpy(tmp_path):
 def test_scores_of_json_lines_may_be_whole_numbers_beside_fractions(tmp_path):
     path = write_rows(tmp_path / "in.jsonl", [{"q": "a", "larf_score": 1}, {"q": "b", "larf_score": 0.5}])
     assert read_scores(open_source(path)).tolist() == [1.0, 0.5]
+
+
+def test_two_scores_of_one_file(few_at_once, tiny_scorer, tmp_path):
+    """The second leaves the first as it was, to the byte, and each says which scorer it is of; either may decide."""
+    one, both, out = tmp_path / "one.parquet", tmp_path / "both.parquet", tmp_path / "out"
+    score_file(open_source(write_rows(tmp_path / "in.jsonl")), tiny_scorer, one)
+    turned = LARFScorer(replace(tiny_scorer.spec, turns="all"), tiny_scorer._tensors, prefix="larf_b")
+    summary = score_file(open_source(str(one)), turned, both)
+    assert summary.prefix == "larf_b"
+    before, after = pq.read_table(one), pq.read_table(both)
+    beside = [name.replace("larf", "larf_b") for name in (*LARF[:3], "larf_turn", *LARF[3:])]
+    assert after.column_names == [*before.column_names, *beside]
+    assert after.select(before.column_names).cast(before.schema).equals(before)
+    for name in LARF:  # of one answer each: the last turn is the worst
+        assert after[name.replace("larf", "larf_b")].equals(before[name])
+    told = {prefix: described_scorer(after.schema, "both", prefix) for prefix in ("larf", "larf_b", "larf_c")}
+    assert [scorer and scorer.turns for scorer in told.values()] == ["last", "all", None]
+
+    scores = [number / 10 for number in range(len(ROWS))]
+    swapped = after.set_column(after.column_names.index("larf_b_score"), "larf_b_score", pa.array(scores, pa.float32()))
+    swapped = swapped.replace_schema_metadata(after.schema.metadata)
+    pq.write_table(swapped, both)
+    width = WeightRange(0.0, 1.3)
+    summary = split_file(open_source(str(both)), Threshold.drop_top(3), out, weight=width, prefix="larf_b")
+    assert summary == Summary.from_json((out / SUMMARY).read_text())
+    assert summary.prefix == "larf_b"
+    assert summary.quantiles["highest"] == pytest.approx(2.6)
+    assert [row.row for row in summary.highest] == list(range(26, 16, -1))
+    assert part(out, "removed")["id"].to_pylist() == [row["id"] for row in ROWS[-3:]]
+    kept = part(out, "kept")
+    assert kept.column_names == [*after.column_names, "larf_b_weight"]
+    np.testing.assert_allclose(kept["larf_b_weight"].to_numpy(), width.weights(scores[:24]), atol=1e-6)
+    with pytest.raises(DataError, match=r"no column 'larf_c_score': score it first \(.* --prefix larf_c\)"):
+        split_file(open_source(str(both)), Threshold.drop_top(3), tmp_path / "none", prefix="larf_c")
+
+
+def test_a_column_of_the_users_own_is_not_replaced(tiny_scorer, tmp_path):
+    rows = [{"question": f"q{i}", "answer": "a", "sample_score": i / 4, "sample_weight": 0.5} for i in range(4)]
+    source = open_source(write_rows(tmp_path / "in.jsonl", rows))
+    with pytest.raises(RowFormatError, match="'sample_score' would be replaced"):
+        score_file(source, tiny_scorer.with_options(prefix="sample"), tmp_path / "scored.parquet")
+    with pytest.raises(RowFormatError, match="'sample_score' would be replaced"):
+        split_file(source, Threshold.drop_top(1), tmp_path / "out", weight=WeightRange(0, 1), prefix="sample")
+    assert not (tmp_path / "out").exists()
+    split_file(source, Threshold.drop_top(1), tmp_path / "out", prefix="sample")
+    assert part(tmp_path / "out", "removed").to_pylist() == rows[-1:]

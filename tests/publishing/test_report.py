@@ -19,9 +19,11 @@ from larf_curate.deciding.results import Results
 from larf_curate.deciding.thresholds import Threshold
 from larf_curate.errors import DataError
 from larf_curate.publishing.build_report import build_report
-from larf_curate.publishing.excerpts import highest_rows
-from larf_curate.publishing.plots import draw_plots
+from larf_curate.publishing.card import CardRequest, render_card
+from larf_curate.publishing.excerpts import highest_rows, own_columns
+from larf_curate.publishing.plots import _content, draw_plots
 from larf_curate.publishing.report import REPORT, Report, RowCounts, SampleSize
+from larf_curate.publishing.rerun import command_for
 from larf_curate.publishing.sample import draw_places, draw_sample
 from larf_curate.publishing.words import describe_rule, describe_unscored
 from larf_curate.publishing.write_report import write_report
@@ -147,6 +149,37 @@ def test_which_columns_make_groups(make_run):
     assert list(by_column) == ["category", "yes", "source"]
     assert [(group.value, group.rows.total) for group in by_column["yes"]] == [("false", 150), ("true", 50)]
     assert [(group.value, group.rows.total) for group in by_column["source"]] == [("w" * 200, 160), (None, 40)]
+
+
+def test_a_report_is_of_the_score_that_decided(make_run):
+    """Of three scores: two more stand beside it, which are neither grouped by nor lost, and are shown on the page."""
+    rows, scores = sample_rows()
+    beside = [f"{prefix}_{end}" for prefix in ("larf", "b") for end in ("score", "tokens", "issue")]
+    for place, row in enumerate(rows):
+        row |= dict(zip(beside, [3.0, 5, "truncated" if place % 2 else None] * 2, strict=True))
+    spec = replace(SCORER, layers=(3, 4))
+    for layer in spec.layers:
+        rows = [{**row, f"mine_score_l{layer}": score} for row, score in zip(rows, scores, strict=True)]
+    mine = Results.open(make_run(rows, scores, scorer=spec, prefix="mine"))
+    report, same = build_report(mine), build_report(Results.open(make_run(*sample_rows(), name="plain")))
+    assert list(report.quantiles) == ["mine_score", "mine_score_l3", "mine_score_l4", "mine_tokens"]
+    assert report.score_quantiles == same.score_quantiles
+    assert report.quantiles["mine_score_l4"] == pytest.approx(same.score_quantiles, abs=1e-6)
+    for figures in ("rows", "issues", "threshold", "histogram", "groups", "confounds", "sample", "length_points"):
+        assert getattr(report, figures) == getattr(same, figures), figures
+    assert report.scorer == spec
+    assert own_columns(mine) == ["category", *beside]
+    highest = sorted((score for score in scores if score is not None), reverse=True)[:3]
+    assert [row.score for row in highest_rows(mine, "removed", 3)] == pytest.approx(highest)
+    assert Report.from_json(report.to_json()) == report
+    with pytest.raises(DataError, match="not a report"):
+        Report.from_json(report.to_json().replace('"prefix": "mine"', '"prefix": "<b>"'))
+    card = render_card(CardRequest("acme/clean", report, (), None, ["kept"]))
+    assert "the columns `mine_score`, `mine_tokens` and `mine_issue` were added" in card
+    assert "… `mine_issue`: `empty_answer`" in card
+    assert "larf_" not in card.partition("## Figures")[0].replace("larf_curate", "")
+    assert command_for(mine, "drop_top").endswith(" --prefix mine --drop-top ")
+    assert _content(report).by_layer == dict.fromkeys((3, 4), report.quantiles["mine_score_l3"])
 
 
 @pytest.mark.parametrize("outcome", ["kept", "removed", "unscorable"])

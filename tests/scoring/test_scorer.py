@@ -30,7 +30,7 @@ from datasets.fingerprint import Hasher
 from support.models import WIDE, make_model
 from transformers import LlamaConfig
 
-from larf_curate import LARFScorer
+from larf_curate import LARFScorer, Threshold
 from larf_curate.encoding import runtime
 from larf_curate.errors import Issue, ModelError, ReferencesError, RowFormatError, ScorerError
 from larf_curate.rows.rendering import Renderer
@@ -625,7 +625,39 @@ def test_hashes_tell_scorers_apart(fresh: LARFScorer) -> None:
     other = LARFScorer(dataclasses.replace(fresh.spec, top_k=3), fresh._tensors)
     moved = LARFScorer(fresh.spec, {**fresh._tensors, "safe": fresh._tensors["safe"] * np.float32(1.001)})
     named = fresh.with_options(format="preference-rejected")
-    assert len({Hasher.hash(scorer) for scorer in (fresh, other, moved, named)}) == 4
+    beside = fresh.with_options(prefix="beside")
+    assert len({Hasher.hash(scorer) for scorer in (fresh, other, moved, named, beside)}) == 5
+
+
+def test_a_prefix_belongs_to_the_use_of_a_scorer(fresh: LARFScorer, tmp_path: Path) -> None:
+    """It is in the pickle, as the format is, and in nothing that is saved: the same scorer is found again."""
+    plain, beside = tmp_path / "plain", tmp_path / "beside"
+    named = pickle.loads(pickle.dumps(fresh.with_options(prefix="mine"))).with_options(batch_tokens=4096)
+    fresh.save_pretrained(plain)
+    named.save_pretrained(beside)
+    for path in plain.iterdir():
+        assert path.read_bytes() == (beside / path.name).read_bytes()
+    assert named.prefix == "mine"
+    assert repr(named).endswith("prefix='mine')")
+    assert LARFScorer.from_pretrained(beside).prefix == "larf"
+    again = LARFScorer.from_pretrained(beside, prefix="mine")
+    rows = ROWS["alpaca"]
+    scores, wanted = again.annotate(rows), fresh.annotate(rows)
+    assert scores.columns() == {name.replace("larf", "mine"): values for name, values in wanted.columns().items()}
+    assert list(again.kinds.dtypes()) == list(scores.columns())
+    assert "mine_score</th>" in scores._repr_html_()
+    for wrong in ("Mine", ""):
+        with pytest.raises(RowFormatError, match="lower-case"):
+            fresh.with_options(prefix=wrong)
+    with pytest.raises(RowFormatError, match="lower-case"):
+        LARFScorer.fit("nowhere/at-all", 1, prefix="Mine")
+
+
+def test_a_preview_is_of_the_scorers_own_column(fresh: LARFScorer) -> None:
+    rows = Dataset.from_list([{**row, "larf_score": 9.0} for row in ROWS["alpaca"]])
+    shown = fresh.with_options(prefix="mine").report(rows, Threshold.drop_top(1))
+    scores = fresh.score(ROWS["alpaca"])
+    assert shown.rows[0].score == pytest.approx(np.nanmax(scores), abs=1e-6)
 
 
 def test_hashing_takes_no_longer_than_the_tensors_themselves(fresh: LARFScorer) -> None:

@@ -54,21 +54,22 @@ def run_maker(tmp_path: Path) -> MakeRun:
         name: str = "run",
         unscorable: UnscorablePolicy = "separate",
         scorer: ScorerSpec | None = SCORER,
+        prefix: str = "larf",
     ) -> Path:
         table = pa.Table.from_pylist(list(rows))
         issues = [None if score is not None else "empty_answer" for score in scores]
         for column, values, kind in (
-            ("larf_score", scores, pa.float32()),
-            ("larf_tokens", [10 + number % 50 for number in range(len(rows))], pa.int32()),
-            ("larf_issue", issues, pa.string()),
+            (f"{prefix}_score", scores, pa.float32()),
+            (f"{prefix}_tokens", [10 + number % 50 for number in range(len(rows))], pa.int32()),
+            (f"{prefix}_issue", issues, pa.string()),
         ):
             table = table.append_column(column, pa.array(values, kind))
         if scorer is not None:
-            table = table.replace_schema_metadata(scored_schema(table.schema, scorer).metadata)
+            table = table.replace_schema_metadata(scored_schema(table.schema, scorer, prefix).metadata)
         pq.write_table(table, tmp_path / f"{name}.parquet")
         rule = (threshold or Threshold.drop_fraction(0.1)).with_unscorable(unscorable)
         scored = str(tmp_path / f"{name}.parquet")
-        split_file(open_source(scored), rule, tmp_path / name, record=FilterRecord(scored))
+        split_file(open_source(scored), rule, tmp_path / name, record=FilterRecord(scored), prefix=prefix)
         return tmp_path / name
 
     return make
