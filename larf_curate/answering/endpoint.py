@@ -7,9 +7,11 @@ import ipaddress
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..cache import register
 from ..errors import ModelError, one_line
 from ..hub import hub_errors, hub_token, seconds_of
 from ..inert import visible
@@ -104,7 +106,9 @@ class Endpoint:
             async with (
                 asyncio.timeout(self.seconds),
                 # No redirects, which would take the key elsewhere; and no proxy between this machine and itself.
-                httpx.AsyncClient(timeout=self.seconds, trust_env=not self.is_loopback) as client,
+                httpx.AsyncClient(
+                    timeout=self.seconds, trust_env=not self.is_loopback, verify=_trusted(not self.is_loopback)
+                ) as client,
                 client.stream("POST", self.url, json=chat, headers=headers) as response,
             ):
                 if is_busy(response.status_code):
@@ -135,6 +139,17 @@ class Endpoint:
     def _without_key(self, said: str) -> str:
         """What an endpoint says may repeat what it was sent, and be shown or written: never the key."""
         return said if self.key is None else said.replace(self.key, "(the key)")
+
+
+@cache
+def _trusted(trust_env: bool) -> Any:
+    """The certificates that a client trusts: read once, since that takes longer than many a question."""
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined] # as above
+
+    return httpx.create_ssl_context(trust_env=trust_env)
+
+
+register(_trusted.cache_clear)
 
 
 def _text_of(answer: bytes) -> str:
