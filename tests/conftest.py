@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support.hub import GOOD_TOKEN, empty, serve_for_tests
 from support.loopback_hub import Hub
-from support.models import WIDE, make_model, make_refusing_model
+from support.models import WIDE, made_once, make_model, make_refusing_model
 
 # Before torch and the Hub's client are imported, which read these once.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -32,6 +32,10 @@ if "LARF_TESTS_CACHE" not in os.environ:
     os.environ["LARF_TESTS_CACHE"] = tempfile.mkdtemp(prefix="larf-tests-cache-")
     atexit.register(shutil.rmtree, os.environ["LARF_TESTS_CACHE"], ignore_errors=True)
 (HUB_HOME / "larf_curate").symlink_to(os.environ["LARF_TESTS_CACHE"])
+# So do they the models that are trained before they are of use.
+if "LARF_TESTS_MODELS" not in os.environ:
+    os.environ["LARF_TESTS_MODELS"] = tempfile.mkdtemp(prefix="larf-tests-models-")
+    atexit.register(shutil.rmtree, os.environ["LARF_TESTS_MODELS"], ignore_errors=True)
 # Else each of the dozens of processes that tests start would compile what it imports, which takes seconds.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
@@ -66,9 +70,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def refusing_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def refusing_model() -> Path:
     """The directory of a tiny model that refuses harmful requests; see `support.models.make_refusing_model`."""
-    return make_refusing_model(tmp_path_factory.mktemp("refusing"))
+    return made_once("refusing", make_refusing_model)
 
 
 @pytest.fixture(scope="session")

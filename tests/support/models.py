@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,20 @@ def make_tokenizer(directory: Path, template: str | None = CHATML) -> None:
     )
     tokenizer.chat_template = template
     tokenizer.save_pretrained(directory)
+
+
+def made_once(name: str, make: Callable[[Path], object]) -> Path:
+    """A directory that one of the processes over which tests are distributed fills, and all of them read."""
+    import filelock  # with huggingface_hub
+
+    home = Path(os.environ["LARF_TESTS_MODELS"], name)
+    with filelock.FileLock(f"{home}.lock"):
+        if not home.is_dir():
+            unfinished = home.with_suffix(".unfinished")
+            unfinished.mkdir(exist_ok=True)
+            make(unfinished)
+            unfinished.rename(home)
+    return home
 
 
 SIZES = {

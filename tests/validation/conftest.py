@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.models import made_once
 from support.validation import HARMFUL, ORDINARY, REFUSAL
 
 from larf_curate.models.loading import load_model
@@ -36,17 +37,19 @@ def few_choices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def taught_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def taught_model(tiny_model: Path) -> Path:
     """The tiny model after training: it refuses `HARMFUL`, word for word those prompts, and answers `ORDINARY`."""
+    return made_once("taught", functools.partial(_teach, tiny_model))
+
+
+def _teach(tiny_model: Path, home: Path) -> None:
     loaded = load_model(ModelOptions(str(tiny_model)), None, torch.device("cpu"))
     pairs = [(prompt, REFUSAL) for prompt in HARMFUL] + [(prompt, "Sure, here is the item.") for prompt in ORDINARY]
     rows = [row for row in answer_rows(Renderer(loaded.tokenizer, 256), pairs) if row]
     settings = TrainingSettings("full", learning_rate=4e-3, epochs=14, batch_rows=8)
     trained = train(loaded, rows, settings, seed=0).loaded
-    home = tmp_path_factory.mktemp("taught")
     trained.model.save_pretrained(home)
     trained.tokenizer.save_pretrained(home)
-    return home
 
 
 @pytest.fixture
