@@ -303,7 +303,7 @@ class Threshold:
 
         Args:
             dataset: a `Dataset`, an `IterableDataset`, or a dictionary of splits of either, with scores.
-            column: the column that holds the scores; null or NaN where a row has none.
+            column: that of the scores, `influence_score` with the prefix `influence`; null or NaN where a row has none.
             per_split: fit to each split of a `DatasetDict` by itself: `drop_top` removes so many rows of each.
 
         Raises:

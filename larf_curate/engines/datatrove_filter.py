@@ -14,7 +14,7 @@ from ..deciding.thresholds import Threshold
 from ..errors import ThresholdError
 from ..models.options import RunOptions
 from ..rows.formats import FormatLike
-from ..rows.score_columns import PREFIX, ColumnNames
+from ..rows.score_columns import PREFIX, ColumnNames, score_columns
 from ..scoring.scorer import LARFScorer
 from .changed_texts import ChangedText
 from .datatrove_annotator import LARFAnnotator, require_documents
@@ -116,8 +116,10 @@ class LARFFilter(BaseFilter):
         """
         column = self.names.score
         if column not in doc.metadata:
+            others = ", ".join(sorted(score_columns(doc.metadata)))
             raise ThresholdError(
                 f"document {doc.id} has no {column!r}: give a scorer, or put a LARFAnnotator step before this one"
+                + (f"; or say which prefix= counts of {others}" if others else "")
             )
         score = doc.metadata[column]
         if score is None or math.isnan(score):

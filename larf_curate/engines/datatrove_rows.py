@@ -18,7 +18,7 @@ from datatrove.data import Document
 
 from ..errors import RowFormatError, Unscorable
 from ..rows.formats import FormatLike, resolve_format
-from ..rows.score_columns import score_columns
+from ..rows.score_columns import prefix_of, score_columns
 from ..sources.json_values import array_of, rows_of
 from ..sources.tables import as_type, empty_table
 
@@ -135,6 +135,9 @@ def table_of(documents: Sequence[Document], schema: pa.Schema) -> pa.Table:
     are taken from the rows' Arrow records, which keep every value exactly. If a step has changed a row's Python values,
     those are written instead. Rows from datatrove's own readers have no Arrow record, and its Parquet reader loses some
     types: it cuts `time64[ns]` to microseconds, and reads `arrow.json` as text.
+
+    Raises:
+        RowFormatError: the documents are scored under a prefix that the schema has no columns of.
     """
     tables = [
         _table_of_group(list(group), record_schema, schema)
@@ -149,6 +152,7 @@ def _table_of_group(documents: list[Document], record_schema: pa.Schema | None, 
     names = set(record_schema.names) if record_schema is not None else {name for row in rows for name in row}
     records = None if record_schema is None else pa.Table.from_batches([row.record for row in rows])  # type: ignore[attr-defined]
     scored = score_columns({name for document in documents for name in document.metadata})
+    _require_columns_of(scored, schema, names)
     columns: list[pa.Array | pa.ChunkedArray] = []
     for field in schema:
         if field.name in scored or field.name not in names:
@@ -160,6 +164,26 @@ def _table_of_group(documents: list[Document], record_schema: pa.Schema | None, 
             values = [(row if field.name in row else document.metadata).get(field.name) for document, row in pairs]
             columns.append(array_of(values, field.type))
     return pa.table(columns, schema=schema)
+
+
+def _require_columns_of(scored: frozenset[str], schema: pa.Schema, row_columns: set[str]) -> None:
+    """Make sure that a schema for scores of one prefix does not lose those that documents have under another.
+
+    Args:
+        scored: what scoring has added to the documents.
+        schema: of the rows that are to be written.
+        row_columns: what the documents' rows have.
+
+    Raises:
+        RowFormatError: it has columns for scores that no document has, and none for those that they have.
+    """
+    lost = {prefix_of(name) for name in scored} - {prefix_of(name) for name in schema.names}
+    empty = sorted(score_columns(schema.names) - scored - row_columns)
+    if lost and empty:
+        raise RowFormatError(
+            f"the schema has {empty[0]!r}, and documents have other scores ({', '.join(sorted(scored))}): "
+            "call scored_schema with the prefix of their scorer, prefix=scorer.prefix"
+        )
 
 
 def _unchanged_record_schema(document: Document) -> pa.Schema | None:

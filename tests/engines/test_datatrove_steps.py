@@ -38,7 +38,7 @@ from larf_curate.engines import datatrove_annotator
 from larf_curate.engines import datatrove_rows as documents
 from larf_curate.engines.datatrove_annotator import LARFAnnotator
 from larf_curate.engines.datatrove_files import RowWriter
-from larf_curate.engines.datatrove_rows import ROW, SHARD, CarriedRow, carry_row
+from larf_curate.engines.datatrove_rows import ROW, SHARD, CarriedRow, carry_row, table_of
 from larf_curate.errors import Issue, RowFormatError, ScorerError, ThresholdError
 from larf_curate.models.devices import process_number
 from larf_curate.scoring.formulas import FittedFormula
@@ -326,6 +326,18 @@ def test_scores_of_each_prefix_are_written_and_others_stay_those_of_the_rows(tin
     assert found.select(list(rows[0])).to_pylist() == rows
     np.testing.assert_array_equal(found["mine_score"].to_numpy(), tiny_scorer.score(rows, progress=False))
     assert found["mine_issue"].to_pylist() == [None] * 3
+
+
+def test_scores_of_another_prefix_than_is_asked_for_are_not_lost(tiny_scorer, tmp_path):
+    documents = list(LARFAnnotator(tiny_scorer, prefix="mine").run(iter(documents_with(ROWS[1:4]))))
+    with pytest.raises(ThresholdError, match=r"no 'larf_score'.*or say which prefix= counts of mine_issue, mine_score"):
+        list(LARFFilter(None, 0.1, unscorable="keep").run(iter(documents)))
+    source = pa.Table.from_pylist(ROWS[1:4]).schema
+    with pytest.raises(RowFormatError, match=r"the schema has 'larf_issue', and .* prefix=scorer.prefix"):
+        table_of(documents, scored_schema(source, tiny_scorer.spec))
+    assert table_of(documents, source).schema == source, "who asks for no score gets none"
+    several = list(LARFAnnotator(tiny_scorer).run(iter(documents)))
+    assert table_of(several, scored_schema(source, tiny_scorer.spec))["larf_score"].null_count == 0
 
 
 @pytest.mark.parametrize("carried", [True, False])

@@ -36,7 +36,10 @@ from larf_curate.scoring.margin import find_refusals, margin
 from larf_curate.sources.files import open_source
 from larf_curate.validation import audit_statistics
 from larf_curate.validation.audit import audit, audit_run
+from larf_curate.validation.audit_request import asked_of
 from larf_curate.validation.audit_result import AUDIT, Audit, Baseline, Relation
+from larf_curate.validation.audit_sample import candidates_of
+from larf_curate.validation.audit_scores import draw_audit_sample, sample_scores
 from larf_curate.validation.audit_statistics import Statistic, spearman
 from larf_curate.validation.audit_words import finding_of, score_verdict
 
@@ -248,10 +251,12 @@ def test_a_score_that_was_fitted_on_the_same_prompts_is_told_from_one_that_was_n
 @pytest.mark.usefixtures("few_resamples")
 def test_a_scored_file_says_which_prompts_its_scores_were_fitted_on(make_run, rows, influence, refusing_model):
     texts = [{"question": row["question"], "answer": row["answer"]} for row in rows[:36]]
-    run = make_run(texts, influence.scorer.score(texts).tolist(), scorer=influence.scorer.spec)
-    for scored in (run, run.with_suffix(".parquet")):
-        assert "by construction" in audit(scored, rows=30, model=refusing_model, prompts=PROMPTS).verdict
-        assert "by construction" not in audit(scored, rows=30, model=refusing_model, prompts=PROMPTS[::-1]).verdict
+    scores = influence.scorer.score(texts).tolist()
+    run = make_run(texts, scores, scorer=influence.scorer.spec)
+    beside = make_run(texts, scores, scorer=influence.scorer.spec, prefix="mine", name="beside")
+    for asked in ((run,), ("mine_score", beside.with_suffix(".parquet"))):
+        assert "by construction" in audit(*asked, rows=30, model=refusing_model, prompts=PROMPTS).verdict
+        assert "by construction" not in audit(*asked, rows=30, model=refusing_model, prompts=PROMPTS[::-1]).verdict
 
 
 @pytest.mark.slow
@@ -488,6 +493,20 @@ def test_a_run_is_audited_with_what_it_removed(run, refusing_model, prompts_file
         assert any(line.name in shown and str(line.correlation) in shown for shown in lines), done.stdout
     assert str(found.agreement) in done.stdout
     assert found.verdict.split(":")[1].split("[")[0].strip() in " ".join(done.stdout.split())
+
+
+def test_the_threshold_of_a_result_is_that_of_the_score_that_decided(make_run, rows):
+    texts = [{"question": row["question"], "answer": row["answer"], "larf_score": row["larf_score"]} for row in rows]
+    home = make_run(texts, [-row["larf_score"] for row in rows], Threshold.drop_fraction(0.25), prefix="mine")
+    columns, _, data = asked_of(home, None)
+    assert columns == ["mine_score"]
+    both = [*columns, "larf_score"]
+    candidates = candidates_of(data, both)
+    sample = draw_audit_sample(candidates, columns, 40)
+    mine, other = sample_scores(candidates, both, [], None, sample, progress=False)
+    assert mine.threshold == Results.open(home).threshold.value
+    assert 7 <= mine.removed.sum() <= 13
+    assert (other.threshold, other.removed) == (None, None)
 
 
 @pytest.mark.slow
