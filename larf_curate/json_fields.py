@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 LONGEST = 20_000
 """Characters of a text: names, methods, findings. Only a chat template may be longer."""
 _DEEPEST = 12
+_LARGEST_FILE = 1 << 26  # bytes
 DEEPEST_VALUE = 100
 """How deep a value in a row may be nested: the functions that read, render and write it are recursive."""
 _LARGEST = 2**53  # whole numbers that every JSON reader keeps
@@ -46,6 +47,15 @@ def read_limited(path: Path, max_bytes: int) -> bytes:
     if len(content) > max_bytes:
         raise ValueError(f"{path.name} is longer than {max_bytes:,} bytes")
     return content
+
+
+def has_fields(path: Path, names: Iterable[str]) -> bool:
+    """Whether a file is one JSON object with fields of these names."""
+    try:
+        values = parse_json(read_limited(path, _LARGEST_FILE))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and values.keys() >= set(names)
 
 
 class Undecoded(str):

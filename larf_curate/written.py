@@ -1,7 +1,8 @@
-"""Which files of a directory were written here: nothing else is ever replaced or deleted.
+"""Which files were written here: nothing else is ever replaced or deleted.
 
-The record is a file in the directory itself, so that it goes where the directory goes. A name is recorded before a file
-of that name is written, so that a process that is killed in between leaves no file that the record does not name.
+A directory of results keeps a record of them: a file in the directory itself, so that it goes where the directory goes.
+A name is recorded before a file of that name is written, so that a process that is killed in between leaves no file
+that the record does not name. Elsewhere, a file is known by what it holds.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from .atomic import write_text
@@ -60,6 +61,41 @@ def claim(directory: Path, names: Iterable[str]) -> None:
             )
     if not before.issuperset(wanted):
         _write(directory, before.union(wanted))
+
+
+def refuse_other(path: Path, is_ours: Callable[[Path], bool]) -> None:
+    """Refuse to replace a file that was not written here. What lies there may be missing or empty.
+
+    Args:
+        path: where a file is about to be written.
+        is_ours: whether a file is an earlier one of the same kind, by what it holds.
+
+    Raises:
+        OutputError: something else lies there.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return
+    if not stat.S_ISREG(status.st_mode):
+        raise OutputError(f"{path} cannot be written: it is no plain file")
+    if status.st_size and not is_ours(path):
+        raise OutputError(
+            f"{path} is there, was not written by larf-curate, and is not replaced: move it, or choose another name"
+        )
+
+
+def claim_file(path: Path, is_ours: Callable[[Path], bool]) -> None:
+    """The same for a file that, if it goes into a directory of results, goes with them when they are replaced.
+
+    There its name is recorded, and it is replaced if it was. Arguments and errors as of `refuse_other`.
+    """
+    target = path.resolve()
+    home = next((parent for parent in target.parents if (parent / RECORD).is_file()), None)
+    if home is None:
+        refuse_other(path, is_ours)
+    else:
+        claim(home, [target.relative_to(home).as_posix()])
 
 
 def forget_missing(directory: Path, keep: Iterable[str] = ()) -> None:

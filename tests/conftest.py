@@ -202,7 +202,8 @@ def blank_pictures(blank_pictures_so_far: list[object], monkeypatch: pytest.Monk
 
     from larf_curate.publishing import plots
 
-    blank = b"\x89PNG\r\n\x1a\n" + b"blank" * 300  # as large as a small picture, for tests that ask for that
+    # Signed as `png_of` signs, and as large as a small picture, for tests that ask for that.
+    blank = b"\x89PNG\r\n\x1a\n" + b"Software\0larf-curate" + b"blank" * 300
     monkeypatch.setattr(plots, "_drawn", blank_pictures_so_far)
     monkeypatch.setattr(FigureCanvasAgg, "print_png", lambda _, out, **__: out.write(blank))
 

@@ -579,7 +579,7 @@ def test_ctrl_c_half_way_through_scoring(scorer, tmp_path):
     home.mkdir()
     rows = [{"question": f"q{i}", "answer": f"because {i} " + "word " * 20} for i in range(2_000)]
     data, out = jsonl(home / "rows.jsonl", rows), home / "out.jsonl"
-    out.write_text("old\n")
+    out.write_text(old := '{"larf_score": 0.5}\n')
     printed, errors = tmp_path / "printed.txt", tmp_path / "errors.txt"
     interrupt = partial(interrupt_once_written, home / ".out.jsonl.*")
     command = ("score", data, "--scorer", scorer, "--out", out)
@@ -587,7 +587,7 @@ def test_ctrl_c_half_way_through_scoring(scorer, tmp_path):
     told = [line for line in errors.read_text().splitlines() if line.strip() and not line.startswith("scoring: ")]
     assert told == ["larf-curate: interrupted; nothing was left half written"]
     assert printed.read_text() == ""
-    assert out.read_text() == "old\n"
+    assert out.read_text() == old
     assert sorted(path.name for path in home.iterdir()) == ["out.jsonl", "rows.jsonl"]
 
 

@@ -74,7 +74,7 @@ def audit(
         raise typer.BadParameter("say on which model damage is to be measured", param_hint="--model")
     if out is None and is_a_run:
         out = Path(data) / AUDIT
-    require_figures(out)
+    require_figures(out, "audit_version")
     reading = reading_of(format, columns, join)
     fitted = [LARFScorer.from_pretrained(name, format=reading) for name in scorer or ()]
     audited: Audit = measure(

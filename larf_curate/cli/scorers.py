@@ -146,7 +146,7 @@ def layers(
     from ..scoring.references import ReferenceSet
 
     judge = endpoint_judge(judge_url, judge_model, judge_key_env) or by_wording
-    require_figures(out)
+    require_figures(out, "profile_version")
     factors = _parse_scales(scales)
     with wrong_usage(ModelError, "--scales"):
         amplitudes(factors)

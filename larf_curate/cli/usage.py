@@ -15,11 +15,13 @@ import typer
 
 from ..atomic import require_writable
 from ..errors import DataError, LarfError, RowFormatError, ThresholdError
+from ..json_fields import has_fields
 from ..models.options import OPTIONS
 from ..progress import say, suggest
 from ..rows.formats import FORMATS, check_format
 from ..rows.reading import Reading, check_join, parse_columns
 from ..rows.score_columns import ColumnNames
+from ..written import claim_file
 
 if TYPE_CHECKING:
     from ..deciding.summary import Summary
@@ -125,15 +127,23 @@ def refuse_unscored(summary: Summary) -> None:
         say(summary.complaint)
 
 
-def require_figures(out: Path | None) -> None:
+def require_figures(out: Path | None, field: str) -> None:
     """Find out before the long work, not after it, that figures and a picture beside them cannot be written.
 
+    Args:
+        out: the file of figures.
+        field: one that earlier figures of this kind have.
+
     Raises:
-        OutputError: nothing can be written there.
+        OutputError: nothing can be written there, or a file of somebody else lies there.
     """
+    from ..publishing.drawing import is_our_picture
+
     require_json(out)
     if out is not None:
         require_writable(out)
+        claim_file(out, lambda file: has_fields(file, (field,)))
+        claim_file(out.with_suffix(".png"), is_our_picture)
 
 
 def require_json(out: Path | None) -> None:

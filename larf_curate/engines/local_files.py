@@ -21,14 +21,16 @@ from ..deciding.thresholds import Threshold
 from ..errors import DataError, OutputError
 from ..progress import progress, say
 from ..rows.notices import reading_note
-from ..rows.score_columns import PREFIX, ColumnNames
+from ..rows.score_columns import PREFIX, ColumnNames, score_columns
 from ..scoring.columns import scores_of
 from ..scoring.quantile_levels import SUMMARY_LEVELS
 from ..scoring.scorer import LARFScorer
 from ..scoring.weights import WeightRange
+from ..sources.files import open_source
 from ..sources.json_values import rows_of, text_columns
 from ..sources.tables import ROWS_AT_ONCE, Source, by_split, require_splits
 from ..sources.writing import TableWriter, refuse_own_source, write_directory, write_file
+from ..written import refuse_other
 from .outcome_files import OutcomeFiles
 
 
@@ -47,9 +49,12 @@ def score_file(source: Source, scorer: LARFScorer, out: str | Path) -> Summary:
         RowFormatError: the source's columns fit no format, or one that would be replaced is the user's own.
         ModelError: the scorer's model cannot be loaded or used.
         DataError: the source cannot be read.
-        OutputError: `out` cannot be written. Whatever is raised, `out` is left as it was before.
+        OutputError: `out` cannot be written, or is a file that holds no scored rows. Whatever is raised, `out` is left
+            as it was before.
     """
     refuse_own_source(source, Path(out))
+    if not source.splits:
+        refuse_other(Path(out), _holds_scores)
     row_format = scorer.row_format(source.schema.names)
     if note := reading_note(row_format, source.schema.names, text_columns(source.schema)):
         say(note)
@@ -74,6 +79,14 @@ def score_file(source: Source, scorer: LARFScorer, out: str | Path) -> Summary:
         references=scorer.spec.quantiles,
     )
     return replace(summary, prefix=scorer.prefix)
+
+
+def _holds_scores(path: Path) -> bool:
+    """Whether a file holds scored rows, which may be replaced; a file that cannot be read holds something else."""
+    try:
+        return bool(score_columns(open_source(str(path)).schema.names))
+    except DataError:
+        return False
 
 
 @contextmanager

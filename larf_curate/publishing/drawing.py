@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, which colour-blind people tell apart; the shapes differ too.
 KEPT, REMOVED, LINE = "#0072B2", "#D55E00", "#333333"
+_SOFTWARE = "larf-curate"  # in the file of every picture
 UNSAFE, SAFE = "#AA3377", "#009E73"
 _STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs, and bytes, everywhere
@@ -69,6 +71,15 @@ def pictures(count: int, height: float = 4.2) -> Iterator[tuple[Figure, list[Axe
         yield figure, panels
 
 
+def is_our_picture(path: Path) -> bool:
+    """Whether a file is a picture that `png_of` has made."""
+    try:
+        with path.open("rb") as file:
+            return f"Software\0{_SOFTWARE}".encode() in file.read(256)
+    except OSError:
+        return False
+
+
 def png_of(figure: Figure) -> bytes:
     """The picture as a PNG file; equal pictures give equal bytes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -76,5 +87,5 @@ def png_of(figure: Figure) -> bytes:
     out = io.BytesIO()
     warnings.filterwarnings("ignore", "Glyph")  # a name in a script that the font lacks shows as boxes
     canvas: Any = FigureCanvasAgg(figure)
-    canvas.print_png(out, metadata={"Software": None})  # print_figure would lay it out once more
+    canvas.print_png(out, metadata={"Software": _SOFTWARE})  # print_figure would lay it out once more
     return out.getvalue()

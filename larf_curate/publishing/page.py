@@ -17,7 +17,7 @@ from ..deciding.ranking import quantiles
 from ..deciding.results import Results
 from ..inert import visible
 from ..scoring.excerpts import signed
-from ..written import claim
+from ..written import claim_file
 from .build_report import build_report
 from .excerpts import highest_rows, own_columns
 from .plots import draw_plots
@@ -72,13 +72,19 @@ def write_page(directory: str | Path, out: str | Path, report: Report | None = N
         report: the report of the run, if it has been built already.
 
     Raises:
-        DataError: there is no finished run. OutputError: `out` cannot be written.
+        DataError: there is no finished run. OutputError: `out` cannot be written, or is a file of somebody else.
     """
-    results, home = Results.open(directory), Path(directory).resolve()
-    target = Path(out).resolve()
-    if home in target.parents:  # with its results, it is replaced by those of another threshold
-        claim(home, [target.relative_to(home).as_posix()])
+    results = Results.open(directory)
+    claim_file(Path(out), _is_page)
     write_bytes(Path(out), render_page(results, report or build_report(results)).encode())
+
+
+def _is_page(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return b"<title>What larf-curate removed" in file.read(1024)
+    except OSError:
+        return False
 
 
 def render_page(results: Results, report: Report) -> str:

@@ -10,14 +10,16 @@ from ..validation.results import ArmResult, Validation
 from ..validation.words import BINS
 from .drawing import KEPT, LINE, REMOVED, Plot, picture, png_of
 
+_ARMS, _BINS = NAMES = ("validation-arms.png", "validation-bins.png")
+"""The files of all pictures that there can be."""
 _TOUCHED = ("removed", "bin5")
 
 
 def draw_validation(validation: Validation) -> tuple[Plot, ...]:
     """Draw `validation-arms.png`, and `validation-bins.png` where the five bins were trained."""
-    plots = [Plot("validation-arms.png", "Log-odds of refusing after training on each arm", _arms(validation))]
+    plots = [Plot(_ARMS, "Log-odds of refusing after training on each arm", _arms(validation))]
     if validation.trend is not None:
-        plots.append(Plot("validation-bins.png", "Log-odds of refusing by fifth of the scores", _bins(validation)))
+        plots.append(Plot(_BINS, "Log-odds of refusing by fifth of the scores", _bins(validation)))
     return tuple(plots)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..atomic import require_writable, write_bytes, write_text
-from ..validation.results import VALIDATION, Validation
-from ..written import claim
-from .validation_plots import draw_validation
+from ..validation.results import VALIDATION, Validation, is_validation
+from ..written import claim, claim_file
+from .drawing import is_our_picture
+from .validation_plots import NAMES, draw_validation
 from .write_report import PLOTS
 
 
@@ -18,9 +19,12 @@ def require_places(run: Path, out: Path | None) -> None:
         OutputError: as for `write_validation`.
     """
     claim(run, {VALIDATION})
-    for path in (run / VALIDATION, out):
-        if path is not None:
-            require_writable(path)
+    require_writable(run / VALIDATION)
+    if out is not None:
+        require_writable(out)
+        claim_file(out, is_validation)
+        for name in NAMES:
+            claim_file(_beside(out, name), is_our_picture)
 
 
 def write_validation(validation: Validation, run: str | Path | None, out: Path | None = None) -> tuple[Path, ...]:
@@ -48,9 +52,16 @@ def write_validation(validation: Validation, run: str | Path | None, out: Path |
         written += [home / VALIDATION, *(home / PLOTS / plot.name for plot in plots)]
     if out is not None:
         for plot in plots:
-            picture = out.with_name(f"{out.stem}-{plot.name.removeprefix('validation-')}")
+            picture = _beside(out, plot.name)
+            claim_file(picture, is_our_picture)
             write_bytes(picture, plot.png)
             written.append(picture)
+        claim_file(out, is_validation)
         write_text(out, validation.to_json())
         written.insert(0, out)
     return tuple(written)
+
+
+def _beside(out: Path, plot: str) -> Path:
+    """The picture of a plot beside a file of figures."""
+    return out.with_name(f"{out.stem}-{plot.removeprefix('validation-')}")

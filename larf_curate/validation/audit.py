@@ -21,6 +21,7 @@ from ..rows.turns import Conversation
 from ..scoring.columns import SCORE
 from ..scoring.margin import Refusals, find_refusals, require_gradients
 from ..scoring.model_check import check_losses
+from ..written import claim
 from .audit_cache import AuditCache
 from .audit_damage import find_halves, measure_damage
 from .audit_figures import build_audit
@@ -115,6 +116,7 @@ def audit_run(
     known = audit_of_run(home)
     if known is not None and known.request == request.digest:
         return known
+    claim(home, {AUDIT})
     measured = audit(SCORE, home, model=model, rows=rows, prompts=prompts, progress=progress, **options)
     write_text(home / AUDIT, measured.to_json())
     return measured

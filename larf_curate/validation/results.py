@@ -13,7 +13,7 @@ from ..deciding.layout import SUMMARY, without_directories
 from ..deciding.results import run_digest
 from ..errors import DataError, one_line
 from ..inert import html_table
-from ..json_fields import parse_json
+from ..json_fields import has_fields, parse_json
 from ..scoring.public_names import public_id
 from ..typed_records import record_of
 from .bootstrap import Figure
@@ -168,6 +168,11 @@ class ValidationRecord:
     answer_tokens: int
     seconds: Mapping[str, float]
     packages: Mapping[str, str]
+
+
+def is_validation(path: Path) -> bool:
+    """Whether a file holds the result of a validation."""
+    return has_fields(path, ("arms", "judges", "record"))
 
 
 @dataclass(frozen=True, repr=False)

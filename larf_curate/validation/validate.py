@@ -10,10 +10,11 @@ from ..deciding.datasets import Parts
 from ..errors import DataError
 from ..models.options import FitOptions, ModelOptions
 from ..progress import say
+from ..written import claim_file
 from .plan import memory_shortage
 from .processes import processes
 from .request import ValidationRequest
-from .results import Validation
+from .results import Validation, is_validation
 from .run import run_validation
 from .scored_rows import ScoredRows
 from .settings import COMPARING, AskingSettings, ComparingSettings, TrainingSettings, ValidateOptions
@@ -76,6 +77,7 @@ def validate(
     file = Path(out) if out is not None and processes().is_first else None
     if file is not None:
         require_writable(file)
+        claim_file(file, is_validation)
     if (shortage := memory_shortage(request)) is not None:
         say(shortage)
     validation = run_validation(request)

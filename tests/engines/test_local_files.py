@@ -356,7 +356,8 @@ def test_a_result_can_be_the_source_of_another(tmp_path):
 
 def test_a_run_that_fails_half_way_leaves_the_old_file(few_at_once, tiny_scorer, tmp_path, monkeypatch):
     out = tmp_path / "scored.parquet"
-    out.write_bytes(b"old")
+    pq.write_table(pa.table({"larf_score": [0.5]}), out)
+    old = out.read_bytes()
     calls = iter(range(100))
     annotate = type(tiny_scorer).annotate
 
@@ -368,7 +369,7 @@ def test_a_run_that_fails_half_way_leaves_the_old_file(few_at_once, tiny_scorer,
     monkeypatch.setattr(type(tiny_scorer), "annotate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         score_file(open_source(write_rows(tmp_path / "in.jsonl")), tiny_scorer, out)
-    assert out.read_bytes() == b"old"
+    assert out.read_bytes() == old
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "scored.parquet"]
 
 

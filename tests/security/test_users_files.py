@@ -13,12 +13,14 @@ from support.commands import larf
 from support.made_runs import sample_rows
 
 from larf_curate import Recipe, Threshold
+from larf_curate.cli.usage import require_figures
 from larf_curate.deciding.layout import OUTCOMES, SOURCE_ROWS, SUMMARY
 from larf_curate.deciding.results import Results
 from larf_curate.engines.local_files import score_file, split_file
 from larf_curate.errors import DataError, OutputError
 from larf_curate.publishing.page import write_page
 from larf_curate.publishing.write_report import write_report
+from larf_curate.publishing.write_validation import require_places
 from larf_curate.runs.rundir import OWN, locked, move_results_into_place
 from larf_curate.sources.files import open_source
 from larf_curate.written import RECORD
@@ -172,6 +174,60 @@ def test_a_report_replaces_no_file_of_somebody_else(plain_run: Path, name: str) 
     with pytest.raises(OutputError, match="was not written by larf-curate"):
         write_page(plain_run, plain_run / name) if name == "page.html" else write_report(plain_run)
     assert (plain_run / name).read_text() == MINE
+
+
+# Single files --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl", "csv"])
+def test_scores_replace_no_rows_without_scores(tmp_path: Path, tiny_scorer, ending: str) -> None:
+    source, out = tmp_path / "rows.jsonl", tmp_path / f"out.{ending}"
+    source.write_text('{"prompt": "Say this", "completion": "Good day."}\n')
+    out.touch()  # as by mktemp
+    for _ in range(2):  # scored rows are replaced
+        score_file(open_source(str(source)), tiny_scorer, out)
+    mine = {
+        "parquet": lambda: pq.write_table(pa.table({"prompt": ["a"], "completion": ["b"]}), out),
+        "jsonl": lambda: out.write_text('{"prompt": "a", "completion": "b"}\n'),
+        "csv": lambda: out.write_text("prompt,completion\na,b\n"),
+    }
+    for write in (mine[ending], lambda: out.write_text(MINE)):
+        write()
+        before = everything(tmp_path)
+        with pytest.raises(OutputError, match="was not written by larf-curate, and is not replaced"):
+            score_file(open_source(str(source)), tiny_scorer, out)
+        assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["found.json", "found-arms.png"])
+def test_a_validation_is_written_over_nothing_else(tmp_path: Path, plain_run: Path, name: str) -> None:
+    (tmp_path / name).write_text(MINE)
+    with pytest.raises(OutputError, match="was not written by larf-curate, and is not replaced"):
+        require_places(plain_run, tmp_path / "found.json")
+    assert (tmp_path / name).read_text() == MINE
+
+
+def test_a_page_replaces_only_an_earlier_page(tmp_path: Path, plain_run: Path) -> None:
+    page = tmp_path / "index.html"
+    for _ in range(2):
+        write_page(plain_run, page)
+    page.write_text(MINE)
+    with pytest.raises(OutputError, match="was not written by larf-curate, and is not replaced"):
+        write_page(plain_run, page)
+    assert page.read_text() == MINE
+
+
+def test_figures_among_results_go_with_them(tmp_path: Path) -> None:
+    scored, out = scored_rows(tmp_path / "scored.parquet"), tmp_path / "out"
+    split_file(open_source(str(scored)), Threshold.drop_top(1), out)
+    require_figures(out / "audit.json", "audit_version")
+    for name in ("audit.json", "audit.png"):
+        (out / name).write_text("figures")
+    split_file(open_source(str(scored)), Threshold.drop_top(2), out)
+    assert not (out / "audit.json").exists()
+    (out / "audit.json").write_text(MINE)
+    with pytest.raises(OutputError, match=r"audit\.json was not written by larf-curate"):
+        require_figures(out / "audit.json", "audit_version")
 
 
 # Runs ----------------------------------------------------------------------------------------------------------------
