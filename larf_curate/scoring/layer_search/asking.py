@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ...answering.judges import Judge, by_wording, judge_all
 from ...answering.prompts import prompt_tokens
 from ...cache import cache_directory
-from ...digests import digest_of_texts
+from ...digests import digest_of_function, digest_of_texts
 from ...encoding.encoder import Encoder
 from ...encoding.threads import map_in_threads
 from ...progress import progress as show_progress
@@ -66,6 +66,7 @@ class Asking:
         ids = prompt_tokens(encoder.renderer, prompts)
         self._ids = [ids[number] for number in self._order]
         depends_on = [VERSION, self.loaded.version, self.loaded.dtype_name, max_new_tokens, self.judge_name]
+        depends_on += [digest_of_function(judge)] if judge is not by_wording else []  # two lambdas have one name
         depends_on += [digest_of_texts(list(prompts)), encoder.renderer.template_digest]
         key = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:32]
         path = None if resume is None else Path(resume)

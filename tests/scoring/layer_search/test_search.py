@@ -384,6 +384,15 @@ def test_separation_is_cohen_s_d_of_pairs_that_the_score_was_not_fitted_on(
     assert separation(encoder, ReferenceSet(held)) == pytest.approx(expected, rel=1e-3)
 
 
+def test_another_judge_of_the_same_name_judges_anew(tiny_model: Path, tmp_path: Path, search: Any) -> None:
+    options: dict[str, Any] = {"blocks": [0], "scales": (0.9, 1.1), "max_new_tokens": 1, "resume": tmp_path / "file"}
+    refused = [
+        search(tiny_model, prompts=PROMPTS[:3], judge=judge, **options).blocks[0].refusals
+        for judge in (lambda *_: True, lambda *_: False)
+    ]
+    assert refused[0] != refused[1]
+
+
 def test_other_references_are_located_anew_and_a_prompt_that_comes_twice_is_asked_once(
     tiny_model: Path, references_file: Path, tmp_path: Path, search: Any
 ) -> None:
