@@ -131,6 +131,7 @@ def test_a_second_score_gets_a_prefix_and_may_decide(scorer, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_recipe_takes_the_same_keys(scorer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mine = {"mine_score": 0.1, "mine_tokens": 2**40, "mine_issue": "truncated"}  # of another score: columns like any

@@ -17,7 +17,7 @@ def larf(*arguments: object) -> Finished:
     return commands.larf(*arguments, env={"COLUMNS": "120"})
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("blank_pictures")
 def test_report(plain_run, tmp_path):
     done = larf("report", plain_run, "--html", tmp_path / "page.html")
     assert done.returncode == 0, done.stderr

@@ -54,6 +54,7 @@ def test_rows_that_were_cut_short_or_lost_are_split_again(
     assert pq.read_table(path).equals(whole)
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_finished_run_that_cannot_be_written_shows_its_result(
     recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

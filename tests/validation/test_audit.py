@@ -16,6 +16,7 @@ from datasets import Dataset, DatasetDict
 from scipy import stats
 from support.commands import larf
 from support.made_runs import SCORER
+from support.models import short_sample_rows
 
 import larf_curate
 from larf_curate import LarfError, LARFScorer, Recipe, Threshold
@@ -93,7 +94,8 @@ def influence(rows, refusing_model) -> Influence:
     load = runtime.load_model
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runtime, "load_model", lambda *arguments: loaded.append(arguments) or load(*arguments))
-        scorer = LARFScorer.fit(refusing_model, formula="influence", prompts=PROMPTS, progress=False)
+        with short_sample_rows():
+            scorer = LARFScorer.fit(refusing_model, formula="influence", prompts=PROMPTS, progress=False)
         found = audit(scorer, rows, rows=40, prompts=PROMPTS)
         return Influence(scorer, found, len(loaded))
 
@@ -510,7 +512,7 @@ def test_the_threshold_of_a_result_is_that_of_the_score_that_decided(make_run, r
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("few_resamples")
+@pytest.mark.usefixtures("few_resamples", "blank_pictures")
 def test_report_card_and_page_hold_the_audit_until_the_result_changes(
     run, refusing_model, make_run, rows, tmp_path, monkeypatch
 ):
@@ -588,7 +590,7 @@ def test_the_command_names_what_is_wrong(run, rows, tiny_model, refusing_model, 
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("few_resamples")
+@pytest.mark.usefixtures("few_resamples", "blank_pictures")
 def test_several_columns_and_a_scorer_in_a_file_of_the_users(planted, refusing_model, references_file, tmp_path):
     Dataset.from_list(planted).to_json(tmp_path / "rows.jsonl")
     LARFScorer.fit(refusing_model, 1, references=references_file, progress=False).save_pretrained(tmp_path / "scorer")
@@ -607,7 +609,7 @@ def test_several_columns_and_a_scorer_in_a_file_of_the_users(planted, refusing_m
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("few_resamples")
+@pytest.mark.usefixtures("few_resamples", "blank_pictures")
 def test_a_recipe_audits_its_run(rows, refusing_model, references_file, tmp_path, capfd):
     Dataset.from_list([{"question": row["question"], "answer": row["answer"]} for row in rows]).to_parquet(
         tmp_path / "rows.parquet"
