@@ -26,7 +26,7 @@ UNSAFE = [{"prompt": prompt, "completion": COMPLIANCE, "origin": "unsafe"} for p
 HARMLESS = [{"prompt": prompt, "completion": "1. First item", "origin": "harmless"} for prompt in ORDINARY]
 SAFE = [{"prompt": prompt, "completion": REFUSAL} for prompt in HARMFUL[1::2]]
 SAFE += [{"prompt": prompt.replace("one", "a"), "completion": "1. First item"} for prompt in ORDINARY]
-QUICK = ["--epochs", "12", "--learning-rate", "2e-2", "--batch-rows", "4"]
+QUICK = ["--epochs", "12", "--learning-rate", "4e-2", "--batch-rows", "8"]
 
 
 @pytest.fixture(scope="module")

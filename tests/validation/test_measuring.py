@@ -31,6 +31,8 @@ from larf_curate.validation.settings import AskingSettings, ComparingSettings, T
 from larf_curate.validation.study import SpareModel, prepare
 from larf_curate.validation.untrained_on import prompts_of, untrained_rows
 
+pytestmark = pytest.mark.usefixtures("few_choices")
+
 PROMPTS = ValidationPrompts(
     tuple(HARMFUL[:16]), tuple(ORDINARY), ("Name one thing.",), (RefusalChoice("Why?", "I won't.", "So."),), "given"
 )
@@ -120,9 +122,9 @@ def test_a_model_in_another_precision_is_read_anew(loaded, taught_model):
 
 def test_an_arm_after_one_that_was_asked_is_trained_as_it_is_alone(scored_run, taught_model, tmp_path):
     """The spare model has been asked, and may not carry anything of that into the training."""
-    request = request_for(scored_run, taught_model, tmp_path / "first", arms=["removed", "random"])
+    request = request_for(scored_run, taught_model, tmp_path / "first")
     _, measured = measure_models(request)
-    resumed = request_for(scored_run, taught_model, tmp_path / "second", arms=["removed", "random"])
+    resumed = request_for(scored_run, taught_model, tmp_path / "second")
     prepare(resumed, finished_arms(resumed))  # as if it had been killed here: nothing is asked of the model any more
     _, again = measure_models(resumed)
     for one, other in zip(measured, again, strict=True):

@@ -280,7 +280,7 @@ def test_every_remedy_runs_as_an_arm(scored_run, taught_model, tiny_model, tmp_p
         seeds=1,
         asking=AskingSettings(prompts=HARMFUL[:16], most_prompts=16, answer_tokens=8),
         base_model=str(tiny_model),
-        training=TrainingSettings(rank=2, learning_rate=5e-3, epochs=2, batch_rows=4),
+        training=TrainingSettings(rank=2, learning_rate=5e-3, epochs=1, batch_rows=4),
         work=tmp_path / "work",
         device="cpu",
     )

@@ -15,6 +15,8 @@ from larf_curate.validation.results import Validation
 from larf_curate.validation.settings import AskingSettings, TrainingSettings
 from larf_curate.validation.validate import validate
 
+pytestmark = pytest.mark.usefixtures("few_choices")
+
 SETTINGS = TrainingSettings(rank=2, learning_rate=2e-3, epochs=1, batch_rows=4)
 FIGURES = ["margin", "refused", "answered", "incoherent", "over_refusal", "usefulness", "coherent", "choice"]
 
@@ -48,7 +50,6 @@ def no_english(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("few_choices")
 def test_killed_half_way_and_gone_on_with(scored_run, taught_model, tmp_path, monkeypatch, no_english):
     trained: list[str] = []
     train_arm = running.train_arm
