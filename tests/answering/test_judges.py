@@ -53,6 +53,12 @@ def test_most_refusals_and_plain_compliances_are_settled_early() -> None:
     assert settled("Well") is None
 
 
+def test_capitals_refuse_as_small_letters_do() -> None:
+    for answer, _ in LABELLED:
+        assert refuses(answer.upper()) == refuses(answer.lower()) == refuses(answer), answer
+    assert refuses("\u0130'm sorry, but \u0131 can't help.")  # of a Turkish keyboard
+
+
 def test_nothing_refuses() -> None:
     assert not refuses("")
     assert not refuses("   \n")
