@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast, get_args
 
+from ..cache import register
 from ..errors import LarfError, MissingExtraError, ModelError, one_line
 from ..progress import detail, downloads_shown, quiet
 from . import quantising
@@ -212,11 +213,12 @@ def _read_weights(
         ModelError: weights are missing.
     """
     # An adapter's weights are named after the whole model with its head, so it needs that one around the decoder.
-    empty = _without_weights(options, source, config, with_head=with_head or source.adapter is not None)
-    path = path_of_blocks(empty, blocks[1])
-    model_class: Any = with_blocks(type(empty), path, blocks[0]) if blocks[0] < blocks[1] else type(empty)
+    whole, path, config_class = _architecture(
+        options, source, config, blocks[1], with_head=with_head or source.adapter is not None
+    )
+    model_class: Any = with_blocks(whole, path, blocks[0]) if blocks[0] < blocks[1] else whole
     # The class of a text model may take the text's part of a config.
-    own = config if type(empty.config) is type(config) else config.get_text_config(decoder=True)
+    own = config if config_class is type(config) else config.get_text_config(decoder=True)
     arguments = {"config": own, "dtype": dtype, **source.arguments, **on_device}
     with downloads_shown():
         model, report = model_class.from_pretrained(source.path, output_loading_info=True, **arguments)
@@ -232,6 +234,27 @@ def _read_weights(
             f"{options.model} lacks {len(missing)} of its weights (first: {min(missing)}); they would be random numbers"
         )
     return model, path
+
+
+_architectures: dict[tuple[str, str, str, bool], tuple[Any, str, type]] = {}
+"""What `_architecture` gives, for the files and versions that this process has loaded."""
+register(_architectures.clear)
+
+
+def _architecture(
+    options: ModelOptions, source: ModelFiles, config: Any, blocks: int, *, with_head: bool
+) -> tuple[Any, str, type]:
+    """The class of a model, the name of the list of its blocks, and the class of its config.
+
+    They are asked of the whole model without numbers in it, which takes a sixth of the time in which a small model is
+    loaded; so they are kept, but for a model with code of its own.
+    """
+    key = (source.path, source.version, str(sorted(source.arguments.items())), with_head)
+    if key in _architectures and not options.trust_remote_code:
+        return _architectures[key]
+    empty = _without_weights(options, source, config, with_head=with_head)
+    _architectures[key] = type(empty), path_of_blocks(empty, blocks), type(empty.config)
+    return _architectures[key]
 
 
 def _without_weights(options: ModelOptions, source: ModelFiles, config: Any, *, with_head: bool) -> Any:

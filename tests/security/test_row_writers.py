@@ -142,7 +142,6 @@ def conversation_of_calls(count: int) -> list[dict[str, Any]]:
     return [{"role": "user", "content": "q"}, turn, *results, {"role": "assistant", "content": "done"}]
 
 
-@pytest.mark.slow
 def test_many_calls_take_as_long_as_few(monkeypatch: pytest.MonkeyPatch) -> None:
     def measured(count: int) -> float:
         return seconds(lambda _: turns_of(conversation_of_calls(count)), "")
