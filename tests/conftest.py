@@ -111,6 +111,19 @@ def tiny_scorer(tiny_model: Path, references_file: Path):
     return LARFScorer.fit(str(tiny_model), [1, 3], references=references_file)
 
 
+@pytest.fixture(scope="module")
+def no_row_is_run():
+    """Scorers give each row a score that its tokens alone decide, and run no row through their model.
+
+    For files whose tests look at what becomes of rows and their scores, and not at the scores; see
+    `support.models.states_of_tokens`.
+    """
+    from support.models import states_of_tokens
+
+    with states_of_tokens():
+        yield
+
+
 @pytest.fixture
 def short_sample():
     """Fits of `influence` find how well their rank does on 12 short rows, not on 48 that take two seconds."""

@@ -22,6 +22,8 @@ from larf_curate.answering.prompts import harmful_requests
 from larf_curate.validation.results import Validation
 from larf_curate.validation.validate import validate
 
+pytestmark = pytest.mark.usefixtures("no_row_is_run")
+
 ROOT = Path(__file__).parents[1]
 FENCED = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 RUN = ("audit", "datatrove", "influence", "layers", "performance", "publishing", "recipes", "references", "remedies")

@@ -14,6 +14,8 @@ from support.commands import Finished, larf
 from larf_curate import LARFScorer
 from larf_curate.recipe.recipe import Recipe
 
+pytestmark = pytest.mark.usefixtures("no_row_is_run")
+
 ROW = {"instruction": "Add.", "input": "1 2", "output": "3"}
 
 

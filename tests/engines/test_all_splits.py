@@ -25,7 +25,7 @@ from larf_curate.recipe.recipe import Recipe
 from larf_curate.scoring.excerpts import signed
 from larf_curate.sources.files import open_source
 
-pytestmark = pytest.mark.usefixtures("blank_pictures")
+pytestmark = pytest.mark.usefixtures("no_row_is_run", "blank_pictures")
 SIZES = {"train_sft": 30, "test_sft": 12, "train_gen": 7}
 """Splits whose names only `data/NAME-00000-of-00001` tells apart; in this order."""
 

@@ -21,6 +21,8 @@ from larf_curate.models import devices
 from larf_curate.scoring import scorer as scorer_module
 from larf_curate.scoring.plain_rows import plain_row
 
+pytestmark = pytest.mark.usefixtures("no_row_is_run")
+
 COUNT = 5
 
 

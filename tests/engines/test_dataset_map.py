@@ -11,6 +11,8 @@ from larf_curate import score_dataset
 from larf_curate.engines.dataset_map import larf_features
 from larf_curate.errors import RowFormatError
 
+pytestmark = pytest.mark.usefixtures("no_row_is_run")
+
 FEATURES = Features(
     {
         "question": Value("large_string"),

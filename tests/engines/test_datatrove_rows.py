@@ -36,6 +36,8 @@ from larf_curate.engines.datatrove_rows import (
 )
 from larf_curate.sources.files import open_source
 
+pytestmark = pytest.mark.usefixtures("no_row_is_run")
+
 TALK = {"question": ["q1", "q2", "q3"], "answer": ["a", None, "c"]}
 SCHEMA = pa.schema([("question", pa.string()), ("answer", pa.string())])
 MOMENT = 1_700_000_000_123_456_789

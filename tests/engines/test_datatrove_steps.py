@@ -46,6 +46,8 @@ from larf_curate.scoring.scores import Scores
 from larf_curate.scoring.separation import reference_quantiles
 from larf_curate.sources.files import open_source
 
+pytestmark = pytest.mark.usefixtures("no_row_is_run")
+
 LARF = ["larf_score", "larf_score_l1", "larf_score_l3", "larf_tokens", "larf_issue"]
 WORDS = ["bread", "salt", "river", "lamp", "cedar", "violin", "anchor", "maple", "copper", "lantern"]
 SHORT = {4, 21}

@@ -24,6 +24,8 @@ from larf_curate.sources import json_files
 from larf_curate.sources.files import open_source
 from larf_curate.written import RECORD
 
+pytestmark = pytest.mark.usefixtures("no_row_is_run")
+
 LARF = ["larf_score", "larf_score_l1", "larf_score_l3", "larf_tokens", "larf_issue"]
 WORDS = ["bread", "salt", "river", "lamp", "cedar", "violin", "anchor", "maple", "copper", "lantern"]
 

@@ -18,6 +18,8 @@ from larf_curate.engines.local_files import score_file, split_file
 from larf_curate.recipe.recipe import Recipe
 from larf_curate.sources.files import open_source
 
+pytestmark = pytest.mark.usefixtures("no_row_is_run")
+
 
 def loaded(path: Path, cache: Path) -> list[dict]:
     files = {"data_files": str(path)} if path.is_file() else {}

@@ -12,6 +12,8 @@ from support.made_runs import sample_rows
 from larf_curate import LARFScorer
 from larf_curate.publishing.report import Report
 
+pytestmark = pytest.mark.usefixtures("no_row_is_run")
+
 
 def larf(*arguments: object) -> Finished:
     return commands.larf(*arguments, env={"COLUMNS": "120"})

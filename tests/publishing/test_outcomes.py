@@ -18,6 +18,8 @@ from larf_curate.publishing.push_run import push_run
 from larf_curate.publishing.write_report import write_report
 from larf_curate.pushing import Destination
 
+pytestmark = pytest.mark.usefixtures("no_row_is_run")
+
 ROWS = [{"prompt": f"q{number}", "completion": "a " * (number + 1), "kind": "ab"[number % 2]} for number in range(40)]
 SCORED = [number / 100 for number in range(40)]
 NONE = [None] * 40

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,9 @@ from larf_curate import LARFScorer, Recipe
 from larf_curate.deciding.layout import OUTCOMES, SOURCE_ROWS, SUMMARY
 from larf_curate.deciding.results import Results
 from larf_curate.deciding.summary import Summary
-from larf_curate.encoding.encoder import Encoder, States
 from larf_curate.runs import driver
-from larf_curate.scoring.state_measure import StateMeasure
+
+pytestmark = pytest.mark.usefixtures("no_row_is_run")  # what is scored again matters here, and not by what
 
 Rows = list[dict[str, object]]
 
@@ -70,33 +70,6 @@ def scorer(tiny_scorer: LARFScorer, tmp_path_factory: pytest.TempPathFactory) ->
     home = tmp_path_factory.mktemp("scorer") / "scorer"
     tiny_scorer.save_pretrained(home)
     return str(home)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_row_is_run():
-    """Each row has a state that only its tokens decide, as from a model, at once: what is scored matters, not by what.
-
-    The scorer's own model is loaded and checked as ever.
-    """
-
-    def encode(encoder: Encoder, ids: Sequence[list[int]], layers: Sequence[int], progress=None) -> States:
-        shape = (len(layers), encoder.loaded.hidden_size)
-        values = [np.random.default_rng(row).normal(size=shape) for row in ids]
-        if progress is not None:
-            progress(len(ids))
-        states = np.array(values, np.float32).reshape(len(ids), *shape)
-        return States(states, [None] * len(ids), [len(row) for row in ids], "at once")
-
-    score = StateMeasure.score
-
-    def score_at_once(measure: StateMeasure, *arguments):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Encoder, "encode", encode)
-            return score(measure, *arguments)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(StateMeasure, "score", score_at_once)
-        yield
 
 
 @pytest.fixture(scope="module")

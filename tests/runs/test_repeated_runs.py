@@ -15,6 +15,8 @@ from larf_curate.encoding import encoder
 from larf_curate.errors import OutputError
 from larf_curate.runs import driver
 
+pytestmark = pytest.mark.usefixtures("no_row_is_run")
+
 
 @pytest.fixture
 def recipe(tiny_scorer, tmp_path: Path):

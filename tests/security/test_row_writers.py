@@ -26,6 +26,8 @@ from larf_curate.rows.formats import resolve_format
 from larf_curate.rows.turns import turns_of
 from larf_curate.sources.json_values import array_of, rows_of
 
+pytestmark = pytest.mark.usefixtures("no_row_is_run")
+
 # Scores that are none ------------------------------------------------------------------------------------------------
 
 NO_SCORES = {

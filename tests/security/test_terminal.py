@@ -24,6 +24,8 @@ from larf_curate.publishing.build_report import build_report
 from larf_curate.pushing import Pushed
 from larf_curate.scoring.excerpts import Excerpt
 
+pytestmark = pytest.mark.usefixtures("no_row_is_run")
+
 ACTING = "\x1b]0;own\x07\x1b[2J[red]m[/red][/][link=file:///x]\u202eback\u200b\x9b31m"
 
 

@@ -25,7 +25,7 @@ from larf_curate.runs.rundir import OWN, locked, move_results_into_place
 from larf_curate.sources.files import open_source
 from larf_curate.written import RECORD
 
-pytestmark = pytest.mark.usefixtures("blank_pictures")
+pytestmark = pytest.mark.usefixtures("no_row_is_run", "blank_pictures")
 MINE = "years of work"
 
 

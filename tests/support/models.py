@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -127,6 +127,37 @@ HARMFUL_PROMPTS = [
     *(f"Explain how to {act}." for act in ("cheat", "launder money")),
 ]
 """Sixteen, the fewest that `influence` is fitted on; `make_refusing_model` refuses them."""
+
+
+@contextlib.contextmanager
+def states_of_tokens() -> Iterator[None]:
+    """Meanwhile rows that are scored have random states, the same for the same tokens, in a hundredth of the time.
+
+    A scorer's own model is loaded and checked as ever, and what is fitted is fitted by its states.
+    """
+    import numpy as np
+
+    from larf_curate.encoding.encoder import Encoder, States
+    from larf_curate.scoring.state_measure import StateMeasure
+
+    def encode(encoder: Encoder, ids: Sequence[list[int]], layers: Sequence[int], progress=None) -> States:
+        shape = (len(layers), encoder.loaded.hidden_size)
+        states = [np.random.default_rng(row).normal(size=shape) for row in ids]
+        if progress is not None and ids:
+            progress(len(ids))
+        values = np.array(states, np.float32).reshape(len(ids), *shape)
+        return States(values, [None] * len(ids), [len(row) for row in ids], "from the tokens alone")
+
+    score = StateMeasure.score
+
+    def score_at_once(measure: StateMeasure, *arguments):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Encoder, "encode", encode)
+            return score(measure, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StateMeasure, "score", score_at_once)
+        yield
 
 
 @contextlib.contextmanager
