@@ -51,6 +51,7 @@ def place(
     tiny_scorer: LARFScorer,
     references_file: Path,
     blank_pictures: None,
+    short_sample: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
     """A directory with the files that pages name, in which every model is a tiny one and every dataset these rows."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import cache
 from typing import TYPE_CHECKING, cast, get_args
 
+from ..cache import register
 from ..errors import ModelError
 from .options import DType
 from .quantising import Quantised
@@ -81,10 +83,15 @@ def settle_dtype(dtype: DType, device: torch.device) -> DType:
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of one large product of matrices: the best of two to four.
+    """Floating-point operations a second of one large product of matrices, measured once for a number of threads."""
+    import torch
 
-    The first starts threads and takes memory. Where two have taken long, no third one is needed.
-    """
+    return _measured_rate(device, dtype, torch.get_num_threads())
+
+
+@cache
+def _measured_rate(device: torch.device, dtype: torch.dtype, _threads: int) -> float:
+    """The best of two to four: the first starts threads and takes memory. Where two took long, no third is needed."""
     import torch
 
     size = 1024 if device.type == "cpu" else 8192
@@ -99,3 +106,6 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
         float(product[0, 0])  # waits for the device
         best = min(best, time.perf_counter() - started)
     return float(2.0 * size**3 / best)
+
+
+register(_measured_rate.cache_clear)

@@ -11,6 +11,7 @@ import torch
 from support.models import make_model
 from transformers import LlamaConfig
 
+from larf_curate import clear_caches
 from larf_curate.models.loading import load_model
 from larf_curate.models.options import ModelOptions
 from larf_curate.runs.estimate import ScoringWork, estimate
@@ -59,6 +60,7 @@ def test_a_plan_leaves_the_process_its_threads(model: Path, tmp_path: Path, monk
         torch, "randn", lambda *_, **how: measured_on.append(torch.get_num_threads()) or measure(8, 8, **how)
     )
     before = torch.get_num_threads()
+    clear_caches()  # what was measured before counts, and so would what is measured here
     torch.set_num_threads(3)
     try:
         estimate(work(tmp_path, model, device="cpu", threads=1))
@@ -67,4 +69,5 @@ def test_a_plan_leaves_the_process_its_threads(model: Path, tmp_path: Path, monk
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+        clear_caches()
     assert measured_on == [1, 3]

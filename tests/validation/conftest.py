@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,10 @@ from support.validation import HARMFUL, ORDINARY, REFUSAL
 from larf_curate.models.loading import load_model
 from larf_curate.models.options import ModelOptions
 from larf_curate.rows.rendering import Renderer
-from larf_curate.validation import plan, prompts
+from larf_curate.validation import prompts
 from larf_curate.validation.measuring import answer_rows
 from larf_curate.validation.settings import TrainingSettings
 from larf_curate.validation.training import train
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_measurement_of_this_machine() -> Iterator[None]:
-    """How fast it multiplies matrices is measured for the first plan, and taken over by all others."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "matrix_rate", functools.cache(plan.matrix_rate))
-        yield
 
 
 @pytest.fixture
