@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,24 @@ def test_a_higher_layer_loads_more_blocks(tiny_model: Path, llama_states: np.nda
     assert get_encoder(config, 1).loaded is high.loaded
     assert_equal_states(high.encode(random_rows(), LAYERS).values, llama_states)
     assert_equal_states(low.encode(random_rows(), [1]).values, llama_states[:, [1]])
+
+
+def test_a_branch_and_the_commit_that_it_is_are_one_copy(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user asks for a branch, and a scorer for the commit that it was fitted on."""
+    commit, loads = "0123456789" * 4, itertools.count()
+
+    def from_hub(options: ModelOptions, highest: int | None, device: torch.device) -> LoadedModel:
+        next(loads)
+        return replace(load_model(replace(options, revision=None), highest, device), version=commit)
+
+    monkeypatch.setattr(runtime, "load_model", from_hub)
+    branch = ModelOptions(str(tiny_model), revision="main", device="cpu")
+    pinned = replace(branch, revision=commit)
+    low = get_encoder(branch, 1)
+    assert get_encoder(pinned, 1).loaded is low.loaded
+    assert next(loads) == 1
+    high = get_encoder(branch, 3)  # takes the place of the lower one under both names
+    assert get_encoder(pinned, 1).loaded is high.loaded
 
 
 def test_a_layer_out_of_range_is_refused_before_and_after_loading(tiny_model: Path) -> None:
