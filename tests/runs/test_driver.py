@@ -251,7 +251,12 @@ def test_workers_change_nothing_and_their_driver_loads_no_model(with_workers, un
 def test_a_script_without_a_guard_is_told_so(scorer, tmp_path):
     write_rows(tmp_path / "rows.jsonl", 200)
     path = recipe(tmp_path, scorer, executor={"tasks": 2, "workers": 2})
-    (tmp_path / "script.py").write_text(f"from larf_curate import Recipe\nRecipe.load({str(path)!r}).run()\n")
+    (tmp_path / "script.py").write_text(
+        "from larf_curate import Recipe\n"
+        "from larf_curate.runs import pools\n"
+        "pools.FORK_SERVER_IMPORTS = ()\n"  # which takes seconds, and no worker gets to where it needs them
+        f"Recipe.load({str(path)!r}).run()\n"
+    )
     done = subprocess.run(
         [sys.executable, tmp_path / "script.py"], check=False, capture_output=True, text=True, timeout=100
     )
