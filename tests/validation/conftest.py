@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,16 @@ from larf_curate.validation import prompts
 from larf_curate.validation.measuring import answer_rows
 from larf_curate.validation.settings import TrainingSettings
 from larf_curate.validation.training import train
+
+
+@pytest.fixture(scope="session", autouse=True)
+def accelerate_asks_once() -> Iterator[None]:
+    """It reads the metadata of packages that are installed a dozen times for each training: a tenth of its time."""
+    from accelerate.utils import imports
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(imports, "_is_package_available", functools.cache(imports._is_package_available))
+        yield
 
 
 @pytest.fixture
