@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..cache import register
 
 Values = NDArray[np.float64]
 """[seeds, prompts]: one measured value each, NaN where there is none."""
@@ -65,13 +68,10 @@ def figure(values: Sequence[Sequence[float]] | Values, seed: int = 0) -> Figure:
     array = np.asarray(values, np.float64)
     if array.size == 0 or np.isnan(array).all():
         return Figure(float("nan"), (float("nan"), float("nan")), float("nan"))
-    generator = np.random.default_rng(seed)
     seeds, prompts = array.shape
     present = ~np.isnan(array)
     filled = np.where(present, array, 0.0)
-    # How often each is drawn: a product of counts, instead of copies of the values.
-    seed_counts = generator.multinomial(seeds, np.full(seeds, 1 / seeds), DRAWS).astype(np.float64)
-    prompt_counts = generator.multinomial(prompts, np.full(prompts, 1 / prompts), DRAWS).astype(np.float64)
+    seed_counts, prompt_counts = _drawn(seeds, prompts, DRAWS, seed)
     sums = np.einsum("ds,sp,dp->d", seed_counts, filled, prompt_counts, optimize=True)
     totals = np.einsum("ds,sp,dp->d", seed_counts, present.astype(np.float64), prompt_counts, optimize=True)
     by_seed = filled.sum(1)[present.any(1)] / present.sum(1)[present.any(1)]
@@ -84,6 +84,21 @@ def figure(values: Sequence[Sequence[float]] | Values, seed: int = 0) -> Figure:
     low, high = np.clip(ends, np.nanmin(array), np.nanmax(array))  # a share stays between 0 and 1
     error = (means + (unbiased - 1) * shifts).std()
     return Figure(float(np.nanmean(array)), (float(low), float(high)), float(error))
+
+
+@lru_cache(maxsize=4)
+def _drawn(seeds: int, prompts: int, draws: int, seed: int) -> tuple[Values, Values]:
+    """How often each is drawn, [draws, seeds] and [draws, prompts]: a product of counts, instead of copies of values.
+
+    They are kept, since most figures of a validation are of as many seeds and prompts.
+    """
+    generator = np.random.default_rng(seed)
+    of_seeds = generator.multinomial(seeds, np.full(seeds, 1 / seeds), draws)
+    of_prompts = generator.multinomial(prompts, np.full(prompts, 1 / prompts), draws)
+    return of_seeds.astype(np.float64), of_prompts.astype(np.float64)
+
+
+register(_drawn.cache_clear)
 
 
 def _student(degrees: int) -> float:

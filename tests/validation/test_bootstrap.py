@@ -60,7 +60,7 @@ def test_an_interval_of_95_percent_holds_the_truth_in_about_as_many_studies(seed
     for study in range(150):
         array = 0.5 * generator.normal(size=(seeds, 60)) + generator.normal(size=(1, 60))
         array += between_seeds * generator.normal(size=(seeds, 1))
-        low, high = figure(array, study).interval
+        low, high = figure(array, study % 4).interval
         held += low <= 0 <= high
     assert held >= 0.91 * 150
 
