@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.hub import GOOD_TOKEN, empty, serve_for_tests
 from support.loopback_hub import Hub
@@ -209,8 +210,10 @@ def blank_pictures_so_far() -> list[object]:
 def blank_pictures(blank_pictures_so_far: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
     """PNG files with nothing in them, for tests that do not look at pictures: to draw those of a run takes a second.
 
-    Our code makes its figures as ever; matplotlib does not lay them out and paint them.
+    Our code draws as ever, on figures that take everything.
     """
+    from unittest.mock import MagicMock
+
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     from larf_curate.publishing import plots
@@ -219,6 +222,9 @@ def blank_pictures(blank_pictures_so_far: list[object], monkeypatch: pytest.Monk
     blank = b"\x89PNG\r\n\x1a\n" + b"Software\0larf-curate" + b"blank" * 300
     monkeypatch.setattr(plots, "_drawn", blank_pictures_so_far)
     monkeypatch.setattr(FigureCanvasAgg, "print_png", lambda _, out, **__: out.write(blank))
+    figure, axes = MagicMock(), MagicMock()
+    figure.subplots = lambda count, **_: np.array([[axes, None]] * count, object)
+    monkeypatch.setattr("matplotlib.figure.Figure", lambda **_: figure)
 
 
 MARKED_FIXTURES = {"demo_scorer": "demo"}
