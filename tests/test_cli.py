@@ -529,7 +529,6 @@ def test_wrong_usage(arguments, words, tmp_path):
 # The search for the layer --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("blank_pictures")
 def test_layers_shows_all_figures_and_writes_them(tiny_model, references_file, tmp_path):
     prompts = jsonl(tmp_path / "prompts.jsonl", [{"prompt": f"How do I kill job {number}?"} for number in range(6)])

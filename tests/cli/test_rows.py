@@ -132,7 +132,6 @@ def test_a_second_score_gets_a_prefix_and_may_decide(scorer, tmp_path):
     assert json.loads((tmp_path / "split" / "larf_summary.json").read_text())["threshold"]["value"] == -2.0
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("blank_pictures")
 def test_a_recipe_takes_the_same_keys(scorer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

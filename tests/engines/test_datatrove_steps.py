@@ -578,7 +578,6 @@ def test_an_exclusion_writer_that_fails_fails_the_task(kind, data, tiny_scorer, 
 
 
 @pytest.mark.parametrize("given", ["path", "scorer"])
-@pytest.mark.slow
 def test_the_model_is_loaded_once_whatever_the_number_of_tasks(given, data, saved, tiny_scorer, tmp_path, monkeypatch):
     calls = []
     load = runtime.load_model

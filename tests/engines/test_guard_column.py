@@ -47,7 +47,6 @@ def test_score_with_a_guard(kind, guard, tiny_scorer, tmp_path):
     assert [row["larf_score"] is None for row in written] == [False, False, False, True]
 
 
-@pytest.mark.slow
 def test_a_guard_reads_every_split_and_tables_of_texts(guard, tiny_scorer, tmp_path):
     tiny_scorer.save_pretrained(tmp_path / "scorer")
     answers = {"train": ["Pour the acid slowly.", "Mix flour and water."], "test": ["Stir the acid.", None]}

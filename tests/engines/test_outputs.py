@@ -116,7 +116,6 @@ def test_the_index_of_pandas_survives(tmp_path, tiny_scorer: LARFScorer):
     assert sorted(pd.concat(parts).index) == ["a", "b", "c"]
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("blank_pictures")
 def test_the_index_of_pandas_survives_a_recipe(tmp_path, tiny_scorer: LARFScorer, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -131,7 +131,6 @@ def hostile_run(make_run):
     return run
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("blank_pictures")
 def test_hostile_texts_in_the_card(hostile_run):
     results = Results.open(hostile_run)

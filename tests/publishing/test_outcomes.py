@@ -82,7 +82,6 @@ def test_every_outcome_is_published_so_that_it_loads_or_is_refused(outcome, hub:
     [("yes " * 3, {"max_score": -2}, "0 kept, 5 removed"), ("", {"drop_top": 2}, "0 kept, 0 removed, 5 unscorable")],
     ids=["everything removed", "all unscorable"],
 )
-@pytest.mark.slow
 @pytest.mark.usefixtures("blank_pictures")
 def test_a_run_with_an_extreme_outcome_ends_with_it(
     tiny_scorer, tmp_path: Path, hub: Hub, answer: str, threshold: dict[str, float], counts: str
@@ -114,7 +113,6 @@ def test_infinite_thresholds_are_numbers(threshold: Threshold) -> None:
         assert Threshold.from_json(fitted.to_json()) == fitted
 
 
-@pytest.mark.slow
 def test_a_card_is_made_before_a_repository(plain_run: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> str:
         raise RuntimeError("no card")

@@ -71,7 +71,6 @@ def test_the_command_goes_where_the_results_are(plain_run, monkeypatch):
     assert words(plain_run.parent)[3:5] == ["--set", f"output={plain_run}"]
 
 
-@pytest.mark.slow
 def test_the_command_reads_what_filter_read_as_it_read_it(plain_run, tmp_path, monkeypatch):
     scored = tmp_path / "a run.parquet"
     (tmp_path / "run.parquet").rename(scored)
@@ -97,7 +96,6 @@ def test_the_command_reads_what_filter_read_as_it_read_it(plain_run, tmp_path, m
         assert json.loads((run / "larf_summary.json").read_text())["threshold"]["amount"] == 0.02
 
 
-@pytest.mark.slow
 def test_a_pattern_is_read_from_any_directory(plain_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = ["filter", "run*.parquet", "--drop-top", "5", "--out", str(tmp_path / "split")]

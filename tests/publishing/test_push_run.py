@@ -61,7 +61,6 @@ def upload(path: str, content: bytes) -> None:
     HfApi().upload_file(path_or_fileobj=content, path_in_repo=path, repo_id=REPO, repo_type="dataset")
 
 
-@pytest.mark.slow
 def test_a_first_push_and_others(push, hub: Hub):
     from datasets import load_dataset
 

@@ -195,7 +195,6 @@ def test_the_highest_rows_are_those_of_pandas(outcome, make_run):
     assert {excerpt.outcome for excerpt in excerpts} == {outcome}
 
 
-@pytest.mark.slow
 def test_a_sample_stands_for_the_whole(make_run):
     """With few rows read, and most of the removed ones among them, the weighted figures still aim at the same."""
     run = make_run(*sample_rows(3000), Threshold.drop_fraction(0.05))

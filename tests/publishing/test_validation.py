@@ -71,7 +71,6 @@ def test_the_report_holds_it_and_its_pictures(plain_run):
     assert "The filter removes rows that erode refusals." in " ".join(out.getvalue().split())
 
 
-@pytest.mark.slow
 def test_card_and_page_show_the_table_and_no_path_of_this_machine(plain_run):
     assert "Did it help?" not in card_of(plain_run)
     assert "Measure that." in card_of(plain_run)
@@ -161,7 +160,6 @@ def test_a_smallest_effect_below_a_hundredth_keeps_its_digits(plain_run):
     assert "other seeds" not in dict(describe_validation(found))["smallest effect"]
 
 
-@pytest.mark.slow
 def test_a_long_verdict_is_whole_on_card_page_and_terminal(plain_run):
     long = "What was found takes many words. " * 20 + "So it ends."
     write_validation(replace(made_validation(plain_run), verdict=long), plain_run)

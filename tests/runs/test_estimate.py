@@ -51,7 +51,6 @@ def test_the_bytes_are_those_of_what_is_loaded(model: Path, tmp_path: Path, dtyp
     assert (found.dtype, found.device) == (dtype, "cpu")
 
 
-@pytest.mark.slow
 def test_a_plan_leaves_the_process_its_threads(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The speed is measured on a worker's threads, and a notebook that asked for a plan goes on with its own."""
     measured_on = []

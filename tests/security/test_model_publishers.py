@@ -164,7 +164,6 @@ def test_a_dry_run_runs_no_code_of_a_model(
         assert "comes with code of its own" in f"{result.output}{result.exception}"
 
 
-@pytest.mark.slow
 def test_the_plan_says_what_will_be_public(recipe_file: Path, tiny_model: Path) -> None:
     text = recipe_file.read_text().replace(f"model: {recipe_file.parent / 'model'}", f"model: {tiny_model}")
     recipe_file.write_text(f"{text}publish: {{repo: me/rows, private: false, removed: true, examples: 7}}\n")

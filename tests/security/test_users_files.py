@@ -233,7 +233,6 @@ def test_figures_among_results_go_with_them(tmp_path: Path) -> None:
 # Runs ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_new_threshold_deletes_nothing_of_somebody_else(tmp_path: Path, run_recipe) -> None:
     out = tmp_path / "out"
     run_recipe(out)

@@ -511,7 +511,6 @@ def test_the_threshold_of_a_result_is_that_of_the_score_that_decided(make_run, r
     assert (other.threshold, other.removed) == (None, None)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("few_resamples", "blank_pictures")
 def test_report_card_and_page_hold_the_audit_until_the_result_changes(
     run, refusing_model, make_run, rows, tmp_path, monkeypatch
@@ -589,7 +588,6 @@ def test_the_command_names_what_is_wrong(run, rows, tiny_model, refusing_model, 
         assert "Traceback" not in done.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("few_resamples", "blank_pictures")
 def test_several_columns_and_a_scorer_in_a_file_of_the_users(planted, refusing_model, references_file, tmp_path):
     Dataset.from_list(planted).to_json(tmp_path / "rows.jsonl")

@@ -42,7 +42,6 @@ def shown(plan: ValidationPlan) -> str:
     return " ".join(console.export_text().split())
 
 
-@pytest.mark.slow
 def test_memory_that_is_not_there_is_said(plan):
     enough, short = plan(8 << 30), plan(1 << 20)
     assert enough.fits

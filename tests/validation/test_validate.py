@@ -148,7 +148,6 @@ def test_a_model_without_a_template_and_rows_that_are_not_split(scored_run, tmp_
         quickly(tmp_path, taught_model, tmp_path / "work")
 
 
-@pytest.mark.slow
 def test_the_wording_judge_refuses_what_it_cannot_read(scored_run, taught_model, tmp_path, monkeypatch):
     monkeypatch.setattr("larf_curate.validation.judging.is_english", lambda _text: False)
     monkeypatch.setattr(running, "train_arm", None)  # known before any other model is trained
@@ -156,7 +155,6 @@ def test_the_wording_judge_refuses_what_it_cannot_read(scored_run, taught_model,
         quickly(scored_run, taught_model, tmp_path / "work")
 
 
-@pytest.mark.slow
 def test_a_judge_that_fails_is_known_before_any_other_model_is_trained(scored_run, taught_model, tmp_path, monkeypatch):
     class Broken:
         name = "broken"

@@ -26,7 +26,6 @@ def prompts(tmp_path):
     return tmp_path / "prompts.txt"
 
 
-@pytest.mark.slow
 def test_the_plan_comes_first_and_a_dry_run_stops_there(scored_run, taught_model, prompts, tmp_path):
     work = tmp_path / "work"
     done = larf(
