@@ -8,7 +8,6 @@ A generated part stands between `<!-- generated: NAME ... -->` and `<!-- end of 
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import inspect
 import json
@@ -27,10 +26,10 @@ _PART = re.compile(r"(<!-- generated: (\w+)[^>]*-->\n).*?(<!-- end of \2 -->)", 
 
 def first_line(path: Path) -> str:
     """The first line of a module's docstring."""
-    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
-    if not docstring:
+    begins = re.match(r'r?"""(.+)', path.read_text(encoding="utf-8"))
+    if not begins:
         raise SystemExit(f"{path} has no docstring: its first line is what docs/architecture.md says of it")
-    return docstring.splitlines()[0]
+    return begins[1].removesuffix('"""')
 
 
 def order() -> list[str]:
