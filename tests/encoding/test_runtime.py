@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.models import forget_models
 from support.states import BLOCKS, LAYERS, assert_equal_states, full_states, random_rows
 
 from larf_curate.encoding import runtime
@@ -35,9 +36,9 @@ def llama_states(tiny_model: Path) -> np.ndarray:
 
 @pytest.fixture(autouse=True)
 def _nothing_loaded() -> Iterator[None]:
-    unload_models()
+    forget_models()
     yield
-    unload_models()
+    forget_models()
 
 
 def test_how_a_model_is_used_does_not_load_it_again(tiny_model: Path) -> None:

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 import transformers
 from safetensors.torch import load_file, save_file
-from support.models import SIZES, make_model
+from support.models import SIZES, forget_models, make_model
 
-import larf_curate
 from larf_curate import LARFScorer
 from larf_curate.encoding.limits import Limits
 from larf_curate.errors import ModelError, ScorerError
@@ -64,14 +63,14 @@ def test_fit_refuses_states_that_depend_on_the_batch(
 ) -> None:
     """Where the config does not say at which length, and the trial's rows are shorter: the references show it."""
     monkeypatch.setattr(reference_states, "directories", lambda: [tmp_path / "kept"])
-    larf_curate.clear_caches()
+    forget_models()
     assert LARFScorer.fit(str(long_rope), 2, references=pairs, progress=False).spec.references.pairs == 8
-    larf_curate.clear_caches()
+    forget_models()
     monkeypatch.setattr("larf_curate.encoding.trial.limits_of", lambda *_: Limits())
     monkeypatch.setattr(reference_states, "directories", lambda: [tmp_path / "others"])
     with pytest.raises(ModelError, match=r"Phi3Model: the state of a row depends on the batch that it runs in .*\d%"):
         LARFScorer.fit(str(long_rope), 2, references=pairs, progress=False)
-    larf_curate.clear_caches()
+    forget_models()
 
 
 def test_the_same_model_with_another_state_is_not_said_to_be_another_model(tiny_scorer: LARFScorer) -> None:
@@ -92,7 +91,7 @@ def test_the_base_of_an_adapter_is_pinned_by_its_commit(tiny_scorer: LARFScorer)
 
 def without_caches(spec: ScorerSpec, scorer: LARFScorer) -> LARFScorer:
     """A scorer of this spec, in a process that holds no model."""
-    larf_curate.clear_caches()
+    forget_models()
     return LARFScorer(spec, scorer._tensors)
 
 
@@ -162,5 +161,5 @@ def test_another_release_of_transformers_is_said_once(
         spec = dataclasses.replace(tiny_scorer.spec, packages={**packages, "transformers": version})
         for _ in range(2):
             LARFScorer(spec, tiny_scorer._tensors).score(ROWS)
-        larf_curate.clear_caches()
+        forget_models()
         assert capsys.readouterr().err.count(f"was fitted with transformers {version}") == count

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from datasets import Dataset
 
-import larf_curate
 from larf_curate import LARFScorer
 from larf_curate.errors import RowFormatError
+from larf_curate.scoring import remarks
 
 ROWS = {"instruction": ["Hi?"] * 3, "output": ["Hello."] * 3, "messages": [None] * 3, "note": ["x"] * 3, "n": [1, 2, 3]}
 NOTE = "read as alpaca (instruction, output); not read: note"
@@ -15,7 +15,7 @@ NOTE = "read as alpaca (instruction, output); not read: note"
 
 @pytest.fixture(autouse=True)
 def _nothing_said() -> None:
-    larf_curate.clear_caches()
+    remarks._said.clear()
 
 
 @pytest.mark.parametrize("batched", [True, False])

@@ -56,6 +56,13 @@ def made_once(name: str, make: Callable[[Path], object]) -> Path:
     return home
 
 
+def forget_models() -> None:
+    """As `unload_models`, without a garbage collection, which walks through all that a test process has imported."""
+    from larf_curate.encoding import runtime
+
+    runtime._runtimes.clear()
+
+
 SIZES = {
     "vocab_size": 512,
     "hidden_size": 48,
