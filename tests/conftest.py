@@ -227,6 +227,8 @@ def blank_pictures(blank_pictures_so_far: list[object], monkeypatch: pytest.Monk
     monkeypatch.setattr("matplotlib.figure.Figure", lambda **_: figure)
 
 
+collect_ignore_glob = ["*conftest.py"]
+"""As modules with examples: where several directories are named on the command line, two would have one name."""
 MARKED_FIXTURES = {"demo_scorer": "demo"}
 """Fixtures that take long to make, and the marker that their tests get by themselves."""
 LONGEST_FILES = (

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
-from support.models import SIZES, make_model
+from support.architectures import make_from
+from support.models import SIZES
 from support.states import ARCHITECTURES, CPU
 
 from larf_curate.encoding.heads import LossHead
@@ -33,8 +34,8 @@ MODELS = {**ARCHITECTURES, **SCALED, **OPT}
 
 @pytest.mark.parametrize("name", MODELS)
 def test_losses_are_those_of_transformers_with_labels(name, tmp_path):
-    home = make_model(tmp_path, MODELS[name]())
-    loaded = load_model(ModelOptions(str(home)), None, CPU)
+    plain = make_from(MODELS[name](), tmp_path)
+    loaded = load_model(ModelOptions(str(tmp_path)), None, CPU)
     ids = torch.tensor([[5, 9, 300, 17, 4, 250, 11, 8, 77]])
     head, decoded = LossHead(loaded, logits_at_once=3 * 512), []  # pieces of three tokens
     with torch.inference_mode(), head.installed(decoded.append):
@@ -46,7 +47,6 @@ def test_losses_are_those_of_transformers_with_labels(name, tmp_path):
     assert pieces == [3, 3, 2], "no more logits than that are in memory"
     assert "forward" not in vars(loaded.model.base_model)
     with torch.inference_mode():
-        plain = transformers.AutoModelForCausalLM.from_pretrained(home, dtype=torch.float32)
         wanted = plain(input_ids=ids, labels=ids).loss
         every = plain(input_ids=ids).logits
         logits = every[0, :-1]
@@ -56,7 +56,7 @@ def test_losses_are_those_of_transformers_with_labels(name, tmp_path):
     torch.testing.assert_close(found, each, rtol=1e-5, atol=1e-5)
 
 
-def test_a_model_without_its_head_is_refused(tmp_path):
-    loaded = load_model(ModelOptions(str(make_model(tmp_path))), 2, CPU)
+def test_a_model_without_its_head_is_refused(tiny_model):
+    loaded = load_model(ModelOptions(str(tiny_model)), 2, CPU)
     with pytest.raises(ModelError, match="no language-model head"):
         LossHead(loaded)

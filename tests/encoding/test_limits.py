@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -54,15 +55,22 @@ def test_a_window_that_no_block_below_the_layer_has_is_no_limit(blocks: int, exp
     assert limits_of(ARCHITECTURES["Qwen 2 and 2.5"](), blocks).packed == expected
 
 
-def encoder_of(home: Path, forward: type[PackedPass | PaddedPass] | None = None, **options: Any) -> Encoder:
-    """An encoder; with `forward`, on a pass that knows no limits, as if the config had said nothing."""
+def encoder_of(home: Path, **options: Any) -> Encoder:
     chosen = ModelOptions(str(home), **options)
-    loaded = load_model(chosen, max(LAYERS), CPU)
-    if forward is None:
-        return Encoder(chosen, Runtime(loaded))
-    return Encoder(
-        chosen, Runtime(loaded, PaddedPass(loaded, limits=Limits()) if forward is PaddedPass else forward(loaded))
-    )
+    return Encoder(chosen, Runtime(load_model(chosen, max(LAYERS), CPU)))
+
+
+@pytest.fixture(scope="module")
+def states_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Encoder, np.ndarray]]:
+    """An architecture, and the states of `rows` by transformers' full pass; each is made once."""
+
+    @functools.cache
+    def make_once(name: str) -> tuple[Encoder, np.ndarray]:
+        home = tmp_path_factory.mktemp("model")
+        expected, _ = full_pass(make(name, home), rows())
+        return encoder_of(home, batch_tokens=4096), expected[:, LAYERS]
+
+    return make_once
 
 
 @pytest.mark.parametrize(
@@ -77,13 +85,17 @@ def encoder_of(home: Path, forward: type[PackedPass | PaddedPass] | None = None,
         ("DeepSeek 3.2", PaddedPass),
     ],
 )
-def test_without_its_limits_a_pass_would_be_wrong(name: str, forward: Any, tmp_path: Path) -> None:
+def test_without_its_limits_a_pass_would_be_wrong(
+    name: str, forward: Any, states_of: Callable[[str], tuple[Encoder, np.ndarray]]
+) -> None:
     """And with them it is right: these limits are not there for nothing."""
-    expected, _ = full_pass(make(name, tmp_path), rows())
-    wanted = expected[:, LAYERS]
-    without = encoder_of(tmp_path, forward, batch_tokens=4096).encode(rows(), LAYERS).values
+    encoder, wanted = states_of(name)
+    loaded = encoder.loaded
+    unlimited = PaddedPass(loaded, limits=Limits()) if forward is PaddedPass else forward(loaded)
+    options = ModelOptions(encoder.model, batch_tokens=4096)
+    without = Encoder(options, Runtime(loaded, unlimited)).encode(rows(), LAYERS).values
     assert (np.linalg.norm(without - wanted, axis=-1) / np.linalg.norm(wanted, axis=-1)).max() > 1e-3
-    states = encoder_of(tmp_path, batch_tokens=4096).encode(rows(), LAYERS)
+    states = encoder.encode(rows(), LAYERS)
     assert_equal_states(states.values, wanted)
     assert "long rows one by one" in states.execution
 
@@ -116,28 +128,32 @@ def test_rows_of_hundreds_of_tokens_around_such_a_length(case: str, tmp_path: Pa
     prefix = [chance.randrange(3, 400) for _ in range(40)]
     ids = [prefix + [chance.randrange(3, 400) for _ in range(length - 40)] for length in lengths]
     expected, _ = full_pass(model, ids)
+    runtime = encoder_of(tmp_path).runtime
     for batch_tokens in (4096, 1):
-        encoder = encoder_of(tmp_path, batch_tokens=batch_tokens)
+        encoder = Encoder(ModelOptions(str(tmp_path), batch_tokens=batch_tokens), runtime)
         assert_equal_states(encoder.encode(ids, LAYERS).values, expected[:, LAYERS])
         assert isinstance(encoder.runtime.forward, PackedPass)
 
 
-def test_a_shared_prefix_has_the_frequencies_of_short_rows(tmp_path: Path) -> None:
+def test_a_shared_prefix_has_the_frequencies_of_short_rows(
+    states_of: Callable[[str], tuple[Encoder, np.ndarray]],
+) -> None:
     """One long row a batch, behind a shared system turn: the turn's keys were computed for a short row."""
-    expected, _ = full_pass(make("Phi 3 and 3.5, LongRoPE", tmp_path), rows())
-    encoder = encoder_of(tmp_path, batch_tokens=1)
+    made, expected = states_of("Phi 3 and 3.5, LongRoPE")
+    encoder = Encoder(ModelOptions(made.model, batch_tokens=1), made.runtime)
     assert isinstance(encoder.runtime.forward, PackedPass)
-    assert_equal_states(encoder.encode(rows(), LAYERS).values, expected[:, LAYERS])
+    assert_equal_states(encoder.encode(rows(), LAYERS).values, expected)
 
 
-def test_dynamic_frequencies_do_not_outlast_their_row(tmp_path: Path) -> None:
+def test_dynamic_frequencies_do_not_outlast_their_row(
+    states_of: Callable[[str], tuple[Encoder, np.ndarray]],
+) -> None:
     """transformers keeps those of the longest row so far, until a short one comes."""
-    expected, _ = full_pass(make("Llama, dynamic NTK", tmp_path), rows())
-    encoder = encoder_of(tmp_path)
+    encoder, expected = states_of("Llama, dynamic NTK")
     for _ in range(2):
         for number in sorted(range(len(rows())), key=lambda n: -len(rows()[n])):
             states = encoder.encode([rows()[number]], LAYERS).values[0]
-            assert_equal_states(states, expected[number, LAYERS])
+            assert_equal_states(states, expected[number])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from support.models import SIZES, make_model
-from support.states import ARCHITECTURES, CPU
+from support.states import ARCHITECTURES, CPU, make_architecture
 
 from larf_curate.encoding.directions import Factors, WeightDirection, block_layers, layer_shape
 from larf_curate.encoding.losses import token_losses
@@ -48,17 +47,26 @@ def full_losses(model, rows, marks) -> list[np.ndarray]:
     return found
 
 
-def runtime_of(home, forward=None) -> Runtime:
-    loaded = load_model(ModelOptions(str(home)), None, CPU)
-    return Runtime(loaded, None if forward is None else forward(loaded))
+def runtime_of(home) -> Runtime:
+    return Runtime(load_model(ModelOptions(str(home)), None, CPU))
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+ELSEWHERE = {"llama3_rope", "qwen2", "qwen3", "gemma3_text", "olmo2"}
+"""Their losses are measured in test_architectures.py, and they run as others do here: fused blocks, or packed ones."""
+
+
+@pytest.fixture(scope="module", params=[name for name in ARCHITECTURES if name not in ELSEWHERE])
 def runtime_and_losses(request, tmp_path_factory) -> tuple[Runtime, list[np.ndarray]]:
     """A model, and the losses of `rows_and_marks` by transformers."""
-    home = make_model(tmp_path_factory.mktemp("model"), ARCHITECTURES[request.param]())
-    model = transformers.AutoModelForCausalLM.from_pretrained(home, dtype=torch.float32)
+    home = tmp_path_factory.mktemp("model")
+    model = make_architecture(home, request.param)
     return runtime_of(home), full_losses(model, *rows_and_marks())
+
+
+@pytest.fixture(scope="module")
+def llama(tiny_model) -> Runtime:
+    """For tests that leave its weights as they are."""
+    return runtime_of(tiny_model)
 
 
 @pytest.mark.parametrize("batch_tokens", [8, 4096])
@@ -73,18 +81,17 @@ def test_losses_are_those_of_transformers(runtime_and_losses, batch_tokens):
         np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_prefix_that_pays_runs_once_and_ends_before_the_first_trained_token(tmp_path):
-    home = make_model(tmp_path)
+def test_a_prefix_that_pays_runs_once_and_ends_before_the_first_trained_token(llama, tiny_model):
     chance = random.Random(1)
     prefix = [chance.randrange(3, 400) for _ in range(120)]
     rows = [prefix + [chance.randrange(3, 400) for _ in range(10)] for _ in range(12)]
     marks = [[False] * (90 if number % 2 else 121) + [True] * (40 if number % 2 else 9) for number in range(12)]
-    runtime = runtime_of(home)
-    found = token_losses(runtime, rows, marks)
+    found = token_losses(llama, rows, marks)
     assert "; the head for trained tokens alone, equal rows once, no padding" in found.execution
     assert "layer" not in found.execution, "every block runs"
-    assert any(batch.prefix for batch in _planned(runtime, rows, marks))
-    wanted = full_losses(transformers.AutoModelForCausalLM.from_pretrained(home, dtype=torch.float32), rows, marks)
+    assert any(batch.prefix for batch in _planned(llama, rows, marks))
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    wanted = full_losses(model, rows, marks)
     for losses, expected in zip(found.values, wanted, strict=True):
         np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-5)
 
@@ -98,8 +105,8 @@ def _planned(runtime, rows, marks):
 
 
 @pytest.mark.parametrize("forward", [PackedPass, PaddedPass])
-def test_losses_do_not_depend_on_neighbours_or_order(forward, tmp_path):
-    runtime = runtime_of(make_model(tmp_path), forward)
+def test_losses_do_not_depend_on_neighbours_or_order(forward, llama):
+    runtime = Runtime(llama.loaded, forward(llama.loaded))
     rows, marks = rows_and_marks()
     together = token_losses(runtime, rows, marks)
     for number in reversed(range(len(rows))):
@@ -110,8 +117,8 @@ def test_losses_do_not_depend_on_neighbours_or_order(forward, tmp_path):
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3_text", "phi3", "gpt_neox"])
 def test_a_step_along_a_direction_moves_losses_as_moved_weights_do(name, tmp_path):
     """Fused blocks too, which call no layer for their last products."""
-    home = make_model(tmp_path, ARCHITECTURES[name]())
-    runtime = runtime_of(home)
+    moved = make_architecture(tmp_path, name)
+    runtime = runtime_of(tmp_path)
     draw = np.random.default_rng(0)
     parts = {}
     for path, layer in block_layers(runtime.loaded).items():
@@ -123,7 +130,6 @@ def test_a_step_along_a_direction_moves_losses_as_moved_weights_do(name, tmp_pat
     with WeightDirection(parts).step(runtime.loaded, 0.02):
         found = token_losses(runtime, rows, marks)
     after = token_losses(runtime, rows, marks)
-    moved = transformers.AutoModelForCausalLM.from_pretrained(home, dtype=torch.float32)
     blocks = next(m for m in moved.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == 5)
     layers = dict(blocks.named_modules())
     with torch.no_grad():
@@ -135,14 +141,16 @@ def test_a_step_along_a_direction_moves_losses_as_moved_weights_do(name, tmp_pat
     assert all(np.array_equal(a, b) for a, b in zip(before.values, after.values, strict=True))
 
 
-def test_a_shared_prefix_moves_with_the_weights(tmp_path):
+def test_a_shared_prefix_moves_with_the_weights(llama):
     """Its keys and values are kept for the next batch, and not for the next step along a direction."""
-    home = make_model(tmp_path)
     rows = [[*PREFIX, 20 + number, 30 + number] for number in range(6)]
     marks = [[False] * (len(PREFIX) + 1) + [True]] * 6
     packed, padded = (
-        runtime_of(home, forward)
-        for forward in (lambda loaded: PackedPass(loaded, settings=PackingSettings(prefix_overhead=0)), PaddedPass)
+        Runtime(llama.loaded, forward)
+        for forward in (
+            PackedPass(llama.loaded, settings=PackingSettings(prefix_overhead=0)),
+            PaddedPass(llama.loaded),
+        )
     )
     draw = np.random.default_rng(0)
     parts = {
@@ -157,21 +165,18 @@ def test_a_shared_prefix_moves_with_the_weights(tmp_path):
         np.testing.assert_allclose(found[0], found[1], rtol=3e-5, atol=3e-5)
 
 
-def test_rows_without_trained_tokens_and_models_without_a_head_are_refused(tmp_path):
-    home = make_model(tmp_path)
-    runtime = runtime_of(home)
+def test_rows_without_trained_tokens_and_models_without_a_head_are_refused(llama, tiny_model):
     for marks in ([False, False], [True, True], [False]):
         with pytest.raises(ValueError, match="row 0: trained tokens must be some of the row's 2, without the first"):
-            token_losses(runtime, [[5, 6]], [marks])
-    cut = Runtime(load_model(ModelOptions(str(home)), 2, CPU))
+            token_losses(llama, [[5, 6]], [marks])
+    cut = Runtime(load_model(ModelOptions(str(tiny_model)), 2, CPU))
     with pytest.raises(ModelError, match="no language-model head"):
         token_losses(cut, [[5, 6]], [[False, True]])
-    assert token_losses(runtime, [], []).values == []
+    assert token_losses(llama, [], []).values == []
 
 
-def test_a_loss_that_is_no_number_is_an_issue_of_its_row(tmp_path):
-    home = make_model(tmp_path, transformers.LlamaConfig(**SIZES))
-    runtime = runtime_of(home)
+def test_a_loss_that_is_no_number_is_an_issue_of_its_row(tiny_model):
+    runtime = runtime_of(tiny_model)
     with torch.no_grad():
         runtime.loaded.model.get_input_embeddings().weight[333] = float("inf")
     found = token_losses(runtime, [[5, 6, 7], [5, 333, 7]], [[False, True, True]] * 2)

@@ -26,6 +26,7 @@ from support.states import (
     is_packed,
     make_architecture,
     random_rows,
+    shared_encoder,
 )
 
 from larf_curate.encoding import attention
@@ -60,8 +61,7 @@ def model_and_states(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str]
     @functools.cache
     def make(name: str) -> tuple[Path, np.ndarray]:
         home = tmp_path_factory.mktemp(name)
-        auto = make_architecture(home, name)
-        return home, full_states(home, ROWS, auto)
+        return home, full_states(make_architecture(home, name), ROWS)
 
     return make
 
@@ -80,9 +80,8 @@ def test_states_equal_the_full_forward_pass(
     """In one batch, in several that share a prefix, and one by one; in fused blocks and in the model's own."""
     home, expected = model_and_states(name)
     forward = PackedPass if name in FUSED and not are_fused else None
-    runtime = encoder_of(home, max(layers), forward, SPLIT).runtime
     for batch_tokens in (None, 25, 1):
-        encoder = Encoder(ModelOptions(str(home), batch_tokens=batch_tokens), runtime)
+        encoder = shared_encoder(home, forward=forward, settings=SPLIT, batch_tokens=batch_tokens)
         states = encoder.encode(ROWS, layers)
         assert is_packed(encoder)
         assert has_fused_blocks(encoder) == are_fused
@@ -104,7 +103,7 @@ def test_attention_in_chunks_and_in_torch_s_own_kernel(
     """Rows of all lengths, also shorter than the prefix that they share."""
     home, _ = model_and_states(name)
     settings = PackingSettings(prefix_overhead=0, chunk_queries=queries, sdpa_tokens=sdpa_tokens)
-    encoder = encoder_of(home, settings=settings)
+    encoder = shared_encoder(home, settings=settings)
     assert_equal_states(encoder.encode(ALL_LENGTHS, LAYERS).values, states_of_all_lengths(home))
     assert is_packed(encoder)
 
@@ -127,7 +126,8 @@ def test_compiled_kernels_leave_windows_and_soft_caps_to_torch(tmp_path: Path, c
 
 @pytest.mark.parametrize("are_fused", [True, False], ids=["fused", "own"])
 def test_the_shared_prefix_runs_once_and_no_pad_does(tiny_model: Path, are_fused: bool) -> None:
-    encoder = encoder_of(tiny_model, 2, None if are_fused else PackedPass, SPLIT, batch_tokens=30)
+    forward = None if are_fused else PackedPass
+    encoder = shared_encoder(tiny_model, highest=2, forward=forward, settings=SPLIT, batch_tokens=30)
     first, mlp = (tokens_seen(encoder.loaded.blocks[i].mlp.gate_proj) for i in (0, 2))
     keys = tokens_seen(encoder.loaded.blocks[2].self_attn.k_proj)
     encoder.encode([*ROWS, ROWS[0]], [2])
@@ -141,14 +141,14 @@ def test_the_shared_prefix_runs_once_and_no_pad_does(tiny_model: Path, are_fused
 def test_prefixes_of_one_length_are_told_apart(tiny_model: Path) -> None:
     """As system turns that differ in a date are. The keys and values of the last prefix are kept for the next batch."""
     rows = [[first, *PREFIX, *own] for first in (3, 4, 5) for own in ([30], [31, 32], [33, 34], [40, 41, 42])]
-    encoder = encoder_of(tiny_model, settings=SPLIT, batch_tokens=4)
+    encoder = shared_encoder(tiny_model, settings=SPLIT, batch_tokens=4)
     seen = tokens_seen(encoder.loaded.blocks[0].mlp.gate_proj)
     assert_equal_states(encoder.encode(rows, LAYERS).values, full_states(tiny_model, rows))
     assert seen.count(1 + len(PREFIX)) == 3, "each prefix runs by itself"
 
 
 def test_fused_blocks_leave_the_model_s_own_as_they_were(tiny_model: Path) -> None:
-    encoder = encoder_of(tiny_model, settings=SPLIT)
+    encoder = shared_encoder(tiny_model, settings=SPLIT)
     encoder.encode(ROWS, LAYERS)
     assert has_fused_blocks(encoder)
     assert not any("forward" in vars(block) for block in encoder.loaded.blocks)
@@ -168,7 +168,7 @@ def test_a_forward_that_a_library_has_set_is_there_again_afterwards(tiny_model: 
 
 def test_fused_blocks_run_in_place_of_the_model_s_own(tiny_model: Path) -> None:
     """Of the model's own code, the linear layers alone run, and the states of a block overwrite those before it."""
-    encoder = encoder_of(tiny_model, settings=SPLIT)
+    encoder = shared_encoder(tiny_model, settings=SPLIT)
     block = encoder.loaded.blocks[1]
     ran: list[str] = []
     for name in ("self_attn", "mlp", "mlp.act_fn", "input_layernorm", "post_attention_layernorm", "mlp.up_proj"):
@@ -214,7 +214,7 @@ def test_products_that_are_not_plain_have_no_fused_blocks(tiny_model: Path) -> N
 
 
 def test_attention_is_as_it_was_afterwards(tiny_model: Path) -> None:
-    encoder = encoder_of(tiny_model, forward=PackedPass, settings=SPLIT)
+    encoder = shared_encoder(tiny_model, forward=PackedPass, settings=SPLIT)
     before = encoder.loaded.model.config._attn_implementation
     encoder.encode(ROWS, LAYERS)
     assert encoder.loaded.model.config._attn_implementation == before != attention.ATTENTION_NAME
@@ -275,7 +275,7 @@ def test_a_module_that_attends_twice_in_one_pass_is_not_packed(tiny_model: Path)
 
 def test_packed_and_padded_agree(tiny_model: Path) -> None:
     found = [
-        encoder_of(tiny_model, forward=forward, settings=SPLIT, batch_tokens=70).encode(ROWS, LAYERS).values
+        shared_encoder(tiny_model, forward=forward, settings=SPLIT, batch_tokens=70).encode(ROWS, LAYERS).values
         for forward in (None, PaddedPass)
     ]
     assert_equal_states(found[0], found[1])

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.states import LAYERS, assert_equal_states, encoder_of, full_states, limit_memory, random_rows
+from support.states import LAYERS, assert_equal_states, full_states, limit_memory, random_rows, shared_encoder
 
 from larf_curate.encoding.encoder import Encoder
 from larf_curate.encoding.hooks import running_batch
@@ -31,7 +31,7 @@ def _three_threads() -> Iterator[None]:
 
 def rows_alike(families: int = 3) -> list[list[int]]:
     """Rows with a few shared prefixes, in more batches than threads."""
-    own = random_rows([3 + i % 30 for i in range(90)])
+    own = random_rows([3 + i % 30 for i in range(45)])
     return [[*range(3 + i % families, 40), *row] for i, row in enumerate(own)]
 
 
@@ -57,7 +57,7 @@ def test_states_are_those_of_the_full_forward_pass(
     tiny_model: Path, states_alike: np.ndarray, prefix_overhead: int
 ) -> None:
     rows = rows_alike()
-    encoder = encoder_of(tiny_model, settings=PackingSettings(prefix_overhead=prefix_overhead), batch_tokens=100)
+    encoder = shared_encoder(tiny_model, settings=PackingSettings(prefix_overhead=prefix_overhead), batch_tokens=100)
     seen, done = threads_of(encoder), list[int]()
     found = encoder.encode(rows, LAYERS, progress=done.append)
     assert len([name for name in seen if name.startswith("larf-forward")]) == 3
@@ -67,7 +67,7 @@ def test_states_are_those_of_the_full_forward_pass(
 
 def test_a_shared_prefix_runs_once_for_all_threads(tiny_model: Path) -> None:
     """The first that needs it computes it, and the others wait."""
-    encoder = encoder_of(tiny_model, settings=PackingSettings(prefix_overhead=0), batch_tokens=30)
+    encoder = shared_encoder(tiny_model, settings=PackingSettings(prefix_overhead=0), batch_tokens=30)
     runs: list[str] = []
 
     def watch(*_: object) -> None:
@@ -82,17 +82,16 @@ def test_a_shared_prefix_runs_once_for_all_threads(tiny_model: Path) -> None:
 
 
 def test_few_batches_share_the_threads(tiny_model: Path) -> None:
-    encoder = encoder_of(tiny_model, batch_tokens=100)
+    encoder = shared_encoder(tiny_model, batch_tokens=100)
     seen = threads_of(encoder)
     encoder.encode(rows_alike()[:8], LAYERS)
     assert seen == {"MainThread"}
 
 
-@pytest.mark.slow
 def test_what_did_not_fit_beside_others_runs_alone(tiny_model: Path, states_alike: np.ndarray) -> None:
     """A row that fits only where nothing else runs has a state; one that never fits has none."""
-    rows = [*rows_alike()[:40], list(range(3, 153))]
-    encoder = encoder_of(tiny_model, batch_tokens=100)
+    rows = [*rows_alike()[:16], list(range(3, 153))]
+    encoder = shared_encoder(tiny_model, batch_tokens=100)
     gc.freeze()  # see `limit_memory`
 
     def full(_module: object, args: tuple[torch.Tensor, ...]) -> None:
@@ -102,13 +101,13 @@ def test_what_did_not_fit_beside_others_runs_alone(tiny_model: Path, states_alik
 
     encoder.loaded.blocks[2].register_forward_pre_hook(full)
     found = encoder.encode(rows, LAYERS)
-    assert found.issues == [*[None] * 40, Issue.OUT_OF_MEMORY]
-    assert_equal_states(found.values[:-1], states_alike[:40])
+    assert found.issues == [*[None] * 16, Issue.OUT_OF_MEMORY]
+    assert_equal_states(found.values[:-1], states_alike[:16])
 
 
 @pytest.mark.slow
 def test_a_batch_that_does_not_fit_is_halved(tiny_model: Path, states_alike: np.ndarray) -> None:
-    encoder = encoder_of(tiny_model, batch_tokens=200)
+    encoder = shared_encoder(tiny_model, batch_tokens=200)
     tried = limit_memory(encoder, 100, MemoryError)
     found = encoder.encode(rows_alike(), LAYERS)
     assert max(tried) > 100
@@ -119,7 +118,7 @@ def test_a_batch_that_does_not_fit_is_halved(tiny_model: Path, states_alike: np.
 def test_an_error_ends_all_and_leaves_nothing_behind(
     tiny_model: Path, states_alike: np.ndarray, error: BaseException
 ) -> None:
-    encoder = encoder_of(tiny_model, batch_tokens=100)
+    encoder = shared_encoder(tiny_model, batch_tokens=100)
 
     def fail(*_: object) -> None:
         raise error
@@ -187,7 +186,7 @@ def test_the_next_result_is_computed_while_the_last_is_used() -> None:
 
 
 def test_a_progress_bar_that_fails_stops_the_threads(tiny_model: Path) -> None:
-    encoder = encoder_of(tiny_model, batch_tokens=100)
+    encoder = shared_encoder(tiny_model, batch_tokens=100)
     with pytest.raises(BrokenPipeError):
         encoder.encode(rows_alike(), LAYERS, progress=lambda _: (_ for _ in ()).throw(BrokenPipeError()))
     assert torch.get_num_threads() == 3

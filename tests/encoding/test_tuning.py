@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from support.models import SIZES
-from support.states import LAYERS, assert_equal_states, encoder_of, full_states, random_rows
+from support.states import LAYERS, assert_equal_states, full_states, random_rows, shared_encoder
 
 from larf_curate.encoding import tuning
 from larf_curate.encoding.encoder import Encoder
@@ -63,11 +63,11 @@ def size_for(encoder: Encoder, measure: Callable[..., float | None], tokens: int
     ],
 )
 def test_the_fastest_is_chosen(tiny_model: Path, known: dict[int, float], expected: int) -> None:
-    assert size_for(encoder_of(tiny_model, forward=PaddedPass), Rates(known)) == expected
+    assert size_for(shared_encoder(tiny_model, forward=PaddedPass), Rates(known)) == expected
 
 
 def test_it_is_really_measured_and_the_states_stay(tiny_model: Path, cache: Path) -> None:
-    encoder = encoder_of(tiny_model)
+    encoder = shared_encoder(tiny_model)
     rows = random_rows([40] * (MANY // 40 + 1))
     states = encoder.encode(rows, LAYERS)
     [kept] = (cache / "batches").glob("*.json")
@@ -78,7 +78,7 @@ def test_it_is_really_measured_and_the_states_stay(tiny_model: Path, cache: Path
 
 
 def test_a_model_that_takes_long_for_a_batch_is_not_measured(tiny_model: Path) -> None:
-    encoder = encoder_of(tiny_model)
+    encoder = shared_encoder(tiny_model)
     ran: list[int] = []
     encoder.loaded.model.register_forward_pre_hook(lambda *_: ran.append(1))
     settings = TuningSettings(CPU.sizes, default=700, batch_seconds=0.0)
@@ -88,16 +88,16 @@ def test_a_model_that_takes_long_for_a_batch_is_not_measured(tiny_model: Path) -
 
 def test_it_is_measured_once_for_all_processes(tiny_model: Path, cache: Path) -> None:
     rates = Rates({512: 10.0, 1024: 9.0, 2048: 8.0})
-    assert size_for(encoder_of(tiny_model, forward=PaddedPass), rates) == 512
+    assert size_for(shared_encoder(tiny_model, forward=PaddedPass), rates) == 512
     assert rates.asked == [512, 1024, 2048]
-    assert size_for(encoder_of(tiny_model, forward=PaddedPass), rates) == 512
-    small = size_for(encoder_of(tiny_model, forward=PaddedPass), rates, tokens=10)
+    assert size_for(shared_encoder(tiny_model, forward=PaddedPass), rates) == 512
+    small = size_for(shared_encoder(tiny_model, forward=PaddedPass), rates, tokens=10)
     assert small == 512, "small jobs make the same batches"
     assert len(rates.asked) == 3
-    assert size_for(encoder_of(tiny_model, 2, forward=PaddedPass), rates) == 512
+    assert size_for(shared_encoder(tiny_model, highest=2, forward=PaddedPass), rates) == 512
     assert len(rates.asked) == 6, "fewer blocks are another model"
     for number, other in enumerate(({"dtype": "bfloat16"}, {"forward": PackedPass}), 3):
-        assert size_for(encoder_of(tiny_model, **{"forward": PaddedPass, **other}), rates) == 512
+        assert size_for(shared_encoder(tiny_model, **{"forward": PaddedPass, **other}), rates) == 512
         assert len(rates.asked) == 3 * number, "another precision, or another way to run it"
     assert len(list((cache / "batches").glob("*.json"))) == 4
 
@@ -108,7 +108,7 @@ def test_a_process_waits_for_the_one_that_measures(tiny_model: Path, tmp_path: P
     log = tmp_path / "log"
     processes = multiprocessing.get_context("fork")
     measured = processes.Semaphore(0)
-    runtime = encoder_of(tiny_model, forward=PaddedPass).runtime
+    runtime = shared_encoder(tiny_model, forward=PaddedPass).runtime
 
     def note(words: str) -> None:
         with log.open("a") as file:
@@ -156,9 +156,9 @@ def test_a_process_waits_for_the_one_that_measures(tiny_model: Path, tmp_path: P
 
 def test_small_jobs_and_those_without_a_cache_take_the_default(tiny_model: Path, cache: Path) -> None:
     rates = Rates({512: 10.0, 1024: 9.0})
-    assert size_for(encoder_of(tiny_model, forward=PaddedPass), rates, MANY - 1) == CPU.default
+    assert size_for(shared_encoder(tiny_model, forward=PaddedPass), rates, MANY - 1) == CPU.default
     cache.write_text("a file where the directory should be")
-    assert size_for(encoder_of(tiny_model, forward=PaddedPass), rates) == CPU.default
+    assert size_for(shared_encoder(tiny_model, forward=PaddedPass), rates) == CPU.default
     assert rates.asked == []
 
 
@@ -168,20 +168,20 @@ NO_SIZES = ['"9"', "0", "true", "7", "99999999", "1e3"]
 @pytest.mark.parametrize("text", ["", "{}", "[]", "[" * 5000, *(f'{{"batch_tokens": {size}}}' for size in NO_SIZES)])
 def test_a_broken_measurement_is_made_again(tiny_model: Path, cache: Path, text: str) -> None:
     rates = Rates({512: 10.0, 1024: 20.0})
-    size_for(encoder_of(tiny_model, forward=PaddedPass), rates)
+    size_for(shared_encoder(tiny_model, forward=PaddedPass), rates)
     [kept] = (cache / "batches").glob("*.json")
     kept.write_text(text)
-    assert size_for(encoder_of(tiny_model, forward=PaddedPass), rates) == 1024
+    assert size_for(shared_encoder(tiny_model, forward=PaddedPass), rates) == 1024
     assert len(rates.asked) == 6
 
 
 def test_a_measurement_that_others_may_have_written_is_made_again(tiny_model: Path, cache: Path) -> None:
     rates = Rates({512: 10.0, 1024: 20.0})
-    size_for(encoder_of(tiny_model, forward=PaddedPass), rates)
+    size_for(shared_encoder(tiny_model, forward=PaddedPass), rates)
     [kept] = (cache / "batches").glob("*.json")
     kept.write_text('{"batch_tokens": 512}')
     kept.chmod(0o666)
-    assert size_for(encoder_of(tiny_model, forward=PaddedPass), rates) == 1024
+    assert size_for(shared_encoder(tiny_model, forward=PaddedPass), rates) == 1024
     assert kept.stat().st_mode & 0o777 == 0o600
 
 
@@ -191,21 +191,20 @@ def test_all_batches_at_once_take_no_more_than_half_of_what_is_free(tiny_model: 
     free = 2 * 100 * a_token * threads
     rates = Rates({})
     with limited_threads(threads):
-        assert size_for(encoder_of(tiny_model, forward=PaddedPass), rates, tokens=10, free_bytes=free) == 100
-        assert size_for(encoder_of(tiny_model, forward=PaddedPass), rates, free_bytes=free) == 100
+        assert size_for(shared_encoder(tiny_model, forward=PaddedPass), rates, tokens=10, free_bytes=free) == 100
+        assert size_for(shared_encoder(tiny_model, forward=PaddedPass), rates, free_bytes=free) == 100
     assert rates.asked == [], "no size fits"
 
 
 def test_the_first_batch_is_a_warm_up(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder = encoder_of(tiny_model, forward=PaddedPass)
+    encoder = shared_encoder(tiny_model, forward=PaddedPass)
     times = iter([0.0, 9.0, 10.0, 14.0, 20.0, 22.0])  # three batches, which begin and end then
     monkeypatch.setattr(tuning, "time", SimpleNamespace(perf_counter=lambda: next(times)))
     assert measured_rate(encoder.loaded, encoder.runtime.forward, 512, 60.0) == 256
 
 
-@pytest.mark.slow
 def test_what_the_user_says_is_not_measured(tiny_model: Path, cache: Path) -> None:
-    encoder = encoder_of(tiny_model, batch_tokens=77)
-    states = encoder.encode(random_rows([40] * (MANY // 40 + 1)), LAYERS)
+    encoder = shared_encoder(tiny_model, batch_tokens=77)
+    states = encoder.encode(random_rows([40] * (MANY // 40 + 1)), [0])
     assert "batches of up to 77 tokens" in states.execution
     assert not (cache / "batches").exists()

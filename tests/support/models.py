@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -23,7 +28,14 @@ CORPUS = [
 
 
 def make_tokenizer(directory: Path, template: str | None = CHATML) -> None:
-    """A byte-level BPE trained on a few sentences: any text has tokens, and no network is needed."""
+    """Save a byte-level BPE that knows a few sentences: any text has tokens, and no network is needed."""
+    tokenizer = _trained_tokenizer()
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(directory)
+
+
+@functools.cache
+def _trained_tokenizer() -> PreTrainedTokenizerFast:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -35,11 +47,9 @@ def make_tokenizer(directory: Path, template: str | None = CHATML) -> None:
     raw.train_from_iterator(
         CORPUS, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
     )
-    tokenizer = PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(
         tokenizer_object=raw, bos_token=special[0], eos_token=special[2], pad_token=special[0]
     )
-    tokenizer.chat_template = template
-    tokenizer.save_pretrained(directory)
 
 
 def made_once(name: str, make: Callable[[Path], object]) -> Path:

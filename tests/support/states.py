@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import random
 from collections.abc import Callable, Sequence
@@ -18,9 +19,10 @@ from larf_curate.encoding.packing import PackedPass
 from larf_curate.encoding.padding import PaddedPass
 from larf_curate.encoding.runtime import Runtime
 from larf_curate.encoding.trial import fastest_pass
-from larf_curate.models.loading import load_model
+from larf_curate.models.loading import LoadedModel, load_model
 from larf_curate.models.options import ModelOptions
-from support.models import SIZES, make_model, make_tokenizer
+from support.architectures import make_from
+from support.models import SIZES
 
 BLOCKS = SIZES["num_hidden_layers"]
 LAYERS = list(range(BLOCKS))
@@ -79,16 +81,27 @@ def random_rows(lengths: Sequence[int] = (1, 2, 3, 7, 12, 12, 20, 40), seed: int
     return [[chance.randrange(3, 400) for _ in range(length)] for length in lengths]
 
 
-def full_states(directory: Path, rows: Sequence[list[int]], auto: Any = transformers.AutoModelForCausalLM) -> Any:
+@functools.lru_cache(maxsize=2)
+def _loaded_by_transformers(directory: Path) -> Any:
+    """The model of a directory in float32; tests that ask for states of one directory follow each other."""
+    return transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+
+
+def full_states(model: Any, rows: Sequence[list[int]]) -> Any:
     """[rows, blocks, hidden] of the uncut model: one row at a time, no padding, float32, no cutting.
 
     The last of transformers' hidden states has passed the final norm: that block's output comes from a hook.
+
+    Args:
+        model: of transformers, or its directory.
+        rows: token ids of each row.
     """
-    model = auto.from_pretrained(directory, dtype=torch.float32).eval()
+    if isinstance(model, Path):
+        model = _loaded_by_transformers(model)
     decoder = model.get_decoder()
     blocks = next(getattr(decoder, name) for name in ("layers", "h") if hasattr(decoder, name))
     last: list[torch.Tensor] = []
-    blocks[-1].register_forward_hook(lambda _m, _a, out: last.append(out[0] if isinstance(out, tuple) else out))
+    hook = blocks[-1].register_forward_hook(lambda _m, _a, out: last.append(out[0] if isinstance(out, tuple) else out))
     states = []
     for row in rows:
         with torch.no_grad():
@@ -97,6 +110,7 @@ def full_states(directory: Path, rows: Sequence[list[int]], auto: Any = transfor
         normed, plain = hidden[-1][0, -1], last.pop()[0, -1]
         assert (normed - plain).abs().max() > 0.1, "this final norm would not show if applied by accident"
         states.append(torch.stack([*(h[0, -1] for h in hidden[1:-1]), plain]))
+    hook.remove()
     return torch.stack(states).numpy()
 
 
@@ -106,6 +120,66 @@ def assert_equal_states(actual: np.ndarray, expected: np.ndarray) -> None:
     assert actual.dtype == np.float32
     scale = np.linalg.norm(expected, axis=-1, keepdims=True)
     np.testing.assert_allclose(actual / scale, expected / scale, rtol=0, atol=1e-4)
+
+
+def shared_encoder(
+    directory: Path,
+    highest: int = BLOCKS - 1,
+    forward: type[PackedPass | PaddedPass] | None = None,
+    settings: PackingSettings | None = None,
+    **options: Any,
+) -> Encoder:
+    """As `encoder_of`, on a model that is loaded once for all tests of a file that ask for the same.
+
+    Each call gives another encoder, which knows of no batch that was too big. Hooks on the model are removed when the
+    test ends (`tests/encoding/conftest.py`). A test that changes weights or replaces a `forward` takes `encoder_of`.
+    """
+    config = ModelOptions(str(directory), device="cpu", **options)
+    key = config.loading_key(), highest
+    return Encoder(config, Runtime(_loaded_once(*key), _pass_once(*key, forward, settings)))
+
+
+@functools.cache
+def _loaded_once(options: ModelOptions, highest: int) -> LoadedModel:
+    loaded = load_model(options, highest, CPU)
+    _SHARED.append(loaded)
+    return loaded
+
+
+@functools.cache
+def _pass_once(
+    options: ModelOptions,
+    highest: int,
+    forward: type[PackedPass | PaddedPass] | None,
+    settings: PackingSettings | None,
+) -> PackedPass | PaddedPass:
+    return _pass_of(_loaded_once(options, highest), forward, settings)
+
+
+_SHARED: list[LoadedModel] = []
+
+
+def forget_hooks() -> None:
+    """Take away what a test has hooked to the models of `shared_encoder`."""
+    for loaded in _SHARED:
+        for module in loaded.model.modules():
+            module._forward_hooks.clear()
+            module._forward_pre_hooks.clear()
+
+
+def forget_shared_models() -> None:
+    """Let go of the models of `shared_encoder`."""
+    for remembered in (_loaded_once, _pass_once):
+        remembered.cache_clear()
+    _SHARED.clear()
+
+
+def _pass_of(
+    loaded: LoadedModel, forward: type[PackedPass | PaddedPass] | None, settings: PackingSettings | None
+) -> PackedPass | PaddedPass:
+    if forward is PaddedPass:
+        return PaddedPass(loaded)
+    return PackedPass(loaded, settings=settings) if forward else fastest_pass(loaded, settings)
 
 
 def encoder_of(
@@ -126,10 +200,7 @@ def encoder_of(
     """
     config = ModelOptions(str(directory), device="cpu", **options)
     loaded = load_model(config, highest, CPU)
-    if forward is PaddedPass:
-        return Encoder(config, Runtime(loaded, PaddedPass(loaded)))
-    chosen = PackedPass(loaded, settings=settings) if forward else fastest_pass(loaded, settings)
-    return Encoder(config, Runtime(loaded, chosen))
+    return Encoder(config, Runtime(loaded, _pass_of(loaded, forward, settings)))
 
 
 def is_packed(encoder: Encoder) -> bool:
@@ -145,17 +216,8 @@ def hooks_left(encoder: Encoder) -> int:
 
 
 def make_architecture(directory: Path, name: str) -> Any:
-    """Save a random model of `ARCHITECTURES` with its tokenizer; returns the class of transformers that loads it."""
-    if name != "gemma3_vision":
-        make_model(directory, ARCHITECTURES[name]())
-        return transformers.AutoModelForCausalLM
-    torch.manual_seed(0)
-    model = transformers.AutoModelForImageTextToText.from_config(ARCHITECTURES[name](), dtype=torch.float32)
-    for parameter in model.parameters():  # as `make_model` does
-        torch.nn.init.normal_(parameter, mean=0.0 if parameter.ndim > 1 else 1.0, std=0.2)
-    model.save_pretrained(directory)
-    make_tokenizer(directory)
-    return transformers.AutoModelForImageTextToText
+    """Save a random model of `ARCHITECTURES` with its tokenizer; returns it, in float32."""
+    return make_from(ARCHITECTURES[name](), directory)
 
 
 def limit_memory(encoder: Encoder, tokens: int, error: Callable[[], BaseException]) -> list[int]:
