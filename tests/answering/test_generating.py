@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.architectures import make_from
 from support.models import SIZES, WIDE, make_model, make_tokenizer
 from transformers import (
     AutoConfig,
@@ -28,31 +29,50 @@ from larf_curate.errors import ModelError
 from larf_curate.models.loading import LoadedModel, load_model
 from larf_curate.models.options import ModelOptions
 
+BLOCKS = 3
+SMALL = {**SIZES, "num_hidden_layers": BLOCKS}
 CONFIGS: dict[str, Any] = {
-    "llama": LlamaConfig(**SIZES),
-    "gemma2": Gemma2Config(**SIZES, sliding_window=256, query_pre_attn_scalar=12),
-    "gemma3": Gemma3TextConfig(**SIZES, sliding_window=256, query_pre_attn_scalar=12),
-    "gemma3, short window": Gemma3TextConfig(**SIZES, sliding_window=16, query_pre_attn_scalar=12),
-    "phi3": Phi3Config(**SIZES | {"pad_token_id": 0}),
-    "gpt2": GPT2Config(vocab_size=512, n_embd=48, n_layer=5, n_head=4, n_positions=512),
-    "qwen3 moe": Qwen3MoeConfig(**SIZES, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32),
-    "mamba": MambaConfig(vocab_size=512, hidden_size=48, num_hidden_layers=5, state_size=8),
+    "llama": LlamaConfig(**SMALL),
+    "gemma2": Gemma2Config(**SMALL, sliding_window=256, query_pre_attn_scalar=12),
+    "gemma3": Gemma3TextConfig(**SMALL, sliding_window=256, query_pre_attn_scalar=12),
+    "gemma3, short window": Gemma3TextConfig(**SMALL, sliding_window=16, query_pre_attn_scalar=12),
+    "phi3": Phi3Config(**SMALL, pad_token_id=0),
+    "gpt2": GPT2Config(vocab_size=512, n_embd=48, n_layer=BLOCKS, n_head=4, n_positions=512),
+    "qwen3 moe": Qwen3MoeConfig(**SMALL, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32),
+    "mamba": MambaConfig(vocab_size=512, hidden_size=48, num_hidden_layers=5, state_size=8),  # fewer forget the prompt
 }
 WORDS = ("How do I kill time while seven wizards judge my quick brown fox at the lazy boxing match of bread").split()  # noqa: SIM905
-PROMPTS = [f"{' '.join(WORDS[: 3 + n])}{'?' * (n % 3)}" for n in range(0, 12, 2)]
+PROMPTS = [f"{' '.join(WORDS[: 3 + n])}{'?' * (n % 3)}" for n in (0, 4, 7, 11)]
 TOKENS = 5
 PLAIN = ("mamba", "gemma3, short window")
 """Their shortcuts would not be exact: a state that is no list of keys and values, a window narrower than a prompt."""
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
-def architecture(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """The name of an architecture, and the directory of a random model of it."""
-    return request.param, make_model(tmp_path_factory.mktemp("model"), CONFIGS[request.param])
+EDGES = ("llama", "gemma2", "gemma3, short window", "qwen3 moe")
+"""Asked with their first and last block scaled too: one for each way to answer, and one whose blocks are not alike."""
+SCALED = [
+    (name, block, scale)
+    for name in CONFIGS
+    for block, scale in ((None, 1.0), (0, 0.7), (1, 1.3), (2, 0.8))
+    if block in (None, 1) or name in EDGES
+]
 
 
 @pytest.fixture(scope="module")
-def loaded(architecture: tuple[str, Path]) -> LoadedModel:
+def tiny(tiny_model: Path) -> LoadedModel:
+    """For all tests that leave it as it is."""
+    return load_model(ModelOptions(str(tiny_model), device="cpu"), None, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def architecture(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Any]:
+    """The name of an architecture, and a random model of it: its directory, and transformers' own."""
+    home = tmp_path_factory.mktemp("model")
+    return request.param, home, make_from(CONFIGS[request.param], home)
+
+
+@pytest.fixture(scope="module")
+def loaded(architecture: tuple[str, Path, Any]) -> LoadedModel:
     return load_model(ModelOptions(str(architecture[1]), device="cpu"), None, torch.device("cpu"))
 
 
@@ -60,12 +80,6 @@ def loaded(architecture: tuple[str, Path]) -> LoadedModel:
 def answerer(loaded: LoadedModel) -> Answerer:
     """One for all blocks and factors, as in a search."""
     return Answerer(loaded, prompt_ids(loaded.tokenizer), TOKENS)
-
-
-@pytest.fixture(scope="module")
-def plain_model(architecture: tuple[str, Path]) -> Any:
-    """transformers' own, from disk."""
-    return AutoModelForCausalLM.from_pretrained(architecture[1], dtype=torch.float32).eval()
 
 
 def prompt_ids(tokenizer: Any) -> list[list[int]]:
@@ -85,8 +99,9 @@ def assert_plain_answers(
     """
     model = copy.deepcopy(plain_model)
     if block is not None:
-        chosen = next(m for _, m in model.named_modules() if isinstance(m, torch.nn.ModuleList) and len(m) == 5)[block]
-        for name, parameter in chosen.named_parameters():
+        count = model.config.num_hidden_layers
+        blocks = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count)
+        for name, parameter in blocks[block].named_parameters():
             if parameter.ndim >= 2 and "mlp.gate.weight" not in name:
                 parameter.data.mul_(scale)
     for prompt, answer in zip(ids, answers, strict=True):
@@ -97,17 +112,16 @@ def assert_plain_answers(
         assert answer == greedy[: min(ended, TOKENS)]
 
 
-@pytest.mark.parametrize(("block", "scale"), [(None, 1.0), (0, 0.7), (2, 1.3), (4, 0.8)])
+@pytest.mark.parametrize(("architecture", "block", "scale"), SCALED, indirect=["architecture"])
 @pytest.mark.slow
 def test_answers_are_those_of_the_plain_way(
-    architecture: tuple[str, Path],
+    architecture: tuple[str, Path, Any],
     loaded: LoadedModel,
     answerer: Answerer,
-    plain_model: Any,
     block: int | None,
     scale: float,
 ) -> None:
-    name, home = architecture
+    name, home, plain_model = architecture
     ids = prompt_ids(loaded.tokenizer)
     assert answerer.reuse == (name not in PLAIN)
     assert answerer.by_row == (name not in (*PLAIN, "qwen3 moe")), "experts see tokens of all rows in one heap"
@@ -153,7 +167,7 @@ def test_quantised_layers_are_scaled_like_the_weights_they_stand_for(
         for name, layer in layers.items():
             torch.testing.assert_close(layer(states[name]), plain[name])
     assert all(torch.equal(parameter, before[name]) for name, parameter in block.named_parameters())
-    answerer = Answerer(loaded, prompt_ids(loaded.tokenizer), TOKENS)
+    answerer = Answerer(loaded, prompt_ids(loaded.tokenizer)[:2], TOKENS)
     unscaled = answerer.answers()
     halved = [(number, 0.5) for number in range(len(unscaled))]
     assert answerer.by_row
@@ -197,9 +211,8 @@ def test_a_block_without_weights_that_are_known_is_not_searched() -> None:
         pass
 
 
-def test_an_answer_ends_when_it_has_been_seen_enough_of(tiny_model: Path) -> None:
-    loaded = load_model(ModelOptions(str(tiny_model), device="cpu"), None, torch.device("cpu"))
-    answerer = Answerer(loaded, prompt_ids(loaded.tokenizer), TOKENS)
+def test_an_answer_ends_when_it_has_been_seen_enough_of(tiny: LoadedModel) -> None:
+    answerer = Answerer(tiny, prompt_ids(tiny.tokenizer), TOKENS)
     whole = answerer.answers()
     seen: list[int] = []
 
@@ -212,10 +225,9 @@ def test_an_answer_ends_when_it_has_been_seen_enough_of(tiny_model: Path) -> Non
 
 
 @pytest.mark.parametrize("by_row", [True, False])
-def test_answers_with_several_factors_end_each_at_its_own_place(tiny_model: Path, by_row: bool) -> None:
+def test_answers_with_several_factors_end_each_at_its_own_place(tiny: LoadedModel, by_row: bool) -> None:
     """Those that are left move up in the batch, and keep their factors."""
-    loaded = load_model(ModelOptions(str(tiny_model), device="cpu"), None, torch.device("cpu"))
-    answerer = Answerer(loaded, prompt_ids(loaded.tokenizer), TOKENS)
+    answerer = Answerer(tiny, prompt_ids(tiny.tokenizer), TOKENS)
     answerer.by_row = by_row
     asked = [(number, factor) for number in range(len(PROMPTS)) for factor in (0.4, 1.0, 2.5)]
     whole = answerer.scaled_answers(2, asked)
@@ -224,12 +236,11 @@ def test_answers_with_several_factors_end_each_at_its_own_place(tiny_model: Path
     assert found == [row[: 1 + n % 5] for n, row in enumerate(whole)]
 
 
-def test_many_prompts_of_many_lengths_get_the_answers_that_a_few_get(tiny_model: Path) -> None:
+def test_many_prompts_of_many_lengths_get_the_answers_that_a_few_get(tiny: LoadedModel) -> None:
     """They are read in parts, each padded to its own longest, and answered as one batch."""
-    loaded = load_model(ModelOptions(str(tiny_model), device="cpu"), None, torch.device("cpu"))
     turns = [[{"role": "user", "content": f"Item {number}? " * (1 + number % 9)}] for number in range(36)]
-    ids = loaded.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
-    answerer = Answerer(loaded, ids, TOKENS)
+    ids = tiny.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+    answerer = Answerer(tiny, ids, TOKENS)
     asked = [(number, 0.5 + number % 3) for number in range(len(ids))]
     few = [answer for at in range(0, 36, 6) for answer in answerer.scaled_answers(3, asked[at : at + 6])]
     assert answerer.scaled_answers(3, asked) == few
@@ -262,11 +273,10 @@ def test_an_answer_ends_before_any_token_that_ends_one(tiny_model: Path, reuse: 
 
 
 @pytest.mark.parametrize("reuse", [True, False])
-def test_answers_are_greedy_whatever_the_model_s_generation_config_asks_for(tiny_model: Path, reuse: bool) -> None:
+def test_answers_are_greedy_whatever_the_model_s_generation_config_asks_for(tiny: LoadedModel, reuse: bool) -> None:
     """Models are published with settings for chats: samples, penalties, beams."""
-    loaded = load_model(ModelOptions(str(tiny_model), device="cpu"), None, torch.device("cpu"))
-    ids = prompt_ids(loaded.tokenizer)[:2]
-    whole = Answerer(loaded, ids, TOKENS, reuse=reuse).answers()
+    ids = prompt_ids(tiny.tokenizer)[:2]
+    whole = Answerer(tiny, ids, TOKENS, reuse=reuse).answers()
     likeliest = whole[0][0]
     for name, value in (
         ("do_sample", True),
@@ -283,31 +293,33 @@ def test_answers_are_greedy_whatever_the_model_s_generation_config_asks_for(tiny
         ("return_dict_in_generate", True),
     ):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(loaded.model.generation_config, name, value)
-            assert Answerer(loaded, ids, TOKENS, reuse=reuse).answers() == whole, name
+            patch.setattr(tiny.model.generation_config, name, value)
+            assert Answerer(tiny, ids, TOKENS, reuse=reuse).answers() == whole, name
 
 
-def test_first_logits_come_in_the_order_of_the_prompts(tiny_model: Path) -> None:
+def test_first_logits_come_in_the_order_of_the_prompts(tiny: LoadedModel) -> None:
     """Prompts are read sorted by length."""
-    loaded = load_model(ModelOptions(str(tiny_model), device="cpu"), None, torch.device("cpu"))
-    ids = prompt_ids(loaded.tokenizer)[::-1]
+    ids = prompt_ids(tiny.tokenizer)[::-1]
     seen: list[torch.Tensor] = []
-    Answerer(loaded, ids, 1).answers(first_logits=seen.append)
+    Answerer(tiny, ids, 1).answers(first_logits=seen.append)
     with torch.inference_mode():
-        alone = [loaded.model(torch.tensor([prompt]), use_cache=False).logits[0, -1] for prompt in ids]
+        alone = [tiny.model(torch.tensor([prompt]), use_cache=False).logits[0, -1] for prompt in ids]
     torch.testing.assert_close(seen[0], torch.stack(alone), atol=1e-4, rtol=1e-4)
 
 
-def test_what_lies_below_a_block_is_not_run_again(tiny_model: Path) -> None:
-    loaded = load_model(ModelOptions(str(tiny_model), device="cpu"), None, torch.device("cpu"))
-    ids = prompt_ids(loaded.tokenizer)
-    answerer = Answerer(loaded, ids, 1)  # one token comes out of reading the prompts alone
+def test_what_lies_below_a_block_is_not_run_again(tiny: LoadedModel) -> None:
+    ids = prompt_ids(tiny.tokenizer)
+    answerer = Answerer(tiny, ids, 1)  # one token comes out of reading the prompts alone
     rows: list[tuple[int, int]] = []
-    for number, block in enumerate(loaded.blocks):
+    hooks = [
         block.register_forward_hook(
             lambda _m, _a, out, number=number: rows.append((number, out.shape[0] * out.shape[1]))
         )
+        for number, block in enumerate(tiny.blocks)
+    ]
     answerer.scaled_answers(3, [(number, 1.1) for number in range(len(ids))])
+    for hook in hooks:
+        hook.remove()
     assert {number for number, _ in rows} == {3, 4}
     shared = len(ids[0]) - len(prompt_own(ids)[0])
     assert shared > 5
@@ -321,8 +333,8 @@ def prompt_own(ids: list[list[int]]) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("how", ["no error", "error", "interrupted", "interrupted while restoring"])
-def test_weights_are_the_same_bytes_afterwards(tiny_model: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    block = copy.deepcopy(load_model(ModelOptions(str(tiny_model)), None, torch.device("cpu")).blocks[2])
+def test_weights_are_the_same_bytes_afterwards(tiny: LoadedModel, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    block = copy.deepcopy(tiny.blocks[2])
     before = {name: parameter.clone() for name, parameter in block.named_parameters()}
     places = {name: parameter.data_ptr() for name, parameter in block.named_parameters()}
     raised = {"no error": None, "error": RuntimeError, "interrupted": KeyboardInterrupt}.get(how, KeyboardInterrupt)
