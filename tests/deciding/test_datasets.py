@@ -152,12 +152,12 @@ def test_a_selection_is_split_in_its_own_order() -> None:
     }
 
 
-@pytest.mark.slow
-def test_many_ties_across_batches_and_shards() -> None:
-    scores = (np.random.default_rng(0).integers(0, 9, 25_000) / 7).astype(np.float32)
+def test_many_ties_across_batches_and_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("larf_curate.deciding.datasets._ROWS_AT_ONCE", 1_000)
+    scores = (np.random.default_rng(0).integers(0, 9, 7_000) / 7).astype(np.float32)
     dataset = make_dataset([float(score) for score in scores])
-    expected = np.sort(np.lexsort((np.arange(25_000), -scores))[:12_345]).tolist()
-    threshold = Threshold.drop_top(12_345)
+    expected = np.sort(np.lexsort((np.arange(7_000), -scores))[:3_456]).tolist()
+    threshold = Threshold.drop_top(3_456)
     assert threshold.fit(scores).tied > 0
     assert threshold.split(dataset).removed["row"][:] == expected
     assert rows_of(threshold.split(dataset.to_iterable_dataset(num_shards=7)).removed) == expected

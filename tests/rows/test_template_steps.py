@@ -66,7 +66,6 @@ def printed(tokenizer: Any, template: str) -> str:
     return text
 
 
-@pytest.mark.slow
 def test_a_template_that_counts_prints_the_same(tokenizer: Any) -> None:
     for template in SPACED + OTHERS:
         assert printed(tokenizer, counting(template)[0]) == printed(tokenizer, template), template

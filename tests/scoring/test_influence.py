@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import itertools
 import random
 import threading
@@ -12,8 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import transformers
-from support.models import SIZES, make_model
+from support.models import make_model
 from support.states import ARCHITECTURES, CPU
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -56,15 +57,27 @@ def rows_and_marks(count: int = 24, seed: int = 1):
     return rows, [[False, *(chance.random() < 0.6 for _ in row[2:]), True] for row in rows]
 
 
-def model_and_runtime(tmp_path, name="llama"):
+def model_and_runtime(home, name="llama"):
     """Weights a fifth as large as other tests take, so that the model is about as smooth as a trained one."""
-    home = make_model(tmp_path, ARCHITECTURES[name]())
+    make_model(home, ARCHITECTURES[name]())
     loaded = load_model(ModelOptions(str(home)), None, CPU)
     with torch.no_grad():
         for parameter in loaded.model.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(0.3)
     return loaded, Runtime(loaded)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """For tests that leave weights as they are: models by architecture, their runtime, and a direction of rank 4."""
+
+    @functools.cache
+    def make(name="llama"):
+        loaded, runtime = model_and_runtime(tmp_path_factory.mktemp("model"), name)
+        return loaded, runtime, margin_direction(loaded, random_refusals(), rank=4)[0]
+
+    return make
 
 
 def gradients(loaded, value) -> dict[str, np.ndarray]:
@@ -87,16 +100,16 @@ def mean_margin(loaded, refusals):
     return torch.stack(odds).mean()
 
 
-def test_the_margin_is_its_formula(tmp_path):
-    loaded, _ = model_and_runtime(tmp_path)
+def test_the_margin_is_its_formula(models):
+    loaded, _, _ = models()
     with torch.inference_mode():
         wanted = float(mean_margin(loaded, random_refusals()))
     assert margin(loaded, random_refusals()) == pytest.approx(wanted, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["llama", "phi3", "gpt2"])
-def test_at_full_rank_the_direction_is_the_gradient_of_the_margin(name, tmp_path):
-    loaded, _ = model_and_runtime(tmp_path, name)
+def test_at_full_rank_the_direction_is_the_gradient_of_the_margin(name, models):
+    loaded, _, _ = models(name)
     refusals = random_refusals()
     direction, share = margin_direction(loaded, refusals, rank=64)
     wanted = gradients(loaded, lambda: mean_margin(loaded, refusals))
@@ -111,8 +124,8 @@ def test_at_full_rank_the_direction_is_the_gradient_of_the_margin(name, tmp_path
     assert all(layer.weight.grad is None for layer in block_layers(loaded).values())
 
 
-def test_a_lower_rank_keeps_the_largest_part(tmp_path):
-    loaded, _ = model_and_runtime(tmp_path)
+def test_a_lower_rank_keeps_the_largest_part(models):
+    loaded, _, _ = models()
     refusals = random_refusals()
     wanted = gradients(loaded, lambda: mean_margin(loaded, refusals))
     whole = sum(np.square(gradient).sum() for gradient in wanted.values())
@@ -136,16 +149,27 @@ def test_a_cut_is_always_the_same_and_leaves_random_numbers_alone(monkeypatch):
     assert not seeded
 
 
+@pytest.fixture(scope="module")
+def derivatives(models):
+    """Rows, their trained tokens, and the exact derivatives of these along the direction; by architecture."""
+
+    @functools.cache
+    def make(name):
+        loaded, _, direction = models(name)
+        rows, marks = rows_and_marks(8)
+        return rows, marks, [exact_derivatives(loaded, direction, *one) for one in zip(rows, marks, strict=True)]
+
+    return make
+
+
 @pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3_text", "phi3", "gpt_neox"])
 @pytest.mark.slow
-def test_two_forward_passes_are_the_derivative(name, tmp_path):
-    loaded, runtime = model_and_runtime(tmp_path, name)
-    direction, _ = margin_direction(loaded, random_refusals(), rank=4)
-    rows, marks = rows_and_marks(8)
+def test_two_forward_passes_are_the_derivative(name, models, derivatives):
+    _, runtime, direction = models(name)
+    rows, marks, exact = derivatives(name)
     step, gap = choose_step(runtime, rows, marks, direction)
     found = token_influence(runtime, rows, marks, direction, step)
     assert gap < 0.01
-    exact = [exact_derivatives(loaded, direction, row, trained) for row, trained in zip(rows, marks, strict=True)]
     spread = np.std([values.sum() for values in exact])
     np.testing.assert_allclose(found.sums(), [values.sum() for values in exact], rtol=1e-3, atol=1e-3 * spread)
     np.testing.assert_allclose(found.means(), [values.mean() for values in exact], rtol=2e-3, atol=1e-3 * spread)
@@ -177,9 +201,8 @@ def exact_derivatives(loaded, direction: WeightDirection, row, trained) -> np.nd
     return found.double().numpy()
 
 
-def test_both_passes_over_some_rows_share_one_plan(tmp_path, monkeypatch):
-    loaded, runtime = model_and_runtime(tmp_path)
-    direction, _ = margin_direction(loaded, random_refusals(), rank=4)
+def test_both_passes_over_some_rows_share_one_plan(models, monkeypatch):
+    _, runtime, direction = models()
     planned = []
     plan = type(runtime.forward).plan
     monkeypatch.setattr(type(runtime.forward), "plan", lambda *args: planned.append(1) or plan(*args))
@@ -190,11 +213,11 @@ def test_both_passes_over_some_rows_share_one_plan(tmp_path, monkeypatch):
     assert len(planned) == 2
 
 
-def test_scores_do_not_depend_on_neighbours_and_weights_stay_as_they_were(tmp_path):
-    loaded, runtime = model_and_runtime(tmp_path)
+def test_scores_do_not_depend_on_neighbours_and_weights_stay_as_they_were(models):
+    loaded, runtime, _ = models()
     before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
     direction, _ = margin_direction(loaded, random_refusals(), rank=4)
-    rows, marks = rows_and_marks()
+    rows, marks = rows_and_marks(12)
     together = token_influence(runtime, rows, marks, direction, 0.01).means()
     alone = [token_influence(runtime, [r], [m], direction, 0.01).means()[0] for r, m in zip(rows, marks, strict=True)]
     order = np.random.default_rng(0).permutation(len(rows))
@@ -204,10 +227,9 @@ def test_scores_do_not_depend_on_neighbours_and_weights_stay_as_they_were(tmp_pa
     assert all(torch.equal(value, before[name]) for name, value in loaded.model.state_dict().items())
 
 
-@pytest.mark.slow
-def test_a_gradient_step_on_a_damaging_row_lowers_the_margin(tmp_path):
+def test_a_gradient_step_on_a_damaging_row_lowers_the_margin(models):
     """The whole point: the sign, and the size to first order."""
-    loaded, runtime = model_and_runtime(tmp_path)
+    loaded, runtime, _ = models()
     refusals = random_refusals(8)
     direction, _ = margin_direction(loaded, refusals, rank=48)
     length = np.sqrt(sum(np.square(g).sum() for g in gradients(loaded, lambda: mean_margin(loaded, refusals)).values()))
@@ -238,45 +260,39 @@ def test_a_gradient_step_on_a_damaging_row_lowers_the_margin(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3_text", "gpt_neox"])
-@pytest.mark.slow
-def test_forward_mode_is_the_derivative(name, tmp_path):
-    loaded, runtime = model_and_runtime(tmp_path, name)
-    direction, _ = margin_direction(loaded, random_refusals(), rank=4)
-    rows, marks = rows_and_marks(12)
+def test_forward_mode_is_the_derivative(name, models, derivatives):
+    _, runtime, direction = models(name)
+    rows, marks, exact = derivatives(name)
     losses, tangents = token_tangents(runtime, rows, marks, direction, batch_tokens=64)
     expected = token_losses(runtime, rows, marks)
-    for row, trained, loss, tangent, plain in zip(
-        rows, marks, losses.values, tangents.values, expected.values, strict=True
-    ):
+    for loss, plain, tangent, values in zip(losses.values, expected.values, tangents.values, exact, strict=True):
         np.testing.assert_allclose(loss, plain, rtol=1e-4, atol=1e-4)
-        exact = exact_derivatives(loaded, direction, row, trained)
-        np.testing.assert_allclose(tangent, exact, rtol=1e-3, atol=1e-3 * np.abs(exact).max())
+        np.testing.assert_allclose(tangent, values, rtol=1e-3, atol=1e-3 * np.abs(values).max())
 
 
-def test_a_derivative_waits_for_who_runs_the_model(tmp_path):
+def test_a_derivative_waits_for_who_runs_the_model(models):
     """Its hooks would meet the other's batches."""
-    loaded, runtime = model_and_runtime(tmp_path)
-    direction, _ = margin_direction(loaded, random_refusals(), rank=4)
+    loaded, runtime, direction = models()
     rows, marks = rows_and_marks(2)
     token_tangents(runtime, rows, marks, direction)  # the first takes longer
     began = threading.Event()
-    loaded.blocks[0].register_forward_pre_hook(lambda *_: began.set())
+    hook = loaded.blocks[0].register_forward_pre_hook(lambda *_: began.set())
     with ThreadPoolExecutor(1) as pool:
         with runtime.lock:
             asked = pool.submit(token_tangents, runtime, rows, marks, direction)
             assert not began.wait(0.5)
         assert asked.result(60)[0].issues == [None, None]
+    hook.remove()
     assert began.is_set()
 
 
-def test_half_precision_ranks_as_float32_does(tmp_path):
-    loaded, runtime = model_and_runtime(tmp_path)
-    direction, _ = margin_direction(loaded, random_refusals(), rank=4)
+def test_half_precision_ranks_as_float32_does(models):
+    loaded, runtime, direction = models()
     rows, marks = rows_and_marks(40)
     step, _ = choose_step(runtime, rows[:12], marks[:12], direction)
     wanted = token_influence(runtime, rows, marks, direction, step)
-    loaded.model.to(torch.bfloat16)
-    half = Runtime(replace(loaded, dtype=torch.bfloat16))
+    model = copy.deepcopy(loaded.model).to(torch.bfloat16)
+    half = Runtime(replace(loaded, model=model, blocks=model.model.layers, dtype=torch.bfloat16))
     done: list[int] = []
     found = token_influence(half, rows, marks, direction, step, batch_tokens=96, progress=done.append)
     assert "batches of up to 96 tokens" in found.execution
@@ -285,9 +301,8 @@ def test_half_precision_ranks_as_float32_does(tmp_path):
     assert scipy_spearman(found.sums(), wanted.sums()) >= 0.98
 
 
-def test_a_row_that_fits_in_memory_once_and_not_twice_has_no_score(tmp_path):
-    loaded, runtime = model_and_runtime(tmp_path)
-    direction, _ = margin_direction(loaded, random_refusals(), rank=4)
+def test_a_row_that_fits_in_memory_once_and_not_twice_has_no_score(models):
+    loaded, runtime, direction = models()
     rows, marks = rows_and_marks(1)
     assert runtime.forward.shortcuts  # which tries a few rows
     runs = itertools.count()
@@ -296,8 +311,9 @@ def test_a_row_that_fits_in_memory_once_and_not_twice_has_no_score(tmp_path):
         if next(runs):
             raise MemoryError
 
-    loaded.blocks[0].register_forward_pre_hook(full)
-    found = token_influence(runtime, rows, marks, direction, 0.01)
+    hook = loaded.blocks[0].register_forward_pre_hook(full)
+    found = token_influence(Runtime(loaded, runtime.forward), rows, marks, direction, 0.01)
+    hook.remove()
     assert found.issues == [Issue.OUT_OF_MEMORY]
     assert np.isnan(found.means()).all()
     assert np.isnan(found.sums()).all()
@@ -317,9 +333,8 @@ def test_a_margin_without_a_slope_is_refused(tmp_path):
         margin_gradient(loaded, random_refusals())
 
 
-def test_a_model_that_never_refuses_gets_no_margin(tmp_path):
-    home = make_model(tmp_path, transformers.LlamaConfig(**SIZES))
-    options = ModelOptions(str(home))
+def test_a_model_that_never_refuses_gets_no_margin(tiny_model):
+    options = ModelOptions(str(tiny_model))
     encoder = Encoder(options, Runtime(load_model(options, None, CPU)))
     with pytest.raises(PromptsError, match=r"refuses 0 of 16 harmful requests \(0%\)"):
         find_refusals(encoder, [f"How do I do harm number {number}?" for number in range(16)])

@@ -119,7 +119,6 @@ def test_scores_are_those_of_autograd(scorer: LARFScorer, refusing_model: Path) 
 
 
 @pytest.mark.usefixtures("short_sample")
-@pytest.mark.slow
 def test_every_prompt_counts_the_same_where_their_number_is_odd(refusing_model: Path) -> None:
     """The gradient is taken of two halves, of which one has a prompt more."""
     prompts = [*HARMFUL_PROMPTS, "Bake 3 loaves of bread."]  # which it does: the half that has it has another slope
@@ -207,7 +206,6 @@ def test_scores_do_not_depend_on_the_batch(scorer: LARFScorer) -> None:
 
 
 @pytest.mark.usefixtures("short_sample")
-@pytest.mark.slow
 def test_weights_are_the_same_bytes_after_fitting_and_scoring(refusing_model: Path) -> None:
     from larf_curate.encoding.runtime import runtime_for
     from larf_curate.models.options import ModelOptions
@@ -238,7 +236,7 @@ def test_map_adds_both_scores(scorer: LARFScorer) -> None:
         )
 
 
-@pytest.mark.usefixtures("short_sample")
+@pytest.mark.usefixtures("short_sample", "blank_pictures")
 @pytest.mark.slow
 def test_a_recipe_runs_with_it(refusing_model: Path, tmp_path: Path) -> None:
     source, prompts = tmp_path / "rows.jsonl", tmp_path / "prompts.txt"
@@ -269,7 +267,9 @@ def test_a_recipe_runs_with_it(refusing_model: Path, tmp_path: Path) -> None:
     assert "first order" in card.stdout
 
 
-def test_the_command_line_fits_it(refusing_model: Path, tmp_path: Path) -> None:
+def test_the_command_line_fits_it(refusing_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = [{"instruction": f"Item {n}?", "output": "Sure, mix. " * (1 + n % 4)} for n in range(len(sample_rows()))]
+    monkeypatch.setattr(margin_fitting, "sample_rows", lambda: short)
     prompts = tmp_path / "prompts.csv"
     prompts.write_text("Goal\n" + "\n".join(HARMFUL_PROMPTS) + "\n")
     out = tmp_path / "scorer"
@@ -340,7 +340,6 @@ def test_quantised_weights_have_no_gradient(wide_model: Path, scorer: LARFScorer
 
 
 @pytest.mark.usefixtures("short_sample")
-@pytest.mark.slow
 def test_a_gradient_that_does_not_fit_in_memory_is_one_line(
     refusing_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

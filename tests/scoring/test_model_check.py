@@ -57,7 +57,6 @@ def long_rope(tmp_path: Path) -> Path:
     )
 
 
-@pytest.mark.slow
 def test_fit_refuses_states_that_depend_on_the_batch(
     long_rope: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,7 +94,6 @@ def without_caches(spec: ScorerSpec, scorer: LARFScorer) -> LARFScorer:
     return LARFScorer(spec, scorer._tensors)
 
 
-@pytest.mark.slow
 def test_a_model_swapped_since_the_fit_is_refused_even_where_one_conversation_agrees(
     tiny_model: Path, tiny_scorer: LARFScorer, tmp_path: Path
 ) -> None:
@@ -151,7 +149,6 @@ def test_the_demo_model_has_two_versions(tiny_scorer: LARFScorer) -> None:
         require_fitted_model(spec, tiny_scorer._tensors["check"], encoder)
 
 
-@pytest.mark.slow
 def test_another_release_of_transformers_is_said_once(
     tiny_scorer: LARFScorer, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -76,7 +76,6 @@ def test_a_layer_search_and_a_fit_encode_the_references_once(
     assert encoded == [17, 3, 3, 3]
 
 
-@pytest.mark.slow
 def test_a_search_for_a_fault_is_told_what_was_read_and_how(
     home: Path,
     tiny_model: Path,

@@ -169,6 +169,7 @@ def test_columns_with_their_types(scorer: LARFScorer, tmp_path: Path) -> None:
     assert LARFScorer.from_pretrained(tmp_path).spec.spans
 
 
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.slow
 def test_files_and_recipes_have_them(scorer: LARFScorer, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))

@@ -102,6 +102,7 @@ def test_filter_gives_kept_rows_a_weight(tmp_path: Path) -> None:
         assert "--weight" in done.stderr
 
 
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.slow
 def test_a_recipe_weighs_and_scores_each_turn(tiny_scorer: LARFScorer, tmp_path: Path) -> None:
     said = [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 2, "abcd", strict=True)]

@@ -31,8 +31,9 @@ from larf_curate.scoring.layer_search.search import safety_layer
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 PROMPTS = [f"May I {letter}" for letter in LETTERS]
-PLANTED = 3
-LOCATED = 12
+BLOCKS, PLANTED = 4, 2
+"""Of the model in which one block decides."""
+LOCATED = 8
 """Prompts of a kind for the quick looks at each block."""
 
 
@@ -70,7 +71,7 @@ def plant(home: Path, block: int | None) -> Path:
     tokenizer.add_tokens(["I must decline. ", "Here are the steps, all of them. "])
     tokenizer.save_pretrained(home)
     refuse, comply = len(tokenizer) - 2, len(tokenizer) - 1
-    model = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES, tie_word_embeddings=False), dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**{**SIZES, "num_hidden_layers": BLOCKS}), dtype=torch.float32)
     for name, parameter in model.named_parameters():
         parameter.data.fill_(1.0 if "norm" in name else 0.0)
     embedded, head = model.model.embed_tokens.weight.data, model.lm_head.weight.data
@@ -87,9 +88,8 @@ def plant(home: Path, block: int | None) -> Path:
     return home
 
 
-@pytest.mark.slow
 def test_a_planted_block_is_found(tmp_path: Path, search: Any) -> None:
-    profile = search(plant(tmp_path, PLANTED), prompts=PROMPTS, max_new_tokens=4)
+    profile = search(plant(tmp_path, PLANTED), prompts=PROMPTS, max_new_tokens=2)
     assert profile.best == PLANTED
     planted = profile.blocks[PLANTED]
     assert planted.first == 1.0
@@ -123,12 +123,12 @@ def test_what_cannot_come_first_is_asked_no_further(
 
     monkeypatch.setattr(Answerer, "scaled_answers", counted)
     home = plant(tmp_path / "model", PLANTED)
-    quick = search(home, prompts=PROMPTS, max_new_tokens=4, resume=tmp_path / "quick")
+    quick = search(home, prompts=PROMPTS, max_new_tokens=2, resume=tmp_path / "quick")
     asked.append(0)
-    whole = search(home, prompts=PROMPTS, max_new_tokens=4, resume=tmp_path / "whole", error_rate=0)
-    assert asked[1] == len(PROMPTS) * (1 + 5 * 6)
-    # Four blocks by four scales to half of the prompts, the planted one at all scales to the end.
-    assert asked[0] == len(PROMPTS) * (1 + 6) + 4 * 4 * len(PROMPTS) // 2
+    whole = search(home, prompts=PROMPTS, max_new_tokens=2, resume=tmp_path / "whole", error_rate=0)
+    assert asked[1] == len(PROMPTS) * (1 + BLOCKS * 6)
+    # Three blocks by four scales to half of the prompts, the planted one at all scales to the end.
+    assert asked[0] == len(PROMPTS) * (1 + 6) + 3 * 4 * len(PROMPTS) // 2
     assert quick.best == whole.best == PLANTED
     assert quick.blocks[PLANTED] == whole.blocks[PLANTED]
     for some, complete in zip(quick.blocks, whole.blocks, strict=True):
@@ -138,21 +138,22 @@ def test_what_cannot_come_first_is_asked_no_further(
             answered = whole.decisions[str(some.block)][scale]
             assert all(mark in ("-", other) for mark, other in zip(marks, answered, strict=True))
             assert len(marks) - marks.count("-") == some.asked[scale]
-    assert quick.effort().startswith("780 of 1,612 answers")
-    assert whole.effort() == "1,612 answers"
+    assert quick.effort().startswith("676 of 1,300 answers")
+    assert whole.effort() == "1,300 answers"
 
 
-@pytest.mark.slow
 def test_a_model_that_never_refuses_has_no_such_layer(
     tmp_path: Path, search: Any, references_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = plant(tmp_path, None)
-    profile = search(home, prompts=PROMPTS, max_new_tokens=4, blocks=[0, PLANTED])
+    profile = search(home, prompts=PROMPTS, max_new_tokens=2, blocks=[0, PLANTED])
     assert profile.best is None
     assert profile.unscaled == 0
     assert profile.p_value == 1.0
     assert profile.verdict().startswith("no block stands out: 0 of 52 prompts are refused")
-    monkeypatch.setattr("larf_curate.scoring.layer_search.search.over_rejection_prompts", lambda: PROMPTS[:4])
+    module = "larf_curate.scoring.layer_search.search"
+    monkeypatch.setattr(f"{module}.over_rejection_prompts", lambda: PROMPTS[:4])
+    monkeypatch.setattr(f"{module}.find_safety_layers", partial(find_safety_layers, max_new_tokens=2))
     with pytest.raises(ModelError, match=r"layer 'auto' of .*: no block stands out.*choose a layer by hand"):
         LARFScorer.fit(str(home), "auto", references=references_file)
 
@@ -221,7 +222,7 @@ def test_blocks_are_asked_in_as_many_threads_as_torch_has(
     from larf_curate.answering.generating import Answerer
 
     home = plant(tmp_path / "model", PLANTED)
-    options: dict[str, Any] = {"prompts": PROMPTS, "max_new_tokens": 4}
+    options: dict[str, Any] = {"prompts": PROMPTS, "max_new_tokens": 2}
     if first_block == "found":
         threads(1)
         alone = search(home, **options, resume=tmp_path / "alone")
@@ -273,27 +274,27 @@ def test_a_search_that_was_interrupted_goes_on(
         return real(self, *arguments)
 
     monkeypatch.setattr(answering.Answerer, "scaled_answers", counted)
-    whole = search(home, prompts=PROMPTS, max_new_tokens=4)
+    whole = search(home, prompts=PROMPTS, max_new_tokens=2)
     alone = len(calls)
     assert alone > 6
     calls.clear()
     interrupts_at = 5
     with pytest.raises(KeyboardInterrupt):
-        search(home, prompts=PROMPTS, max_new_tokens=4, resume=ledger)
+        search(home, prompts=PROMPTS, max_new_tokens=2, resume=ledger)
     with ledger.open("a") as file:
         file.write('\n{"search": "cut off in the mid')
-    found = search(home, prompts=PROMPTS, max_new_tokens=4, resume=ledger)
+    found = search(home, prompts=PROMPTS, max_new_tokens=2, resume=ledger)
     assert len(calls) == 1 + alone, "four were done, and only the others are asked"
     assert found == whole
     calls.clear()
-    assert search(home, prompts=PROMPTS, max_new_tokens=4) == whole
+    assert search(home, prompts=PROMPTS, max_new_tokens=2) == whole
     assert not calls, "the first search is in the cache"
-    search(home, prompts=PROMPTS[1:], max_new_tokens=4, blocks=[0], resume=ledger)
+    search(home, prompts=PROMPTS[1:], max_new_tokens=2, blocks=[0], resume=ledger)
     assert calls[:2] == [None, 0], "other prompts are another search"
 
 
 def test_a_profile_survives_its_json(tmp_path: Path, search: Any) -> None:
-    profile = search(plant(tmp_path, 1), prompts=PROMPTS, max_new_tokens=4, blocks=[1, 2])
+    profile = search(plant(tmp_path, 1), prompts=PROMPTS, max_new_tokens=2, blocks=[1, 2])
     assert LayerProfile.from_json(profile.to_json()) == profile
     assert [found.block for found in profile.blocks] == [1, 2]
     figures = json.loads(json.dumps(profile.without_decisions()))
@@ -305,7 +306,6 @@ def test_a_profile_survives_its_json(tmp_path: Path, search: Any) -> None:
             LayerProfile.from_json(text)
 
 
-@pytest.mark.slow
 def test_layer_auto_is_searched_once_and_stored(
     tmp_path: Path, references_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -418,7 +418,6 @@ def test_prompts_come_from_a_file(tiny_model: Path, tmp_path: Path, search: Any)
         search(tiny_model, prompts=path, **options)
 
 
-@pytest.mark.slow
 def test_located_blocks_are_those_of_a_plain_computation(tiny_model: Path, references_file: Path, search: Any) -> None:
     """The angle gap by numpy, from the states of transformers' own forward pass, one prompt at a time."""
     from larf_curate.scoring.fitting import sample_rows
