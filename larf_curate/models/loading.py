@@ -247,14 +247,16 @@ def _architecture(
     """The class of a model, the name of the list of its blocks, and the class of its config.
 
     They are asked of the whole model without numbers in it, which takes a sixth of the time in which a small model is
-    loaded; so they are kept, but for a model with code of its own.
+    loaded; so they are kept. Those of a model whose own code may run are not: without that code its class is another.
     """
     key = (source.path, source.version, str(sorted(source.arguments.items())), with_head)
     if key in _architectures and not options.trust_remote_code:
         return _architectures[key]
     empty = _without_weights(options, source, config, with_head=with_head)
-    _architectures[key] = type(empty), path_of_blocks(empty, blocks), type(empty.config)
-    return _architectures[key]
+    found = type(empty), path_of_blocks(empty, blocks), type(empty.config)
+    if not options.trust_remote_code:
+        _architectures[key] = found
+    return found
 
 
 def _without_weights(options: ModelOptions, source: ModelFiles, config: Any, *, with_head: bool) -> Any:

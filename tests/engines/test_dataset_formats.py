@@ -9,11 +9,9 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
-import multiprocess
 import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict, IterableDataset, Value
-from support.forks import AsIfSpawned
 
 from larf_curate import LARFAnnotator, LARFFilter, LARFScorer, Threshold, score_dataset
 from larf_curate.errors import RowFormatError, ThresholdError
@@ -237,19 +235,6 @@ def test_a_worker_takes_its_device_by_its_number_where_map_passes_none(
     tiny_scorer(ROWS["turns"][0], *numbers, rank=1)
     assert asked == [2, 1]
     assert devices.process_number() is None
-
-
-@pytest.mark.process
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_workers_that_are_spawned_score_a_formatted_dataset(
-    tiny_scorer: LARFScorer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = [{"question": f"Add {n}.", "answer": f"It is {n}."} for n in range(6)]
-    expected = tiny_scorer.score(rows, progress=False)
-    monkeypatch.setattr(multiprocess.context._default_context, "_actual_context", AsIfSpawned())
-    monkeypatch.setattr(scorer_module, "load_measure", None)  # the workers have nothing of what is loaded here
-    scored = score_dataset(Dataset.from_list(rows).with_format("torch"), tiny_scorer, num_proc=2)
-    np.testing.assert_allclose(scores_in(scored), expected, atol=1e-4)
 
 
 # Steps of datatrove, and thresholds -----------------------------------------------------------------------------------

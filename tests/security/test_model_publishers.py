@@ -14,6 +14,7 @@ from support.checkpoints import load, make_adapter
 from typer.testing import CliRunner
 
 from larf_curate import LARFScorer, Recipe
+from larf_curate.cache import clear_caches
 from larf_curate.cli import app
 from larf_curate.errors import ModelError, RecipeError, ScorerError
 from larf_curate.models.options import ModelOptions
@@ -99,6 +100,7 @@ def test_trust_is_said_to_every_loader(
     make_adapter(tiny_model, tmp_path / "adapter")
     for file in tiny_model.glob("token*"):
         shutil.copy(file, tmp_path / "adapter")
+    clear_caches()  # of which class a model is would be known
     said: dict[str, list[Any]] = {}
     for name in AUTO_CLASSES:
         loader = getattr(transformers, name)
@@ -115,6 +117,23 @@ def test_trust_is_said_to_every_loader(
         load(model, 1, trust_remote_code=trusted)
     assert said.keys() == set(AUTO_CLASSES)
     assert {value for values in said.values() for value in values} == {trusted}
+
+
+def test_the_class_of_a_trusted_model_is_not_kept_for_one_that_is_not_trusted(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clear_caches()
+    asked: list[bool] = []
+    real = transformers.AutoModel.from_config
+
+    def spy(*arguments: Any, **options: Any) -> Any:
+        asked.append(options["trust_remote_code"])
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(transformers.AutoModel, "from_config", spy)
+    for trusted in (True, False, False, True):
+        load(tiny_model, 1, trust_remote_code=trusted)
+    assert asked == [True, False, True], "what the model's own code is trusted for is asked anew each time"
 
 
 @pytest.mark.parametrize("value", ["true", "false", "null"])
