@@ -15,8 +15,8 @@ from support.hub import GOOD_TOKEN, empty, serve_for_tests
 from support.loopback_hub import Hub
 from support.models import WIDE, made_once, make_model, make_refusing_model
 
-# Before numpy, torch and the Hub's client are imported, which read these once. So nothing above may import them: with two
-# threads in each of two processes, a product of small matrices takes ten times as long.
+# Before numpy, torch and the Hub's client are imported, which read these once. So nothing above may import them: with
+# two threads in each of two processes, a product of small matrices takes ten times as long.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # As it is imported, bitsandbytes (which peft and trl import) has torch compile functions of its own that no test calls.
 # That would load all of torch's compiler: two seconds in each process.

@@ -629,7 +629,7 @@ def test_the_demo_as_json(tiny_scorer, tmp_path, monkeypatch):
 # What hands expect --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_every_command_has_short_help_can_be_quiet_or_verbose_and_reports_in_json():
     names = re.findall(r"^│ ([a-z]+) ", larf("-h").stdout, re.MULTILINE)
     assert {"run", "fit", "score", "filter", "report", "push", "layers", "demo", "env"} <= set(names)

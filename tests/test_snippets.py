@@ -102,7 +102,7 @@ def small(text: str, model: Path, refusing: Path, references: Path) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES)
-@pytest.mark.slow
+@pytest.mark.process
 def test_what_a_page_shows_can_be_typed(
     page: str,
     place: Path,

@@ -109,7 +109,7 @@ def test_files_in_one_process(tiny_scorer: LARFScorer, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tasks", [1, 3])
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_recipe_and_what_is_published_of_it(tasks: int, tiny_scorer: LARFScorer, tmp_path: Path) -> None:
     tiny_scorer.save_pretrained(tmp_path / "scorer")
     recipe = {
@@ -155,7 +155,7 @@ def recipe_of(home: Path, scorer: LARFScorer, **keys: object) -> dict[str, objec
 
 
 @pytest.mark.parametrize("tasks", [1, 3])
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_threshold_for_each_split_from_the_recipe_to_the_hub(
     tasks: int, tiny_scorer: LARFScorer, tmp_path: Path, hub: Hub
 ) -> None:

@@ -80,7 +80,7 @@ def test_scored_rows_are_loaded(ending, tmp_path, tiny_scorer: LARFScorer):
 
 
 @pytest.mark.parametrize("tasks", [1, 2])
-@pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.usefixtures("blank_pictures")
 def test_parts_of_a_run_are_loaded(tasks, tmp_path, tiny_scorer: LARFScorer, monkeypatch):
     """Four shards, of which one alone has a row to remove."""
@@ -145,7 +145,7 @@ JSON = st.recursive(
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=st.lists(JSON, min_size=1, max_size=8), ending=st.sampled_from([".jsonl", ".parquet"]))
-@pytest.mark.slow
+@pytest.mark.process
 def test_any_json_value_survives_score_and_filter(values, ending, tmp_path, tiny_scorer: LARFScorer):
     rows = [{"question": "Hi?", "answer": "Hello.", "x": value, "n": place} for place, value in enumerate(values)]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

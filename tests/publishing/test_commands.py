@@ -57,7 +57,7 @@ def test_push(hub, plain_run, monkeypatch):
     assert "no token" in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.usefixtures("blank_pictures")
 def test_a_recipe_that_publishes(hub, tiny_model, references_file, tmp_path, monkeypatch):
     rows = tmp_path / "rows.jsonl"

@@ -50,7 +50,7 @@ DRAWN_AS_OTHERS = ("nothing above", "some unscorable, none kept")
 """Outcomes whose pictures are those of "nothing removed" and "everything removed" with other numbers."""
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_every_outcome_can_be_reported_and_shown(outcome, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     run, (kept, removed, unscorable) = outcome
     if request.node.callspec.params["outcome"] in DRAWN_AS_OTHERS:

@@ -316,7 +316,7 @@ def test_a_scorer_that_nothing_describes_is_unknown(make_run):
     assert build_report(Results.open(make_run(rows, scores, name="other", scorer=None))).scorer is None
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_pictures_repeat_and_old_ones_go(plain_run):
     report = write_report(plain_run)
     plots = draw_plots(report)

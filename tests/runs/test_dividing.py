@@ -199,7 +199,7 @@ def test_only_files_from_the_first_changed_one_on_are_read_again(tmp_path, reads
 
 @pytest.mark.parametrize("size", [40, None])
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.slow
+@pytest.mark.process
 def test_what_is_remembered_gives_what_is_found_without_it(change, size, tmp_path):
     known = tmp_path / "files.json"
     planned(tmp_path / "0.parquet", BEFORE, size, known)

@@ -99,7 +99,7 @@ def states(home: Path, out: str = "out") -> dict[str, int]:
 @pytest.mark.parametrize(
     ("tasks", "stages"), [(1, ["score", "filter"]), (2, ["score", "threshold", "filter", "finish"])]
 )
-@pytest.mark.slow
+@pytest.mark.process
 def test_one_task_needs_no_stages_that_wait_for_each_other(
     tmp_path: Path, scorer: str, tasks: int, stages: list[str]
 ) -> None:
@@ -132,7 +132,7 @@ def undisturbed(scorer: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 # What it decides ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_it_decides_as_map_and_threshold_do(undisturbed, tiny_scorer):
     data = load_dataset("json", data_files=str(undisturbed / "rows.jsonl"), split="train")
     scored = data.map(tiny_scorer, batched=True, batch_size=100)
@@ -160,7 +160,7 @@ def assert_same_results(home: Path, undisturbed: Path, out: str = "out") -> None
         assert table.equals(alone[outcome]), outcome
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_tasks_change_nothing(undisturbed, scorer, tmp_path):
     path = recipe(tmp_path, scorer, executor={"tasks": 3, "workers": 1})
     (tmp_path / "rows.jsonl").symlink_to(undisturbed / "rows.jsonl")
@@ -266,7 +266,7 @@ def test_a_script_without_a_guard_is_told_so(scorer, tmp_path):
 # What scores again, and what does not -------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_only_what_changes_scores_is_scored_again(scorer, tmp_path):
     write_rows(tmp_path / "rows.jsonl", 150)
     run(recipe(tmp_path, scorer))
@@ -492,7 +492,7 @@ def test_an_old_result_does_not_stay_behind_after_a_kill_while_it_was_removed(tm
 # What is wrong ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_page_that_is_corrupt(scorer, tmp_path):
     """Told with its file before anything is scored, and the repaired file finishes the run."""
     (tmp_path / "data").mkdir()

@@ -35,7 +35,7 @@ def work(home: Path, model: Path, threads: int = 0, **options: Any) -> ScoringWo
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8", "nf4"])
-@pytest.mark.slow
+@pytest.mark.process
 def test_the_bytes_are_those_of_what_is_loaded(model: Path, tmp_path: Path, dtype: str) -> None:
     if dtype in ("int8", "nf4"):
         pytest.importorskip("bitsandbytes", reason="8 and 4 bits need larf-curate[quant]")

@@ -159,7 +159,7 @@ def test_an_interrupt_in_what_others_do_at_a_fork_is_not_lost(
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT], ids=str)
-@pytest.mark.slow
+@pytest.mark.process
 def test_an_interrupt_in_the_middle_of_a_fork_is_not_lost(sent: int, dropped: list[object]) -> None:
     """It comes while the process is copied, which takes milliseconds; Python handles it in what it calls after that."""
     began = time.monotonic()

@@ -38,7 +38,7 @@ def recipe(tiny_scorer, tmp_path: Path):
 
 
 @pytest.mark.parametrize("damage", ["cut short", "lost", "without its files"])
-@pytest.mark.slow
+@pytest.mark.process
 def test_rows_that_were_cut_short_or_lost_are_split_again(
     recipe, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

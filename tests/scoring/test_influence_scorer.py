@@ -237,7 +237,7 @@ def test_map_adds_both_scores(scorer: LARFScorer) -> None:
 
 
 @pytest.mark.usefixtures("short_sample", "blank_pictures")
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_recipe_runs_with_it(refusing_model: Path, tmp_path: Path) -> None:
     source, prompts = tmp_path / "rows.jsonl", tmp_path / "prompts.txt"
     source.write_text("".join(json.dumps(row) + "\n" for row in ROWS))

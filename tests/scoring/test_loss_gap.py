@@ -69,7 +69,7 @@ def test_scores_are_the_second_models_loss_minus_the_firsts(scorer: LARFScorer, 
 
 
 @pytest.mark.usefixtures("blank_pictures")
-@pytest.mark.slow
+@pytest.mark.process
 def test_it_is_saved_and_run_by_a_recipe(models: tuple[Path, Path], scorer: LARFScorer, tmp_path: Path) -> None:
     first, second = models
     scorer.save_pretrained(tmp_path / "scorer")

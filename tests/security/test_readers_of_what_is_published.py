@@ -55,7 +55,7 @@ def assert_nowhere(files: dict[str, bytes], *secrets: str) -> None:
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_published_run_tells_nothing_of_its_machine(
     spelling: str, tmp_path: Path, hub: Hub, request: pytest.FixtureRequest
 ) -> None:

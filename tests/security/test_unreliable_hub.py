@@ -110,7 +110,7 @@ def pushes(run: Path, publication: Publication, hub: Hub, monkeypatch: pytest.Mo
     [("a new repository", (404, "redirect", "truncated", "late")), ("one with files", (*PASSING, *REFUSALS))],
     ids=STATES,
 )
-@pytest.mark.slow
+@pytest.mark.process
 def test_any_request_fails_once(state: str, ways: tuple[int | str, ...], pushes) -> None:
     attempt = pushes(STATES[state])
     assert attempt.requests > 6
@@ -127,7 +127,7 @@ def test_any_request_fails_once(state: str, ways: tuple[int | str, ...], pushes)
     [("a new repository", ("redirect", "cut", "late")), ("one with files", ("late",))],
     ids=STATES,
 )
-@pytest.mark.slow
+@pytest.mark.process
 def test_every_request_from_one_on_fails(state: str, ways: tuple[int | str, ...], pushes) -> None:
     attempt = pushes(STATES[state])
     for how in ways:
@@ -149,7 +149,7 @@ def test_every_request_from_one_on_fails(state: str, ways: tuple[int | str, ...]
 
 
 @pytest.mark.parametrize("target", OPTIONS)
-@pytest.mark.slow
+@pytest.mark.process
 def test_any_request_for_a_pull_request_or_a_branch_fails_once(target: str, pushes) -> None:
     attempt = pushes(EXISTING, *OPTIONS[target])
     for number in range(1, attempt.requests + 1):

@@ -84,7 +84,7 @@ def trainings(monkeypatch) -> list[int]:
     return done
 
 
-@pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.usefixtures("few_choices")
 def test_arms_are_tasks_which_share_trainings_and_what_is_done_is_found_again(
     recipe, trained, trainings, tmp_path, monkeypatch

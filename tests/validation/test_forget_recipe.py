@@ -62,7 +62,7 @@ def mean_loss(home: Path, prompt: str, answer: str) -> float:
         return float(model(input_ids=torch.tensor([ids]), labels=torch.tensor([[-100] * start + ids[start:]])).loss)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_what_safe_training_makes_a_model_forget_is_removed(
     script: ModuleType,
     refusing_model: Path,

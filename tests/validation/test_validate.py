@@ -49,7 +49,7 @@ def no_english(monkeypatch):
     monkeypatch.setattr("larf_curate.validation.judging.is_english", lambda _text: True)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_killed_half_way_and_gone_on_with(scored_run, taught_model, tmp_path, monkeypatch, no_english):
     trained: list[str] = []
     train_arm = running.train_arm

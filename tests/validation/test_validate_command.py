@@ -49,7 +49,7 @@ def test_the_plan_comes_first_and_a_dry_run_stops_there(scored_run, taught_model
     assert json.loads(done.stdout)["models"] == 3
 
 
-@pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.usefixtures("few_choices")
 def test_a_validation_is_shown_and_written(scored_run, taught_model, prompts, tmp_path, monkeypatch):
     monkeypatch.setattr("larf_curate.validation.judging.is_english", lambda _text: True)

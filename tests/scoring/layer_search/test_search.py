@@ -164,7 +164,7 @@ def test_a_prompt_that_the_template_refuses_is_named(tiny_model: Path, search: A
         search(str(tiny_model), prompts=["What is one?", "two"], chat_template=refuses)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_counts_are_those_of_the_plain_way(tmp_path: Path, search: Any) -> None:
     """Against a scaled copy of transformers' own model, nothing reused, all tokens, and the judge afterwards."""
     home = make_model(tmp_path, seed=3)
@@ -214,7 +214,7 @@ def plain_answers(plain: Any, home: Path, block: int | None, scale: float, promp
 
 
 @pytest.mark.parametrize("first_block", ["found", "interrupted", "failed"])
-@pytest.mark.slow
+@pytest.mark.process
 def test_blocks_are_asked_in_as_many_threads_as_torch_has(
     tmp_path: Path, search: Any, monkeypatch: pytest.MonkeyPatch, threads: Callable[[int], None], first_block: str
 ) -> None:
@@ -256,7 +256,7 @@ def test_blocks_are_asked_in_as_many_threads_as_torch_has(
     assert torch.get_num_threads() == 2
 
 
-@pytest.mark.slow
+@pytest.mark.process
 def test_a_search_that_was_interrupted_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search: Any, threads: Callable[[int], None]
 ) -> None:
