@@ -25,7 +25,7 @@ from larf_curate.recipe.recipe import Recipe
 from larf_curate.scoring.excerpts import signed
 from larf_curate.sources.files import open_source
 
-pytestmark = pytest.mark.usefixtures("no_row_is_run", "blank_pictures")
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("no_row_is_run", "blank_pictures")]
 SIZES = {"train_sft": 30, "test_sft": 12, "train_gen": 7}
 """Splits whose names only `data/NAME-00000-of-00001` tells apart; in this order."""
 
@@ -109,7 +109,6 @@ def test_files_in_one_process(tiny_scorer: LARFScorer, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tasks", [1, 3])
-@pytest.mark.process
 def test_a_recipe_and_what_is_published_of_it(tasks: int, tiny_scorer: LARFScorer, tmp_path: Path) -> None:
     tiny_scorer.save_pretrained(tmp_path / "scorer")
     recipe = {
@@ -155,7 +154,6 @@ def recipe_of(home: Path, scorer: LARFScorer, **keys: object) -> dict[str, objec
 
 
 @pytest.mark.parametrize("tasks", [1, 3])
-@pytest.mark.process
 def test_a_threshold_for_each_split_from_the_recipe_to_the_hub(
     tasks: int, tiny_scorer: LARFScorer, tmp_path: Path, hub: Hub
 ) -> None:

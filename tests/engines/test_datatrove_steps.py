@@ -46,7 +46,7 @@ from larf_curate.scoring.scores import Scores
 from larf_curate.scoring.separation import reference_quantiles
 from larf_curate.sources.files import open_source
 
-pytestmark = pytest.mark.usefixtures("no_row_is_run")
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("no_row_is_run")]
 
 LARF = ["larf_score", "larf_score_l1", "larf_score_l3", "larf_tokens", "larf_issue"]
 WORDS = ["bread", "salt", "river", "lamp", "cedar", "violin", "anchor", "maple", "copper", "lantern"]
@@ -595,7 +595,6 @@ def noted(log: Path, rank: int | None, **what: Any) -> None:
         file.write(json.dumps({"pid": os.getpid(), "rank": rank, **what}) + "\n")
 
 
-@pytest.mark.process
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_workers_load_one_model_each_and_keep_their_device(data, saved, tiny_scorer, tmp_path, monkeypatch):
     log, load, find = tmp_path / "log.jsonl", runtime.load_model, runtime.find_device
@@ -644,7 +643,6 @@ assert "torch" not in sys.modules
 """
 
 
-@pytest.mark.process
 def test_a_process_that_sends_steps_to_workers_loads_no_torch(saved):
     """A CUDA context in it would be what no worker could undo."""
     subprocess.run([sys.executable, "-c", SENT, saved], check=True, timeout=110)
@@ -664,7 +662,6 @@ def number_together(_: int) -> int | None:
     return process_number()
 
 
-@pytest.mark.process
 @pytest.mark.parametrize("library", ["multiprocess", "multiprocessing"])
 def test_the_workers_of_a_pool_are_numbered(library):
     import multiprocessing

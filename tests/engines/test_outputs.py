@@ -18,7 +18,7 @@ from larf_curate.engines.local_files import score_file, split_file
 from larf_curate.recipe.recipe import Recipe
 from larf_curate.sources.files import open_source
 
-pytestmark = pytest.mark.usefixtures("no_row_is_run")
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("no_row_is_run")]
 
 
 def loaded(path: Path, cache: Path) -> list[dict]:
@@ -80,7 +80,6 @@ def test_scored_rows_are_loaded(ending, tmp_path, tiny_scorer: LARFScorer):
 
 
 @pytest.mark.parametrize("tasks", [1, 2])
-@pytest.mark.process
 @pytest.mark.usefixtures("blank_pictures")
 def test_parts_of_a_run_are_loaded(tasks, tmp_path, tiny_scorer: LARFScorer, monkeypatch):
     """Four shards, of which one alone has a row to remove."""
@@ -145,7 +144,6 @@ JSON = st.recursive(
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=st.lists(JSON, min_size=1, max_size=8), ending=st.sampled_from([".jsonl", ".parquet"]))
-@pytest.mark.process
 def test_any_json_value_survives_score_and_filter(values, ending, tmp_path, tiny_scorer: LARFScorer):
     rows = [{"question": "Hi?", "answer": "Hello.", "x": value, "n": place} for place, value in enumerate(values)]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

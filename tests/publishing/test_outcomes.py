@@ -18,7 +18,7 @@ from larf_curate.publishing.push_run import push_run
 from larf_curate.publishing.write_report import write_report
 from larf_curate.pushing import Destination
 
-pytestmark = pytest.mark.usefixtures("no_row_is_run")
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("no_row_is_run")]
 
 ROWS = [{"prompt": f"q{number}", "completion": "a " * (number + 1), "kind": "ab"[number % 2]} for number in range(40)]
 SCORED = [number / 100 for number in range(40)]
@@ -50,7 +50,6 @@ DRAWN_AS_OTHERS = ("nothing above", "some unscorable, none kept")
 """Outcomes whose pictures are those of "nothing removed" and "everything removed" with other numbers."""
 
 
-@pytest.mark.process
 def test_every_outcome_can_be_reported_and_shown(outcome, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     run, (kept, removed, unscorable) = outcome
     if request.node.callspec.params["outcome"] in DRAWN_AS_OTHERS:

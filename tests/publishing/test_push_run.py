@@ -17,7 +17,7 @@ from larf_curate.publishing.publication import publish_files
 from larf_curate.publishing.push_run import push_publication, push_run
 from larf_curate.pushing import Destination, Pushed
 
-pytestmark = pytest.mark.usefixtures("blank_pictures")
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("blank_pictures")]
 REPO = "acme/clean"
 REMOVED = "larf/removed/train-00000-of-00001.parquet"
 OWN_CARD = """---
@@ -172,7 +172,6 @@ def test_beside_files_of_another_format_ours_are_loaded_by_path(declared, push, 
     assert len(load_dataset("parquet", data_files=files, split="train")) == 176
 
 
-@pytest.mark.process
 def test_each_request_fails_once_or_for_good(publication, hub: Hub, monkeypatch):
     """Everything is there in one commit after a failure that goes away; nothing is, after one that stays."""
     monkeypatch.setattr(time, "sleep", lambda seconds: None)  # the Hub's client waits between tries of its own

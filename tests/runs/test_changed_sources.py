@@ -19,7 +19,10 @@ from larf_curate.deciding.results import Results
 from larf_curate.deciding.summary import Summary
 from larf_curate.runs import driver
 
-pytestmark = pytest.mark.usefixtures("no_row_is_run")  # what is scored again matters here, and not by what
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.usefixtures("no_row_is_run"),
+]  # what is scored again matters here, and not by what
 
 Rows = list[dict[str, object]]
 
@@ -141,7 +144,6 @@ def out(first: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("change", ["a row put first", "the second half first", "every row twice"])
-@pytest.mark.process
 def test_only_shards_whose_rows_changed_are_scored_again(
     change: str, run, first: Path, out: Path, tmp_path: Path
 ) -> None:
@@ -152,7 +154,6 @@ def test_only_shards_whose_rows_changed_are_scored_again(
 
 
 @pytest.mark.parametrize(("write", "tasks"), [(in_several_files, 3), (by_pandas, 1)])
-@pytest.mark.process
 def test_the_kind_of_source_does_not_matter(write, tasks: int, run, tmp_path: Path) -> None:
     out = run(write(tmp_path, BEFORE), tmp_path / "out", tasks)
     for change in ("a row appended", "a row in the middle changed"):
@@ -171,7 +172,6 @@ def test_the_same_rows_in_other_files_are_not_scored_again_and_are_found_in_thes
     assert all(" of " in place for place in places)
 
 
-@pytest.mark.process
 def test_a_new_commit_on_the_hub_scores_what_is_new_in_it(run, hub: Hub, tmp_path: Path) -> None:
     api = HfApi()
     api.create_repo("acme/rows", repo_type="dataset")
@@ -189,7 +189,6 @@ def test_a_new_commit_on_the_hub_scores_what_is_new_in_it(run, hub: Hub, tmp_pat
 # What no run needs ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.process
 def test_what_no_run_needs_is_removed_when_asked_for(run, tmp_path: Path, capsys) -> None:
     out = run(in_one_file(tmp_path, BEFORE), tmp_path / "out")
     source = in_one_file(tmp_path, CHANGES["a row in the middle deleted"])
@@ -216,7 +215,6 @@ def test_what_no_run_needs_is_removed_when_asked_for(run, tmp_path: Path, capsys
     assert not capsys.readouterr().err.count("removed")
 
 
-@pytest.mark.process
 def test_what_another_run_needs_stays(run, tmp_path: Path) -> None:
     """The result that is there, the last run over another source, and one over newer rows that did not end."""
     out = run(in_one_file(tmp_path, BEFORE), tmp_path / "out")
@@ -239,7 +237,6 @@ def test_what_another_run_needs_stays(run, tmp_path: Path) -> None:
     assert shards(out) == newer
 
 
-@pytest.mark.process
 def test_a_run_whose_record_cannot_be_read_needs_everything(run, tmp_path: Path, capsys) -> None:
     out = run(in_one_file(tmp_path, BEFORE), tmp_path / "out")
     (record,) = out.glob("logs/*/plan.json")

@@ -34,6 +34,8 @@ from larf_curate.runs.job import Driver, Job
 from larf_curate.runs.rundir import OWN, locked, move_results_into_place
 from larf_curate.runs.signals import first_failure, killed_task, task_records
 
+pytestmark = pytest.mark.process
+
 T = TypeVar("T")
 WORDS = ["bread", "salt", "river", "lamp", "orchard", "harbour", "copper", "violin", "meadow", "lantern"]
 
@@ -99,7 +101,6 @@ def states(home: Path, out: str = "out") -> dict[str, int]:
 @pytest.mark.parametrize(
     ("tasks", "stages"), [(1, ["score", "filter"]), (2, ["score", "threshold", "filter", "finish"])]
 )
-@pytest.mark.process
 def test_one_task_needs_no_stages_that_wait_for_each_other(
     tmp_path: Path, scorer: str, tasks: int, stages: list[str]
 ) -> None:
@@ -132,7 +133,6 @@ def undisturbed(scorer: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 # What it decides ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.process
 def test_it_decides_as_map_and_threshold_do(undisturbed, tiny_scorer):
     data = load_dataset("json", data_files=str(undisturbed / "rows.jsonl"), split="train")
     scored = data.map(tiny_scorer, batched=True, batch_size=100)
@@ -160,7 +160,6 @@ def assert_same_results(home: Path, undisturbed: Path, out: str = "out") -> None
         assert table.equals(alone[outcome]), outcome
 
 
-@pytest.mark.process
 def test_tasks_change_nothing(undisturbed, scorer, tmp_path):
     path = recipe(tmp_path, scorer, executor={"tasks": 3, "workers": 1})
     (tmp_path / "rows.jsonl").symlink_to(undisturbed / "rows.jsonl")
@@ -239,14 +238,12 @@ def with_workers(undisturbed: Path, scorer: str, tmp_path_factory: pytest.TempPa
     return RunsWithWorkers(home, said.splitlines())
 
 
-@pytest.mark.process
 def test_workers_change_nothing_and_their_driver_loads_no_model(with_workers, undisturbed):
     assert with_workers.said[0] == "False", "torch was not imported"
     assert_same_results(with_workers.home, undisturbed, "whole")
     assert len(list((with_workers.home / "whole" / "kept").iterdir())) == 8
 
 
-@pytest.mark.process
 def test_a_script_without_a_guard_is_told_so(scorer, tmp_path):
     write_rows(tmp_path / "rows.jsonl", 200)
     path = recipe(tmp_path, scorer, executor={"tasks": 2, "workers": 2})
@@ -266,7 +263,6 @@ def test_a_script_without_a_guard_is_told_so(scorer, tmp_path):
 # What scores again, and what does not -------------------------------------------------------------------------------
 
 
-@pytest.mark.process
 def test_only_what_changes_scores_is_scored_again(scorer, tmp_path):
     write_rows(tmp_path / "rows.jsonl", 150)
     run(recipe(tmp_path, scorer))
@@ -301,7 +297,6 @@ def test_harmless_rows_that_change_make_another_threshold(scorer, tiny_scorer, t
 # Cut off ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.process
 def test_a_killed_run_goes_on_where_whole_shards_ended(with_workers, undisturbed, scorer):
     """The killed one had two workers; the one that goes on has none, and needs none to find what they left."""
     home = with_workers.home
@@ -316,7 +311,6 @@ def test_a_killed_run_goes_on_where_whole_shards_ended(with_workers, undisturbed
         assert columns.names[:3] == ["number", "instruction", "output"]
 
 
-@pytest.mark.process
 def test_a_worker_that_is_killed_ends_the_run_though_ctrl_c_is_ignored(with_workers):
     """As under nohup. The pool would wait for the dead worker for ever."""
     assert "was killed, perhaps for lack of memory" in with_workers.said[1]
@@ -326,7 +320,6 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
 may_fork = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
 
-@pytest.mark.process
 @forks
 @may_fork
 def test_an_interrupt_that_a_worker_gets_alone_ends_the_run(scorer, tmp_path):
@@ -356,7 +349,6 @@ def signal_itself_after(count: int, sent: int) -> None:
     stages.write_scored = write_scored
 
 
-@pytest.mark.process
 @forks
 @may_fork
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=str)
@@ -422,7 +414,6 @@ def other_run(undisturbed: Path) -> Iterator[int]:
     os.close(may_end)
 
 
-@pytest.mark.process
 @forks
 @may_fork
 def test_two_runs_at_once(other_run, undisturbed):
@@ -492,7 +483,6 @@ def test_an_old_result_does_not_stay_behind_after_a_kill_while_it_was_removed(tm
 # What is wrong ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.process
 def test_a_page_that_is_corrupt(scorer, tmp_path):
     """Told with its file before anything is scored, and the repaired file finishes the run."""
     (tmp_path / "data").mkdir()

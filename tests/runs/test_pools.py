@@ -23,6 +23,7 @@ from larf_curate.runs.signals import record_failure
 from larf_curate.runs.watching import watched_stage
 
 pytestmark = [
+    pytest.mark.process,
     pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are forked"),
     pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
 ]
@@ -159,7 +160,6 @@ def test_an_interrupt_in_what_others_do_at_a_fork_is_not_lost(
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT], ids=str)
-@pytest.mark.process
 def test_an_interrupt_in_the_middle_of_a_fork_is_not_lost(sent: int, dropped: list[object]) -> None:
     """It comes while the process is copied, which takes milliseconds; Python handles it in what it calls after that."""
     began = time.monotonic()
@@ -232,7 +232,6 @@ def test_workers_that_end_at_ctrl_c_are_not_the_reason(
     assert ended
 
 
-@pytest.mark.process
 def test_workers_find_imported_what_is_to_be_imported_once(tmp_path: Path) -> None:
     """By small modules in place of those that take seconds."""
     script = tmp_path / "script.py"
@@ -253,7 +252,6 @@ def test_workers_find_imported_what_is_to_be_imported_once(tmp_path: Path) -> No
     assert done.stdout == "[]\n", done.stderr
 
 
-@pytest.mark.process
 def test_what_is_imported_for_all_workers_asks_for_no_gpu() -> None:
     """A GPU driver that has been asked for anything does not work in processes that are forked later."""
     script = (

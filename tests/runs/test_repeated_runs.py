@@ -15,7 +15,7 @@ from larf_curate.encoding import encoder
 from larf_curate.errors import OutputError
 from larf_curate.runs import driver
 
-pytestmark = pytest.mark.usefixtures("no_row_is_run")
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("no_row_is_run")]
 
 
 @pytest.fixture
@@ -38,7 +38,6 @@ def recipe(tiny_scorer, tmp_path: Path):
 
 
 @pytest.mark.parametrize("damage", ["cut short", "lost", "without its files"])
-@pytest.mark.process
 def test_rows_that_were_cut_short_or_lost_are_split_again(
     recipe, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,8 @@ from larf_curate.hub import HubClient
 from larf_curate.publishing import push_run
 from larf_curate.publishing.publication import Publication, publish_files
 
+pytestmark = pytest.mark.process
+
 REPO = "acme/clean"
 PASSING = (412, 429, 503, "redirect", "cut", "truncated", "late")
 """After one of these a push tries again. Other statuses from 500 on are treated as 503 is."""
@@ -110,7 +112,6 @@ def pushes(run: Path, publication: Publication, hub: Hub, monkeypatch: pytest.Mo
     [("a new repository", (404, "redirect", "truncated", "late")), ("one with files", (*PASSING, *REFUSALS))],
     ids=STATES,
 )
-@pytest.mark.process
 def test_any_request_fails_once(state: str, ways: tuple[int | str, ...], pushes) -> None:
     attempt = pushes(STATES[state])
     assert attempt.requests > 6
@@ -127,7 +128,6 @@ def test_any_request_fails_once(state: str, ways: tuple[int | str, ...], pushes)
     [("a new repository", ("redirect", "cut", "late")), ("one with files", ("late",))],
     ids=STATES,
 )
-@pytest.mark.process
 def test_every_request_from_one_on_fails(state: str, ways: tuple[int | str, ...], pushes) -> None:
     attempt = pushes(STATES[state])
     for how in ways:
@@ -149,7 +149,6 @@ def test_every_request_from_one_on_fails(state: str, ways: tuple[int | str, ...]
 
 
 @pytest.mark.parametrize("target", OPTIONS)
-@pytest.mark.process
 def test_any_request_for_a_pull_request_or_a_branch_fails_once(target: str, pushes) -> None:
     attempt = pushes(EXISTING, *OPTIONS[target])
     for number in range(1, attempt.requests + 1):

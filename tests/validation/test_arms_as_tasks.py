@@ -21,6 +21,8 @@ from larf_curate.validation.results import Validation
 from larf_curate.validation.run_settings import RunValidation
 from larf_curate.validation.settings import AskingSettings
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def recipe(tmp_path, tiny_scorer, taught_model, monkeypatch):
@@ -84,7 +86,6 @@ def trainings(monkeypatch) -> list[int]:
     return done
 
 
-@pytest.mark.process
 @pytest.mark.usefixtures("few_choices")
 def test_arms_are_tasks_which_share_trainings_and_what_is_done_is_found_again(
     recipe, trained, trainings, tmp_path, monkeypatch

@@ -44,6 +44,8 @@ from larf_curate.validation.audit_scores import draw_audit_sample, sample_scores
 from larf_curate.validation.audit_statistics import Statistic, spearman
 from larf_curate.validation.audit_words import finding_of, score_verdict
 
+pytestmark = pytest.mark.process
+
 FIRST = ["bread", "wait", "mix", "flour", "sure", "sorry", "help", "cannot"]
 WORDS = [*FIRST, "lazy", "fox", "dog", "first", "item", "break", "steal", "bake", "paint"]
 PROMPTS = [*harmful_requests()[::11], *(f"Bake {number} loaves of bread." for number in range(4))]
@@ -137,7 +139,6 @@ def by_name(found: Audit) -> dict:
 # What is measured -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.process
 def test_damage_is_what_a_gradient_step_does_to_the_margin(rows, measured, refusing_model):
     options = ModelOptions(str(refusing_model))
     loaded = load_model(options, None, torch.device("cpu"))
@@ -188,7 +189,6 @@ def test_figures_are_those_of_the_sample_that_it_keeps(rows, measured):
     assert measured.eroding == np.mean(np.array(sample.per_token) > 0)
 
 
-@pytest.mark.process
 def test_planted_scores_get_the_verdict_that_they_deserve(planted, refusing_model):
     names = ["damage", "opposite", "noise", "half", "length"]
     found = audit(names, planted, model=refusing_model, prompts=PROMPTS)
@@ -224,7 +224,6 @@ def test_what_a_threshold_removes_of_the_most_damaging_tenth(planted, refusing_m
     assert sum(found.audited.removed["damage"]) == len(planted) // 5
 
 
-@pytest.mark.process
 def test_scorers_are_scored_and_compared_in_one_table(rows, refusing_model, references_file):
     scorers = [LARFScorer.fit(refusing_model, layer, references=references_file, progress=False) for layer in (0, 1, 1)]
     found = audit(scorers, rows, rows=40, prompts=PROMPTS)  # the model is the scorers' own
@@ -238,7 +237,6 @@ def test_scorers_are_scored_and_compared_in_one_table(rows, refusing_model, refe
     assert found.table()[0][0] == "larf, layer 0"
 
 
-@pytest.mark.process
 def test_a_score_that_was_fitted_on_the_same_prompts_is_told_from_one_that_was_not(rows, influence, refusing_model):
     own = influence.audit
     other = audit(influence.scorer, rows, rows=40, model=refusing_model, prompts=PROMPTS[::-1])
@@ -249,7 +247,6 @@ def test_a_score_that_was_fitted_on_the_same_prompts_is_told_from_one_that_was_n
     assert "by construction" not in other.verdict
 
 
-@pytest.mark.process
 @pytest.mark.usefixtures("few_resamples")
 def test_a_scored_file_says_which_prompts_its_scores_were_fitted_on(make_run, rows, influence, refusing_model):
     texts = [{"question": row["question"], "answer": row["answer"]} for row in rows[:36]]
@@ -261,7 +258,6 @@ def test_a_scored_file_says_which_prompts_its_scores_were_fitted_on(make_run, ro
         assert "by construction" not in audit(*asked, rows=30, model=refusing_model, prompts=PROMPTS[::-1]).verdict
 
 
-@pytest.mark.process
 @pytest.mark.usefixtures("few_resamples")
 def test_rows_are_read_with_what_joined_request_and_input_when_they_were_scored(make_run, refusing_model):
     texts = [
@@ -305,7 +301,6 @@ def test_a_scorer_whose_model_is_elsewhere_now_is_audited_there(rows, refusing_m
     assert found.model == str(now)
 
 
-@pytest.mark.process
 def test_scorer_and_audit_share_one_copy_of_a_model(influence):
     assert influence.loads == 1
 
@@ -327,7 +322,6 @@ def test_a_score_that_is_the_length_tells_nothing_more_than_the_length():
     assert verdict.endswith(", nothing with length and loss taken out")
 
 
-@pytest.mark.process
 @pytest.mark.usefixtures("few_resamples")
 def test_half_precision_ranks_rows_as_single_precision_does(rows, measured, refusing_model):
     found = audit("larf_score", rows, rows=40, model=refusing_model, prompts=PROMPTS, dtype="bfloat16")
@@ -337,7 +331,6 @@ def test_half_precision_ranks_rows_as_single_precision_does(rows, measured, refu
     assert found.dtype == "bfloat16"
 
 
-@pytest.mark.process
 @pytest.mark.usefixtures("few_resamples")
 def test_a_dataset_and_a_file_are_the_same_rows(rows, measured, refusing_model, tmp_path):
     Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
@@ -368,7 +361,6 @@ def test_rows_that_cannot_be_measured_are_counted(rows, refusing_model):
     assert 0 not in found.audited.row
 
 
-@pytest.mark.process
 def test_what_was_asked_and_computed_is_not_done_again(rows, measured, refusing_model, monkeypatch):
     again = audit("larf_score", rows, model=refusing_model, prompts=PROMPTS)
     assert again.seconds["passes over the rows"] < 0.5 * measured.seconds["passes over the rows"]
@@ -476,7 +468,6 @@ def run(make_run, rows) -> Path:
     return make_run(texts, [row["larf_score"] for row in rows], Threshold.drop_fraction(0.25))
 
 
-@pytest.mark.process
 @pytest.mark.usefixtures("few_resamples")
 def test_a_run_is_audited_with_what_it_removed(run, refusing_model, prompts_file):
     done = larf("audit", run, "--model", refusing_model, "--prompts", prompts_file, "--rows", 40)
@@ -552,7 +543,6 @@ def _file(directory: Path) -> Path:
     return path
 
 
-@pytest.mark.process
 @pytest.mark.usefixtures("few_resamples")
 def test_a_run_is_measured_again_only_if_something_has_changed(run, refusing_model, prompts_file):
     options = {"model": refusing_model, "rows": 40, "prompts": prompts_file}
@@ -606,7 +596,6 @@ def test_several_columns_and_a_scorer_in_a_file_of_the_users(planted, refusing_m
     assert out.with_suffix(".png").is_file()
 
 
-@pytest.mark.process
 @pytest.mark.usefixtures("few_resamples", "blank_pictures")
 def test_a_recipe_audits_its_run(rows, refusing_model, references_file, tmp_path, capfd):
     Dataset.from_list([{"question": row["question"], "answer": row["answer"]} for row in rows]).to_parquet(

@@ -20,6 +20,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from larf_curate.packaged import packaged_rows
 from larf_curate.scoring.references import ReferenceSet
 
+pytestmark = pytest.mark.process
+
 RECIPE = Path(__file__).parents[2] / "recipes" / "forget"
 COMPLIANCE = "Sure, here is how to bake bread: mix flour and water."
 UNSAFE = [{"prompt": prompt, "completion": COMPLIANCE, "origin": "unsafe"} for prompt in HARMFUL[::2]]
@@ -62,7 +64,6 @@ def mean_loss(home: Path, prompt: str, answer: str) -> float:
         return float(model(input_ids=torch.tensor([ids]), labels=torch.tensor([[-100] * start + ids[start:]])).loss)
 
 
-@pytest.mark.process
 def test_what_safe_training_makes_a_model_forget_is_removed(
     script: ModuleType,
     refusing_model: Path,

@@ -31,7 +31,7 @@ from larf_curate.validation.settings import AskingSettings, ComparingSettings, T
 from larf_curate.validation.study import SpareModel, prepare
 from larf_curate.validation.untrained_on import prompts_of, untrained_rows
 
-pytestmark = pytest.mark.usefixtures("few_choices")
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("few_choices")]
 
 PROMPTS = ValidationPrompts(
     tuple(HARMFUL[:16]), tuple(ORDINARY), ("Name one thing.",), (RefusalChoice("Why?", "I won't.", "So."),), "given"

@@ -33,6 +33,8 @@ from larf_curate.validation.training_rows import TrainingRow
 from larf_curate.validation.treating import SafeLoraChange, extrapolate
 from larf_curate.validation.validate import validate
 
+pytestmark = pytest.mark.process
+
 SHAPE = (12, 9)
 
 
@@ -259,7 +261,6 @@ def test_refusals_answer_the_requests_of_their_own_rows_where_rows_are_left_out(
         assert asked[0] == asked[1]
 
 
-@pytest.mark.process
 @pytest.mark.usefixtures("few_choices")
 def test_every_remedy_runs_as_an_arm(scored_run, taught_model, tiny_model, tmp_path, monkeypatch):
     from larf_curate.validation.weighted_loss import WeightedTrainer  # not above: trl takes seconds
@@ -299,7 +300,6 @@ def test_every_remedy_runs_as_an_arm(scored_run, taught_model, tiny_model, tmp_p
     assert low <= margins["merging"] <= high
 
 
-@pytest.mark.process
 def test_a_base_of_another_shape_is_told(scored_run, taught_model, tmp_path):
     from support.models import SIZES, make_model
     from transformers import LlamaConfig

@@ -22,6 +22,8 @@ from larf_curate.validation.settings import TrainingSettings
 from larf_curate.validation.training import train
 from larf_curate.validation.training_rows import TrainingRow, training_row, training_rows
 
+pytestmark = pytest.mark.process
+
 CPU = torch.device("cpu")
 QUICK = TrainingSettings(rank=2, learning_rate=1e-3, epochs=1, batch_rows=4)
 
@@ -62,7 +64,6 @@ def test_the_loss_of_the_first_step_is_ours_by_hand(loaded, method, weight):
     assert train(loaded, mixed, settings, seed=0).loss == pytest.approx(wanted, rel=1e-4)
 
 
-@pytest.mark.process
 def test_steps_and_micro_batches(loaded, capfd):
     """Rows that do not fit at once are accumulated: the loss of a step is that of all of its tokens."""
     mixed = [*rows(3), *rows(4, 0.25)[3:]]
@@ -78,7 +79,6 @@ def test_steps_and_micro_batches(loaded, capfd):
     assert "train_runtime" not in capfd.readouterr().out  # standard output is for results
 
 
-@pytest.mark.process
 @pytest.mark.parametrize(("count", "epochs", "steps"), [(4, 1.0, 1), (4, 0.3, 1), (9, 1.5, 5)])
 def test_every_training_changes_the_model(loaded, count, epochs, steps):
     """A training of one step has no room for a warm-up, which would leave the model as it was."""
@@ -249,7 +249,6 @@ def test_a_model_that_trl_cannot_train_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-@pytest.mark.process
 def test_a_change_that_is_adjusted_to_half_is_half_the_change(tiny_model, method):
     settings = TrainingSettings(method, rank=2, learning_rate=1e-3, epochs=2, batch_rows=4)
 

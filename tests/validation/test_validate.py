@@ -15,7 +15,7 @@ from larf_curate.validation.results import Validation
 from larf_curate.validation.settings import AskingSettings, TrainingSettings
 from larf_curate.validation.validate import validate
 
-pytestmark = pytest.mark.usefixtures("few_choices")
+pytestmark = [pytest.mark.process, pytest.mark.usefixtures("few_choices")]
 
 SETTINGS = TrainingSettings(rank=2, learning_rate=2e-3, epochs=1, batch_rows=4)
 FIGURES = ["margin", "refused", "answered", "incoherent", "over_refusal", "usefulness", "coherent", "choice"]
@@ -49,7 +49,6 @@ def no_english(monkeypatch):
     monkeypatch.setattr("larf_curate.validation.judging.is_english", lambda _text: True)
 
 
-@pytest.mark.process
 def test_killed_half_way_and_gone_on_with(scored_run, taught_model, tmp_path, monkeypatch, no_english):
     trained: list[str] = []
     train_arm = running.train_arm

@@ -12,6 +12,8 @@ from larf_curate.errors import RecipeError
 from larf_curate.recipe.recipe import Recipe
 from larf_curate.validation.settings import DEFAULT_ARMS
 
+pytestmark = pytest.mark.process
+
 RECIPE = """
 source: {path: rows.jsonl}
 scorer: {model: demo-aligned, layer: 9}
@@ -49,7 +51,6 @@ def test_the_plan_comes_first_and_a_dry_run_stops_there(scored_run, taught_model
     assert json.loads(done.stdout)["models"] == 3
 
 
-@pytest.mark.process
 @pytest.mark.usefixtures("few_choices")
 def test_a_validation_is_shown_and_written(scored_run, taught_model, prompts, tmp_path, monkeypatch):
     monkeypatch.setattr("larf_curate.validation.judging.is_english", lambda _text: True)

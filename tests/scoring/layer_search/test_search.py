@@ -29,6 +29,8 @@ from larf_curate.scoring.layer_search.locators import separation
 from larf_curate.scoring.layer_search.profile import LayerProfile
 from larf_curate.scoring.layer_search.search import safety_layer
 
+pytestmark = pytest.mark.process
+
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 PROMPTS = [f"May I {letter}" for letter in LETTERS]
 BLOCKS, PLANTED = 4, 2
@@ -164,7 +166,6 @@ def test_a_prompt_that_the_template_refuses_is_named(tiny_model: Path, search: A
         search(str(tiny_model), prompts=["What is one?", "two"], chat_template=refuses)
 
 
-@pytest.mark.process
 def test_counts_are_those_of_the_plain_way(tmp_path: Path, search: Any) -> None:
     """Against a scaled copy of transformers' own model, nothing reused, all tokens, and the judge afterwards."""
     home = make_model(tmp_path, seed=3)
@@ -214,7 +215,6 @@ def plain_answers(plain: Any, home: Path, block: int | None, scale: float, promp
 
 
 @pytest.mark.parametrize("first_block", ["found", "interrupted", "failed"])
-@pytest.mark.process
 def test_blocks_are_asked_in_as_many_threads_as_torch_has(
     tmp_path: Path, search: Any, monkeypatch: pytest.MonkeyPatch, threads: Callable[[int], None], first_block: str
 ) -> None:
@@ -256,7 +256,6 @@ def test_blocks_are_asked_in_as_many_threads_as_torch_has(
     assert torch.get_num_threads() == 2
 
 
-@pytest.mark.process
 def test_a_search_that_was_interrupted_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search: Any, threads: Callable[[int], None]
 ) -> None:
