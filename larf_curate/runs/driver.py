@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -49,6 +50,8 @@ from .validation_stages import ARMS_STAGE, arms_directory, validation_stages
 from .watching import Work, rows_scored, stderr_to, watched_stage
 
 _SECONDS = 2.0  # between two looks at Slurm's jobs
+_ONE_AT_A_TIME = threading.Lock()
+"""A run changes what belongs to the whole process: standard error, the environment, how datatrove starts workers."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,13 @@ def _run_here(request: RunRequest, stages: Sequence[StagePlan], plan: Plan, job:
     """One stage after the other, locally or on Ray, while this process waits."""
     logs = Path(job.logs)
     alone = nothing_shared() if request.executor.in_process else nullcontext()
-    with logs_in_environment(logs), stderr_to(logs / "console.log"), alone, pools_that_end() as lost_workers:
+    with (
+        _ONE_AT_A_TIME,
+        logs_in_environment(logs),
+        stderr_to(logs / "console.log"),
+        alone,
+        pools_that_end() as lost_workers,
+    ):
         if request.executor.kind == "ray":
             start_ray(request.executor)
         elif not request.executor.in_process:

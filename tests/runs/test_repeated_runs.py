@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.managers import SyncManager
 from pathlib import Path
+from threading import Event
 
 import pyarrow.parquet as pq
 import pytest
+from datatrove.executor import local
 
 from larf_curate import Recipe
+from larf_curate.deciding.summary import Summary
 from larf_curate.encoding import encoder
 from larf_curate.errors import OutputError
 from larf_curate.runs import driver
@@ -25,12 +30,12 @@ def recipe(tiny_scorer, tmp_path: Path):
     rows = [{"prompt": f"Say {i}", "completion": "Good day. " * (i % 5 + 1)} for i in range(20)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    def recipe(drop_top: int = 2) -> Recipe:
+    def recipe(drop_top: int = 2, out: str = "out") -> Recipe:
         sections = {
             "source": {"path": str(tmp_path / "rows.jsonl")},
             "scorer": {"from": str(tmp_path / "scorer")},
             "threshold": {"drop_top": drop_top},
-            "output": str(tmp_path / "out"),
+            "output": str(tmp_path / out),
         }
         return Recipe.from_text(json.dumps(sections))
 
@@ -53,6 +58,32 @@ def test_rows_that_were_cut_short_or_lost_are_split_again(
     monkeypatch.setattr(encoder.Encoder, "states_of", lambda *_: pytest.fail("scored again"))
     assert driver.run(recipe().request()).outcomes == before.outcomes
     assert pq.read_table(path).equals(whole)
+
+
+def test_runs_in_two_threads_of_one_process_take_turns(recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a run changes of its process, the other would put back to what the first had made of it."""
+    real, begun, second_began, first_ended = driver.chain, [], Event(), Event()
+
+    def chain(*arguments):
+        begun.append(arguments)
+        if len(begun) == 1:
+            second_began.wait(0.5)
+        else:
+            second_began.set()
+            first_ended.wait(5)
+        return real(*arguments)
+
+    def run(out: str) -> Summary:
+        summary = driver.run(recipe(out=out).request())
+        first_ended.set()
+        return summary
+
+    monkeypatch.setattr(driver, "chain", chain)
+    before = [local.multiprocess, SyncManager.start, os.fstat(2).st_ino]
+    with ThreadPoolExecutor(2) as threads:
+        summaries = list(threads.map(run, ["one", "two"]))
+    assert [summary.outcomes.removed for summary in summaries] == [2, 2]
+    assert [local.multiprocess, SyncManager.start, os.fstat(2).st_ino] == before
 
 
 @pytest.mark.usefixtures("blank_pictures")
